@@ -1,0 +1,28 @@
+"""djinn-fx: the torch.compile backend ``djinn``.
+
+``torch.compile(model, backend="djinn")`` is found through the package's entry point; nothing has to be
+imported for it. This module is cheap: it imports neither torch nor any optional package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from djinn_fx.backend import compile_exported as compile_exported
+    from djinn_fx.backend import reset as reset
+
+_LAZY = {"compile_exported": "djinn_fx.backend", "reset": "djinn_fx.backend"}
+
+__all__ = ["__version__", "compile_exported", "reset"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public doors on first use, so that ``import djinn_fx`` stays cheap."""
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'djinn_fx' has no attribute {name!r}")

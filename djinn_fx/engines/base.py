@@ -1,0 +1,101 @@
+"""The contract every engine keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch.fx import GraphModule
+
+from djinn_fx.reasons import Reason
+
+#: Takes the region's inputs as a list it may clear, returns the region's outputs as a list or tuple.
+RegionCallable = Callable[[list[Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capability:
+    """What an engine can do on this machine.
+
+    Attributes:
+        can_build: it can compile regions here.
+        can_run: it can run what it compiled here.
+        versions: of the libraries it uses.
+        why_not: why one of the two is False, and what to install.
+    """
+
+    can_build: bool
+    can_run: bool
+    versions: Mapping[str, str] = field(default_factory=dict)
+    why_not: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionGraph:
+    """A region cut out of its graph, ready for an engine.
+
+    Attributes:
+        gm: placeholders in the order of ``inputs``; returns a tuple in the order of the region's outputs.
+        structural_hash: see :mod:`djinn_fx.srg.hashing`; empty if the region has no canonical form.
+        canonical: the canonical form itself, a JSON value; None if there is none.
+        example_inputs: fake tensors, SymInts and numbers, one per placeholder.
+        label: for messages.
+        kind: ``"inference"``, ``"forward"`` or ``"backward"``.
+    """
+
+    gm: GraphModule
+    structural_hash: str
+    canonical: Any
+    example_inputs: tuple[Any, ...]
+    label: str
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """What an engine made of a region.
+
+    Attributes:
+        header: JSON object that describes it (see ``Store``).
+        payload: the bytes to keep on disk; None if this artefact cannot be kept.
+        ready: the callable, if compiling already made it.
+    """
+
+    header: Mapping[str, Any]
+    payload: bytes | None
+    ready: RegionCallable | None = None
+
+
+class Engine(Protocol):
+    """A way to run a region."""
+
+    name: str
+
+    def capability(self) -> Capability:
+        """What the engine can do here."""
+        ...
+
+    def supports(self, region: RegionGraph) -> Reason | None:
+        """None if the engine can take the region, else why not."""
+        ...
+
+    def compile(self, region: RegionGraph) -> Artefact:
+        """Compile a region.
+
+        Raises:
+            EngineError: what failed, at which node.
+        """
+        ...
+
+    def load(self, artefact: Artefact) -> RegionCallable:
+        """Make a stored artefact callable.
+
+        Raises:
+            EngineError: the artefact does not fit this engine or machine.
+        """
+        ...
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Everything besides the region that the artefact depends on: versions, hardware, flags."""
+        ...

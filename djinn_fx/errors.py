@@ -1,0 +1,42 @@
+"""Every error djinn-fx raises on purpose.
+
+A message says what happened, where (graph node and the user's file:line where known), and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class DjinnError(Exception):
+    """Base of all errors of djinn-fx."""
+
+
+class SettingsError(DjinnError):
+    """An option, environment variable or configuration file holds something djinn-fx does not accept."""
+
+
+class LoweringError(DjinnError):
+    """A graph holds something that has no place in the SRG."""
+
+
+class PassError(DjinnError):
+    """A pass failed; the message names the pass, the node and the passes that ran before."""
+
+
+class VerifyError(DjinnError):
+    """The SRG breaks one of its invariants; the message names the invariant and the node."""
+
+
+class EngineError(DjinnError):
+    """An engine could not compile, load or run a region."""
+
+
+class StoreError(DjinnError):
+    """The cache directory cannot be used as asked (a damaged entry is never an error: it is rebuilt)."""
+
+
+class ModelFileError(DjinnError):
+    """A model file given to a command cannot be loaded, or what is in it is ambiguous."""
+
+
+class UnitError(DjinnError):
+    """A quantity such as ``"80GB"`` cannot be read."""

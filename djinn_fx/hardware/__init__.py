@@ -1,0 +1,1 @@
+"""Devices: rows with their source, and what is known of this machine."""

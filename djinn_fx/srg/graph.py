@@ -1,0 +1,124 @@
+"""The SRG itself: records on the nodes of an FX graph, and the facts about the graph as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from djinn_fx.errors import LoweringError
+from djinn_fx.reasons import Reason
+from djinn_fx.srg.plan import Region, Transfer
+from djinn_fx.srg.record import GraphKind, OpRecord, Phase
+
+META_KEY = "srg"
+
+
+class SRG:
+    """A typed view over one ``torch.fx.GraphModule``.
+
+    The FX graph stays the only structure. Each node carries exactly one frozen :class:`OpRecord`, read and
+    replaced only through this class.
+
+    Attributes:
+        gm: the graph module; passes change records and graph-level facts, not the nodes.
+        kind: inference, forward or backward.
+        made_by: name of the pass that ran last.
+        phase: of the whole graph, if it is one.
+        regions: set by find-regions.
+        order: region indices in execution order, set by order.
+        transfers: set by plan-transfers.
+        peak_bytes: set by lifetimes.
+        reasons: decisions about the graph as a whole.
+    """
+
+    def __init__(self, gm: GraphModule, kind: GraphKind) -> None:
+        self.gm = gm
+        self.kind = kind
+        self.made_by = "lower"
+        self.phase: Phase | None = None
+        self.regions: tuple[Region, ...] = ()
+        self.order: tuple[int, ...] = ()
+        self.transfers: tuple[Transfer, ...] = ()
+        self.peak_bytes = 0
+        self.reasons: tuple[Reason, ...] = ()
+        self._by_name: dict[str, Node] = {node.name: node for node in gm.graph.nodes}
+
+    @property
+    def nodes(self) -> Iterator[Node]:
+        """All nodes in graph order."""
+        return iter(self.gm.graph.nodes)
+
+    @property
+    def ops(self) -> Iterator[Node]:
+        """The nodes that compute something: calls, in graph order."""
+        return (node for node in self.gm.graph.nodes if node.op.startswith("call_"))
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        """The placeholders, in call order."""
+        return tuple(self.gm.graph.find_nodes(op="placeholder"))
+
+    @property
+    def output(self) -> Node:
+        """The output node."""
+        return next(iter(self.gm.graph.find_nodes(op="output")))
+
+    def node(self, name: str) -> Node:
+        """The node of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._by_name[name]
+
+    def record(self, node: Node) -> OpRecord:
+        """The node's record.
+
+        Raises:
+            LoweringError: the node was added behind the SRG's back.
+        """
+        record = node.meta.get(META_KEY)
+        if not isinstance(record, OpRecord):
+            raise LoweringError(f"node {node.name!r} has no record: it was added after lowering")
+        return record
+
+    def set_record(self, node: Node, record: OpRecord) -> None:
+        """Give the node this record."""
+        node.meta[META_KEY] = record
+
+    def update(self, node: Node, *, reason: Reason | None = None, **changes: Any) -> None:
+        """Replace fields of the node's record, and add a reason if one is given."""
+        record = self.record(node)
+        if reason is not None:
+            changes["reasons"] = (*record.reasons, reason)
+        self.set_record(node, replace(record, **changes))
+
+    def add_reason(self, reason: Reason) -> None:
+        """Record a decision about the graph as a whole."""
+        self.reasons = (*self.reasons, reason)
+
+
+def fake_value(node: Node) -> Any:
+    """The node's compile-time value: a FakeTensor, a SymInt, a number, or a tuple or list of these."""
+    return node.meta.get("val", node.meta.get("example_value"))
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """The tensors in a node's value, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in tensors_of(item)]
+    return []
+
+
+def size_hint(size: int | torch.SymInt) -> int:
+    """The example's value of a size, without adding a guard; 0 for a size that is not known before run time."""
+    if isinstance(size, torch.SymInt):
+        hint = size.node.hint
+        return int(hint) if hint is not None else 0
+    return int(size)

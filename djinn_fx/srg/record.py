@@ -1,0 +1,149 @@
+"""What the SRG knows about one node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from djinn_fx.reasons import Reason
+
+
+class Phase(str, Enum):
+    """Which part of a model's work an op belongs to."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    ENCODE = "encode"
+    CROSS = "cross"
+    FORWARD = "forward"
+    BACKWARD = "backward"
+
+
+class Modality(str, Enum):
+    """What an encoder reads."""
+
+    TEXT = "text"
+    VISION = "vision"
+    AUDIO = "audio"
+
+
+class Residency(str, Enum):
+    """What a value is, and so how long it stays in memory."""
+
+    PARAMETER = "parameter"
+    BUFFER = "buffer"
+    STATE = "state"
+    INPUT = "input"
+    ACTIVATION = "activation"
+    CONSTANT = "constant"
+
+
+class GraphKind(str, Enum):
+    """Which graph AOTAutograd handed over."""
+
+    INFERENCE = "inference"
+    FORWARD = "forward"
+    BACKWARD = "backward"
+
+
+#: A size or stride: a number, or the text of a symbolic expression such as ``"s0"`` or ``"2*s0"``.
+Size = int | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorMeta:
+    """One tensor value as known at compile time.
+
+    Attributes:
+        shape: sizes, outermost first; symbols as text.
+        dtype: torch's name without the prefix, e.g. ``"float32"``.
+        strides: in elements; empty for a layout without strides.
+        device: device type and, where the tensor has one, index: ``"cpu"``, ``"cuda:0"``.
+        layout: ``"strided"`` or torch's name of another layout.
+        storage_offset: in elements.
+        storage: values with the same number share memory (views); unique within one SRG.
+        nbytes: elements times element size in bytes; a symbol counts with its hint (the example's size).
+        is_symbolic: whether a symbol occurs in shape, strides or offset.
+    """
+
+    shape: tuple[Size, ...]
+    dtype: str
+    strides: tuple[Size, ...]
+    device: str
+    layout: str
+    storage_offset: Size
+    storage: int
+    nbytes: int
+    is_symbolic: bool
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What an op, a region or a graph does. Additive; sizes in bytes, time in seconds.
+
+    Attributes:
+        flops: floating-point operations; a multiply-add counts as two (torch.utils.flop_counter's convention).
+        read_bytes: bytes read from memory.
+        write_bytes: bytes written to memory.
+        time_s: estimated time in seconds on the device it was priced for.
+        provenance: where the time comes from: ``datasheet``, ``calibrated``, ``measured`` or ``unpriced``.
+    """
+
+    flops: int = 0
+    read_bytes: int = 0
+    write_bytes: int = 0
+    time_s: float = 0.0
+    provenance: str = "datasheet"
+
+    def __add__(self, other: Cost) -> Cost:
+        provenance = self.provenance if self.provenance == other.provenance else "mixed"
+        return Cost(
+            flops=self.flops + other.flops,
+            read_bytes=self.read_bytes + other.read_bytes,
+            write_bytes=self.write_bytes + other.write_bytes,
+            time_s=self.time_s + other.time_s,
+            provenance=provenance,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpRecord:
+    """Everything the SRG says about one node. Frozen: a pass replaces the whole record through the SRG.
+
+    Attributes:
+        op: qualified name of what is called, e.g. ``"aten.mm.default"``; the fx opcode for other nodes.
+        outputs: the tensors the node produces, in order; empty for symbolic integers and the like.
+        is_view: whether the value shares memory with one of the node's inputs.
+        mutates: names of the input nodes whose memory the op writes.
+        residency: what the value is.
+        phase: part of the model's work; None until annotate-phase has run.
+        modality: what an encoder part reads, if it is one.
+        lifetime: half-open ``[start, end)`` in schedule positions; None until lifetimes has run.
+        cost: None until estimate-cost has run.
+        region: index of the region; None until find-regions has run, and for inputs and the output.
+        device: where the op runs; None until place has run.
+        source: the user's file:line, if known.
+        reasons: why the fields above are as they are.
+    """
+
+    op: str
+    outputs: tuple[TensorMeta, ...] = ()
+    is_view: bool = False
+    mutates: tuple[str, ...] = ()
+    residency: Residency = Residency.ACTIVATION
+    phase: Phase | None = None
+    modality: Modality | None = None
+    lifetime: tuple[int, int] | None = None
+    cost: Cost | None = None
+    region: int | None = None
+    device: str | None = None
+    source: str | None = None
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all outputs together."""
+        return sum(meta.nbytes for meta in self.outputs)

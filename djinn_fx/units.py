@@ -1,0 +1,47 @@
+"""Quantities at the edge: text to SI numbers and back. Inside the package everything is bytes and seconds."""
+
+from __future__ import annotations
+
+import re
+
+from djinn_fx.errors import UnitError
+
+_BYTE_UNITS = {"B": 1}
+for _power, _letter in enumerate("KMGTP", start=1):
+    _BYTE_UNITS[f"{_letter}B"] = 1000**_power
+    _BYTE_UNITS[f"{_letter}iB"] = 1024**_power
+_BYTE_UNITS["kB"] = 1000
+
+_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as ``"80GB"`` (10**9) or ``"512 MiB"`` (2**20) as bytes.
+
+    Raises:
+        UnitError: no number, no unit, or an unknown unit. A bare number is refused: its unit would be a guess.
+    """
+    match = _QUANTITY.fullmatch(text)
+    if match is None or match[2] not in _BYTE_UNITS:
+        known = ", ".join(_BYTE_UNITS)
+        raise UnitError(f"cannot read {text!r} as a size: write a number and a unit, one of {known}")
+    return round(float(match[1]) * _BYTE_UNITS[match[2]])
+
+
+def format_bytes(count: int) -> str:
+    """Bytes for a reader, decimal units: ``1_500_000`` is ``"1.5 MB"``."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(size) < 1000 or unit == "TB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds for a reader: ``"12.3 us"``, ``"4.5 ms"``, ``"6.7 s"``."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.1f} us"
+    if seconds < 1:
+        return f"{seconds * 1e3:.1f} ms"
+    return f"{seconds:.1f} s"
