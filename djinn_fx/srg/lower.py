@@ -38,7 +38,7 @@ def lower(
     known = residency or {}
     storages: dict[Any, int] = {}
     for node in gm.graph.nodes:
-        outputs = tuple(_tensor_meta(tensor, storages) for tensor in tensors_of(fake_value(node)))
+        outputs = tuple(_tensor_meta(tensor, storages) for tensor in tensors_of(_value(gm, node)))
         mutates = _mutated_inputs(node)
         srg.set_record(
             node,
@@ -52,6 +52,16 @@ def lower(
             ),
         )
     return srg
+
+
+def _value(gm: GraphModule, node: Node) -> Any:
+    value = fake_value(node)
+    if value is None and node.op == "get_attr":
+        # A constant tensor that the tracer did not annotate still has a size and a dtype.
+        value = gm
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+    return value
 
 
 def op_name(node: Node) -> str:

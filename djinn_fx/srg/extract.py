@@ -1,0 +1,131 @@
+"""Cutting a region out of its graph as a graph module of its own, and the values it reads and gives back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from djinn_fx.srg.graph import SRG, fake_value, tensors_of
+from djinn_fx.srg.plan import Region
+
+_SYMBOL = re.compile(r"\b[su]\d+\b")
+
+
+def is_body(node: Node) -> bool:
+    """Whether the node is the body of a higher-order op: a get_attr of a graph module, not a value."""
+    if node.op != "get_attr":
+        return False
+    value: Any = node.graph.owning_module
+    for part in str(node.target).split("."):
+        value = getattr(value, part, None)
+    return isinstance(value, torch.nn.Module)
+
+
+def boundary(srg: SRG, nodes: Sequence[Node], symbols: dict[str, Node]) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """What a region reads from outside, in order of first use, and what others read from it.
+
+    Args:
+        srg: the graph.
+        nodes: the region's ops.
+        symbols: for each size symbol, the node that holds its value (see :func:`symbol_sources`); a region whose
+            shapes mention a symbol gets it as an input, so that it can be compiled on its own.
+    """
+    inside = set(nodes)
+    inputs: dict[Node, None] = {}
+    mentioned: dict[str, None] = {}
+    for node in nodes:
+        for source in node.all_input_nodes:
+            if source not in inside and not is_body(source):
+                inputs.setdefault(source)
+                _mention(srg, source, mentioned)
+        _mention(srg, node, mentioned)
+    for name in mentioned:
+        holder = symbols.get(name)
+        if holder is not None and holder not in inside:
+            inputs.setdefault(holder)
+    outputs = tuple(n for n in nodes if any(user not in inside for user in n.users))
+    return tuple(inputs), outputs
+
+
+def _mention(srg: SRG, node: Node, mentioned: dict[str, None]) -> None:
+    value = fake_value(node)
+    if isinstance(value, torch.SymInt):
+        for name in _SYMBOL.findall(str(value.node.expr)):
+            mentioned.setdefault(name)
+    for meta in srg.record(node).outputs:
+        if meta.is_symbolic:
+            for size in (*meta.shape, *meta.strides, meta.storage_offset):
+                if isinstance(size, str):
+                    for name in _SYMBOL.findall(size):
+                        mentioned.setdefault(name)
+
+
+def symbol_sources(srg: SRG) -> dict[str, Node]:
+    """For each size symbol, the first node whose value is exactly that symbol."""
+    sources: dict[str, Node] = {}
+    for node in srg.nodes:
+        value = fake_value(node)
+        if isinstance(value, torch.SymInt):
+            name = str(value.node.expr)
+            if _SYMBOL.fullmatch(name):
+                sources.setdefault(name, node)
+    return sources
+
+
+def unbound_symbols(srg: SRG, nodes: Sequence[Node], inputs: Sequence[Node]) -> set[str]:
+    """Size symbols a region mentions that none of its inputs tells: such a region cannot stand alone."""
+    mentioned: dict[str, None] = {}
+    told: set[str] = set()
+    for node in inputs:
+        _mention(srg, node, mentioned)
+        value = fake_value(node)
+        if isinstance(value, torch.SymInt):
+            told.add(str(value.node.expr))
+        for tensor in tensors_of(value):
+            told.update(str(s.node.expr) for s in tensor.shape if isinstance(s, torch.SymInt))
+    made = {str(v.node.expr) for node in nodes if isinstance(v := fake_value(node), torch.SymInt)}
+    for node in nodes:
+        if not isinstance(fake_value(node), torch.SymInt):
+            _mention(srg, node, mentioned)
+    return set(mentioned) - told - made
+
+
+def extract(srg: SRG, region: Region) -> GraphModule:
+    """The region as a graph module: placeholders in the order of its inputs, returns a tuple of its outputs."""
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    bodies: dict[str, Any] = {}
+    for name in region.inputs:
+        source = srg.node(name)
+        placeholder = graph.placeholder(source.name)
+        value = input_value(srg, source)
+        placeholder.meta = {"val": value}
+        if "tensor_meta" in source.meta:
+            placeholder.meta["tensor_meta"] = source.meta["tensor_meta"]
+        copies[source] = placeholder
+    for name in region.nodes:
+        node = srg.node(name)
+        for source in node.all_input_nodes:
+            if source not in copies:
+                copies[source] = graph.get_attr(str(source.target))
+                bodies[str(source.target)] = _attribute(srg.gm, str(source.target))
+        copies[node] = graph.node_copy(node, lambda source: copies[source])
+    graph.output(tuple(copies[srg.node(name)] for name in region.outputs))
+    return GraphModule(bodies, graph, class_name="DjinnRegion")
+
+
+def input_value(srg: SRG, node: Node) -> Any:
+    """The compile-time value of a region's input; a constant tensor's own value where it was not traced."""
+    value = fake_value(node)
+    return _attribute(srg.gm, str(node.target)) if value is None and node.op == "get_attr" else value
+
+
+def _attribute(module: torch.nn.Module, path: str) -> Any:
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value

@@ -1,0 +1,264 @@
+"""find-regions: cut the graph where its structure repeats, so that each distinct part is compiled once.
+
+How a cut is judged. Let a partition have regions R, of them D distinct. Compiling costs about ``FIXED_S`` a
+distinct region and ``PER_OP_S`` an op in it; the whole graph as one region costs the same sum for D = {graph}.
+The difference is what a cut *saves*, once. What it *costs*, on every call, is ``CALL_S`` a region beyond the
+first, plus writing and reading back each value that crosses a boundary although both its maker and a reader
+are ops that a compiler would have fused (a matmul's result is written to memory anyway). A partition is taken
+only if its cost is at most ``max_boundary_share`` of the graph's estimated run time, and over ``expected_calls``
+calls at most what it saves; among those, the one with the largest difference.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch.fx import Node
+
+from djinn_fx.passes.base import PassContext, PassResult
+from djinn_fx.passes.partition import OpList, op_list, to_groups
+from djinn_fx.passes.repeats import by_module_stack, by_structure
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.srg.extract import boundary, symbol_sources, unbound_symbols
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.hashing import NoCanonicalForm, canonical_form, structural_hash
+from djinn_fx.srg.plan import Region
+from djinn_fx.srg.record import Cost
+from djinn_fx.units import format_seconds
+
+#: Seconds to compile one more distinct region, and one more op in it (Inductor on a 2.8 GHz Xeon core, measured
+#: by bench/compile_time.py; only their ratio to run time matters, and only by order of magnitude).
+FIXED_S = 0.5
+PER_OP_S = 0.015
+#: Seconds one more region adds to a call.
+CALL_S = 15e-6
+#: Bytes a second at which a value that crosses a boundary is written and read back.
+BANDWIDTH_BYTES_S = 10e9
+
+#: Ops whose result is in memory whether or not a boundary follows.
+_MATERIALISED = ("mm.", "bmm.", "addmm.", "baddbmm.", "convolution.", "scaled_dot_product", "embedding.", "index_put")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """A possible cut, with its judgement."""
+
+    regions: tuple[Region, ...]
+    how: str
+    saved_s: float
+    cost_s: float
+
+    @property
+    def distinct(self) -> int:
+        hashes = [region.structural_hash for region in self.regions]
+        return len({h for h in hashes if h}) + hashes.count("")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindRegions:
+    """See the module's text.
+
+    Attributes:
+        min_ops: shortest repeated unit that is worth a region.
+        max_boundary_share: largest share of the estimated run time that the cuts may cost.
+        whole: never cut.
+    """
+
+    name: ClassVar[str] = "find-regions"
+    after: ClassVar[tuple[str, ...]] = ("estimate-cost",)
+    requires: ClassVar[tuple[str, ...]] = ("costed",)
+    ensures: ClassVar[tuple[str, ...]] = ("regions-partition",)
+
+    min_ops: int = 8
+    max_boundary_share: float = 0.02
+    whole: bool = False
+
+    def run(self, srg: SRG, context: PassContext) -> PassResult:
+        """Set ``srg.regions`` and each op's ``region``."""
+        ops = op_list(srg)
+        if not ops.nodes:
+            return PassResult(modified=False, reasons=(_whole("the graph has no ops"),))
+        whole = _whole_region(srg, ops)
+        if self.whole:
+            return _take(srg, (whole,), _whole("cutting is switched off"))
+        if len(ops.nodes) < 2 * self.min_ops:
+            return _take(srg, (whole,), _whole(f"only {len(ops.nodes)} ops: nothing to save"))
+        candidates = self._candidates(srg, ops)
+        run_s = sum((_cost(srg, node).time_s for node in ops.nodes), 0.0)
+        best, refusal = self._choose(candidates, run_s, context)
+        if best is None:
+            return _take(srg, (whole,), _whole(refusal))
+        reason = Reason(
+            kind=ReasonKind.SPLIT,
+            detail=f"{len(best.regions)} regions, {best.distinct} distinct, found {best.how}: saves about "
+            f"{format_seconds(best.saved_s)} of compiling, costs about {format_seconds(best.cost_s)} a call",
+            runner_up="one region",
+            runner_up_cost=f"{format_seconds(best.saved_s)} more to compile",
+        )
+        return _take(srg, best.regions, reason)
+
+    def _candidates(self, srg: SRG, ops: OpList) -> list[_Candidate]:
+        proposals = [(labels, names, "by module stack") for labels, names in by_module_stack(ops.nodes)]
+        found = by_structure(srg, ops.nodes, self.min_ops)
+        if found is not None:
+            proposals.append((*found, "by repeated structure"))
+        builder = _Builder(srg, ops)
+        partitions: dict[tuple[int, ...], tuple[dict[int, str], Sequence[int | None], str]] = {}
+        for labels, names, how in proposals:
+            for join_gaps in (True, False):
+                partitions.setdefault(to_groups(ops, labels, join_gaps=join_gaps), (names, labels, how))
+        candidates = []
+        for groups, (names, labels, how) in partitions.items():
+            regions = builder.regions(groups, labels, names)
+            if regions is not None:
+                candidates.append(builder.judge(regions, how))
+        return candidates
+
+    def _choose(
+        self, candidates: Sequence[_Candidate], run_s: float, context: PassContext
+    ) -> tuple[_Candidate | None, str]:
+        repeating = [c for c in candidates if c.distinct < len(c.regions)]
+        if not repeating:
+            return None, "no part of the graph repeats"
+        cheap = [c for c in repeating if c.cost_s <= self.max_boundary_share * run_s]
+        if not cheap:
+            least = min(c.cost_s for c in repeating)
+            return None, (
+                f"the cheapest cut costs {format_seconds(least)} a call, more than {self.max_boundary_share:.0%} "
+                f"of the estimated {format_seconds(run_s)}"
+            )
+        best = max(cheap, key=lambda c: c.saved_s - c.cost_s * context.expected_calls)
+        if best.saved_s <= best.cost_s * context.expected_calls:
+            return None, f"over {context.expected_calls} calls the best cut costs more than it saves"
+        return best, ""
+
+
+def _whole(why: str) -> Reason:
+    return Reason(kind=ReasonKind.WHOLE, detail=f"one region: {why}")
+
+
+def _take(srg: SRG, regions: tuple[Region, ...], reason: Reason) -> PassResult:
+    srg.regions = regions
+    for region in regions:
+        for name in region.nodes:
+            srg.update(srg.node(name), region=region.index)
+    return PassResult(modified=True, reasons=(reason,))
+
+
+def _cost(srg: SRG, node: Node) -> Cost:
+    return srg.record(node).cost or Cost()
+
+
+def _total(srg: SRG, nodes: Sequence[Node]) -> Cost:
+    costs = [cost for node in nodes if (cost := srg.record(node).cost) is not None]
+    return sum(costs[1:], costs[0]) if costs else Cost()
+
+
+def _whole_region(srg: SRG, ops: OpList) -> Region:
+    """One region with the graph's own signature, so that a call passes straight through."""
+    sources = [n for n in srg.nodes if n.op == "get_attr" and srg.record(n).outputs]
+    inputs = (*srg.inputs, *sources)
+    outputs = tuple(dict.fromkeys(n for n in ops.nodes if srg.output in n.users))
+    return _region(srg, 0, "whole graph", ops.nodes, inputs, outputs)
+
+
+def _region(
+    srg: SRG, index: int, label: str, nodes: Sequence[Node], inputs: Sequence[Node], outputs: Sequence[Node]
+) -> Region:
+    try:
+        digest = structural_hash(canonical_form(nodes, inputs, outputs))
+    except NoCanonicalForm as error:
+        digest = ""
+        srg.add_reason(Reason(kind=ReasonKind.UNCACHEABLE, detail=str(error), node=label))
+    phases = Counter(phase for node in nodes if (phase := srg.record(node).phase) is not None)
+    return Region(
+        index=index,
+        label=label,
+        nodes=tuple(node.name for node in nodes),
+        inputs=tuple(node.name for node in inputs),
+        outputs=tuple(node.name for node in outputs),
+        structural_hash=digest,
+        phase=phases.most_common(1)[0][0] if phases else None,
+        cost=_total(srg, nodes),
+    )
+
+
+class _Builder:
+    """Makes regions of a partition, and judges them."""
+
+    def __init__(self, srg: SRG, ops: OpList) -> None:
+        self._srg = srg
+        self._ops = ops
+        self._symbols = symbol_sources(srg)
+
+    def regions(
+        self, groups: Sequence[int], labels: Sequence[int | None], names: dict[int, str]
+    ) -> tuple[Region, ...] | None:
+        """The regions of a partition; None if one of them could not stand alone."""
+        members: list[list[Node]] = [[] for _ in range(max(groups) + 1)]
+        units: list[Counter[int]] = [Counter() for _ in members]
+        for node, group, label in zip(self._ops.nodes, groups, labels, strict=True):
+            members[group].append(node)
+            if label is not None:
+                units[group][label] += 1
+        titles = []
+        for place, unit in enumerate(units):
+            outer = "epilogue" if place == len(units) - 1 else "between"
+            titles.append(names[unit.most_common(1)[0][0]] if unit else "prologue" if place == 0 else outer)
+        made = [self._made(members[place], titles[place]) for place in range(len(members))]
+        if any(region is None for region in made):
+            return None
+        return self._merge([region for region in made if region is not None])
+
+    def _made(self, nodes: Sequence[Node], label: str) -> Region | None:
+        inputs, outputs = boundary(self._srg, nodes, self._symbols)
+        if unbound_symbols(self._srg, nodes, inputs):
+            return None
+        return _region(self._srg, 0, label, nodes, inputs, outputs)
+
+    def _merge(self, regions: Sequence[Region]) -> tuple[Region, ...]:
+        """Join neighbours that repeat nothing: a boundary between them saves nothing."""
+        counts = Counter(region.structural_hash for region in regions)
+        merged: list[Region] = []
+        joined: list[bool] = []
+        for region in regions:
+            alone = counts[region.structural_hash] == 1 or not region.structural_hash
+            if merged and alone and joined[-1]:
+                nodes = [self._srg.node(name) for name in (*merged[-1].nodes, *region.nodes)]
+                both = self._made(nodes, f"{merged[-1].label.split(' … ')[0]} … {region.label}")
+                if both is not None:
+                    merged[-1] = both
+                    continue
+            merged.append(region)
+            joined.append(alone)
+        return tuple(replace(region, index=index) for index, region in enumerate(merged))
+
+    def judge(self, regions: tuple[Region, ...], how: str) -> _Candidate:
+        seen: set[str] = set()
+        compile_s = 0.0
+        for region in regions:
+            if not region.structural_hash or region.structural_hash not in seen:
+                seen.add(region.structural_hash)
+                compile_s += FIXED_S + PER_OP_S * len(region.nodes)
+        whole_s = FIXED_S + PER_OP_S * len(self._ops.nodes)
+        crossing = sum(self._unfused_bytes(name) for region in regions for name in region.outputs)
+        cost_s = (len(regions) - 1) * CALL_S + 2 * crossing / BANDWIDTH_BYTES_S
+        return _Candidate(regions=regions, how=how, saved_s=whole_s - compile_s, cost_s=cost_s)
+
+    def _unfused_bytes(self, name: str) -> int:
+        """Bytes of a crossing value that would have stayed in registers without the cut."""
+        node = self._srg.node(name)
+        record = self._srg.record(node)
+        if record.is_view or _materialised(record.op) or self._srg.output in node.users:
+            return 0
+        # A value that a matmul or a reduction also reads is written to memory in any case.
+        if any(_materialised(self._srg.record(user).op) for user in node.users) or len(node.users) > 1:
+            return 0
+        return record.nbytes
+
+
+def _materialised(op: str) -> bool:
+    return any(mark in op for mark in _MATERIALISED)
