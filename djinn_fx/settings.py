@@ -1,0 +1,342 @@
+"""Settings: one frozen table, and where its values come from.
+
+In order of priority: ``mode=`` and ``options=`` of ``torch.compile``, environment variables ``DJINN_<NAME>``,
+``djinn.yaml`` in the working directory, the user's ``config.yaml``, the defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import logging
+import os
+import re
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+import platformdirs
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from djinn_fx.errors import SettingsError, UnitError
+from djinn_fx.units import parse_bytes
+
+log = logging.getLogger("djinn_fx.settings")
+
+ENV_PREFIX = "DJINN_"
+PROJECT_FILE = "djinn.yaml"
+#: torch's own keys in ``options=``; torch reads them, they are not ours to judge.
+TORCH_OPTIONS = ("guard_filter_fn", "use_aoti")
+
+
+def _setting(default: Any, meaning: str, *, accepts: str = "", compiles: bool = False, **limits: float) -> Any:
+    """A field. ``accepts``: its type in words (a Literal says it itself); ``compiles``: it changes what is compiled."""
+    extra = {"accepts": accepts, "compiles": compiles}
+    return Field(default, description=meaning, json_schema_extra=extra, **limits)  # type: ignore[call-overload]
+
+
+class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Everything a user can set. Made by :meth:`load`; the fields' order is that of README's table."""
+
+    engine: Literal["inductor", "eager"] = _setting(
+        "inductor", "engine that compiles regions; `eager` runs each region's own code", compiles=True
+    )
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
+        "default", "torch.compile's mode, handed to the engine; also accepted as `mode=`", compiles=True
+    )
+    on_failure: Literal["eager", "raise"] = _setting(
+        "eager", "when an engine fails on a region: run that region eagerly and record why, or raise"
+    )
+    regions: Literal["auto", "whole"] = _setting(
+        "auto", "`auto` cuts a graph where its structure repeats; `whole` never cuts", compiles=True
+    )
+    expected_calls: int = _setting(
+        1000,
+        "how often you expect to call the compiled graph; weighs run time against compile time when cutting regions",
+        accepts="a whole number of at least 1",
+        compiles=True,
+        ge=1,
+    )
+    max_boundary_share: float = _setting(
+        0.02,
+        "largest share of the estimated run time that cutting a graph into regions may cost",
+        accepts="a number from 0 to 1",
+        compiles=True,
+        ge=0,
+        le=1,
+    )
+    passes: tuple[Any, ...] | None = _setting(
+        None,
+        "passes to run instead of the default pipeline: names such as `find-regions{min-ops=4}`, or pass objects",
+        accepts="a list of passes, or none",
+        compiles=True,
+    )
+    check_passes: bool = _setting(
+        False, "verify the graph after each pass; for people who write passes", accepts="true or false"
+    )
+    fallback_random: bool = _setting(
+        True, "draw the random numbers that eager would draw", accepts="true or false", compiles=True
+    )
+    compile_workers: int = _setting(
+        0,
+        "how many distinct regions compile side by side; 0: as many as cores allow",
+        accepts="a whole number of at least 0",
+        ge=0,
+    )
+    progress: bool | None = _setting(
+        None,
+        "show on stderr which region compiles, after the first second; none: when stderr is a terminal",
+        accepts="true, false, or none",
+    )
+    cache: bool = _setting(True, "keep compiled regions on disk", accepts="true or false")
+    cache_dir: str | None = _setting(
+        None,
+        "folder of the disk cache; none: `djinn_fx` in the platform's cache folder",
+        accepts="a path, or none",
+        min_length=1,
+    )
+    cache_limit: str = _setting(
+        "20GB",
+        "size of the disk cache above which the entries used longest ago are removed",
+        accepts="a size such as 20GB or 512MiB",
+    )
+
+    @field_validator("passes", mode="before")
+    @classmethod
+    def _passes_shape(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("passes are given as a list")
+        for item in value:
+            is_pass = dataclasses.is_dataclass(item) and callable(getattr(item, "run", None))
+            if not isinstance(item, str) and (isinstance(item, type) or not is_pass):
+                raise ValueError(f"{item!r} is neither a pass's name nor a pass (a dataclass with a method run)")
+        return tuple(value)
+
+    @field_validator("cache_dir", mode="before")
+    @classmethod
+    def _cache_dir_text(cls, value: Any) -> Any:
+        return os.path.expanduser(value) if isinstance(value, (str, os.PathLike)) else value
+
+    @field_validator("cache_limit")
+    @classmethod
+    def _cache_limit_size(cls, value: str) -> str:
+        try:
+            parse_bytes(value)
+        except UnitError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @property
+    def cache_limit_bytes(self) -> int:
+        """``cache_limit`` in bytes."""
+        return parse_bytes(self.cache_limit)
+
+    @staticmethod
+    def load(
+        mode: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Settings:
+        """The settings in force.
+
+        Args:
+            mode: ``mode=`` of ``torch.compile``.
+            options: ``options=`` of ``torch.compile``; never changed.
+            environ: the environment; the process's own if None.
+            cwd: folder that may hold ``djinn.yaml``; the working directory if None.
+
+        Raises:
+            SettingsError: an unknown name or an unacceptable value, and where it was written.
+        """
+        sources = (
+            _from_file(platformdirs.user_config_path("djinn_fx", appauthor=False) / "config.yaml"),
+            _from_file(cwd / PROJECT_FILE if cwd else Path(PROJECT_FILE)),
+            _from_environment(os.environ if environ is None else environ),
+            _from_call(mode, options),
+        )
+        merged = {name: entry for source in sources for name, entry in source.items()}
+        try:
+            return Settings(**{name: entry.value for name, entry in merged.items()})
+        except ValidationError as error:
+            raise SettingsError(_refusal(error, merged)) from error
+
+    def digest(self) -> str:
+        """SHA-256 of the settings that change what is compiled; equal in every process."""
+        values = {name: getattr(self, name) for name in Settings.model_fields if _extra(name)["compiles"]}
+        return hashlib.sha256(json.dumps(values, sort_keys=True, default=_pass_text).encode()).hexdigest()
+
+
+class SettingRow(NamedTuple):
+    """One setting for a reader: name, accepted values, default, meaning, environment variable."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+    environment: str
+
+
+def describe() -> list[SettingRow]:
+    """Every setting, in the table's order."""
+    return [
+        SettingRow(
+            name=name,
+            type=_accepted(name),
+            default=yaml.safe_dump(info.default).split("\n")[0].replace("null", "none"),
+            meaning=info.description or "",
+            environment=ENV_PREFIX + name.upper(),
+        )
+        for name, info in Settings.model_fields.items()
+    ]
+
+
+class _Entry(NamedTuple):
+    """A value and where it was written."""
+
+    value: Any
+    where: str
+
+
+_Source = dict[str, _Entry]
+
+
+def _from_call(mode: str | None, options: Mapping[str, Any] | None) -> _Source:
+    if options is not None and not isinstance(options, Mapping):
+        raise SettingsError(f"options=: must be a dictionary, not {options!r:.80}")
+    found: _Source = {}
+    for name, value in (options or {}).items():
+        if name not in TORCH_OPTIONS:
+            _check_name(name, "options=")
+            found[name] = _Entry(value, "options=")
+    if mode is not None:
+        if "mode" in found:
+            raise SettingsError("mode= and options={'mode': ...} are both given: leave one out")
+        found["mode"] = _Entry(mode, "mode=")
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> _Source:
+    """Variables that are set and not empty.
+
+    A name that is nearly a setting's is a typing error and refused. Any other is left alone with a warning: such
+    variables exist for other causes (Kubernetes sets DJINN_SERVICE_HOST beside a service called djinn).
+    """
+    found: _Source = {}
+    for variable, text in environ.items():
+        if not variable.startswith(ENV_PREFIX) or not text:
+            continue
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        where = f"environment variable {variable}"
+        if name in Settings.model_fields:
+            found[name] = _Entry(_read_text(name, text), where)
+        elif _nearest(name):
+            _check_name(name, where)
+        else:
+            log.warning("%s is no setting of djinn-fx and is ignored", where)
+    return found
+
+
+_TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def _read_text(name: str, text: str) -> Any:
+    """An environment variable's value as the setting's type; the text itself where it cannot be read as that."""
+    annotation: Any = Settings.model_fields[name].annotation
+    kinds = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if types.NoneType in kinds and text.lower() == "none":
+        return None
+    if bool in kinds:
+        return _TRUTH.get(text.lower(), text)
+    if any(get_origin(kind) is tuple for kind in kinds):
+        return re.findall(r"[^\s,{][^,{]*(?:\{[^}]*\})?", text)  # a comma inside {...} belongs to one pass's options
+    number = next((kind for kind in (int, float) if kind in kinds), None)
+    if number is not None:
+        try:
+            return number(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _from_file(path: Path) -> _Source:
+    """A YAML file's settings, each with the line and column of its value; none if there is no such file."""
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+    found: _Source = {}
+    try:
+        loader = yaml.SafeLoader(raw)
+        root = loader.get_single_node()
+        if root is None:
+            return {}
+        if not isinstance(root, yaml.MappingNode):
+            raise SettingsError(f"{_at(path, root.start_mark)}: write one 'name: value' a line")
+        for key, value in root.value:
+            name = loader.construct_object(key, deep=True)
+            where = _at(path, key.start_mark)
+            _check_name(name, where)
+            if name in found:
+                raise SettingsError(f"{where}: {name!r} is given twice, first at {found[name].where}")
+            found[name] = _Entry(loader.construct_object(value, deep=True), _at(path, value.start_mark))
+    except yaml.YAMLError as error:
+        where = _at(path, getattr(error, "problem_mark", None))
+        raise SettingsError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    return found
+
+
+def _at(path: Path, mark: yaml.Mark | None) -> str:
+    return f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+
+
+def _check_name(name: object, where: str) -> None:
+    if not isinstance(name, str) or name not in Settings.model_fields:
+        near = _nearest(str(name))
+        hint = f"did you mean {near!r}? " if near else ""
+        raise SettingsError(f"{where}: unknown option {name!r}; {hint}Known: {', '.join(Settings.model_fields)}")
+
+
+def _nearest(name: str) -> str | None:
+    return next(iter(difflib.get_close_matches(name, Settings.model_fields, n=1)), None)
+
+
+def _extra(name: str) -> dict[str, Any]:
+    extra = Settings.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict), f"setting {name!r} is not made by _setting"
+    return extra
+
+
+def _accepted(name: str) -> str:
+    """What a setting accepts, in words."""
+    annotation = Settings.model_fields[name].annotation
+    if get_origin(annotation) is Literal:
+        *others, last = (f'"{value}"' for value in get_args(annotation))
+        return f"{', '.join(others)} or {last}"
+    return str(_extra(name)["accepts"])
+
+
+def _refusal(error: ValidationError, merged: _Source) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        name = str(problem["loc"][0])
+        entry = merged[name]
+        ours = problem.get("ctx", {}).get("error")
+        why = f" ({ours})" if isinstance(ours, ValueError) else ""
+        lines.append(f"{entry.where}: {name} must be {_accepted(name)}, not {entry.value!r:.80}{why}")
+    return "\n".join(lines)
+
+
+def _pass_text(item: Any) -> str:
+    """A pass object as stable text: its class and its fields."""
+    fields = ", ".join(f"{field.name}={getattr(item, field.name)!r}" for field in dataclasses.fields(item))
+    return f"{type(item).__module__}.{type(item).__qualname__}({fields})"
