@@ -1,0 +1,51 @@
+# Each target does its own set-up: a virtual environment in .venv, made again when setup.py changes.
+#   make test PYTHON=python3.12 TORCH=torch==2.14.0     another Python, another torch
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: test lint demo exam bench format table clean
+
+test: lint
+	$(BIN)/python -m pytest -q --durations=10
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+# The long examination: op_db and module_db through torch.compile, model families at real sizes.
+exam: $(READY)
+	$(BIN)/python -m bench.exam
+
+bench: $(READY)
+	$(BIN)/python bench/compile_time.py
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Writes README's table of settings again.
+table: $(READY)
+	$(BIN)/python tools/settings_table.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# torch first, then everything else with the same pin, so that pip cannot exchange it for another build.
+$(READY): setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(TORCH)
+	$(BIN)/python -m pip install -q $(TORCH) -e '.[dev]'
+	touch $(READY)

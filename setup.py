@@ -1,0 +1,82 @@
+"""Packaging: metadata, extras, entry points, and the two packages that live beside djinn_fx (passes, costmodels)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+#: Top-level folders that are packages of djinn_fx. djinn_fx/<name> is a symlink to each, for tools on a bare checkout.
+MAPPED = ("passes", "costmodels")
+
+
+def read_version() -> str:
+    """The version in djinn_fx/__init__.py, read as text: importing it would need the package to be installable."""
+    match = re.search(r'^__version__ = "([^"]+)"$', (HERE / "djinn_fx" / "__init__.py").read_text("utf-8"), re.M)
+    if match is None:
+        raise RuntimeError('djinn_fx/__init__.py has no line __version__ = "..."')
+    return match[1]
+
+
+def all_packages() -> list[str]:
+    """Every package once: find_packages follows the symlinks, so the mapped names are taken from their real place."""
+    followed = [name for mapped in MAPPED for name in (f"djinn_fx.{mapped}", f"djinn_fx.{mapped}.*")]
+    packages = find_packages(str(HERE), include=["djinn_fx", "djinn_fx.*"], exclude=followed)
+    for mapped in MAPPED:
+        packages += [f"djinn_fx.{name}" for name in find_packages(str(HERE), include=[mapped, f"{mapped}.*"])]
+    return packages
+
+
+TRANSFORMERS = ["transformers>=4.56"]
+TEST = [*TRANSFORMERS, "pytest>=8", "hypothesis>=6.100", "expecttest>=0.2", "setuptools>=77"]
+DEV = [*TEST, "ruff>=0.12", "mypy>=1.15", "import-linter>=2.3", "types-PyYAML"]
+
+setup(
+    name="djinn-fx",
+    version=read_version(),
+    description="A torch.compile backend that compiles each distinct part of a model once and says why",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=all_packages(),
+    package_dir={f"djinn_fx.{name}": name for name in MAPPED},
+    package_data={"djinn_fx": ["py.typed"], "djinn_fx.costmodels": ["data/*"]},
+    include_package_data=False,
+    zip_safe=False,
+    install_requires=[
+        "torch>=2.11,<2.16",
+        "numpy",
+        "pydantic>=2",
+        "rich",
+        "pyyaml",
+        "filelock",
+        "platformdirs",
+        "safetensors",
+    ],
+    extras_require={
+        "transformers": TRANSFORMERS,
+        "test": TEST,
+        "dev": DEV,
+        # Names kept for engines that are not here yet: asking for one installs nothing and is not an error.
+        "openvino": [],
+        "onnxruntime": [],
+        "tensorrt": [],
+    },
+    entry_points={
+        "torch_dynamo_backends": ["djinn = djinn_fx.backend:djinn"],
+        "console_scripts": ["djinn = djinn_fx.cli:main"],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Software Development :: Compilers",
+        "Typing :: Typed",
+    ],
+)

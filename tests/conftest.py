@@ -1,0 +1,45 @@
+"""What holds for every test: no network, no settings or cache of the person who runs them, a fresh Dynamo."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(autouse=True)
+def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Settings and disk cache of this test alone, and no compiled code left for the next."""
+    for name in list(os.environ):
+        if name.startswith("DJINN_"):
+            monkeypatch.delenv(name)
+    world = tmp_path_factory.mktemp("world")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(world / "config"))
+    monkeypatch.setenv("DJINN_CACHE_DIR", str(world / "cache"))
+    yield
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None:
+        dynamo.reset()
+
+
+@pytest.fixture
+def repo() -> Path:
+    """The repository's root."""
+    return Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked ``gpu`` where there is no CUDA device."""
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if needing:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in needing:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))

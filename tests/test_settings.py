@@ -1,0 +1,327 @@
+"""Settings: sources and their order, what is refused and how that reads, and what the digest depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from djinn_fx.errors import SettingsError
+from djinn_fx.settings import PROJECT_FILE, TORCH_OPTIONS, Settings, describe
+
+
+def load(
+    options: Any = None, *, mode: str | None = None, environ: dict[str, str] | None = None, cwd: Path | None = None
+) -> Settings:
+    return Settings.load(mode, options, environ=environ or {}, cwd=cwd)
+
+
+def refusal(options: Any = None, **sources: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(options, **sources)
+    return str(caught.value)
+
+
+def write_project(folder: Path, text: str) -> Path:
+    path = folder / PROJECT_FILE
+    path.write_text(text, "utf-8")
+    return path
+
+
+@pytest.fixture
+def user_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    path = tmp_path / "config" / "djinn_fx" / "config.yaml"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Shout:
+    """A pass, as far as settings care."""
+
+    volume: int = 1
+
+    def run(self, srg: object, context: object) -> None: ...
+
+
+class TestSources:
+    def test_defaults(self) -> None:
+        settings = load()
+        assert settings.engine == "inductor"
+        assert settings.on_failure == "eager"
+        assert settings.passes is None
+        assert settings.cache_limit_bytes == 20 * 10**9
+        assert settings.progress is None
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="XDG_CONFIG_HOME is where Linux looks")
+    def test_each_source_beats_the_next(self, tmp_path: Path, user_config: Path) -> None:
+        user_config.write_text("expected_calls: 1\n")
+        assert load(cwd=tmp_path).expected_calls == 1
+        write_project(tmp_path, "expected_calls: 2\n")
+        assert load(cwd=tmp_path).expected_calls == 2
+        environ = {"DJINN_EXPECTED_CALLS": "3"}
+        assert load(environ=environ, cwd=tmp_path).expected_calls == 3
+        assert load({"expected_calls": 4}, environ=environ, cwd=tmp_path).expected_calls == 4
+
+    def test_sources_are_merged_name_by_name(self, tmp_path: Path) -> None:
+        write_project(tmp_path, "regions: whole\nengine: inductor\n")
+        settings = load({"cache": False}, environ={"DJINN_ENGINE": "eager"}, cwd=tmp_path)
+        assert (settings.regions, settings.engine, settings.cache) == ("whole", "eager", False)
+
+    def test_the_project_file_is_looked_up_in_the_working_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_project(tmp_path, "regions: whole\n")
+        monkeypatch.chdir(tmp_path)
+        assert Settings.load(environ={}).regions == "whole"
+
+    def test_a_working_directory_that_is_gone_is_no_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        monkeypatch.chdir(gone)
+        gone.rmdir()
+        assert Settings.load(environ={}) == load(cwd=tmp_path)
+
+    def test_the_process_environment_is_the_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DJINN_ENGINE", "eager")
+        assert Settings.load().engine == "eager"
+
+    def test_the_users_options_are_never_changed(self) -> None:
+        options = {"engine": "eager", "passes": ["lifetimes"], "guard_filter_fn": len, "use_aoti": True}
+        before = dict(options)
+        settings = load(options)
+        assert options == before
+        assert options["passes"] == ["lifetimes"]
+        assert settings.passes == ("lifetimes",)
+
+    @pytest.mark.parametrize("name", TORCH_OPTIONS)
+    def test_torchs_own_options_are_left_to_torch(self, name: str) -> None:
+        assert load({name: object()}) == load()
+
+    def test_mode(self) -> None:
+        assert load(mode="max-autotune").mode == "max-autotune"
+        assert load({"mode": "max-autotune"}).mode == "max-autotune"
+        assert "mode=" in refusal({"mode": "default"}, mode="max-autotune")
+
+
+class TestEnvironment:
+    @pytest.mark.parametrize(
+        ("variable", "text", "value"),
+        [
+            ("DJINN_CACHE", "0", False),
+            ("DJINN_CACHE", "Off", False),
+            ("DJINN_CHECK_PASSES", "yes", True),
+            ("DJINN_PROGRESS", "none", None),
+            ("DJINN_PROGRESS", "1", True),
+            ("DJINN_COMPILE_WORKERS", "2", 2),
+            ("DJINN_MAX_BOUNDARY_SHARE", "0.5", 0.5),
+            ("DJINN_MAX_BOUNDARY_SHARE", "1", 1.0),
+            ("DJINN_CACHE_LIMIT", "512 MiB", "512 MiB"),
+            ("DJINN_CACHE_DIR", "/a/b", "/a/b"),
+            ("DJINN_CACHE_DIR", "~/b", os.path.expanduser("~/b")),
+            ("DJINN_PASSES", "none", None),
+            ("DJINN_PASSES", "lifetimes", ("lifetimes",)),
+            ("DJINN_PASSES", "a, b{x=1,y=2} ,c", ("a", "b{x=1,y=2}", "c")),
+        ],
+    )
+    def test_text_is_read_as_the_settings_type(self, variable: str, text: str, value: object) -> None:
+        name = variable.removeprefix("DJINN_").lower()
+        found = getattr(load(environ={variable: text}), name)
+        assert found == value
+        assert type(found) is type(value)
+
+    def test_an_empty_variable_counts_as_not_set(self) -> None:
+        assert load(environ={"DJINN_ENGINE": ""}) == load()
+
+    def test_a_bad_value_names_the_variable(self) -> None:
+        message = refusal(environ={"DJINN_EXPECTED_CALLS": "many"})
+        assert "DJINN_EXPECTED_CALLS" in message
+        assert "'many'" in message
+
+    def test_a_misspelt_variable_is_refused(self) -> None:
+        message = refusal(environ={"DJINN_ENGIN": "eager"})
+        assert "DJINN_ENGIN:" in message
+        assert "did you mean 'engine'?" in message
+
+    def test_an_unrelated_variable_is_only_warned_about(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level("WARNING", "djinn_fx.settings"):
+            assert load(environ={"DJINN_SERVICE_HOST": "10.0.0.1"}) == load()
+        assert "DJINN_SERVICE_HOST" in caplog.text
+
+
+class TestFile:
+    def test_an_empty_file_says_nothing(self, tmp_path: Path) -> None:
+        write_project(tmp_path, "# nothing\n")
+        assert load(cwd=tmp_path) == load()
+
+    def test_every_type(self, tmp_path: Path) -> None:
+        write_project(
+            tmp_path,
+            "cache: off\nprogress: ~\nmax_boundary_share: 0.5\ncache_limit: 3GB\n"
+            "passes:\n  - lifetimes\n  - find-regions{min-ops=4}\n",
+        )
+        settings = load(cwd=tmp_path)
+        assert settings.cache is False
+        assert settings.progress is None
+        assert settings.max_boundary_share == 0.5
+        assert settings.cache_limit_bytes == 3 * 10**9
+        assert settings.passes == ("lifetimes", "find-regions{min-ops=4}")
+
+    @pytest.mark.parametrize(
+        ("text", "at", "says"),
+        [
+            ("engine: eager\nregiones: whole\n", ":2:1:", "did you mean 'regions'?"),
+            ("engine: eager\nexpected_calls: many\n", ":2:17:", "expected_calls must be"),
+            ("cache: true\n\ncache: false\n", ":3:1:", "given twice"),
+            ("engine: [eager\n", ":2:1:", "not valid YAML"),
+            ("- engine\n", ":1:1:", "name: value"),
+            ("engine\n", ":1:1:", "name: value"),
+            ("[a, b]: 1\n", ":1:1:", "unknown option"),
+            ("3: 1\n", ":1:1:", "unknown option 3"),
+            ("engine: !!python/object:os.system {}\n", ":1:9:", "not valid YAML"),
+            ("engine: eager\n\tcache: true\n", ":2:1:", "not valid YAML"),
+        ],
+    )
+    def test_an_error_names_file_line_and_column(self, tmp_path: Path, text: str, at: str, says: str) -> None:
+        path = write_project(tmp_path, text)
+        message = refusal(cwd=tmp_path)
+        assert message.startswith(f"{path}{at}")
+        assert says in message
+
+    def test_a_file_that_is_not_text(self, tmp_path: Path) -> None:
+        path = tmp_path / PROJECT_FILE
+        path.write_bytes(b"engine: \xff\xfe\x00")
+        assert refusal(cwd=tmp_path).startswith(str(path))
+
+    def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
+        (tmp_path / PROJECT_FILE).mkdir()
+        assert "cannot be read" in refusal(cwd=tmp_path)
+
+
+class TestRefused:
+    def test_an_unknown_option_lists_the_known_ones(self) -> None:
+        message = refusal({"engin": "eager"})
+        assert message.startswith("options=: unknown option 'engin'; did you mean 'engine'? Known: engine, ")
+
+    def test_nothing_is_near(self) -> None:
+        assert "did you mean" not in refusal({"zzz": 1})
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("engine", "tpu"),
+            ("engine", None),
+            ("on_failure", "ignore"),
+            ("regions", True),
+            ("mode", "turbo"),
+            ("expected_calls", 0),
+            ("expected_calls", True),
+            ("expected_calls", 2.0),
+            ("expected_calls", "10"),
+            ("max_boundary_share", -0.1),
+            ("max_boundary_share", 1.1),
+            ("max_boundary_share", float("nan")),
+            ("max_boundary_share", "0.1"),
+            ("compile_workers", -1),
+            ("cache", 1),
+            ("cache", "yes"),
+            ("progress", "auto"),
+            ("cache_dir", ""),
+            ("cache_dir", 3),
+            ("cache_limit", "80"),
+            ("cache_limit", 80),
+            ("cache_limit", "80 GiBB"),
+            ("passes", "lifetimes"),
+            ("passes", [3]),
+            ("passes", [Shout]),
+            ("passes", [object()]),
+        ],
+    )
+    def test_a_bad_value_says_what_is_accepted(self, name: str, value: object) -> None:
+        accepted = next(row.type for row in describe() if row.name == name)
+        message = refusal({name: value})
+        assert message.startswith(f"options=: {name} must be {accepted}, not {value!r}"[:80])
+        assert "\n" not in message
+
+    def test_every_bad_value_is_named_at_once(self) -> None:
+        message = refusal({"engine": "tpu"}, environ={"DJINN_CACHE": "maybe"})
+        assert "options=: engine" in message
+        assert "DJINN_CACHE: cache" in message
+
+    @pytest.mark.parametrize("options", ["engine", ["engine"], 3])
+    def test_options_that_are_no_dictionary(self, options: object) -> None:
+        assert "must be a dictionary" in refusal(options)
+
+    def test_an_option_whose_name_is_no_text(self) -> None:
+        assert "unknown option 3" in refusal({3: 1})
+
+    def test_settings_are_frozen(self) -> None:
+        with pytest.raises(Exception, match="frozen"):
+            load().engine = "eager"  # type: ignore[misc]
+
+
+class TestDigest:
+    CHANGES: tuple[dict[str, Any], ...] = (
+        {"engine": "eager"},
+        {"mode": "max-autotune"},
+        {"regions": "whole"},
+        {"expected_calls": 7},
+        {"max_boundary_share": 0.5},
+        {"passes": ["lifetimes"]},
+        {"passes": []},
+        {"passes": [Shout()]},
+        {"passes": [Shout(2)]},
+        {"fallback_random": False},
+    )
+
+    def test_settings_that_change_what_is_compiled_differ(self) -> None:
+        digests = [load(change).digest() for change in ({}, *self.CHANGES)]
+        assert len(set(digests)) == len(digests)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"cache": False},
+            {"cache_dir": "/elsewhere"},
+            {"cache_limit": "1GB"},
+            {"compile_workers": 2},
+            {"progress": True},
+            {"on_failure": "raise"},
+            {"check_passes": True},
+        ],
+    )
+    def test_settings_that_do_not_change_it_are_equal(self, change: dict[str, Any]) -> None:
+        assert load(change).digest() == load().digest()
+
+    def test_equal_in_another_process(self) -> None:
+        code = "from djinn_fx.settings import Settings; print(Settings.load(options={'engine': 'eager'}).digest())"
+        environ = {**os.environ, "PYTHONHASHSEED": "7"}
+        other = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+        assert other.stdout.strip() == load({"engine": "eager"}).digest()
+
+    def test_every_setting_says_whether_it_counts(self) -> None:
+        counted = {name for change in self.CHANGES for name in change}
+        for name, info in Settings.model_fields.items():
+            assert isinstance(info.json_schema_extra, dict)
+            assert info.json_schema_extra["compiles"] is (name in counted)
+
+
+class TestDescription:
+    def test_every_row_is_filled(self) -> None:
+        rows = describe()
+        assert [row.name for row in rows] == list(Settings.model_fields)
+        assert all(all(row) for row in rows)
+        assert {row.name: row.default for row in rows}["compile_workers"] == "0"
+
+    def test_readmes_table_is_current(self, repo: Path) -> None:
+        generator = [sys.executable, "-m", "tools.settings_table", "--check"]
+        done = subprocess.run(generator, cwd=repo, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
