@@ -1,0 +1,99 @@
+"""order: in which sequence the regions run."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch._ops import OpOverload
+from torch.fx import Node
+
+from djinn_fx.errors import PassError
+from djinn_fx.passes.base import PassContext, PassResult
+from djinn_fx.passes.lifetimes import storages_of
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.srg.graph import SRG
+
+#: Stands for the random generator among the storages: every op that draws from it reads and writes it.
+_RANDOM = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Order the regions: each after what it reads, and reads and writes of one memory as the graph has them.
+
+    Regions keep the order of their indices wherever that is possible.
+    """
+
+    name: ClassVar[str] = "order"
+    after: ClassVar[tuple[str, ...]] = ("place",)
+    requires: ClassVar[tuple[str, ...]] = ("regions-partition",)
+    ensures: ClassVar[tuple[str, ...]] = ("order-valid",)
+
+    def run(self, srg: SRG, context: PassContext) -> PassResult:
+        """Sort the regions topologically, smallest index first.
+
+        Raises:
+            PassError: the regions depend on each other in a circle.
+        """
+        before = dependencies(srg)
+        waiting = {region.index: set(before.get(region.index, ())) for region in srg.regions}
+        followers: dict[int, list[int]] = {}
+        for index, needed in waiting.items():
+            for other in needed:
+                followers.setdefault(other, []).append(index)
+        ready = [index for index, needed in waiting.items() if not needed]
+        heapq.heapify(ready)
+        order: list[int] = []
+        while ready:
+            index = heapq.heappop(ready)
+            order.append(index)
+            for follower in followers.get(index, ()):
+                waiting[follower].discard(index)
+                if not waiting[follower]:
+                    heapq.heappush(ready, follower)
+        if len(order) < len(srg.regions):
+            stuck = [region.label for region in srg.regions if region.index not in set(order)]
+            raise PassError(f"regions depend on each other in a circle: {', '.join(stuck[:8])}; they must be convex")
+        srg.order = tuple(order)
+        moved = sum(1 for place, index in enumerate(order) if place != index)
+        detail = f"{len(order)} regions, " + (f"{moved} moved to follow what they read" if moved else "in graph order")
+        return PassResult(modified=True, reasons=(Reason(kind=ReasonKind.ORDERED, detail=detail),))
+
+
+def dependencies(srg: SRG) -> dict[int, set[int]]:
+    """For each region the regions that must run before it: by data, by memory they share, by random numbers."""
+    before: dict[int, set[int]] = {}
+    storages = storages_of(srg)
+    written = {storage for node in srg.ops for storage in _written(srg, node, storages)}
+    writer: dict[int, int] = {}
+    readers: dict[int, set[int]] = {}
+    for node in srg.ops:
+        region = srg.record(node).region
+        if region is None:
+            continue
+        needs = before.setdefault(region, set())
+        needs.update(r for source in node.all_input_nodes if (r := srg.record(source).region) is not None)
+        writes = _written(srg, node, storages)
+        touched = {storage for source in node.all_input_nodes for storage in storages[source]} & written
+        for storage in touched | writes:
+            if storage in writer:
+                needs.add(writer[storage])
+            if storage in writes:
+                needs.update(readers.pop(storage, ()))
+                writer[storage] = region
+            readers.setdefault(storage, set()).add(region)
+    for region, needs in before.items():
+        needs.discard(region)
+    return before
+
+
+def _written(srg: SRG, node: Node, storages: dict[Node, tuple[int, ...]]) -> set[int]:
+    """Storages the op writes, the random generator among them."""
+    names = srg.record(node).mutates
+    written = {storage for source in node.all_input_nodes if source.name in names for storage in storages[source]}
+    if isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
+        written.add(_RANDOM)
+    return written
