@@ -28,6 +28,8 @@ from djinn_fx.units import parse_bytes
 log = logging.getLogger("djinn_fx.settings")
 
 ENV_PREFIX = "DJINN_"
+#: Variables with our prefix that are no settings: DJINN_DEBUG=1 makes the commands show tracebacks.
+OTHER_VARIABLES = ("DJINN_DEBUG",)
 PROJECT_FILE = "djinn.yaml"
 #: torch's own keys in ``options=``; torch reads them, they are not ours to judge.
 TORCH_OPTIONS = ("guard_filter_fn", "use_aoti")
@@ -231,12 +233,12 @@ def _from_environment(environ: Mapping[str, str]) -> _Source:
     """
     found: _Source = {}
     for variable, text in environ.items():
-        if not variable.startswith(ENV_PREFIX) or not text:
+        if not variable.startswith(ENV_PREFIX) or variable in OTHER_VARIABLES or not text:
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
         where = f"environment variable {variable}"
         if name in Settings.model_fields:
-            found[name] = _Entry(_read_text(name, text), where)
+            found[name] = _Entry(read_text(name, text), where)
         elif _nearest(name):
             _check_name(name, where)
         else:
@@ -247,9 +249,13 @@ def _from_environment(environ: Mapping[str, str]) -> _Source:
 _TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
-def _read_text(name: str, text: str) -> Any:
-    """An environment variable's value as the setting's type; the text itself where it cannot be read as that."""
-    annotation: Any = Settings.model_fields[name].annotation
+def read_text(name: str, text: str) -> Any:
+    """Text from the environment or a command line as the setting's type.
+
+    The text itself where it cannot be read as that, or there is no such setting: loading then says so.
+    """
+    info = Settings.model_fields.get(name)
+    annotation: Any = info.annotation if info else str
     kinds = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     if types.NoneType in kinds and text.lower() == "none":
         return None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from djinn_fx.errors import SettingsError
-from djinn_fx.settings import PROJECT_FILE, TORCH_OPTIONS, Settings, describe
+from djinn_fx.settings import PROJECT_FILE, TORCH_OPTIONS, Settings, describe, read_text
 
 
 def load(
@@ -150,6 +150,14 @@ class TestEnvironment:
         message = refusal(environ={"DJINN_ENGIN": "eager"})
         assert "DJINN_ENGIN:" in message
         assert "did you mean 'engine'?" in message
+
+    def test_the_debug_switch_is_no_setting(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level("WARNING", "djinn_fx.settings"):
+            assert load(environ={"DJINN_DEBUG": "1"}) == load()
+        assert not caplog.records
+
+    def test_text_for_no_setting_is_left_as_it_is(self) -> None:
+        assert read_text("engin", "eager") == "eager"
 
     def test_an_unrelated_variable_is_only_warned_about(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level("WARNING", "djinn_fx.settings"):
