@@ -1,0 +1,102 @@
+"""The entry point of ``torch.compile(model, backend="djinn")``. Importing this module is cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from djinn_fx.compile import CapturedGraph, CaptureResult
+    from djinn_fx.settings import Settings
+
+__all__ = ["capture", "compilations", "compile_exported", "djinn", "reset"]
+
+
+def djinn(
+    gm: torch.fx.GraphModule,
+    example_inputs: list[Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Compile a graph that Dynamo captured. Called by ``torch.compile(..., backend="djinn")``.
+
+    Args:
+        gm: Dynamo's graph, parameters lifted to inputs.
+        example_inputs: one per placeholder.
+        mode: torch.compile's mode; handed to the engine.
+        options: settings of djinn, see the README's table.
+
+    Raises:
+        SettingsError: an unknown option or a value of the wrong type, before any work.
+        EngineError: an engine failed and ``on_failure`` is ``"raise"``.
+    """
+    from djinn_fx.compile import compile_graph
+    from djinn_fx.settings import Settings
+
+    return compile_graph(gm, example_inputs, Settings.load(mode, options))
+
+
+def reset() -> None:
+    """Forget what this process holds in memory. ``torch.compiler.reset()`` calls it; the disk cache stays."""
+    from djinn_fx.compile import forget
+
+    forget()
+
+
+# torch._dynamo.reset looks for this attribute on the backends it has used.
+djinn.reset = reset  # type: ignore[attr-defined]
+
+
+def compilations() -> tuple[CapturedGraph, ...]:
+    """What was compiled in this process, oldest first, the last 256: graphs, plans, builds and reasons."""
+    from djinn_fx.compile import history
+
+    return history()
+
+
+def capture(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    settings: Settings | None = None,
+    build: bool = False,
+    dynamic: bool | None = None,
+) -> CaptureResult:
+    """Trace a model with example arguments and plan its graphs, without changing the model.
+
+    Args:
+        model: a module or a function of tensors.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        settings: those in force if None.
+        build: also build and run the regions; otherwise the graphs run eagerly.
+        dynamic: as for ``torch.compile``.
+    """
+    from djinn_fx.compile import capture_graphs
+
+    return capture_graphs(model, args, kwargs or {}, settings=settings, build=build, dynamic=dynamic)
+
+
+def compile_exported(
+    program: torch.export.ExportedProgram, *, mode: str | None = None, options: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """Compile a ``torch.export`` program.
+
+    Args:
+        program: as ``torch.export.export`` gives it; dynamic dimensions stay dynamic.
+        mode: as for ``torch.compile``.
+        options: as for ``torch.compile``.
+
+    Returns:
+        A callable with the program's own signature.
+
+    Raises:
+        SettingsError: as for :func:`djinn`.
+    """
+    from djinn_fx.compile import compile_program
+
+    return compile_program(program, mode, options)

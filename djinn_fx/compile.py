@@ -1,0 +1,318 @@
+"""From Dynamo's graph to a compiled callable: AOTAutograd, SRG, passes, plan, engines, runtime."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from torch._dynamo.backends.common import aot_autograd
+from torch.fx import GraphModule
+
+from djinn_fx.engines.build import MEMORY, Builder, RegionBuild
+from djinn_fx.engines.prewarm import prewarm
+from djinn_fx.errors import SettingsError
+from djinn_fx.passes.base import Pass, PassContext, PassTiming, run_passes
+from djinn_fx.passes.find_regions import FindRegions
+from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
+from djinn_fx.reasons import Reason
+from djinn_fx.runtime.executor import executable, program_of
+from djinn_fx.settings import Settings
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.lower import lower
+from djinn_fx.srg.plan import Plan
+from djinn_fx.srg.record import GraphKind, Residency
+
+log = logging.getLogger("djinn_fx")
+
+#: How many compilations of this process are remembered.
+_REMEMBERED = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapturedGraph:
+    """One graph as it was planned, and how its regions were built.
+
+    Attributes:
+        srg: the graph with its records.
+        plan: what the passes decided.
+        pass_timings: one per pass, in order.
+        builds: one per region; empty if nothing was built.
+    """
+
+    srg: SRG
+    plan: Plan
+    pass_timings: tuple[PassTiming, ...]
+    builds: tuple[RegionBuild, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """All decisions: of the plan, then of the builds."""
+        return (*self.plan.reasons, *(reason for build in self.builds for reason in build.reasons))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureResult:
+    """A model's graphs.
+
+    Attributes:
+        graphs: in the order they were compiled.
+        graph_breaks: why Dynamo split the model, with the user's file:line.
+        output: what the model returned.
+    """
+
+    graphs: tuple[CapturedGraph, ...]
+    graph_breaks: tuple[str, ...]
+    output: Any
+
+
+_HISTORY: deque[CapturedGraph] = deque(maxlen=_REMEMBERED)
+
+
+def history() -> tuple[CapturedGraph, ...]:
+    """The compilations of this process, oldest first."""
+    return tuple(_HISTORY)
+
+
+def forget() -> None:
+    """Drop loaded artefacts and the history."""
+    MEMORY.clear()
+    _HISTORY.clear()
+
+
+def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Settings) -> Callable[..., Any]:
+    """Compile one of Dynamo's graphs.
+
+    Raises:
+        SettingsError: the option ``passes`` names no pass.
+        EngineError: an engine failed and ``on_failure`` is ``"raise"``.
+    """
+    passes = passes_for(settings)
+    if settings.engine == "inductor":
+        prewarm(example_inputs)
+    compiler = _GraphCompiler(settings, passes, _input_kinds(gm, example_inputs))
+    if not compiler.cacheable:
+        return compiler.through_aot(gm, example_inputs)
+    from djinn_fx.runtime.graph_cache import keeping
+
+    with keeping(settings, compiler.tag()):
+        return compiler.through_aot(gm, example_inputs)
+
+
+def passes_for(settings: Settings) -> tuple[Pass, ...]:
+    """The pipeline these settings ask for.
+
+    Raises:
+        SettingsError: the option ``passes`` names no pass.
+    """
+    if settings.passes is not None:
+        passes = parse_passes(settings.passes)
+        if not any(one.name == FindRegions.name for one in passes):
+            raise SettingsError("option 'passes': the pipeline needs find-regions, else there is nothing to run")
+        return passes
+    regions = FindRegions(max_boundary_share=settings.max_boundary_share, whole=settings.regions == "whole")
+    return tuple(regions if one.name == FindRegions.name else one for one in DEFAULT)
+
+
+def _input_kinds(gm: GraphModule, example_inputs: Sequence[Any]) -> list[Residency]:
+    """What each input of Dynamo's graph is: Dynamo lifts parameters and buffers to inputs and says where from."""
+    kinds = []
+    for node, value in zip(gm.graph.find_nodes(op="placeholder"), example_inputs, strict=False):
+        source = getattr(node, "_dynamo_source", None)
+        name = getattr(source, "name", "")
+        path = str(name() if callable(name) else name)
+        if isinstance(value, torch.nn.Parameter) or "_parameters" in path:
+            kinds.append(Residency.PARAMETER)
+        elif "_buffers" in path:
+            kinds.append(Residency.BUFFER)
+        else:
+            kinds.append(Residency.INPUT)
+    return kinds
+
+
+class _GraphCompiler:
+    """Compiles the graphs AOTAutograd makes of one of Dynamo's: inference, or forward and backward."""
+
+    def __init__(self, settings: Settings, passes: tuple[Pass, ...], kinds: Sequence[Residency]) -> None:
+        self._settings = settings
+        self._passes = passes
+        self._kinds = kinds
+        self._residency: dict[str, Residency] = {}
+        self.cacheable = (
+            settings.cache
+            and settings.engine != "eager"
+            and settings.passes is None
+            and not torch.compiler.config.force_disable_caches
+        )
+
+    @functools.cached_property
+    def _builder(self) -> Builder:
+        return Builder(self._settings)
+
+    def tag(self) -> str:
+        """What a kept graph depends on besides the settings."""
+        from djinn_fx.engines.store import default_cache_dir
+
+        return str(self._settings.cache_dir or default_cache_dir())
+
+    def through_aot(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        compilers = {
+            "inference_compiler": functools.partial(self._compile, GraphKind.INFERENCE),
+            "fw_compiler": functools.partial(self._compile, GraphKind.FORWARD),
+            "bw_compiler": functools.partial(self._compile, GraphKind.BACKWARD),
+        }
+        if self.cacheable:
+            from djinn_fx.runtime.graph_cache import cacheable
+
+            compilers = {name: cacheable(compiler) for name, compiler in compilers.items()}
+        backend = aot_autograd(
+            **compilers,
+            partition_fn=functools.partial(min_cut_rematerialization_partition, compiler="inductor"),
+            keep_inference_input_mutations=True,
+        )
+        compiled: Callable[..., Any] = backend(gm, example_inputs)
+        return compiled
+
+    def _compile(self, kind: GraphKind, gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
+        captured, run, kept = self.compile_aten(kind, gm)
+        _HISTORY.append(captured)
+        if self.cacheable:
+            from djinn_fx.runtime.graph_cache import DjinnGraph
+
+            return DjinnGraph(run, kept)
+        return make_boxed_func_from(run)
+
+    def compile_aten(self, kind: GraphKind, gm: GraphModule) -> tuple[CapturedGraph, Any, str | None]:
+        """Plan and build one ATen graph: what was decided, the boxed callable, its stored form if it has one."""
+        captured = self.plan(kind, gm)
+        srg, plan = captured.srg, captured.plan
+        built = self._builder.build(srg, plan)
+        captured = replace(captured, builds=built.builds)
+        program, constants = program_of(srg, plan)
+        run = executable(program, built.callables, constants)
+        kept = None
+        if self.cacheable and not constants:
+            from djinn_fx.runtime.graph_cache import kept_form
+
+            kept = kept_form(program, [build.key for build in built.builds], self._settings)
+        return captured, run, kept
+
+    def plan(self, kind: GraphKind, gm: GraphModule) -> CapturedGraph:
+        """Lower one ATen graph and run the passes."""
+        srg = lower(gm, kind, self._placeholder_kinds(kind, gm))
+        context = PassContext(device=_device_of(srg), expected_calls=self._settings.expected_calls)
+        result = run_passes(srg, self._passes, context, check=self._settings.check_passes)
+        plan = plan_of(srg)
+        if not plan.order:
+            plan = replace(plan, order=tuple(range(len(plan.regions))))
+        _trace(srg, plan)
+        return CapturedGraph(srg=srg, plan=plan, pass_timings=tuple(result.timings))
+
+    def _placeholder_kinds(self, kind: GraphKind, gm: GraphModule) -> dict[str, Residency]:
+        """Placeholders keep Dynamo's order in the forward; the backward names those it saved from there."""
+        placeholders = gm.graph.find_nodes(op="placeholder")
+        if kind is GraphKind.BACKWARD:
+            return {n.name: self._residency.get(n.name, Residency.ACTIVATION) for n in placeholders}
+        found = {}
+        for place, node in enumerate(placeholders):
+            index = getattr(node.meta.get("desc"), "idx", place)
+            found[node.name] = self._kinds[index] if index < len(self._kinds) else Residency.INPUT
+        self._residency.update(found)
+        return found
+
+
+def make_boxed_func_from(run: Any) -> Any:
+    """Mark a callable as taking its arguments in a list."""
+
+    def boxed(args: list[Any]) -> Any:
+        return run(args)
+
+    boxed._boxed_call = True  # type: ignore[attr-defined]
+    return boxed
+
+
+def _device_of(srg: SRG) -> str:
+    """The device most of the graph's values are on."""
+    counts: dict[str, int] = {}
+    for node in srg.nodes:
+        for meta in srg.record(node).outputs:
+            counts[meta.device] = counts.get(meta.device, 0) + 1
+    return max(sorted(counts), key=lambda device: counts[device], default="cpu")
+
+
+def _trace(srg: SRG, plan: Plan) -> None:
+    """Put the SRG and the plan into torch's structured trace (TORCH_TRACE, shown by tlparse)."""
+    from torch._logging import trace_structured
+
+    from djinn_fx.srg.printer import to_text
+
+    for name, payload in (("djinn_srg", lambda: to_text(srg)), ("djinn_plan", lambda: repr(plan))):
+        metadata = {"name": name, "encoding": "string"}
+        trace_structured("artifact", metadata_fn=lambda metadata=metadata: metadata, payload_fn=payload)
+
+
+def capture_graphs(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    settings: Settings | None,
+    build: bool,
+    dynamic: bool | None,
+) -> CaptureResult:
+    """See :func:`djinn_fx.backend.capture`."""
+    chosen = settings if settings is not None else Settings.load()
+    graphs: list[CapturedGraph] = []
+    breaks: list[str] = []
+
+    def recorder(gm: GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+        reason = getattr(gm, "compile_subgraph_reason", None)
+        if reason is not None and reason.graph_break:
+            frame = next(iter(reversed(reason.user_stack or [])), None)
+            where = f" at {frame.filename}:{frame.lineno}" if frame is not None else ""
+            breaks.append(f"{reason.reason.strip().splitlines()[0]}{where}")
+        compiler = _GraphCompiler(chosen, passes_for(chosen), _input_kinds(gm, example_inputs))
+        compiler.cacheable = False
+        return _recording(compiler, graphs, build).through_aot(gm, example_inputs)
+
+    torch._dynamo.reset()
+    try:
+        output = torch.compile(model, backend=recorder, dynamic=dynamic)(*args, **kwargs)
+    finally:
+        torch._dynamo.reset()
+    return CaptureResult(graphs=tuple(graphs), graph_breaks=tuple(dict.fromkeys(breaks)), output=output)
+
+
+def _recording(compiler: _GraphCompiler, graphs: list[CapturedGraph], build: bool) -> _GraphCompiler:
+    """A compiler that notes each graph, and runs it eagerly unless it is to be built."""
+
+    def compile_and_note(kind: GraphKind, gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
+        if build:
+            captured, run, _ = compiler.compile_aten(kind, gm)
+            graphs.append(captured)
+            return make_boxed_func_from(run)
+        graphs.append(compiler.plan(kind, gm))
+        return make_boxed_func(gm.forward)
+
+    compiler._compile = compile_and_note  # type: ignore[method-assign]
+    return compiler
+
+
+def compile_program(program: Any, mode: str | None, options: Mapping[str, Any] | None) -> Callable[..., Any]:
+    """See :func:`djinn_fx.backend.compile_exported`."""
+    settings = Settings.load(mode, options)
+    passes_for(settings)
+    given = dict(options or {})
+    if mode is not None:
+        given["mode"] = mode
+    dynamic = True if program.range_constraints else None
+    from djinn_fx.backend import djinn
+
+    backend = functools.partial(djinn, options=given)
+    compiled: Callable[..., Any] = torch.compile(program.module(), backend=backend, dynamic=dynamic)
+    return compiled

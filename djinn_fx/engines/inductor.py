@@ -1,0 +1,240 @@
+"""Inductor: the only adapter around ``torch._inductor.standalone_compile`` and the private names it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.base import Artefact, Capability, RegionCallable, RegionGraph
+from djinn_fx.errors import EngineError
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings import Settings
+from djinn_fx.srg.graph import fake_value, tensors_of
+
+log = logging.getLogger("djinn_fx.engines.inductor")
+
+#: Raised when this module changes what it hands to Inductor; part of every key.
+CONVERTER_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class InductorEngine:
+    """Compiles a region with TorchInductor, weights as inputs, so that identical layers share one artefact.
+
+    Attributes:
+        mode: torch.compile's mode name, turned into Inductor's options.
+        fallback_random: draw random numbers as eager does, at the price of not fusing them.
+    """
+
+    mode: str = "default"
+    fallback_random: bool = True
+    name: str = field(default="inductor", init=False)
+
+    def capability(self) -> Capability:
+        """Inductor can build where its backend's compiler is there; without one the first build says why."""
+        try:
+            import torch._inductor  # noqa: F401
+        except ImportError as error:  # a torch built without Inductor's dependencies
+            return Capability(can_build=False, can_run=False, why_not=str(error))
+        return Capability(can_build=True, can_run=True, versions={"torch": str(torch.__version__)})
+
+    def supports(self, region: RegionGraph) -> Reason | None:
+        """Inductor takes every region that computes a tensor on a device it knows."""
+        values = [fake_value(node) for node in region.gm.graph.nodes if node.op == "call_function"]
+        tensors = [tensor for value in values for tensor in tensors_of(value)]
+        if not tensors:
+            return Reason(
+                kind=ReasonKind.ENGINE_REFUSED,
+                detail="inductor: the region computes no tensor",
+                node=region.label,
+            )
+        odd = next((t for t in tensors if t.layout is not torch.strided), None)
+        if odd is not None:
+            return Reason(
+                kind=ReasonKind.ENGINE_REFUSED,
+                detail=f"inductor: a tensor with layout {odd.layout}",
+                node=region.label,
+            )
+        return None
+
+    def compile(self, region: RegionGraph) -> Artefact:
+        """Compile a region with the shapes, symbols included, of its graph.
+
+        Raises:
+            EngineError: Inductor failed; the cause is chained.
+        """
+        try:
+            with _neutral_context():
+                artefact = torch._inductor.standalone_compile(
+                    _announce_fake_mode(region),
+                    list(region.example_inputs),
+                    dynamic_shapes="from_graph",
+                    options={"config_patches": self._options()},
+                    aot=True,
+                )
+        except Exception as error:
+            raise EngineError(f"inductor could not compile {region.label}: {_first_line(error)}") from error
+        return Artefact(
+            header={"engine": self.name, "outputs": _output_count(region)},
+            payload=_serialise(artefact, region.label),
+            ready=_as_region_callable(artefact),
+        )
+
+    def load(self, artefact: Artefact) -> RegionCallable:
+        """Make stored bytes callable. Missing native kernels are rebuilt by Inductor from the stored source.
+
+        Raises:
+            EngineError: the bytes do not fit this torch.
+        """
+        from torch._inductor.standalone_compile import AOTCompiledArtifact
+
+        assert artefact.payload is not None, "only stored artefacts are loaded"
+        try:
+            with _neutral_context(), _clean_tracing_context():
+                return _as_region_callable(AOTCompiledArtifact.deserialize(artefact.payload))
+        except Exception as error:
+            raise EngineError(f"inductor could not load an artefact: {_first_line(error)}") from error
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Versions, the machine's capability, and the flags an artefact depends on."""
+        return {
+            "engine": self.name,
+            "converter": str(CONVERTER_VERSION),
+            "mode": self.mode,
+            "options": _digest(self._options()),
+            **_versions(),
+            "flags": _flags(),
+        }
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"fallback_random": True} if self.fallback_random else {}
+        if self.mode != "default":
+            options.update(torch._inductor.list_mode_options(self.mode))
+        return options
+
+
+def _announce_fake_mode(region: RegionGraph) -> torch.fx.GraphModule:
+    """standalone_compile("from_graph") takes the fake mode off an output's ``example_value``."""
+    output = next(iter(region.gm.graph.find_nodes(op="output")))
+    for node in output.all_input_nodes:
+        value = fake_value(node)
+        if isinstance(value, torch.Tensor):
+            node.meta["example_value"] = value
+    return region.gm
+
+
+@contextlib.contextmanager
+def _neutral_context() -> Iterator[None]:
+    """The graph says all that is to be done: autocast and autograd were applied when it was traced."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch._C._DisableAutocast())
+        yield
+
+
+def _clean_tracing_context() -> contextlib.AbstractContextManager[Any]:
+    """Loading writes the artefact's output strides into the ambient tracing context: give it one of its own."""
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    return tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))
+
+
+def _as_region_callable(artefact: Any) -> RegionCallable:
+    """Peel an artefact to the callable that takes a list it may clear.
+
+    What torch hands out is that callable in two wrappers: one unpacks the list, one keeps Dynamo from tracing
+    it. Regions are only called from code that Dynamo does not trace, and each wrapper costs microseconds.
+    """
+    from torch._dynamo.eval_frame import innermost_fn
+
+    compiled = artefact.inner_fn.compiled_fn
+    boxed = getattr(innermost_fn(compiled), "__wrapped__", None)
+    if callable(boxed):
+        unwrapped: RegionCallable = boxed
+        return unwrapped
+
+    def run(args: list[Any]) -> Any:
+        return compiled(*args)
+
+    return run
+
+
+def _serialise(artefact: Any, label: str) -> bytes | None:
+    try:
+        payload: bytes = artefact.serialize()
+    except Exception as error:  # torch raises whatever its pickler meets; the artefact itself is fine
+        log.info("%s cannot be stored: %s", label, _first_line(error))
+        return None
+    return payload
+
+
+def _output_count(region: RegionGraph) -> int:
+    return len(next(iter(region.gm.graph.find_nodes(op="output"))).args[0])
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    from torch._inductor.codecache import CacheBase, torch_key
+
+    return {
+        "torch": str(torch.__version__),
+        "torch_source": hashlib.sha256(torch_key()).hexdigest()[:16],
+        "system": _digest(CacheBase.get_system()),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "compiler": _compiler_version(),
+    }
+
+
+def _compiler_version() -> str:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        command = [get_cpp_compiler(), "-dumpfullversion", "-dumpversion"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
+    except Exception as error:  # no compiler is a fact about the machine, told when something needs one
+        return f"none ({type(error).__name__})"
+
+
+def _flags() -> str:
+    """The process-wide switches that change what Inductor generates."""
+    from torch._inductor import config
+
+    return _digest(
+        {
+            "inductor": {k: v for k, v in config.save_config_portable().items() if k not in _IGNORED_CONFIG},
+            "threads": torch.get_num_threads(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "matmul": torch.get_float32_matmul_precision(),
+            "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,  # type: ignore[attr-defined]
+            "cudnn": [torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark],
+        }
+    )
+
+
+#: Inductor settings that say where and how fast to compile, not what.
+_IGNORED_CONFIG = frozenset({"compile_threads", "worker_start_method", "verbose_progress", "debug_dir_root"})
+
+
+def make(settings: Settings) -> InductorEngine:
+    """The engine as the settings want it."""
+    return InductorEngine(mode=settings.mode, fallback_random=settings.fallback_random)

@@ -1,0 +1,100 @@
+"""The key of an artefact: the region's structure and everything the engine's result depends on besides it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.base import RegionGraph
+from djinn_fx.srg.graph import tensors_of
+from djinn_fx.srg.hashing import CANONICAL_SCHEMA
+
+#: Raised when what an entry holds changes its meaning.
+ARTEFACT_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineKey:
+    """A key and the fields it was made from; the fields are stored too, so that a miss can be explained."""
+
+    digest: str
+    fields: Mapping[str, Any]
+
+    def variant(self, number: int) -> EngineKey:
+        """The key of a further artefact for the same region, valid for other sizes."""
+        return self if number == 0 else _key({**self.fields, "variant": number})
+
+
+def engine_key(region: RegionGraph, fingerprint: Mapping[str, str]) -> EngineKey:
+    """The key of a region for an engine.
+
+    The device *index* is not part of the structural hash, but generated code holds it, so it is a field here.
+    """
+    return _key(
+        {
+            "schema": ARTEFACT_SCHEMA,
+            "canonical_schema": CANONICAL_SCHEMA,
+            "structural_hash": region.structural_hash,
+            "devices": _devices(region),
+            "weights": "input",
+            "engine": dict(fingerprint),
+        }
+    )
+
+
+def _key(fields: Mapping[str, Any]) -> EngineKey:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return EngineKey(digest=hashlib.sha256(text.encode()).hexdigest(), fields=fields)
+
+
+def _devices(region: RegionGraph) -> list[str]:
+    values = [node.meta.get("val") for node in region.gm.graph.nodes]
+    return sorted({str(tensor.device) for value in values for tensor in tensors_of(value)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guards:
+    """When an artefact for symbolic sizes may be used.
+
+    Compiling may rely on facts about sizes (``s0 <= 512``). Torch writes them as an expression over the
+    region's symbolic inputs; a later user of the artefact must find them true, and by checking them makes its
+    own graph depend on them.
+    """
+
+    expression: str | None
+
+    @staticmethod
+    def of(symints: Sequence[torch.SymInt]) -> Guards:
+        """All facts known of these sizes now, that is after compiling."""
+        if not symints:
+            return Guards(expression=None)
+        shape_env = symints[0].node.shape_env
+        guards = shape_env.get_pruned_guards(symints)
+        return Guards(expression=shape_env.produce_guards_expression(placeholders=symints, guards=guards))
+
+    def hold(self, symints: Sequence[torch.SymInt]) -> bool:
+        """Whether they are true of these sizes. If so, the current graph is guarded by them."""
+        if self.expression is None:
+            return True
+        if not symints:
+            return False
+        shape_env = symints[0].node.shape_env
+        if not shape_env.evaluate_guards_expression(self.expression, [s.node.hint for s in symints]):
+            return False
+        return bool(shape_env.evaluate_guards_expression(self.expression, symints))
+
+
+def symbolic_inputs(region: RegionGraph) -> list[torch.SymInt]:
+    """The region's inputs that are size symbols, in order."""
+    return [
+        value
+        for value in region.example_inputs
+        if isinstance(value, torch.SymInt) and value.node.hint is not None and value.node.expr.is_symbol
+    ]
+
+

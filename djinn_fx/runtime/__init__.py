@@ -1,0 +1,1 @@
+"""Runs a plan: a flat list of steps behind a boxed callable."""

@@ -1,0 +1,128 @@
+"""Skipping AOTAutograd in a warm process, by way of torch's own AOTAutograd cache.
+
+Torch keeps the result of AOTAutograd on disk if the compiler gives back an ``OutputCode``. Ours holds only plain
+data: the program and the keys of its regions' artefacts. On a hit torch hands it back before any tracing, and the
+artefacts come from memory or our own store. If one is gone, loading raises, torch takes that for a miss, and the
+graph is compiled anew. Keys are torch's (graph, inputs, guards, torch and its settings) plus a tag of ours.
+
+This is the one module that knows torch's private names for that cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch._functorch.config
+from torch._functorch._aot_autograd.schemas import SerializableAOTDispatchCompiler
+from torch._inductor.output_code import OutputCode
+
+from djinn_fx import __version__
+from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.build import load_artefact
+from djinn_fx.errors import StoreError
+from djinn_fx.runtime.executor import Program, Step, executable
+from djinn_fx.settings import Settings
+
+log = logging.getLogger("djinn_fx.runtime")
+
+
+class DjinnGraph(OutputCode):
+    """A compiled graph that torch can keep: the program, and the key of each region's artefact.
+
+    Args:
+        run: the boxed callable.
+        stored: JSON text from which it can be made again, or None if it cannot (a region runs eagerly, or holds
+            a constant).
+    """
+
+    def __init__(self, run: RegionCallable, stored: str | None) -> None:
+        super().__init__()
+        self._boxed_call = True
+        self._run: RegionCallable | None = run
+        self._stored = stored
+
+    def __call__(self, inputs: Sequence[Any]) -> Any:
+        """Run the graph; empties the list."""
+        assert self._run is not None, "post_compile has not run"
+        return self._run(inputs)  # type: ignore[arg-type]
+
+    def prepare_for_serialization(self) -> None:
+        """Drop what only lives in this process.
+
+        Raises:
+            StoreError: the graph cannot be kept; torch then leaves it out of its cache.
+        """
+        if self._stored is None:
+            raise StoreError("a graph with eager regions or constants is not kept between processes")
+        self._run = None
+
+    def post_compile(self, example_inputs: Any, constants: Any, graph_kwargs: Any) -> None:
+        """After loading: fetch the regions' artefacts.
+
+        Raises:
+            StoreError: one is gone; torch takes this for a miss.
+        """
+        if self._run is not None:
+            return
+        assert self._stored is not None, "only kept graphs are loaded"
+        program, keys, settings = _read(self._stored)
+        callables = [load_artefact(settings, key) for key in keys]
+        missing = [key[:12] for key, run in zip(keys, callables, strict=True) if run is None]
+        if missing:
+            raise StoreError(f"artefacts are no longer in the cache: {', '.join(dict.fromkeys(missing))}")
+        self._run = executable(program, [run for run in callables if run is not None], {})
+
+    def set_triton_bundle(self, triton_bundle: Any) -> None:
+        """Triton kernels travel inside the regions' artefacts; there are none of the graph's own."""
+
+
+def kept_form(program: Program, keys: Sequence[str], settings: Settings) -> str | None:
+    """The text a graph can be made from again, or None if one of its regions has no stored artefact."""
+    if not all(keys):
+        return None
+    form = {
+        "settings": settings.model_dump(exclude={"passes"}),
+        "keys": list(keys),
+        "arguments": program.arguments,
+        "slots": program.slots,
+        "results": list(program.results),
+        "steps": [[s.region, s.inputs, s.outputs, s.frees] for s in program.steps],
+    }
+    try:
+        return json.dumps(form)
+    except TypeError as error:  # a literal result that is no JSON value
+        log.debug("graph not kept: %s", error)
+        return None
+
+
+def _read(text: str) -> tuple[Program, list[str], Settings]:
+    form = json.loads(text)
+    steps = tuple(
+        Step(region=region, inputs=tuple(inputs), outputs=tuple(outputs), frees=tuple(frees))
+        for region, inputs, outputs, frees in form["steps"]
+    )
+    program = Program(
+        arguments=form["arguments"], slots=form["slots"], steps=steps, results=tuple(form["results"])
+    )
+    return program, list(form["keys"]), Settings(**form["settings"])
+
+
+def cacheable(compiler: Callable[..., Any]) -> Any:
+    """Mark a compiler's results as ones torch may keep."""
+    return SerializableAOTDispatchCompiler(OutputCode, compiler)
+
+
+@contextlib.contextmanager
+def keeping(settings: Settings, engine_tag: str) -> Iterator[None]:
+    """Let torch keep whole graphs, under a tag that changes with our version, settings and engine."""
+    tag = f"{torch.compiler.config.cache_key_tag}djinn-{__version__}-{settings.digest()[:16]}-{engine_tag}"
+    with (
+        torch.compiler.config.patch("cache_key_tag", tag),
+        torch._functorch.config.patch("bundled_autograd_cache", True),
+    ):
+        yield
