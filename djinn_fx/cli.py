@@ -1,0 +1,70 @@
+"""The command ``djinn``. Cheap to start: torch is imported only by what needs it."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import djinn_fx
+from djinn_fx import cache_cli
+from djinn_fx.errors import DjinnError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of every subcommand but ``explain``, which reads its own."""
+    made = argparse.ArgumentParser(
+        prog="djinn",
+        description="The torch.compile backend djinn: look after its cache, ask it what it decides and why.",
+        epilog="Exit code: 0 done, 1 something was found wrong, 2 the command could not be carried out.",
+    )
+    made.add_argument("--version", action="version", version=f"djinn-fx {djinn_fx.__version__}")
+    commands = made.add_subparsers(metavar="COMMAND", required=True)
+    cache_cli.add_parser(commands)
+    commands.add_parser("explain", help="report what djinn decides about a model, and why", add_help=False)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. What goes wrong is one line on stderr."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a label may hold what the terminal's encoding lacks
+    try:
+        if words[:1] == ["explain"]:
+            return _explain(words[1:])
+        arguments = parser().parse_args(words)
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stopped:  # argparse has printed why, or the help
+        return stopped.code if isinstance(stopped.code, int) else BAD_INPUT
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wanted. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except DjinnError as error:
+        print(f"djinn: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"djinn: {what}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("djinn: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _explain(words: list[str]) -> int:
+    try:
+        from djinn_fx.explain.__main__ import main as explain
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print("djinn: explain needs torch, which is not installed here: pip install torch", file=sys.stderr)
+        return BAD_INPUT
+    return explain(words)
