@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import re
@@ -101,7 +102,19 @@ def source_of(node: Node) -> str | None:
 
 
 def _size(size: int | torch.SymInt) -> Size:
-    return str(size.node.expr) if isinstance(size, torch.SymInt) else int(size)
+    """A size as plain data. A symbolic integer that stands for a number (a duck-shaped stride) is that number."""
+    if type(size) is int:
+        return size
+    if not isinstance(size, torch.SymInt):
+        return int(size)
+    expr = size.node.expr
+    return int(expr) if isinstance(expr, int) or expr.is_number else _expression_text(expr)
+
+
+@functools.lru_cache(maxsize=8192)
+def _expression_text(expr: Any) -> str:
+    """An expression as text; printing one takes sympy 70 us, and a graph has few different ones."""
+    return str(expr)
 
 
 def _tensor_meta(tensor: torch.Tensor, storages: dict[Any, int]) -> TensorMeta:
@@ -148,9 +161,7 @@ def _is_view(node: Node, outputs: tuple[TensorMeta, ...], srg: SRG) -> bool:
         producer = node.args[0]
         return isinstance(producer, Node) and srg.record(producer).is_view
     mine = {meta.storage for meta in outputs}
-    return any(
-        meta.storage in mine for source in node.all_input_nodes for meta in srg.record(source).outputs
-    )
+    return any(meta.storage in mine for source in node.all_input_nodes for meta in srg.record(source).outputs)
 
 
 def _residency(node: Node, known: Mapping[str, Residency]) -> Residency:
