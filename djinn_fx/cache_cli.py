@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -178,6 +179,8 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _store(arguments: argparse.Namespace) -> Store:
     """The cache that compiling would use from here, or the one named by ``--dir``."""
+    # What the store logs on the way, the commands say themselves; without a handler Python would print it as well.
+    logging.getLogger("djinn_fx.store").addHandler(logging.NullHandler())
     settings = Settings.load()
     chosen = arguments.dir or (Path(settings.cache_dir) if settings.cache_dir else default_cache_dir())
     return Store(chosen.expanduser().absolute(), settings.cache_limit_bytes)
