@@ -1,14 +1,18 @@
-"""Work that Inductor does once before its first CPU kernel, started early and beside the tracing.
+"""Work that Inductor does once before its first CPU kernel: made short, and started beside the tracing.
 
-On a machine that has never compiled, Inductor first compiles a test program to see which vector instructions
-work and then precompiles two headers: together several seconds of g++ while Python waits. None of it depends on
-the model. Started when the backend is first called, it runs while AOTAutograd traces on the other core.
+Which vector instructions can be compiled for: Inductor builds up to four test programs with ATen's vector headers,
+1 to 4 s each. The processor itself says what it can run, and whether the compiler knows the instructions shows
+from its accepting the flags, which takes 20 ms. ``cpp.vec_isa_ok`` is Inductor's own setting for "do not try".
+
+Precompiled headers: a few seconds of g++ while Python waits, once a machine. They do not depend on the model, so
+they are built in a thread while AOTAutograd traces.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import subprocess
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +21,7 @@ import torch
 
 log = logging.getLogger("djinn_fx.engines.prewarm")
 
-#: The smallest kernel: building it makes Inductor check the instruction set and precompile its headers.
+#: The smallest kernel: building it makes Inductor precompile its headers.
 _KERNEL = """
 #include <torch/csrc/inductor/cpp_prefix.h>
 extern "C" void kernel(float* out) { out[0] = 0; }
@@ -25,22 +29,50 @@ extern "C" void kernel(float* out) { out[0] = 0; }
 
 
 def prewarm(example_inputs: Sequence[Any]) -> None:
-    """Start the work in the background, once a process, if a CPU kernel may be needed."""
+    """Start the work in the background, once a process, if CPU kernels may be needed."""
     devices = {value.device.type for value in example_inputs if isinstance(value, torch.Tensor)}
-    if devices <= {"cpu"} and not torch.compiler.config.force_disable_caches:
+    if devices <= {"cpu"}:
         _start()
 
 
 @functools.cache
+def compiler_takes_vector_flags() -> bool:
+    """Whether the C++ compiler knows the instructions of the vector units this processor has (x86 only)."""
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.cpu_vec_isa import supported_vec_isa_list, x86_isa_checker
+
+        present = set(x86_isa_checker())
+        flags = {
+            flag
+            for isa in supported_vec_isa_list
+            if present.issuperset(str(isa).split())
+            for flag in isa._arch_flags.split()
+        }
+        if not flags:
+            return False
+        command = [get_cpp_compiler(), *sorted(flags), "-x", "c++", "-fsyntax-only", "/dev/null"]
+        return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
+    except Exception as error:  # private names moved, or no compiler: Inductor's own check then decides
+        log.debug("vector flags not checked: %s: %s", type(error).__name__, error)
+        return False
+
+
+@functools.cache
 def _start() -> None:
+    if compiler_takes_vector_flags():
+        from torch._inductor import config
+        from torch._inductor.cpu_vec_isa import valid_vec_isa_list
+
+        with config.patch("cpp.vec_isa_ok", True):
+            valid_vec_isa_list()  # cached by torch
     threading.Thread(target=_warm, name="djinn-prewarm", daemon=True).start()
 
 
 def _warm() -> None:
     try:
-        from torch._inductor import codecache, cpu_vec_isa
+        from torch._inductor.codecache import CppPythonBindingsCodeCache
 
-        cpu_vec_isa.pick_vec_isa()
-        codecache.CppPythonBindingsCodeCache.load_pybinding_async(["float*"], _KERNEL)
+        CppPythonBindingsCodeCache.load_pybinding_async(["float*"], _KERNEL)
     except Exception as error:  # whatever is wrong shows again, with its place, when a region is compiled
         log.debug("not warmed up: %s: %s", type(error).__name__, error)
