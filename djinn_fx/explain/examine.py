@@ -1,0 +1,183 @@
+"""Capture a found model and make the report."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import re
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from djinn_fx.errors import DjinnError, ModelFileError
+from djinn_fx.explain.check import compare, copy_inputs, is_random, run_eager
+from djinn_fx.explain.find_model import FoundModel
+from djinn_fx.explain.report import SCHEMA, Check, ModelInfo, Report, graph_info
+from djinn_fx.explain.user_file import beside, first_line
+from djinn_fx.settings import Settings
+
+if TYPE_CHECKING:
+    from djinn_fx.compile import CapturedGraph, CaptureResult
+
+_USER_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
+
+
+def examine(
+    found: FoundModel,
+    settings: Settings,
+    *,
+    build: bool = False,
+    training: bool = False,
+    dynamic: bool = False,
+) -> Report:
+    """Capture the model and report what was decided.
+
+    Args:
+        found: the model and one call's arguments.
+        settings: as for ``torch.compile``.
+        build: also build the regions, run the result and compare it with eager.
+        training: in training mode with a backward graph, else in evaluation mode without gradients.
+        dynamic: every size may vary, as with ``torch.compile(dynamic=True)``.
+
+    Raises:
+        ModelFileError: the model fails or cannot be captured; the message names the user's line.
+    """
+    expected = None
+    with beside(found.path), _mode(found, training):
+        if build:
+            expected = _eager(found)
+        result = _capture(found, settings, build, dynamic)
+        if not result.graphs:
+            raise ModelFileError(_nothing_captured(found, result.graph_breaks))
+        check = _check(found, expected, result) if build else None
+    info = model_info(
+        found.module, file=found.file, attr=found.attr, rule=found.rule, mode="training" if training else "inference"
+    )
+    breaks = [reason.replace(str(found.path), found.file) for reason in result.graph_breaks]
+    return make_report(info, result.graphs, breaks, check)
+
+
+def make_report(
+    model: ModelInfo, graphs: Sequence[CapturedGraph], graph_breaks: Sequence[str] = (), check: Check | None = None
+) -> Report:
+    """The report on graphs that were captured or, as by ``djinn_fx.backend.compilations()``, compiled."""
+    return Report(
+        schema=SCHEMA,
+        model=model,
+        versions=_versions(),
+        graphs=tuple(graph_info(graph) for graph in graphs),
+        graph_breaks=tuple(graph_breaks),
+        check=check,
+    )
+
+
+def model_info(module: Callable[..., Any], *, file: str, attr: str, rule: str, mode: str) -> ModelInfo:
+    """What is to be said about the model itself."""
+    parameters = list(module.parameters()) if isinstance(module, nn.Module) else []
+    return ModelInfo(
+        file=file,
+        attr=attr,
+        rule=rule,
+        name=type(module).__name__ if isinstance(module, nn.Module) else getattr(module, "__name__", attr),
+        mode=mode,
+        parameter_count=sum(parameter.numel() for parameter in parameters),
+        parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+    )
+
+
+def _capture(found: FoundModel, settings: Settings, build: bool, dynamic: bool) -> CaptureResult:
+    from djinn_fx.backend import capture
+
+    args, kwargs = copy_inputs(found.args, found.kwargs)
+    try:
+        with _quiet():
+            return capture(found.module, args, kwargs, settings=settings, build=build, dynamic=dynamic or None)
+    except Exception as error:
+        with torch.no_grad():
+            _eager(found)  # if the model itself is wrong, its own error says it best
+        raise ModelFileError(_capture_failed(found, error)) from error
+
+
+def _eager(found: FoundModel) -> object:
+    try:
+        return run_eager(found.module, found.args, found.kwargs)
+    except Exception as error:
+        where = _line_of(error, found) or found.file
+        raise ModelFileError(
+            f"{where}: {type(error).__name__}: {first_line(error)} "
+            f"(the model itself fails, before anything is compiled; {found.rule})"
+        ) from error
+
+
+def _check(found: FoundModel, expected: object, result: CaptureResult) -> Check:
+    if result.output is None:
+        return Check(equal=None, max_difference=0.0, rtol=0.0, atol=0.0, note="the model returned nothing to compare")
+    check = compare(expected, result.output)
+    if not check.equal and is_random(found.module, found.args, found.kwargs, expected):
+        return replace(check, equal=None, note="not comparable: two eager runs differ as well (random numbers)")
+    return check
+
+
+@contextlib.contextmanager
+def _mode(found: FoundModel, training: bool) -> Iterator[None]:
+    module = found.module
+    if isinstance(module, nn.Module):
+        module.train(training)
+    with torch.set_grad_enabled(training):
+        yield
+
+
+def _versions() -> dict[str, str]:
+    try:
+        ours = version("djinn-fx")
+    except PackageNotFoundError:
+        ours = "run from source"
+    return {"djinn_fx": ours, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks torch logs when a fake op fails: what went wrong is said once, by us."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    if os.environ.get("DJINN_DEBUG") != "1":
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _nothing_captured(found: FoundModel, graph_breaks: tuple[str, ...]) -> str:
+    why = "\n".join(f"    {reason}" for reason in graph_breaks) or (
+        "    it runs no tensor operation, or compiling it is disabled (torch.compiler.disable)"
+    )
+    return f"{found.file}: {found.attr}: nothing was captured:\n{why}"
+
+
+def _capture_failed(found: FoundModel, error: BaseException) -> str:
+    cause: BaseException = getattr(error, "inner_exception", None) or error
+    if isinstance(cause, DjinnError):
+        return f"{found.file}: {found.attr}: {cause}"
+    where = _line_of(cause, found) or _line_of(error, found) or found.file
+    return (
+        f"{where}: {found.attr} cannot be captured: {type(cause).__name__}: {first_line(cause)}\n"
+        f"It runs in eager mode. TORCH_LOGS=graph_breaks shows what Dynamo met; DJINN_DEBUG=1 the whole traceback."
+    )
+
+
+def _line_of(error: BaseException, found: FoundModel) -> str | None:
+    """The user's file:line: from Dynamo's own user stack if it has one, else from the traceback."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    frames += [(match["file"], int(match["line"])) for match in _USER_FRAME.finditer(str(error))]
+    frames += [(frame.filename, frame.lineno) for frame in getattr(error, "real_stack", None) or ()]
+    inside = [line for file, line in frames if Path(file) == found.path]
+    return f"{found.file}:{inside[-1]}" if inside else None

@@ -1,0 +1,246 @@
+"""The report: what was captured and decided, as frozen plain data with a JSON form.
+
+Field names ending in ``seconds`` hold measured times; everything else is the same on every run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.plan import Plan
+from djinn_fx.srg.record import Cost, Residency
+
+if TYPE_CHECKING:
+    from djinn_fx.compile import CapturedGraph
+    from djinn_fx.engines.build import RegionBuild
+
+SCHEMA = "djinn_fx.explain/1"
+_SHORT_HASH = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """The model that was found. ``mode`` is ``inference`` or ``training``."""
+
+    file: str
+    attr: str
+    rule: str
+    name: str
+    mode: str
+    parameter_count: int
+    parameter_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildInfo:
+    """How a region's code was obtained: from memory, from the store, built now, or eager as a fallback."""
+
+    engine: str
+    outcome: str
+    key: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionInfo:
+    """One region. ``repeats``: how many regions of the graph share its artefact, itself included."""
+
+    index: int
+    label: str
+    ops: int
+    inputs: int
+    outputs: int
+    structural_hash: str
+    repeats: int
+    phase: str | None
+    device: str
+    cost: Cost
+    build: BuildInfo | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassInfo:
+    """One pass that ran."""
+
+    name: str
+    seconds: float
+    modified: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferInfo:
+    """One value moved between devices."""
+
+    value: str
+    source: str
+    target: str
+    before_region: int
+    nbytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasonGroup:
+    """Equal reasons, and the nodes or regions they are about."""
+
+    kind: str
+    detail: str
+    count: int
+    nodes: tuple[str, ...]
+    runner_up: str | None = None
+    runner_up_cost: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphInfo:
+    """One captured graph. Sizes in bytes; ``unpriced`` maps ops without a cost to their number."""
+
+    kind: str
+    phase: str | None
+    ops: int
+    distinct_regions: int
+    regions: tuple[RegionInfo, ...]
+    phases: dict[str, int]
+    residency_bytes: dict[str, int]
+    peak_bytes: int
+    cost: Cost
+    unpriced: dict[str, int]
+    transfers: tuple[TransferInfo, ...]
+    passes: tuple[PassInfo, ...]
+    reasons: tuple[ReasonGroup, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """The built model against eager. ``equal`` is None where they cannot be compared; ``note`` says why."""
+
+    equal: bool | None
+    max_difference: float
+    rtol: float
+    atol: float
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything explain has to say about one model."""
+
+    schema: str
+    model: ModelInfo
+    versions: dict[str, str]
+    graphs: tuple[GraphInfo, ...]
+    graph_breaks: tuple[str, ...]
+    check: Check | None = None
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(asdict(self), indent=2)
+
+
+def graph_info(captured: CapturedGraph) -> GraphInfo:
+    """What is to be said about one captured graph."""
+    srg, plan = captured.srg, captured.plan
+    records = [srg.record(node) for node in srg.ops]
+    return GraphInfo(
+        kind=srg.kind.value,
+        phase=plan.phase.value if plan.phase else None,
+        ops=len(records),
+        distinct_regions=plan.distinct_regions,
+        regions=_regions(plan, captured.builds),
+        phases=dict(Counter(record.phase.value if record.phase else "unknown" for record in records)),
+        residency_bytes=_residency_bytes(srg),
+        peak_bytes=plan.peak_bytes,
+        cost=plan.cost,
+        unpriced=_unpriced(srg),
+        transfers=tuple(TransferInfo(**asdict(transfer)) for transfer in plan.transfers),
+        passes=tuple(PassInfo(name=t.name, seconds=t.seconds, modified=t.modified) for t in captured.pass_timings),
+        reasons=group_reasons(_all_reasons(captured)),
+    )
+
+
+def group_reasons(reasons: Iterable[Reason]) -> tuple[ReasonGroup, ...]:
+    """Group reasons that differ only in the node they are about; a reason met twice counts once."""
+    groups: dict[tuple[ReasonKind, str, str | None, str | None], list[str | None]] = {}
+    for reason in dict.fromkeys(reasons):
+        key = (reason.kind, reason.detail, reason.runner_up, reason.runner_up_cost)
+        groups.setdefault(key, []).append(reason.node)
+    order = {kind: position for position, kind in enumerate(ReasonKind)}
+    return tuple(
+        ReasonGroup(
+            kind=kind.value,
+            detail=detail,
+            count=len(nodes),
+            nodes=tuple(node for node in nodes if node is not None),
+            runner_up=runner_up,
+            runner_up_cost=runner_up_cost,
+        )
+        for (kind, detail, runner_up, runner_up_cost), nodes in sorted(groups.items(), key=lambda g: order[g[0][0]])
+    )
+
+
+def _all_reasons(captured: CapturedGraph) -> Iterable[Reason]:
+    yield from captured.plan.reasons
+    yield from captured.srg.reasons
+    yield from captured.reasons
+    for build in captured.builds:
+        yield from build.reasons
+    for node in captured.srg.nodes:
+        yield from captured.srg.record(node).reasons
+
+
+def _regions(plan: Plan, builds: Iterable[RegionBuild]) -> tuple[RegionInfo, ...]:
+    shared = Counter(region.structural_hash for region in plan.regions)
+    by_region = {build.region: build for build in builds}
+    return tuple(
+        RegionInfo(
+            index=region.index,
+            label=region.label,
+            ops=len(region.nodes),
+            inputs=len(region.inputs),
+            outputs=len(region.outputs),
+            structural_hash=region.structural_hash[:_SHORT_HASH],
+            repeats=shared[region.structural_hash] if region.structural_hash else 1,
+            phase=region.phase.value if region.phase else None,
+            device=region.device,
+            cost=region.cost,
+            build=_build_info(by_region.get(region.index)),
+        )
+        for region in plan.regions
+    )
+
+
+def _build_info(build: RegionBuild | None) -> BuildInfo | None:
+    if build is None:
+        return None
+    return BuildInfo(
+        engine=build.engine, outcome=build.outcome, key=(build.key or "")[:_SHORT_HASH], seconds=build.seconds
+    )
+
+
+def _residency_bytes(srg: SRG) -> dict[str, int]:
+    """Bytes by residency; memory that several values share counts once, with the value that came first."""
+    totals = {residency.value: 0 for residency in Residency}
+    seen: set[int] = set()
+    for node in srg.nodes:
+        record = srg.record(node)
+        for meta in record.outputs if node.op != "output" else ():
+            if meta.storage not in seen:
+                seen.add(meta.storage)
+                totals[record.residency.value] += meta.nbytes
+    return totals
+
+
+def _unpriced(srg: SRG) -> dict[str, int]:
+    records = [srg.record(node) for node in srg.ops]
+    ops = Counter(
+        record.op
+        for record in records
+        if (record.cost is not None and record.cost.provenance == "unpriced")
+        or any(reason.kind is ReasonKind.UNPRICED for reason in record.reasons)
+    )
+    return dict(sorted(ops.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,258 @@
+"""The report as text for a reader, 100 columns at most."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections import Counter
+from collections.abc import Iterable
+from typing import TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from djinn_fx.explain.report import BuildInfo, Check, GraphInfo, ReasonGroup, RegionInfo, Report
+from djinn_fx.reasons import ReasonKind
+from djinn_fx.srg.record import Cost
+from djinn_fx.units import format_bytes, format_seconds
+
+WIDTH = 100
+_MAX_REASONS = 12
+_MAX_LINES = 12
+_MAX_ROWS = 40
+_INDENT = 14
+
+#: What a reader wants to know first: what went wrong, then what was chosen, then what was understood.
+_IMPORTANCE = (
+    ReasonKind.FALLBACK,
+    ReasonKind.ENGINE_REFUSED,
+    ReasonKind.UNCACHEABLE,
+    ReasonKind.CACHE_UNUSABLE,
+    ReasonKind.UNPRICED,
+    ReasonKind.SPLIT,
+    ReasonKind.WHOLE,
+    ReasonKind.ENGINE_CHOSEN,
+    ReasonKind.EVICTED,
+    ReasonKind.CACHE_MISS,
+    ReasonKind.CACHE_HIT,
+    ReasonKind.STATE,
+    ReasonKind.PHASE,
+    ReasonKind.TRANSFER,
+    ReasonKind.PLACED,
+    ReasonKind.COLOCATED,
+    ReasonKind.ORDERED,
+)
+
+
+def print_report(report: Report, file: TextIO) -> None:
+    """Print the report; in colour only where the file is a terminal."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=WIDTH, highlight=False, force_terminal=file.isatty(), legacy_windows=False)
+    _model(console, report)
+    _graph_breaks(console, report.graph_breaks)
+    for number, graph in enumerate(report.graphs, start=1):
+        _graph(console, graph, f"Graph {number} of {len(report.graphs)}")
+    if report.check is not None:
+        _heading(console, "Check")
+        _row(console, "result", check_text(report.check))
+    file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+
+
+def _model(console: Console, report: Report) -> None:
+    model = report.model
+    _heading(console, "Model")
+    _row(console, "name", f"{model.name} ({model.mode})")
+    _row(console, "found", f"{model.file}: {model.rule}")
+    _row(console, "parameters", f"{_count(model.parameter_count)} in {format_bytes(model.parameter_bytes)}")
+    _row(console, "versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()))
+
+
+def _graph(console: Console, graph: GraphInfo, title: str) -> None:
+    kind = graph.kind if graph.phase in (None, graph.kind) else f"{graph.kind}, {graph.phase}"
+    total, distinct = len(graph.regions), graph.distinct_regions
+    regions = f"{total} region{_s(total)}, {distinct} distinct to compile"
+    _heading(console, f"{title}: {kind}, {graph.ops} op{_s(graph.ops)}, {regions}")
+    _regions(console, graph.regions)
+    phases = ", ".join(f"{name} {count} op{_s(count)}" for name, count in graph.phases.items())
+    _row(console, "phases", phases or "none")
+    held = [f"{name} {format_bytes(size)}" for name, size in graph.residency_bytes.items() if size]
+    _row(console, "memory", f"peak {format_bytes(graph.peak_bytes)}; {', '.join(held)}")
+    _transfers(console, graph)
+    _row(console, "cost", _cost(graph.cost))
+    if graph.unpriced:
+        names = [f"{op} ×{count}" for op, count in graph.unpriced.items()]
+        _row(console, "unpriced", _some(names, 6))
+    _passes(console, graph)
+    _builds(console, graph.regions)
+    _reasons(console, graph.reasons)
+
+
+def _regions(console: Console, regions: tuple[RegionInfo, ...]) -> None:
+    built = any(region.build for region in regions)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("  regions", overflow="fold", max_width=42)
+    for name in ("ops", "in", "out"):
+        table.add_column(name, justify="right")
+    table.add_column("phase")
+    table.add_column("device")
+    table.add_column("time" if not built else "estimate", justify="right")
+    table.add_column("built" if built else "hash", no_wrap=True)
+    groups = group_regions(regions)
+    for group in groups[:_MAX_ROWS]:
+        first = group[0]
+        table.add_row(
+            "  " + escape(group_label(group)),
+            str(first.ops),
+            str(first.inputs),
+            str(first.outputs),
+            first.phase or "mixed",
+            first.device,
+            f"{'~' if len(group) > 1 else ''}{_time(first.cost)}",
+            _built(group) if built else first.structural_hash or "none: not shared",
+        )
+    console.print(table)
+    if len(groups) > _MAX_ROWS:
+        _row(console, "", f"+{len(groups) - _MAX_ROWS} more, see --json")
+
+
+def group_regions(regions: Iterable[RegionInfo]) -> list[list[RegionInfo]]:
+    """Regions that share an artefact, in order of the first of each; one without a hash stands alone."""
+    groups: dict[str, list[RegionInfo]] = {}
+    for region in regions:
+        groups.setdefault(region.structural_hash or f"#{region.index}", []).append(region)
+    return list(groups.values())
+
+
+def group_label(group: list[RegionInfo]) -> str:
+    """``"model.layers.1 … 11 ×11"``, ``"prologue … tail ×2"``, or the label alone."""
+    first, last = group[0].label, group[-1].label
+    if len(group) == 1:
+        return first
+    if first == last:
+        return f"{first} ×{len(group)}"
+    (first_owner, _, _), (last_owner, _, last_name) = first.rpartition("."), last.rpartition(".")
+    shown = last_name if first_owner and first_owner == last_owner else last
+    return f"{first} … {shown} ×{len(group)}"
+
+
+def _built(group: list[RegionInfo]) -> str:
+    build = _first_build(group)
+    return f"{build.engine}: {build.outcome} {format_seconds(build.seconds)}" if build else "not built"
+
+
+def _builds(console: Console, regions: tuple[RegionInfo, ...]) -> None:
+    firsts = [build for group in group_regions(regions) if (build := _first_build(group))]
+    if firsts:
+        counts = Counter(f"{build.engine} {build.outcome}" for build in firsts)
+        texts = ", ".join(f"{count} {name}" for name, count in counts.items())
+        spent = sum(region.build.seconds for region in regions if region.build)
+        _row(console, "engines", f"{texts}, for {len(regions)} region{_s(len(regions))}; {format_seconds(spent)}")
+
+
+def _first_build(group: list[RegionInfo]) -> BuildInfo | None:
+    """The build that tells most about regions that share an artefact: a fallback, else the one that took longest."""
+    builds = [region.build for region in group if region.build]
+    return max(builds, key=lambda build: (build.outcome == "fallback", build.seconds), default=None)
+
+
+def _passes(console: Console, graph: GraphInfo) -> None:
+    total = format_seconds(sum(one.seconds for one in graph.passes))
+    slowest = sorted(graph.passes, key=lambda one: -one.seconds)[:3]
+    names = ", ".join(f"{one.name} {format_seconds(one.seconds)}" for one in slowest)
+    _row(console, "passes", f"{len(graph.passes)} in {total}; slowest: {names}" if slowest else "none")
+
+
+def _transfers(console: Console, graph: GraphInfo) -> None:
+    moved = [
+        f"{t.value} {t.source} → {t.target}, {format_bytes(t.nbytes)}, before region {t.before_region}"
+        for t in graph.transfers
+    ]
+    _row(console, "transfers", _some(moved, _MAX_LINES, "; ") if moved else "none")
+
+
+def _reasons(console: Console, reasons: tuple[ReasonGroup, ...]) -> None:
+    rank = {kind.value: position for position, kind in enumerate(_IMPORTANCE)}
+    ordered = sorted(reasons, key=lambda reason: (rank.get(reason.kind, len(rank)), -reason.count))
+    chosen = _fair_choice(ordered)
+    for position, reason in enumerate(chosen):
+        _row(console, "why" if position == 0 else "", reason_text(reason))
+    if len(ordered) > len(chosen):
+        _row(console, "", f"+{len(ordered) - len(chosen)} more, see --json")
+
+
+def _fair_choice(ordered: list[ReasonGroup]) -> list[ReasonGroup]:
+    """The most important reasons, but no kind crowds out the others: at most three of each."""
+    taken: dict[str, int] = {}
+    chosen = []
+    for reason in ordered:
+        taken[reason.kind] = taken.get(reason.kind, 0) + 1
+        if taken[reason.kind] <= 3:
+            chosen.append(reason)
+    return chosen[:_MAX_REASONS]
+
+
+def reason_text(reason: ReasonGroup) -> str:
+    """One reason in one sentence, with the nodes it is about."""
+    nodes = f" [{_some(list(reason.nodes), 2)}]" if reason.nodes else ""
+    text = f"{reason.kind}: {reason.detail}{nodes}"
+    if reason.runner_up:
+        text += f" (instead of {reason.runner_up}{f': {reason.runner_up_cost}' if reason.runner_up_cost else ''})"
+    return text
+
+
+def _graph_breaks(console: Console, graph_breaks: tuple[str, ...]) -> None:
+    if not graph_breaks:
+        return
+    _heading(console, f"{len(graph_breaks)} graph break{_s(len(graph_breaks))}")
+    for number, reason in enumerate(graph_breaks[:_MAX_LINES], start=1):
+        _row(console, f"{number}", reason)
+    if len(graph_breaks) > _MAX_LINES:
+        _row(console, "", f"+{len(graph_breaks) - _MAX_LINES} more, see --json")
+
+
+def check_text(check: Check) -> str:
+    """The comparison with eager in one line."""
+    if check.equal is None:
+        return check.note
+    within = f"rtol {check.rtol:g}, atol {check.atol:g}"
+    verdict = "equal to eager" if check.equal else "NOT EQUAL to eager"
+    return f"{verdict}: largest difference {check.max_difference:.2e} ({within})"
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print()
+    console.print(escape(text), style="bold cyan")
+
+
+def _row(console: Console, name: str, text: str) -> None:
+    lines = textwrap.wrap(text, WIDTH - _INDENT) or [""]
+    console.print(f"[bold]{f'  {name}':{_INDENT}}[/bold]{escape(lines[0])}")
+    for line in lines[1:]:
+        console.print(" " * _INDENT + escape(line))
+
+
+def _cost(cost: Cost) -> str:
+    moved = format_bytes(cost.read_bytes + cost.write_bytes)
+    return f"{_count(cost.flops)} flop, {moved} moved, {_time(cost)} estimated ({cost.provenance})"
+
+
+def _time(cost: Cost) -> str:
+    return "unknown" if cost.provenance == "unpriced" else format_seconds(cost.time_s)
+
+
+def _count(number: float) -> str:
+    for unit in ("", " k", " M", " G"):
+        if number < 1000:
+            return f"{number:.0f}" if not unit else f"{number:.1f}{unit}"
+        number /= 1000
+    return f"{number:.1f} T"
+
+
+def _some(texts: list[str], most: int, separator: str = ", ") -> str:
+    more = f"{separator}+{len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
