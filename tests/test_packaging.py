@@ -76,12 +76,15 @@ class TestImport:
         code = f"""
 import importlib, sys
 
-class Absent:
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {OPTIONAL!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+        return None if name.split(".")[0] in {OPTIONAL!r} else self.finder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Absent())
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 for name in {sorted(set(names))!r}:
     importlib.import_module(name)
 """
