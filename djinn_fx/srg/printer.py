@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,11 +24,12 @@ def to_text(srg: SRG) -> str:
     """The whole graph as text, ending in a newline.
 
     Names are the graph's own. Symbols are renamed ``s0``, ``s1``, ... (``u0``, ... for sizes known only at run time)
-    by first use. There are no memory addresses, no measured times and nothing that depends on the order of a set.
+    by first use. Reasons of nodes are numbered by first use and listed at the end, since many nodes share one.
+    There are no memory addresses, no measured times and nothing that depends on the order of a set.
     """
-    symbols = Symbols()
-    lines = [_node_line(srg, node, symbols) for node in srg.nodes]
-    return "\n".join([*_header(srg), *lines]) + "\n"
+    symbols, notes = Symbols(), Notes()
+    lines = [_node_line(srg, node, symbols, notes) for node in srg.nodes]
+    return "\n".join([*_header(srg), *lines, *notes.lines()]) + "\n"
 
 
 class Symbols:
@@ -48,6 +50,22 @@ class Symbols:
             self._given[kind] = number + 1
             self._names[symbol] = f"{kind}{number}"
         return self._names[symbol]
+
+
+class Notes:
+    """Numbers for reasons, given out by first use."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def number(self, reason: Reason) -> int:
+        """The number of a reason; the same for the same decision on another node."""
+        text = str(replace(reason, node=None))
+        return self._numbers.setdefault(text, len(self._numbers) + 1)
+
+    def lines(self) -> list[str]:
+        """The list of all reasons that have a number."""
+        return [f"# why {number} {text}" for text, number in self._numbers.items()]
 
 
 def _header(srg: SRG) -> Iterator[str]:
@@ -84,12 +102,12 @@ def _transfer_line(transfer: Transfer) -> str:
     )
 
 
-def _node_line(srg: SRG, node: Node, symbols: Symbols) -> str:
+def _node_line(srg: SRG, node: Node, symbols: Symbols, notes: Notes) -> str:
     record = srg.record(node)
     if node.op == "output":
-        return f"return {_literal(node.args[0], symbols)}{_facts(record, shown=())}"
+        return f"return {_literal(node.args[0], symbols)}{_facts(record, notes, shown=())}"
     kind = _type(node, record, symbols)
-    facts = _facts(record, shown=(record.residency.value,) if node.op == "placeholder" else ())
+    facts = _facts(record, notes, shown=(record.residency.value,) if node.op == "placeholder" else ())
     return f"%{node.name} : {kind} = {_call(node, record, symbols)}{facts}"
 
 
@@ -113,7 +131,7 @@ def _type(node: Node, record: OpRecord, symbols: Symbols) -> str:
     return f"({', '.join(types)})" if types else type(value).__name__
 
 
-def _facts(record: OpRecord, shown: tuple[str, ...]) -> str:
+def _facts(record: OpRecord, notes: Notes, shown: tuple[str, ...]) -> str:
     """What the passes found, as a comment; only what is set."""
     facts = list(shown)
     if record.is_view and not record.mutates:
@@ -131,7 +149,7 @@ def _facts(record: OpRecord, shown: tuple[str, ...]) -> str:
     if record.cost is not None:
         facts.append(f"cost={_cost(record.cost)}")
     if record.reasons:
-        facts.append("why=" + "; ".join(map(_why, record.reasons)))
+        facts.append("why=" + ",".join(str(notes.number(reason)) for reason in record.reasons))
     return "  # " + " ".join(facts) if facts else ""
 
 
@@ -139,10 +157,6 @@ def _cost(cost: Cost) -> str:
     """Estimated time; where it does not come from a datasheet, the provenance too."""
     time = format_seconds(cost.time_s).replace(" ", "") if cost.time_s else "0"
     return time if cost.provenance == "datasheet" else f"{time}({cost.provenance})"
-
-
-def _why(reason: Reason) -> str:
-    return f"{reason.kind.value}: {reason.detail}"
 
 
 def _literal(value: Any, symbols: Symbols) -> str:
