@@ -6,7 +6,7 @@ Arguments named ``w...`` or ``b...`` are parameters, ``cache...`` state, everyth
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -230,3 +230,10 @@ class CutByHand:
         """Cut after the first few ops."""
         cut(srg, self.first)
         return PassResult(modified=True)
+
+
+def on_device(srg: SRG, device: str, *names: str) -> None:
+    """Record the results of some nodes as lying on another device: no such device is needed."""
+    for name in names:
+        outputs = srg.record(srg.node(name)).outputs
+        srg.update(srg.node(name), outputs=tuple(replace(meta, device=device) for meta in outputs))
