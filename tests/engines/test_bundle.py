@@ -13,6 +13,7 @@ import pytest
 from djinn_fx.engines import bundle
 from djinn_fx.engines.bundle import ALREADY_STORED, export_bundle, import_bundle
 from djinn_fx.engines.store import Store
+from djinn_fx.engines.store_format import encode
 from djinn_fx.errors import StoreError
 
 HEADER = {"label": "layer", "fields": {"phase": "decode"}}
@@ -42,7 +43,7 @@ def contents(store: Store) -> dict[str, bytes]:
 def write_tar(file: Path, *members: tuple[tarfile.TarInfo, bytes], format: int = tarfile.USTAR_FORMAT) -> Path:
     with tarfile.open(file, "w", format=format) as tar:
         for member, data in members:
-            member.size = len(data) if member.isreg() else 0
+            member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     return file
 
@@ -88,15 +89,11 @@ def test_members_that_are_no_entries_are_listed_and_the_rest_imported(
     source: Store, target: Store, tmp_path: Path
 ) -> None:
     good = source.entry_path(key(1)).read_bytes()
-    link, hard, folder, pipe = (tarfile.TarInfo(key(number)) for number in (10, 11, 12, 13))
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    hard.type, hard.linkname = tarfile.LNKTYPE, key(1)
-    folder.type, pipe.type = tarfile.DIRTYPE, tarfile.FIFOTYPE
     names = ["../escape", "/tmp/escape", f"../../{key(1)}", f"sub/{key(1)}", "A" * 64, key(1)[:-1], f"./{key(1)}"]
     file = write_tar(
         tmp_path / "bad.tar",
-        *((tarfile.TarInfo(name), good) for name in names),
-        *((member, b"") for member in (link, hard, folder, pipe)),
+        # Each with a checksum that is right for its name: the name alone must be what stops it.
+        *((tarfile.TarInfo(name), b"".join(encode(name, HEADER, b""))) for name in names),
         (tarfile.TarInfo(key(20)), good),  # another key than it was written for
         (tarfile.TarInfo(key(21)), good[:-1]),
         (tarfile.TarInfo(key(22)), b""),
@@ -105,10 +102,23 @@ def test_members_that_are_no_entries_are_listed_and_the_rest_imported(
     )
     imported, skipped = import_bundle(target, file)
     assert imported == 1
-    odd = [key(number) for number in (10, 11, 12, 13, 20, 21, 22)]
-    assert [name for name, _ in skipped] == [*names, *odd, key(1)]
+    assert [name for name, _ in skipped] == [*names, key(20), key(21), key(22), key(1)]
     assert contents(target) == {key(1): good}
     assert {path.name for path in tmp_path.iterdir()} == {"source", "target", "bad.tar"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+@pytest.mark.parametrize("with_data", [False, True])
+def test_only_regular_files_are_imported(
+    source: Store, target: Store, tmp_path: Path, kind: bytes, with_data: bool
+) -> None:
+    good = source.entry_path(key(1)).read_bytes() if with_data else b""
+    member = tarfile.TarInfo(key(1))
+    member.type, member.linkname, member.size = kind, "/etc/passwd", len(good)
+    (file := tmp_path / "bad.tar").write_bytes(member.tobuf() + good + bytes(2048))
+    imported, skipped = import_bundle(target, file)
+    assert (imported, [name for name, _ in skipped]) == (0, [key(1)])
+    assert not target.root.exists()
 
 
 def huge(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:

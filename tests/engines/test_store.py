@@ -175,6 +175,15 @@ def test_an_entry_copied_under_another_key_is_not_taken_for_it(store: Store) -> 
     assert store.get(key(1)) is not None
 
 
+def test_an_entry_of_another_schema_is_rebuilt(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(store_format, "SCHEMA_VERSION", store_format.SCHEMA_VERSION + 1)
+        store.put(key(1), HEADER, PAYLOAD)
+        assert store.get(key(1)) is not None
+    assert store.get(key(1)) is None
+    assert store.counters.corrupt == 1
+
+
 def test_a_header_nested_too_deep_is_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
     monkeypatch.setattr(json, "dumps", lambda *_, **__: deep.decode())
