@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -158,7 +159,9 @@ class _GraphCompiler:
         """What a kept graph depends on besides the settings."""
         from djinn_fx.engines.store import default_cache_dir
 
-        return str(self._settings.cache_dir or default_cache_dir())
+        directory = self._settings.cache_dir or default_cache_dir()
+        # Code made for wider vectors or other threads must not be picked up; torch's key has neither.
+        return f"{torch.backends.cpu.get_cpu_capability()}-{torch.get_num_threads()}-{directory}"
 
     def through_aot(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         compilers = {
@@ -211,6 +214,8 @@ class _GraphCompiler:
         if not plan.order:
             plan = replace(plan, order=tuple(range(len(plan.regions))))
         _trace(srg, plan)
+        for reason in plan.reasons:
+            log.info("%s", reason)
         return CapturedGraph(srg=srg, plan=plan, pass_timings=tuple(result.timings))
 
     def _placeholder_kinds(self, kind: GraphKind, gm: GraphModule) -> dict[str, Residency]:
@@ -250,10 +255,14 @@ def _trace(srg: SRG, plan: Plan) -> None:
     from torch._logging import trace_structured
 
     from djinn_fx.srg.printer import to_text
+    from djinn_fx.srg.serialise import plan_to_json
 
-    for name, payload in (("djinn_srg", lambda: to_text(srg)), ("djinn_plan", lambda: repr(plan))):
+    def put(name: str, payload: Callable[[], str]) -> None:
         metadata = {"name": name, "encoding": "string"}
-        trace_structured("artifact", metadata_fn=lambda metadata=metadata: metadata, payload_fn=payload)
+        trace_structured("artifact", metadata_fn=lambda: metadata, payload_fn=payload)
+
+    put("djinn_srg", lambda: to_text(srg))
+    put("djinn_plan", lambda: json.dumps(plan_to_json(plan), indent=1))
 
 
 def capture_graphs(
@@ -307,12 +316,7 @@ def compile_program(program: Any, mode: str | None, options: Mapping[str, Any] |
     """See :func:`djinn_fx.backend.compile_exported`."""
     settings = Settings.load(mode, options)
     passes_for(settings)
-    given = dict(options or {})
-    if mode is not None:
-        given["mode"] = mode
+    backend = functools.partial(compile_graph, settings=settings)
     dynamic = True if program.range_constraints else None
-    from djinn_fx.backend import djinn
-
-    backend = functools.partial(djinn, options=given)
     compiled: Callable[..., Any] = torch.compile(program.module(), backend=backend, dynamic=dynamic)
     return compiled

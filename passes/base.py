@@ -74,9 +74,7 @@ class PipelineResult:
     reasons: list[Reason] = field(default_factory=list)
 
 
-def run_passes(
-    srg: SRG, passes: Sequence[Pass], context: PassContext, *, check: bool = False
-) -> PipelineResult:
+def run_passes(srg: SRG, passes: Sequence[Pass], context: PassContext, *, check: bool = False) -> PipelineResult:
     """Run passes in order.
 
     Args:
@@ -94,9 +92,7 @@ def run_passes(
     for one in passes:
         missing = [name for name in one.after if name not in ran]
         if missing:
-            raise PassError(
-                f"pass {one.name!r} must run after {', '.join(missing)}; ran so far: {_listed(ran)}"
-            )
+            raise PassError(f"pass {one.name!r} must run after {', '.join(missing)}; ran so far: {_listed(ran)}")
         start = time.perf_counter()
         try:
             if check and one.requires:

@@ -20,7 +20,7 @@ from torch.fx import Node
 
 from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.passes.partition import OpList, op_list, to_groups
-from djinn_fx.passes.repeats import by_module_stack, by_structure
+from djinn_fx.passes.repeats import Labels, by_module_stack, by_structure
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.extract import boundary, symbol_sources, unbound_symbols
 from djinn_fx.srg.graph import SRG
@@ -106,7 +106,7 @@ class FindRegions:
         if found is not None:
             proposals.append((*found, "by repeated structure"))
         builder = _Builder(srg, ops)
-        partitions: dict[tuple[int, ...], tuple[dict[int, str], Sequence[int | None], str]] = {}
+        partitions: dict[tuple[int, ...], tuple[dict[int, str], Labels, str]] = {}
         for labels, names, how in proposals:
             for join_gaps in (True, False):
                 partitions.setdefault(to_groups(ops, labels, join_gaps=join_gaps), (names, labels, how))

@@ -147,9 +147,7 @@ class Builder:
                     progress.done()
                 callables[region.index], builds[region.index] = run, again
         indices = range(len(plan.regions))
-        return Built(
-            callables=tuple(callables[i] for i in indices), builds=tuple(builds[i] for i in indices)
-        )
+        return Built(callables=tuple(callables[i] for i in indices), builds=tuple(builds[i] for i in indices))
 
     def _may_share(self, srg: SRG, region: Region, build: RegionBuild) -> bool:
         """Whether a repeat may use the artefact of its twin: same device index, and true size facts."""
@@ -254,9 +252,7 @@ class Builder:
             key=kept, guards=guards.expression, reasons=reasons,
         )  # fmt: skip
 
-    def _keep(
-        self, graph: RegionGraph, key: EngineKey, artefact: Artefact, run: RegionCallable, guards: Guards
-    ) -> str:
+    def _keep(self, graph: RegionGraph, key: EngineKey, artefact: Artefact, run: RegionCallable, guards: Guards) -> str:
         """Put a new artefact into memory and on disk. Returns its key, empty if it is not on disk."""
         variant = key.variant(self._free_variant(key))
         loaded = _Loaded(key=variant.digest, run=run, guards=guards, engine=self._engine.name)
@@ -276,7 +272,6 @@ class Builder:
         return variant.digest if self._store.put(variant.digest, header, artefact.payload) else ""
 
     def _free_variant(self, key: EngineKey) -> int:
-        assert self._store is not None or True
         if self._store is None:
             return 0
         taken = 0
@@ -287,7 +282,9 @@ class Builder:
     def _fallback(
         self, graph: RegionGraph, region: Region, start: float, reason: Reason
     ) -> tuple[RegionCallable, RegionBuild]:
-        log.warning("region %s runs eagerly: %s", region.label, reason.detail)
+        # A region no engine is meant for (sizes only) is no news; one that an engine failed on is.
+        level = logging.WARNING if reason.kind is ReasonKind.FALLBACK else logging.INFO
+        log.log(level, "region %s runs eagerly: %s", region.label, reason.detail)
         run = self._eager.load(self._eager.compile(graph))
         return run, RegionBuild(
             region=region.index, engine="eager", outcome="fallback", seconds=time.perf_counter() - start,

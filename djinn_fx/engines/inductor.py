@@ -225,7 +225,7 @@ def _flags() -> str:
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "matmul": torch.get_float32_matmul_precision(),
-            "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,  # type: ignore[attr-defined]
+            "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
             "cudnn": [torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark],
         }
     )

@@ -96,5 +96,3 @@ def symbolic_inputs(region: RegionGraph) -> list[torch.SymInt]:
         for value in region.example_inputs
         if isinstance(value, torch.SymInt) and value.node.hint is not None and value.node.expr.is_symbol
     ]
-
-

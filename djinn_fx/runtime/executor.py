@@ -75,9 +75,7 @@ def program_of(srg: SRG, plan: Plan) -> tuple[Program, Mapping[int, Any]]:
         needed.update(inputs)
         outputs = tuple(slot[name] for name in region.outputs)
         steps.append(Step(region=index, inputs=inputs, outputs=outputs, frees=frees))
-    program = Program(
-        arguments=arguments, slots=len(slot), steps=tuple(reversed(steps)), results=tuple(results)
-    )
+    program = Program(arguments=arguments, slots=len(slot), steps=tuple(reversed(steps)), results=tuple(results))
     return program, constants
 
 
@@ -103,9 +101,7 @@ def _attribute(srg: SRG, node: Node) -> Any:
     return value if value is not None else input_value(srg, node)
 
 
-def executable(
-    program: Program, callables: Sequence[RegionCallable], constants: Mapping[int, Any]
-) -> RegionCallable:
+def executable(program: Program, callables: Sequence[RegionCallable], constants: Mapping[int, Any]) -> RegionCallable:
     """A boxed callable that runs the program: takes the graph's arguments as a list and empties it."""
     if _passes_straight_through(program, constants):
         return callables[program.steps[0].region]
@@ -126,9 +122,7 @@ def executable(
             made = run(given)
             for place, value in zip(outputs, made, strict=True):
                 slots[place] = value
-        return [
-            literal if place is None else slots[place] for place, literal in zip(results, literals, strict=True)
-        ]
+        return [literal if place is None else slots[place] for place, literal in zip(results, literals, strict=True)]
 
     return call
 

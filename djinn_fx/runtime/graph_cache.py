@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch._functorch.config
+from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache
 from torch._functorch._aot_autograd.schemas import SerializableAOTDispatchCompiler
 from torch._inductor.output_code import OutputCode
 
@@ -55,10 +56,10 @@ class DjinnGraph(OutputCode):
         """Drop what only lives in this process.
 
         Raises:
-            StoreError: the graph cannot be kept; torch then leaves it out of its cache.
+            BypassAOTAutogradCache: the graph cannot be kept; torch then leaves it out of its cache without a word.
         """
         if self._stored is None:
-            raise StoreError("a graph with eager regions or constants is not kept between processes")
+            raise BypassAOTAutogradCache("a djinn graph with eager regions or constants")
         self._run = None
 
     def post_compile(self, example_inputs: Any, constants: Any, graph_kwargs: Any) -> None:
@@ -106,9 +107,7 @@ def _read(text: str) -> tuple[Program, list[str], Settings]:
         Step(region=region, inputs=tuple(inputs), outputs=tuple(outputs), frees=tuple(frees))
         for region, inputs, outputs, frees in form["steps"]
     )
-    program = Program(
-        arguments=form["arguments"], slots=form["slots"], steps=steps, results=tuple(form["results"])
-    )
+    program = Program(arguments=form["arguments"], slots=form["slots"], steps=steps, results=tuple(form["results"]))
     return program, list(form["keys"]), Settings(**form["settings"])
 
 
@@ -122,7 +121,7 @@ def keeping(settings: Settings, engine_tag: str) -> Iterator[None]:
     """Let torch keep whole graphs, under a tag that changes with our version, settings and engine."""
     tag = f"{torch.compiler.config.cache_key_tag}djinn-{__version__}-{settings.digest()[:16]}-{engine_tag}"
     with (
-        torch.compiler.config.patch("cache_key_tag", tag),
+        torch.compiler.config.patch("cache_key_tag", tag),  # type: ignore[attr-defined]
         torch._functorch.config.patch("bundled_autograd_cache", True),
     ):
         yield

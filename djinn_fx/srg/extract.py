@@ -86,7 +86,8 @@ def unbound_symbols(srg: SRG, nodes: Sequence[Node], inputs: Sequence[Node]) -> 
         if isinstance(value, torch.SymInt):
             told.add(str(value.node.expr))
         for tensor in tensors_of(value):
-            told.update(str(s.node.expr) for s in tensor.shape if isinstance(s, torch.SymInt))
+            sizes: tuple[Any, ...] = tuple(tensor.shape)  # torch annotates int where a SymInt may come
+            told.update(str(size.node.expr) for size in sizes if isinstance(size, torch.SymInt))
     made = {str(v.node.expr) for node in nodes if isinstance(v := fake_value(node), torch.SymInt)}
     for node in nodes:
         if not isinstance(fake_value(node), torch.SymInt):

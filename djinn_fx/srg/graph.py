@@ -65,7 +65,7 @@ class SRG:
     @property
     def output(self) -> Node:
         """The output node."""
-        return next(iter(self.gm.graph.find_nodes(op="output")))
+        return self.gm.graph.output_node()
 
     def node(self, name: str) -> Node:
         """The node of that name.
