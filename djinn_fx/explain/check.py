@@ -15,10 +15,21 @@ from djinn_fx.explain.report import Check
 
 
 def run_eager(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call the model on copies of its inputs, and leave its buffers as they were."""
+    """Call the model on copies of its inputs, and leave its buffers as they were; see :func:`results`."""
     args, kwargs = copy_inputs(args, kwargs)
     with buffers_kept(model):
-        return detached(model(*args, **kwargs))
+        return results(model, model(*args, **kwargs))
+
+
+def results(model: Callable[..., Any], output: Any) -> Any:
+    """What is compared: the output and, where gradients are on, the parameters' gradients of its sum."""
+    parameters = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
+    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+    gradients: tuple[Any, ...] = ()
+    if parameters and leaves and torch.is_grad_enabled():
+        sums = [leaf.float().sum() for leaf in leaves]
+        gradients = torch.autograd.grad(sums, parameters, allow_unused=True)
+    return detached(output), gradients
 
 
 def is_random(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> bool:
@@ -60,7 +71,11 @@ def detached(output: Any) -> Any:
 
 
 def compare(expected: Any, actual: Any) -> Check:
-    """Compare two outputs of one model, leaf by leaf; the tolerance follows the coarsest dtype in them."""
+    """Compare two outputs of one model, leaf by leaf.
+
+    The tolerance follows the coarsest dtype in them; ``atol`` counts in units of a tensor's largest value, if
+    that is above 1.
+    """
     wanted, got = pytree.tree_leaves(expected), pytree.tree_leaves(actual)
     tensors = [leaf for leaf in wanted if isinstance(leaf, torch.Tensor)]
     coarse = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors)
@@ -83,6 +98,7 @@ def _compare_leaf(wanted: Any, got: Any, rtol: float, atol: float) -> tuple[bool
     left, right = wanted.detach().cpu(), got.detach().cpu()
     if not (left.is_floating_point() or left.is_complex()):
         return torch.equal(left, right), 0.0
+    scale = max(1.0, float(left.abs().nan_to_num(0.0, 0.0).max())) if left.numel() else 1.0
     gap = (left - right).abs().nan_to_num(0.0)
     worst = float(gap.max()) if gap.numel() else 0.0
-    return torch.allclose(left, right, rtol=rtol, atol=atol, equal_nan=True), worst
+    return torch.allclose(left, right, rtol=rtol, atol=atol * scale, equal_nan=True), worst

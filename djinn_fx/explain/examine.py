@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from djinn_fx.errors import DjinnError, ModelFileError
-from djinn_fx.explain.check import compare, copy_inputs, is_random, run_eager
+from djinn_fx.explain.check import compare, copy_inputs, is_random, results, run_eager
 from djinn_fx.explain.find_model import FoundModel
 from djinn_fx.explain.report import SCHEMA, Check, ModelInfo, Report, graph_info
 from djinn_fx.explain.user_file import beside, first_line
@@ -120,7 +120,7 @@ def _eager(found: FoundModel) -> object:
 def _check(found: FoundModel, expected: object, result: CaptureResult) -> Check:
     if result.output is None:
         return Check(equal=None, max_difference=0.0, rtol=0.0, atol=0.0, note="the model returned nothing to compare")
-    check = compare(expected, result.output)
+    check = compare(expected, results(found.module, result.output))
     if not check.equal and is_random(found.module, found.args, found.kwargs, expected):
         return replace(check, equal=None, note="not comparable: two eager runs differ as well (random numbers)")
     return check
@@ -131,8 +131,16 @@ def _mode(found: FoundModel, training: bool) -> Iterator[None]:
     module = found.module
     if isinstance(module, nn.Module):
         module.train(training)
-    with torch.set_grad_enabled(training):
+    with torch.set_grad_enabled(training), _backward_too() if training else contextlib.nullcontext():
         yield
+
+
+def _backward_too() -> contextlib.AbstractContextManager[None]:
+    """AOTAutograd hands over the backward graph at once, not when a backward pass first runs."""
+    import torch._functorch.config as config
+
+    known = hasattr(config, "force_non_lazy_backward_lowering")
+    return config.patch(force_non_lazy_backward_lowering=True) if known else contextlib.nullcontext()
 
 
 def _versions() -> dict[str, str]:

@@ -198,7 +198,7 @@ def _image_of_config(model: nn.Module) -> Inputs | None:
 def _tensors_in_file(user: UserFile, model: Callable[..., Any], signature: inspect.Signature | None) -> Inputs | None:
     names, required = user.names, required_parameters(signature)
     if required and all(isinstance(names.get(name), torch.Tensor) for name in required):
-        rule = f"the module-level tensors {', '.join(required)}, named like the parameters"
+        rule = f"module-level {', '.join(required)}, named like the parameters"
         return Inputs(args=tuple(names[name] for name in required), kwargs={}, rule=rule)
     for name in TENSOR_NAMES:
         value = names.get(name)

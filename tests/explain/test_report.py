@@ -1,0 +1,274 @@
+"""The report and its text form, from hand-built and captured graphs."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from djinn_fx.explain.check import buffers_kept, compare, is_random, run_eager
+from djinn_fx.explain.examine import examine, make_report
+from djinn_fx.explain.find_model import find_model
+from djinn_fx.explain.report import (
+    SCHEMA,
+    BuildInfo,
+    Check,
+    GraphInfo,
+    ModelInfo,
+    ReasonGroup,
+    RegionInfo,
+    Report,
+    group_reasons,
+)
+from djinn_fx.explain.text import WIDTH, check_text, group_label, group_regions, print_report
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings import Settings
+from djinn_fx.srg.record import Cost
+
+MODELS = Path(__file__).parent / "models"
+MODEL = ModelInfo(
+    file="net.py", attr="net", rule="net", name="Net", mode="inference", parameter_count=1500, parameter_bytes=6000
+)
+
+
+def region(index: int, label: str, structural_hash: str, build: BuildInfo | None = None) -> RegionInfo:
+    return RegionInfo(
+        index=index,
+        label=label,
+        ops=3,
+        inputs=2,
+        outputs=1,
+        structural_hash=structural_hash,
+        repeats=1,
+        phase="forward",
+        device="cpu",
+        cost=Cost(flops=2000, read_bytes=10, write_bytes=10, time_s=1e-6),
+        build=build,
+    )
+
+
+def graph(**changes: Any) -> GraphInfo:
+    plain = GraphInfo(
+        kind="inference",
+        phase="forward",
+        ops=12,
+        distinct_regions=3,
+        regions=(
+            region(0, "embed", "aa"),
+            *(region(i, f"model.layers.{i}", "bb") for i in range(1, 5)),
+            region(5, "[head]", ""),
+        ),
+        phases={"forward": 12},
+        residency_bytes={"parameter": 6000, "state": 0},
+        peak_bytes=7000,
+        cost=Cost(flops=2_000_000, read_bytes=10_000, write_bytes=2_000, time_s=2e-3),
+        unpriced={"aten.strange.default": 2},
+        transfers=(),
+        passes=(),
+        reasons=(),
+    )
+    return replace(plain, **changes)
+
+
+def text_of(*graphs: GraphInfo, **changes: Any) -> str:
+    report = Report(schema=SCHEMA, model=MODEL, versions={"torch": "2"}, graphs=graphs, graph_breaks=())
+    buffer = io.StringIO()
+    print_report(replace(report, **changes), buffer)
+    return buffer.getvalue()
+
+
+def test_regions_with_one_artefact_are_one_row() -> None:
+    labels = [group_label(group) for group in group_regions(graph().regions)]
+    assert labels == ["embed", "model.layers.1 … 4 ×4", "[head]"]
+
+
+def test_regions_without_a_hash_are_never_grouped() -> None:
+    assert len(group_regions([region(0, "a", ""), region(1, "b", "")])) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [(["a", "a"], "a ×2"), (["a.b", "c.b"], "a.b … c.b ×2"), (["part 1", "part 2"], "part 1 … part 2 ×2")],
+)
+def test_labels_of_a_group(labels: list[str], shown: str) -> None:
+    assert group_label([region(i, label, "h") for i, label in enumerate(labels)]) == shown
+
+
+def test_text_has_every_section_and_fits_the_width() -> None:
+    text = text_of(graph())
+    for part in (
+        "Net (inference)",
+        "1.5 k in 6.0 kB",
+        "Graph 1 of 1: inference, forward, 12 ops, 6 regions, 3 distinct to compile",
+        "model.layers.1 … 4 ×4",
+        "[head]",
+        "forward 12 ops",
+        "peak 7.0 kB; parameter 6.0 kB\n",
+        "2.0 M flop, 12.0 kB moved, 2.0 ms estimated (datasheet)",
+        "aten.strange.default ×2",
+    ):
+        assert part in text, part
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "\x1b" not in text
+
+
+def test_text_is_coloured_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    print_report(make_report(MODEL, ()), terminal)
+    assert "\x1b[" in terminal.getvalue()
+
+
+def test_a_fallback_is_shown_before_faster_and_slower_builds() -> None:
+    built = BuildInfo(engine="inductor", outcome="built", key="k", seconds=9.0)
+    fallback = BuildInfo(engine="eager", outcome="fallback", key="", seconds=0.1)
+    text = text_of(graph(regions=(region(0, "a", "h", built), region(1, "b", "h", fallback))))
+    assert "eager: fallback 100.0 ms" in text
+    assert "1 eager fallback, for 2 regions; 9.1 s" in text
+
+
+def test_important_reasons_come_first_and_no_kind_crowds_out_the_others() -> None:
+    reasons = [Reason(kind=ReasonKind.PHASE, detail=f"phase {i}") for i in range(20)]
+    reasons += [Reason(kind=ReasonKind.FALLBACK, detail="no compiler", node="region 3")]
+    text = text_of(graph(reasons=group_reasons(reasons)))
+    assert text.index("fallback: no compiler [region 3]") < text.index("phase: phase 0")
+    assert "phase 3" not in text
+    assert "+17 more, see --json" in text
+
+
+def test_reasons_are_grouped_and_counted_once() -> None:
+    one = Reason(kind=ReasonKind.PHASE, detail="d", node="a", runner_up="r")
+    assert group_reasons([one, one, replace(one, node="b")]) == (
+        ReasonGroup(kind="phase", detail="d", count=2, nodes=("a", "b"), runner_up="r"),
+    )
+
+
+def test_graph_breaks_are_shown() -> None:
+    assert "1 graph break\n  1           print at net.py:3\n" in text_of(graph_breaks=("print at net.py:3",))
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        (Check(equal=True, max_difference=0.0, rtol=1e-3, atol=1e-4), "equal to eager: largest difference 0.00e+00"),
+        (Check(equal=False, max_difference=2.5, rtol=1e-3, atol=1e-4), "NOT EQUAL to eager: largest difference 2.5"),
+        (Check(equal=None, max_difference=0, rtol=0, atol=0, note="random"), "random"),
+    ],
+)
+def test_check_text(check: Check, text: str) -> None:
+    assert check_text(check).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "got", "equal"),
+    [
+        (torch.ones(2), torch.ones(2) + 1e-6, True),
+        (torch.ones(2), torch.ones(2) + 1e-2, False),
+        (torch.tensor([1e4, 0.0]), torch.tensor([1e4, 0.5]), True),
+        (torch.tensor([float("nan"), float("inf")]), torch.tensor([float("nan"), float("inf")]), True),
+        (torch.tensor([float("nan")]), torch.tensor([1.0]), False),
+        (torch.ones(2), torch.ones(2, dtype=torch.float64), False),
+        (torch.ones(2), torch.ones(1, 2), False),
+        (torch.ones(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.bfloat16) * 1.01, True),
+        (torch.arange(2), torch.arange(2) + 1, False),
+        ({"a": torch.ones(2), "n": 1}, {"a": torch.ones(2), "n": 2}, False),
+        ((torch.ones(2), None), (torch.ones(2), None), True),
+        ((torch.ones(2),), (torch.ones(2), torch.ones(2)), False),
+    ],
+)
+def test_comparison(wanted: Any, got: Any, equal: bool) -> None:
+    assert compare(wanted, got).equal is equal
+
+
+def test_eager_runs_change_neither_inputs_nor_buffers() -> None:
+    model, x = torch.nn.BatchNorm1d(2), torch.ones(3, 2)
+    run_eager(lambda value: value.add_(1), (x,), {})
+    assert torch.equal(x, torch.ones(3, 2))
+    with buffers_kept(model):
+        model(torch.randn(3, 2))
+    assert int(model.num_batches_tracked) == 0  # type: ignore[arg-type]
+
+
+def test_random_models_are_recognised() -> None:
+    def noisy(x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand(2)
+
+    assert is_random(noisy, (torch.ones(2),), {}, run_eager(noisy, (torch.ones(2),), {}))
+    assert not is_random(torch.neg, (torch.ones(2),), {}, run_eager(torch.neg, (torch.ones(2),), {}))
+
+
+def test_gradients_are_part_of_what_is_compared_in_training() -> None:
+    model = torch.nn.Linear(2, 1, bias=False)
+    _, (gradient,) = run_eager(model, (torch.ones(3, 2),), {})
+    assert torch.equal(gradient, torch.full((1, 2), 3.0))
+    with torch.no_grad():
+        assert run_eager(model, (torch.ones(3, 2),), {})[1] == ()
+
+
+def captured(**options: Any) -> Report:
+    settings = Settings.load(None, {"max_boundary_share": 1.0, **options})
+    with torch.no_grad():
+        return examine(find_model(str(MODELS / "repeated.py")), settings)
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return captured()
+
+
+def test_repeated_layers_are_reported_as_one_region_many_times(report: Report) -> None:
+    (only,) = report.graphs
+    repeats = {found.structural_hash: found.repeats for found in only.regions}
+    assert max(repeats.values()) >= 10
+    assert len(repeats) == only.distinct_regions < len(only.regions)
+    assert sum(found.ops for found in only.regions) == only.ops == sum(only.phases.values())
+
+
+def test_sizes_are_those_of_the_model(report: Report) -> None:
+    (only,) = report.graphs
+    assert only.residency_bytes["parameter"] == report.model.parameter_bytes
+    assert only.residency_bytes["input"] == 3 * 50 * 64 * 4
+    assert only.peak_bytes >= report.model.parameter_bytes
+    assert only.cost.flops > 2 * 150 * report.model.parameter_count * 0.9
+
+
+def test_json_form(report: Report) -> None:
+    data = json.loads(report.to_json())
+    assert list(data) == ["schema", "model", "versions", "graphs", "graph_breaks", "check"]
+    assert data["schema"] == "djinn_fx.explain/1"
+    assert list(data["versions"]) == ["djinn_fx", "torch", "python"]
+    assert list(data["graphs"][0]) == [
+        "kind",
+        "phase",
+        "ops",
+        "distinct_regions",
+        "regions",
+        "phases",
+        "residency_bytes",
+        "peak_bytes",
+        "cost",
+        "unpriced",
+        "transfers",
+        "passes",
+        "reasons",
+    ]
+    assert {"split", "phase", "placed"} <= {reason["kind"] for reason in data["graphs"][0]["reasons"]}
+
+
+def test_json_is_the_same_every_time_apart_from_seconds(report: Report) -> None:
+    def without_times(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_times(item) for key, item in value.items() if not key.endswith("seconds")}
+        return [without_times(item) for item in value] if isinstance(value, list) else value
+
+    assert without_times(json.loads(captured().to_json())) == without_times(json.loads(report.to_json()))
