@@ -42,7 +42,7 @@ class InductorEngine:
     def capability(self) -> Capability:
         """Inductor can build where its backend's compiler is there; without one the first build says why."""
         try:
-            import torch._inductor  # noqa: F401
+            import torch._inductor
         except ImportError as error:  # a torch built without Inductor's dependencies
             return Capability(can_build=False, can_run=False, why_not=str(error))
         return Capability(can_build=True, can_run=True, versions={"torch": str(torch.__version__)})
@@ -173,7 +173,7 @@ def _as_region_callable(artefact: Any) -> RegionCallable:
 def _serialise(artefact: Any, label: str) -> bytes | None:
     try:
         payload: bytes = artefact.serialize()
-    except Exception as error:  # torch raises whatever its pickler meets; the artefact itself is fine
+    except Exception as error:  # noqa: BLE001  (torch raises whatever its pickler meets; the artefact is fine)
         log.info("%s cannot be stored: %s", label, _first_line(error))
         return None
     return payload
@@ -211,7 +211,7 @@ def _compiler_version() -> str:
     try:
         command = [get_cpp_compiler(), "-dumpfullversion", "-dumpversion"]
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
-    except Exception as error:  # no compiler is a fact about the machine, told when something needs one
+    except Exception as error:  # noqa: BLE001  (no compiler is told when something needs one)
         return f"none ({type(error).__name__})"
 
 

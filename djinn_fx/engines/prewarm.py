@@ -53,7 +53,7 @@ def compiler_takes_vector_flags() -> bool:
             return False
         command = [get_cpp_compiler(), *sorted(flags), "-x", "c++", "-fsyntax-only", "/dev/null"]
         return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
-    except Exception as error:  # private names moved, or no compiler: Inductor's own check then decides
+    except Exception as error:  # noqa: BLE001  (names moved, or no compiler: Inductor's own check decides)
         log.debug("vector flags not checked: %s: %s", type(error).__name__, error)
         return False
 
@@ -74,5 +74,5 @@ def _warm() -> None:
         from torch._inductor.codecache import CppPythonBindingsCodeCache
 
         CppPythonBindingsCodeCache.load_pybinding_async(["float*"], _KERNEL)
-    except Exception as error:  # whatever is wrong shows again, with its place, when a region is compiled
+    except Exception as error:  # noqa: BLE001  (what is wrong shows again when a region is compiled)
         log.debug("not warmed up: %s: %s", type(error).__name__, error)
