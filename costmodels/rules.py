@@ -33,7 +33,7 @@ def is_free(node: Node) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _is_free(target: Any) -> bool:
     if isinstance(target, OpOverload):
-        return _packet(target) in NO_WORK
+        return _packet(target) in NO_WORK or torch.Tag.inplace_view in target.tags
     module = getattr(target, "__module__", "") or ""
     return not isinstance(target, HigherOrderOperator) and (
         module in ("_operator", "operator", "math")
@@ -44,26 +44,40 @@ def _is_free(target: Any) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def rule_of(target: Any) -> Rule | None:
-    """The rule for a call target; None where there is none."""
+    """The rule for a call target; None where there is none. An op in place goes by the rule of its twin."""
     name = _packet(target) if isinstance(target, OpOverload) else str(getattr(target, "__name__", ""))
     bare = name.removeprefix("aten.")
     if bare in ATTENTION:
         return functools.partial(attention_operations, ATTENTION[bare])
     if not isinstance(target, OpOverload):
         return None
+    return (
+        _named_rule(name, target)
+        or _tagged_rule(bare, target)
+        or (_named_rule(name.rstrip("_"), target) if name.endswith("_") else None)
+    )
+
+
+def _named_rule(name: str, target: OpOverload) -> Rule | None:
+    """A rule from the tables, ours or torch's."""
     if name in MOVES:
         return _no_operations
-    if bare in _OWN and name.startswith("aten."):
+    bare = name.removeprefix("aten.") if name.startswith("aten.") else ""
+    if bare in _OWN:
         return _OWN[bare]
-    formula = _registered(target.overloadpacket)
-    if formula is not None:
-        return functools.partial(_formula, formula)
-    if name.startswith("aten."):
-        if bare in PER_INPUT:
-            return functools.partial(_per_input, PER_INPUT[bare])
-        if bare in PER_OUTPUT:
-            return functools.partial(_per_output, PER_OUTPUT[bare])
-    if torch.Tag.pointwise in target.tags or name.startswith("quantized_decomposed."):
+    formula = flop_registry.get(target.overloadpacket)
+    if formula is not None:  # without its wrapper, which would take tensors: it is given shapes here
+        return functools.partial(_formula, getattr(formula, "__wrapped__", formula))
+    if bare in PER_INPUT:
+        return functools.partial(_per_input, PER_INPUT[bare])
+    if bare in PER_OUTPUT:
+        return functools.partial(_per_output, PER_OUTPUT[bare])
+    return None
+
+
+def _tagged_rule(bare: str, target: OpOverload) -> Rule | None:
+    """A rule from what torch says of the op: elementwise, or a reduction."""
+    if torch.Tag.pointwise in target.tags or target.namespace == "quantized_decomposed":
         return functools.partial(_per_output, 1)
     # torch.Tag.reduction is younger than the oldest torch this package supports
     if getattr(torch.Tag, "reduction", None) in target.tags or bare in REDUCTIONS:
@@ -73,12 +87,6 @@ def rule_of(target: Any) -> Rule | None:
 
 def _packet(target: OpOverload) -> str:
     return str(target.overloadpacket)
-
-
-def _registered(packet: Any) -> Callable[..., int] | None:
-    """torch's formula, without the wrapper that would take tensors: it is given shapes here."""
-    formula = flop_registry.get(packet)
-    return getattr(formula, "__wrapped__", formula)
 
 
 def _hinted(value: Any) -> Any:

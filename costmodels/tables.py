@@ -27,7 +27,9 @@ MOVES = names(
     upsample_nearest1d upsample_nearest2d upsample_nearest3d im2col one_hot randperm _pin_memory
     bitwise_left_shift expand_as meshgrid tile narrow_copy select_copy detach_copy squeeze_copy unsqueeze_copy
     t_copy alias_copy _reshape_copy _reshape_alias_copy slice_backward select_backward diagonal_backward
-    unfold_backward value_selecting_reduction_backward""",
+    unfold_backward value_selecting_reduction_backward diag_embed diagonal_copy as_strided_copy unbind_copy
+    rot90 _chunk_cat _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+    nonzero_static logspace masked_fill""",
     "aten.",
 ) | {"prims.convert_element_type", "prims.device_put", "prims.iota"}
 
@@ -92,6 +94,14 @@ PER_INPUT = {
     "_foreach_norm": 2,
     "max_pool2d_with_indices_backward": 1,
     "avg_pool2d_backward": 1,
+    "trace": 1,
+    "kthvalue": 1,
+    "mode": 1,
+    "nanmedian": 1,
+    "_unique2": 1,
+    "unique_consecutive": 1,
+    "unique_dim": 1,
+    "adaptive_max_pool3d": 1,
 }
 #: Operations per element of the largest output.
 PER_OUTPUT = {
@@ -119,6 +129,16 @@ PER_OUTPUT = {
     "isin": 1,
     "_cdist_forward": 1,
     "complex": 0,
+    "glu": 5,
+    "hardswish": 4,
+    "log_sigmoid_forward": 4,
+    "rrelu_with_noise": 2,
+    "normal": 1,
+    "exponential": 1,
+    "cauchy": 1,
+    "geometric": 1,
+    "log_normal": 1,
+    "random": 1,
     "polar": 2,
 }
 #: Reductions, for the torch versions that do not tag them: one operation per element read.
