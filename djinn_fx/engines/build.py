@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import Artefact, Engine, RegionCallable, RegionGraph
-from djinn_fx.engines.keys import EngineKey, Guards, engine_key, symbolic_inputs
+from djinn_fx.engines.keys import EngineKey, Guards, device_order, engine_key, symbolic_inputs
 from djinn_fx.engines.progress import Progress
 from djinn_fx.engines.registry import engine
 from djinn_fx.engines.store import Store, default_cache_dir
@@ -101,6 +102,22 @@ class Memory:
 MEMORY = Memory()
 
 
+class _Building:
+    """One lock a key: two threads that want one artefact build it once (the store's lock does so for processes)."""
+
+    def __init__(self) -> None:
+        self._locks: weakref.WeakValueDictionary[str, threading.RLock] = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def of(self, key: str) -> threading.RLock:
+        """The lock of a key; it lives as long as somebody holds it or waits for it."""
+        with self._lock:
+            return self._locks.setdefault(key, threading.RLock())
+
+
+_BUILDING = _Building()
+
+
 def open_store(settings: Settings) -> tuple[Store | None, Reason | None]:
     """The disk cache these settings ask for; None, with the Reason if there is one, when there is to be none."""
     if not settings.cache or torch.compiler.config.force_disable_caches:
@@ -118,6 +135,8 @@ class Builder:
         self._eager: Engine = engine("eager", settings)
         self._store, self._store_reason = open_store(settings)
         self._fingerprint = self._engine.fingerprint()
+        #: Keys of stored artefacts that the engine could not load; the next one built takes their place.
+        self._unusable: set[str] = set()
 
     def build(self, srg: SRG, plan: Plan) -> Built:
         """One callable per region, in the order of the plan's regions.
@@ -129,46 +148,50 @@ class Builder:
         builds: dict[int, RegionBuild] = {}
         same: dict[str, tuple[RegionCallable, RegionBuild]] = {}
         distinct = list(_distinct_first(plan.regions))
+        # Compiling one region may find that a symbol is a number, so the symbols of all are noted before.
+        symints = {region.index: symbolic_inputs(_values(srg, region)) for region in plan.regions}
         with Progress(len(distinct), self._settings.progress) as progress:
             for region in (*distinct, *plan.regions):
                 if region.index in callables:
                     continue
                 shared = same.get(region.structural_hash) if region.structural_hash else None
-                if shared is not None and self._may_share(srg, region, shared[1]):
+                if shared is not None and self._may_share(srg, region, symints[region.index], shared[1]):
                     run, build = shared
                     again = RegionBuild(
                         region=region.index, engine=build.engine, outcome=build.outcome, seconds=0.0,
                         key=build.key, guards=build.guards,
+                        reasons=build.reasons if build.outcome == "fallback" else (),
                     )  # fmt: skip
                 else:
                     progress.start(region.label)
-                    run, again = self._region(srg, region)
+                    run, again = self._region(srg, region, symints[region.index])
                     same[region.structural_hash] = (run, again)
                     progress.done()
                 callables[region.index], builds[region.index] = run, again
         indices = range(len(plan.regions))
         return Built(callables=tuple(callables[i] for i in indices), builds=tuple(builds[i] for i in indices))
 
-    def _may_share(self, srg: SRG, region: Region, build: RegionBuild) -> bool:
-        """Whether a repeat may use the artefact of its twin: same device index, and true size facts."""
-        twin_devices = {m.device for m in _metas(srg, srg.regions[build.region])}
-        if {m.device for m in _metas(srg, region)} != twin_devices:
+    def _may_share(self, srg: SRG, region: Region, symints: Sequence[torch.SymInt], build: RegionBuild) -> bool:
+        """Whether a repeat may use the artefact of its twin: same device indices, and true size facts."""
+        if _devices(srg, region) != _devices(srg, srg.regions[build.region]):
             return False
-        if build.guards is None:
-            return True
-        values = [input_value(srg, srg.node(name)) for name in region.inputs]
-        return Guards(expression=build.guards).hold([v for v in values if _is_size(v)])
+        return Guards(expression=build.guards).hold(symints)
 
-    def _region(self, srg: SRG, region: Region) -> tuple[RegionCallable, RegionBuild]:
+    def _region(self, srg: SRG, region: Region, symints: Sequence[torch.SymInt]) -> tuple[RegionCallable, RegionBuild]:
         start = time.perf_counter()
         graph = region_graph(srg, region)
         refusal = self._engine.supports(graph)
         if refusal is not None:
             return self._fallback(graph, region, start, refusal)
         if not graph.structural_hash:
-            return self._compile(graph, region, start, None, ())
+            return self._compile(graph, region, start, None, symints, ())
         key = engine_key(graph, self._fingerprint)
-        symints = symbolic_inputs(graph)
+        with _BUILDING.of(key.digest):
+            return self._keyed(graph, region, start, key, symints)
+
+    def _keyed(
+        self, graph: RegionGraph, region: Region, start: float, key: EngineKey, symints: Sequence[torch.SymInt]
+    ) -> tuple[RegionCallable, RegionBuild]:
         known = self._from_memory(key, symints)
         outcome = "memory"
         if known is None:
@@ -199,7 +222,8 @@ class Builder:
                 run = self._engine.load(Artefact(header=entry.header, payload=entry.payload))
             except EngineError as error:
                 log.warning("a stored artefact is rebuilt: %s", error)
-                return None
+                self._unusable.add(variant.digest)
+                continue
             loaded = _Loaded(key=variant.digest, run=run, guards=guards, engine=self._engine.name)
             MEMORY.add(key.digest, loaded)
             return loaded
@@ -210,9 +234,11 @@ class Builder:
     ) -> tuple[RegionCallable, RegionBuild]:
         if self._store is None:
             reasons = (self._store_reason,) if self._store_reason is not None else ()
-            return self._compile(graph, region, start, key, reasons)
+            return self._compile(graph, region, start, key, symints, reasons)
         failed = self._store.get_negative(key.digest)
         if failed is not None:
+            if self._settings.on_failure == "raise":
+                raise EngineError(f"{failed.detail} (known from an earlier attempt; `djinn cache clear` forgets it)")
             return self._fallback(graph, region, start, failed)
         with self._store.lock(key.digest, LOCK_TIMEOUT_S):
             # Another process may have built it while we waited.
@@ -228,10 +254,16 @@ class Builder:
                 detail=f"no entry {key.digest[:12]}; `djinn cache why last-miss` shows the nearest",
                 node=region.label,
             )
-            return self._compile(graph, region, start, key, (miss,))
+            return self._compile(graph, region, start, key, symints, (miss,))
 
     def _compile(
-        self, graph: RegionGraph, region: Region, start: float, key: EngineKey | None, reasons: tuple[Reason, ...]
+        self,
+        graph: RegionGraph,
+        region: Region,
+        start: float,
+        key: EngineKey | None,
+        symints: Sequence[torch.SymInt],
+        reasons: tuple[Reason, ...],
     ) -> tuple[RegionCallable, RegionBuild]:
         try:
             artefact = self._engine.compile(graph)
@@ -243,7 +275,7 @@ class Builder:
                 self._store.put_negative(key.digest, reason, NEGATIVE_EXPIRY_S)
             return self._fallback(graph, region, start, reason)
         run = artefact.ready if artefact.ready is not None else self._engine.load(artefact)
-        guards = Guards.of(symbolic_inputs(graph))
+        guards = Guards.of(symints)
         kept = ""
         if key is not None:
             kept = self._keep(graph, key, artefact, run, guards)
@@ -255,10 +287,6 @@ class Builder:
     def _keep(self, graph: RegionGraph, key: EngineKey, artefact: Artefact, run: RegionCallable, guards: Guards) -> str:
         """Put a new artefact into memory and on disk. Returns its key, empty if it is not on disk."""
         variant = key.variant(self._free_variant(key))
-        loaded = _Loaded(key=variant.digest, run=run, guards=guards, engine=self._engine.name)
-        MEMORY.add(key.digest, loaded)
-        if artefact.payload is None or self._store is None:
-            return ""
         header = {
             **artefact.header,
             "schema": 1,
@@ -269,13 +297,25 @@ class Builder:
             "canonical": graph.canonical,
             "guards": guards.expression,
         }
-        return variant.digest if self._store.put(variant.digest, header, artefact.payload) else ""
+        stored = (
+            artefact.payload is not None
+            and self._store is not None
+            and self._store.put(variant.digest, header, artefact.payload)
+        )
+        self._unusable.discard(variant.digest)
+        kept = variant.digest if stored else ""
+        MEMORY.add(key.digest, _Loaded(key=kept, run=run, guards=guards, engine=self._engine.name))
+        return kept
 
     def _free_variant(self, key: EngineKey) -> int:
+        """The number of the next artefact for this key; the last one is replaced when all are taken."""
         if self._store is None:
             return 0
         taken = 0
-        while taken < MAX_VARIANTS - 1 and self._store.get(key.variant(taken).digest) is not None:
+        while taken < MAX_VARIANTS - 1:
+            digest = key.variant(taken).digest
+            if digest in self._unusable or self._store.get(digest) is None:
+                break
             taken += 1
         return taken
 
@@ -316,7 +356,6 @@ def load_artefact(settings: Settings, key: str, guards_hold: bool = True) -> Reg
 
 def region_graph(srg: SRG, region: Region) -> RegionGraph:
     """A region cut out of its graph, ready for an engine."""
-    values = tuple(input_value(srg, srg.node(name)) for name in region.inputs)
     canonical: Any = None
     if region.structural_hash:
         nodes, inputs, outputs = (
@@ -327,7 +366,7 @@ def region_graph(srg: SRG, region: Region) -> RegionGraph:
         gm=extract(srg, region),
         structural_hash=region.structural_hash,
         canonical=canonical,
-        example_inputs=values,
+        example_inputs=_values(srg, region),
         label=region.label,
         kind=srg.kind.value,
     )
@@ -341,10 +380,10 @@ def _distinct_first(regions: Sequence[Region]) -> Iterator[Region]:
             yield region
 
 
-def _metas(srg: SRG, region: Region) -> Iterator[Any]:
-    for name in (*region.inputs, *region.nodes):
-        yield from srg.record(srg.node(name)).outputs
+def _devices(srg: SRG, region: Region) -> tuple[str, ...]:
+    return device_order(input_value(srg, srg.node(name)) for name in (*region.inputs, *region.nodes))
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, torch.SymInt) and value.node.hint is not None and value.node.expr.is_symbol
+def _values(srg: SRG, region: Region) -> tuple[Any, ...]:
+    """The compile-time values of a region's inputs."""
+    return tuple(input_value(srg, srg.node(name)) for name in region.inputs)

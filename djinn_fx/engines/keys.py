@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +53,12 @@ def _key(fields: Mapping[str, Any]) -> EngineKey:
 
 
 def _devices(region: RegionGraph) -> list[str]:
-    values = [node.meta.get("val") for node in region.gm.graph.nodes]
-    return sorted({str(tensor.device) for value in values for tensor in tensors_of(value)})
+    return list(device_order(node.meta.get("val") for node in region.gm.graph.nodes))
+
+
+def device_order(values: Iterable[Any]) -> tuple[str, ...]:
+    """The devices of these values in order of first use: with the structural hash, which device each op is on."""
+    return tuple(dict.fromkeys(str(tensor.device) for value in values for tensor in tensors_of(value)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +93,15 @@ class Guards:
         return bool(shape_env.evaluate_guards_expression(self.expression, symints))
 
 
-def symbolic_inputs(region: RegionGraph) -> list[torch.SymInt]:
-    """The region's inputs that are size symbols, in order."""
-    return [
-        value
-        for value in region.example_inputs
-        if isinstance(value, torch.SymInt) and value.node.hint is not None and value.node.expr.is_symbol
-    ]
+def symbolic_inputs(values: Iterable[Any]) -> list[torch.SymInt]:
+    """The size symbols that a region's inputs tell, each once, in order: inputs themselves, or sizes of tensors.
+
+    To be taken before the region is compiled: compiling may find that a symbol is a number, and then that is a fact
+    to be guarded.
+    """
+    sizes = (size for value in values for size in (value.shape if isinstance(value, torch.Tensor) else (value,)))
+    known: dict[Any, torch.SymInt] = {}
+    for size in sizes:
+        if isinstance(size, torch.SymInt) and size.node.hint is not None and size.node.expr.is_symbol:
+            known.setdefault(size.node.expr, size)
+    return list(known.values())

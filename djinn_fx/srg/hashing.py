@@ -3,8 +3,8 @@
 A region's *canonical form* is a JSON value that holds everything its behaviour depends on besides the values of
 its inputs, and nothing else: each op's qualified target, each edge and its position, each literal, dtypes,
 strides, shapes with symbols renamed by first use, what is known of each symbol, which inputs share memory,
-the order of inputs and outputs, and the bodies of higher-order ops. Names, parameter values and device indices
-are not in it. The hash is the SHA-256 of that form.
+the order of inputs and outputs, and the bodies of higher-order ops. Names and parameter values are not in it; of
+device indices only which are the same and which are not. The hash is the SHA-256 of that form.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
+from torch._library.triton import get_triton_kernels_for_op
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import GraphModule, Node
 
-from djinn_fx.srg.graph import META_KEY, fake_value, tensors_of
+from djinn_fx.errors import LoweringError
+from djinn_fx.srg.graph import META_KEY, fake_value
 from djinn_fx.srg.lower import lower, target_name
 from djinn_fx.srg.record import OpRecord, Size, TensorMeta
 
 #: Raised with every change of the canonical form; part of every engine key.
-CANONICAL_SCHEMA = 1
+CANONICAL_SCHEMA = 2
 
 _SYMBOL = re.compile(r"\b(?:s|u|zf|zuf)\d+\b")
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 class NoCanonicalForm(Exception):
@@ -54,12 +57,56 @@ def structural_hash(form: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class _Scope:
+    """What a region and the bodies of its higher-order ops name alike: symbols and device indices, by first use."""
+
+    def __init__(self) -> None:
+        self._symbols: dict[str, str] = {}
+        self._devices: dict[tuple[str, int], int] = {}
+        self._expressions: dict[str, str] = {}
+        #: For each symbol its kind and bounds, in order of first use.
+        self.facts: list[list[Any]] = []
+
+    def device(self, device: torch.device) -> str:
+        """The device's type, and a number for its index: other devices of the type get other numbers."""
+        if device.index is None or device.type == "cpu":
+            return device.type
+        others = sum(1 for kind, _ in self._devices if kind == device.type)
+        return f"{device.type}#{self._devices.setdefault((device.type, device.index), others)}"
+
+    def knows(self, size: Size) -> bool:
+        """Whether a size is a number, or an expression renamed before."""
+        return not isinstance(size, str) or size in self._expressions
+
+    def expression(self, text: str, value: Any) -> str:
+        """A symbolic expression with its symbols renamed; ``value`` is what it is the text of."""
+        if text not in self._expressions:
+            self._expressions[text] = self._renamed(text, value)
+        return self._expressions[text]
+
+    def _renamed(self, text: str, value: Any) -> str:
+        names = {name: self._symbol(name, value) for name in _SYMBOL.findall(text)}
+        expr = value.node.expr if isinstance(value, _SYMBOLIC) else None
+        if len(names) < 2 or expr is None:
+            return _SYMBOL.sub(lambda match: names[match[0]], text)
+        # Sympy sorts the terms of its text by the symbols' names, so it has to write them anew.
+        symbols = [symbol for symbol in expr.free_symbols if str(symbol) in names]
+        return str(expr.xreplace({old: type(old)(names[str(old)], **old.assumptions0) for old in symbols}))
+
+    def _symbol(self, name: str, value: Any) -> str:
+        if name not in self._symbols:
+            self._symbols[name] = f"k{len(self._symbols)}"
+            self.facts.append([name.rstrip("0123456789"), *_symbol_range(name, value)])
+        return self._symbols[name]
+
+
 class _Canonicaliser:
-    def __init__(self, nodes: Sequence[Node], inputs: Sequence[Node], outputs: Sequence[Node]) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], inputs: Sequence[Node], outputs: Sequence[Node], scope: _Scope | None = None
+    ) -> None:
         self._nodes, self._inputs, self._outputs = nodes, inputs, outputs
         self._number: dict[Node, int] = {}
-        self._symbols: dict[str, str] = {}
-        self._symbol_facts: list[list[Any]] = []
+        self._scope = scope or _Scope()
         self._storages: dict[int, int] = {}
 
     def form(self) -> dict[str, Any]:
@@ -73,7 +120,7 @@ class _Canonicaliser:
             self._number[node] = len(self._number)
             ops.append([*op, self._value(node)])
         outputs = [self._number[node] for node in self._outputs]
-        return {"inputs": inputs, "ops": ops, "outputs": outputs, "symbols": self._symbol_facts}
+        return {"inputs": inputs, "ops": ops, "outputs": outputs, "symbols": self._scope.facts}
 
     def _target(self, node: Node) -> str:
         if node.op != "call_function":
@@ -81,6 +128,8 @@ class _Canonicaliser:
         name = target_name(node.target)
         if " at 0x" in name or "<locals>" in name or "<lambda>" in name:
             raise NoCanonicalForm(f"{node.name!r} calls {name}, which has no stable name")
+        if _holds_triton_kernel(node.target):
+            raise NoCanonicalForm(f"{node.name!r} calls {name}, whose Triton kernel is not in the graph")
         return name
 
     def _aliases(self, node: Node) -> list[int]:
@@ -92,50 +141,39 @@ class _Canonicaliser:
         value = fake_value(node)
         if value is None and node.op == "get_attr":
             value = _attribute(node)
-        metas = _record(node).outputs
-        if isinstance(value, torch.Tensor):
-            return self._tensor(metas[0], value)
-        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return [type(value).__name__, self._rename(str(value.node.expr), value)]
-        if isinstance(value, (tuple, list)) and metas:
-            tensors = iter(zip(metas, tensors_of(value), strict=True))
-            return [self._tensor(*next(tensors)) if isinstance(v, torch.Tensor) else self._rest(v) for v in value]
-        return self._rest(value)
+        return self._described(value, iter(_record(node).outputs))
 
-    def _rest(self, value: Any) -> Any:
-        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return [type(value).__name__, self._rename(str(value.node.expr), value)]
+    def _described(self, value: Any, metas: Iterator[TensorMeta]) -> Any:
+        """A value; ``metas`` holds those of its tensors, in order."""
+        if isinstance(value, torch.Tensor):
+            return self._tensor(next(metas), value)
+        if isinstance(value, _SYMBOLIC):
+            return [type(value).__name__, self._scope.expression(str(value.node.expr), value)]
+        if isinstance(value, (tuple, list)):
+            return ["values", *(self._described(item, metas) for item in value)]
         if value is None or isinstance(value, (bool, int, float, str)):
             return [type(value).__name__, repr(value)]
         return [type(value).__name__]
 
     def _tensor(self, meta: TensorMeta, tensor: torch.Tensor) -> list[Any]:
-        sizes = (meta.shape, meta.strides, (meta.storage_offset,))
+        parts: list[list[Size]] = [list(meta.shape), list(meta.strides), [meta.storage_offset]]
         if meta.is_symbolic:
-            shape, strides, offset = ([self._size(s, tensor) for s in part] for part in sizes)
-        else:
-            shape, strides, offset = (list(part) for part in sizes)
+            # Asking a tensor for its sizes takes long, and nearly all of them have been seen.
+            seen = all(self._scope.knows(size) for part in parts for size in part)
+            values = parts if seen else _sizes(tensor)
+            parts = [
+                [self._size(*pair) for pair in zip(*both, strict=True)] for both in zip(parts, values, strict=True)
+            ]
         # FakeTensor is what every traced value is; any other subclass changes what an op means.
         kind = type(tensor).__name__
         flags = [tensor.is_conj(), tensor.is_neg()] if meta.layout == "strided" else []
-        device = meta.device.split(":", 1)[0]
-        form: list[Any] = [meta.dtype, shape, strides, offset, device]
+        form: list[Any] = [meta.dtype, *parts, self._scope.device(tensor.device)]
         if meta.layout != "strided" or any(flags) or kind not in ("FakeTensor", "Tensor", "Parameter"):
             form.append([meta.layout, flags, kind])
         return form
 
-    def _size(self, size: Size, tensor: torch.Tensor) -> Size:
-        return self._rename(size, tensor) if isinstance(size, str) else size
-
-    def _rename(self, expression: str, holder: Any) -> str:
-        return _SYMBOL.sub(lambda match: self._symbol(match[0], holder), expression)
-
-    def _symbol(self, name: str, holder: Any) -> str:
-        if name not in self._symbols:
-            self._symbols[name] = f"k{len(self._symbols)}"
-            kind = name.rstrip("0123456789")
-            self._symbol_facts.append([kind, *_symbol_range(name, holder)])
-        return self._symbols[name]
+    def _size(self, size: Size, value: Any) -> Size:
+        return self._scope.expression(size, value) if isinstance(size, str) else size
 
     def _literal(self, value: Any, node: Node) -> Any:
         if isinstance(value, Node):
@@ -153,7 +191,7 @@ class _Canonicaliser:
         if isinstance(value, dict):
             return ["dict", *([str(key), self._literal(value[key], node)] for key in sorted(value, key=str))]
         if isinstance(value, torch.device):
-            return ["device", value.type]
+            return ["device", self._scope.device(value)]
         if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
             return ["torch", str(value)]
         return self._rare_literal(value, node)
@@ -165,10 +203,10 @@ class _Canonicaliser:
             return ["complex", repr(value)]
         if isinstance(value, OpOverload):
             return ["op", str(value)]
-        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return ["sym", self._rename(str(value.node.expr), value)]
+        if isinstance(value, _SYMBOLIC):
+            return ["sym", self._scope.expression(str(value.node.expr), value)]
         if isinstance(value, GraphModule):
-            return ["graph", graph_form(value)]
+            return ["graph", _body_form(value, self._scope)]
         raise NoCanonicalForm(f"{node.name!r} has an argument of type {type(value).__name__}")
 
     def _edge(self, source: Node, user: Node) -> Any:
@@ -177,7 +215,7 @@ class _Canonicaliser:
         if source.op == "get_attr":
             body = _attribute(source)
             if isinstance(body, GraphModule):
-                return ["graph", graph_form(body)]
+                return ["graph", _body_form(body, self._scope)]
         raise NoCanonicalForm(f"{user.name!r} reads {source.name!r}, which is neither inside nor an input")
 
 
@@ -187,8 +225,15 @@ def graph_form(gm: GraphModule) -> dict[str, Any]:
     Raises:
         NoCanonicalForm: as :func:`canonical_form`.
     """
+    return _body_form(gm, _Scope())
+
+
+def _body_form(gm: GraphModule, scope: _Scope) -> dict[str, Any]:
     if any(META_KEY not in node.meta for node in gm.graph.nodes):
-        lower(gm)
+        try:
+            lower(gm)
+        except LoweringError as error:
+            raise NoCanonicalForm(f"the body of a higher-order op: {error}") from error
     placeholders = [node for node in gm.graph.nodes if node.op == "placeholder"]
     constants = [n for n in gm.graph.nodes if n.op == "get_attr" and not isinstance(_attribute(n), GraphModule)]
     if constants:
@@ -196,7 +241,7 @@ def graph_form(gm: GraphModule) -> dict[str, Any]:
     ops = [node for node in gm.graph.nodes if node.op.startswith("call_")]
     output = next(node for node in gm.graph.nodes if node.op == "output")
     results = output.args[0] if isinstance(output.args[0], (tuple, list)) else (output.args[0],)
-    canonicaliser = _Canonicaliser(ops, placeholders, ())
+    canonicaliser = _Canonicaliser(ops, placeholders, (), scope)
     form = canonicaliser.form()
     form["outputs"] = canonicaliser._literal(list(results), output)
     return form
@@ -214,18 +259,24 @@ def _record(node: Node) -> OpRecord:
     return record
 
 
-def _symbol_range(name: str, holder: Any) -> tuple[str, str]:
+def _holds_triton_kernel(target: Any) -> bool:
+    """Whether a call runs a Triton kernel that the graph names only by its number, or not at all."""
+    if isinstance(target, OpOverload):
+        return target.namespace not in ("aten", "prims") and bool(get_triton_kernels_for_op(target._name))
+    return isinstance(target, HigherOrderOperator) and target.name().startswith("triton_kernel_wrapper")
+
+
+def _sizes(tensor: torch.Tensor) -> tuple[Sequence[Any], ...]:
+    if tensor.layout is not torch.strided:
+        return tensor.shape, (), (0,)
+    return tensor.shape, tensor.stride(), (tensor.storage_offset(),)
+
+
+def _symbol_range(name: str, value: Any) -> tuple[str, str]:
     """The bounds torch knows for a symbol; the compiler may rely on them, so they belong to the form."""
-    for size in _symbolic_sizes(holder):
-        for symbol in size.node.expr.free_symbols:
-            if str(symbol) == name:
-                bounds = size.node.shape_env.var_to_range.get(symbol)
-                return (str(bounds.lower), str(bounds.upper)) if bounds is not None else ("", "")
+    if isinstance(value, _SYMBOLIC):
+        for symbol in getattr(value.node.expr, "free_symbols", ()):
+            bounds = value.node.shape_env.var_to_range.get(symbol)
+            if str(symbol) == name and bounds is not None:
+                return str(bounds.lower), str(bounds.upper)
     return "", ""
-
-
-def _symbolic_sizes(holder: Any) -> list[Any]:
-    if not isinstance(holder, torch.Tensor):
-        return [holder]
-    sizes = [*holder.shape, *holder.stride(), holder.storage_offset()]
-    return [size for size in sizes if isinstance(size, torch.SymInt)]
