@@ -1,0 +1,98 @@
+"""What a sequence is made of, by how it enters the graph: text, vision or audio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from torch.fx import Node
+
+from djinn_fx.passes.dataflow import Flow, Root, RootKind, base_name, shape_of
+from djinn_fx.srg.record import Modality, Size
+
+_PLAIN = ("aten.view", "aten._to_copy", "aten.clone", "aten.alias", "aten.native_dropout", "aten.expand", "aten.mul")
+
+
+def embedding(node: Node, indices: tuple[Size, ...]) -> Root:
+    """The root of an embedding looked up by integers of shape [batch, tokens]; [batch] are categories, not tokens."""
+    tokens = indices[-1] if indices else None
+    return Root(
+        RootKind.EMBEDDING, node, tokens=tokens, modality=Modality.TEXT, projected=True, has_stem=len(indices) > 1
+    )
+
+
+def see(flow: Flow, stream: int, dims: int) -> None:
+    """A convolution over inputs: over one dimension it is sound, over two or three vision, or a spectrogram."""
+    roots = list(_undecided(flow, stream))
+    for root in roots:
+        shape = shape_of(root.node)
+        is_sound = dims == 1 or (dims == 2 and _is_spectrogram(shape))
+        root.modality = Modality.AUDIO if is_sound else Modality.VISION
+        root.has_stem = root.projected = True
+
+
+def hear(flow: Flow, stream: int) -> None:
+    """A spectrum of, or frames cut from, a signal [batch, samples]."""
+    for root in _undecided(flow, stream):
+        if len(shape_of(root.node)) <= 2:
+            root.modality, root.has_stem = Modality.AUDIO, True
+
+
+def project(flow: Flow, stream: int) -> None:
+    """A matmul over inputs: flattened patches, feature frames [batch, frames, features], or ready embeddings."""
+    for root in flow.roots_of(stream):
+        root.projected = True
+        if root.modality is None and root.kind is RootKind.INPUT:
+            root.modality = _projected_modality(root.node)
+
+
+def looks_back(node: Node, dims: int) -> bool:
+    """Whether a depthwise convolution over tokens is padded by its whole reach, so that it can be cut to look back."""
+    weight = shape_of(node.args[1])
+    if dims != 1 or not weight or not isinstance(weight[-1], int) or weight[1] != 1 or weight[0] == 1:
+        return False
+    name = base_name(node)
+    place = 4 if name in ("aten.convolution", "aten._convolution") else 3 + 1
+    padding = node.args[place] if len(node.args) > place else 0
+    width = padding[0] if isinstance(padding, (list, tuple)) else padding
+    return weight[-1] > 1 and isinstance(width, int) and width == weight[-1] - 1
+
+
+def _undecided(flow: Flow, stream: int) -> Iterator[Root]:
+    return (root for root in flow.roots_of(stream) if root.kind is RootKind.INPUT and root.modality is None)
+
+
+def _is_spectrogram(shape: tuple[Size, ...]) -> bool:
+    """[batch, frames, features] without a channel axis, or one channel much longer than it is high."""
+    if len(shape) == 3:
+        return True
+    if len(shape) != 4 or shape[1] != 1:
+        return False
+    height, width = shape[-2], shape[-1]
+    if not (isinstance(height, int) and isinstance(width, int)):
+        return height != width
+    return max(height, width) >= 2 * min(height, width)
+
+
+def _projected_modality(node: Node) -> Modality | None:
+    shape = shape_of(node)
+    if len(shape) >= 4:
+        return Modality.VISION
+    if len(shape) < 3:
+        return None
+    if _is_added(node):
+        return Modality.TEXT
+    features = shape[-1]
+    side = math.isqrt(features // 3) if isinstance(features, int) else 0
+    return Modality.VISION if side > 1 and 3 * side * side == features else Modality.AUDIO
+
+
+def _is_added(node: Node, depth: int = 4) -> bool:
+    """Whether a value is a term of a sum before any projection, as a residual stream is."""
+    for user in node.users:
+        name = base_name(user) if user.op == "call_function" else user.op
+        if name == "aten.add":
+            return True
+        if depth and name in _PLAIN and _is_added(user, depth - 1):
+            return True
+    return False
