@@ -64,7 +64,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         ge=1,
     )
     max_boundary_share: float = _setting(
-        0.02,
+        0.05,
         "largest share of the estimated run time that cutting a graph into regions may cost",
         accepts="a number from 0 to 1",
         compiles=True,

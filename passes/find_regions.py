@@ -22,7 +22,7 @@ from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.passes.partition import OpList, op_list, to_groups
 from djinn_fx.passes.repeats import Labels, by_module_stack, by_structure
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.srg.extract import boundary, symbol_sources, unbound_symbols
+from djinn_fx.srg.extract import boundary, size_ops, symbol_sources, unbound_symbols, with_sizes
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.hashing import NoCanonicalForm, canonical_form, structural_hash
 from djinn_fx.srg.plan import Region
@@ -34,7 +34,7 @@ from djinn_fx.units import format_seconds
 FIXED_S = 0.5
 PER_OP_S = 0.015
 #: Seconds one more region adds to a call.
-CALL_S = 15e-6
+CALL_S = 10e-6
 #: Bytes a second at which a value that crosses a boundary is written and read back.
 BANDWIDTH_BYTES_S = 10e9
 
@@ -73,7 +73,7 @@ class FindRegions:
     ensures: ClassVar[tuple[str, ...]] = ("regions-partition",)
 
     min_ops: int = 8
-    max_boundary_share: float = 0.02
+    max_boundary_share: float = 0.05
     whole: bool = False
 
     def run(self, srg: SRG, context: PassContext) -> PassResult:
@@ -142,9 +142,11 @@ def _whole(why: str) -> Reason:
 
 def _take(srg: SRG, regions: tuple[Region, ...], reason: Reason) -> PassResult:
     srg.regions = regions
+    sizes = size_ops(srg)  # each region that needs one has it: their records name none
     for region in regions:
-        for name in region.nodes:
-            srg.update(srg.node(name), region=region.index)
+        for node in map(srg.node, region.nodes):
+            if node not in sizes:
+                srg.update(node, region=region.index)
     return PassResult(modified=True, reasons=(reason,))
 
 
@@ -193,6 +195,9 @@ class _Builder:
         self._srg = srg
         self._ops = ops
         self._symbols = symbol_sources(srg)
+        self._sizes = size_ops(srg)
+        # Candidates overlap: most regions of one are regions of another.
+        self._known: dict[tuple[Node, ...], Region | None] = {}
 
     def regions(
         self, groups: Sequence[int], labels: Sequence[int | None], names: dict[int, str]
@@ -211,13 +216,17 @@ class _Builder:
         made = [self._made(members[place], titles[place]) for place in range(len(members))]
         if any(region is None for region in made):
             return None
-        return self._merge([region for region in made if region is not None])
+        return self._merge([region for region in made if region is not None and region.nodes])
 
     def _made(self, nodes: Sequence[Node], label: str) -> Region | None:
-        inputs, outputs = boundary(self._srg, nodes, self._symbols)
-        if unbound_symbols(self._srg, nodes, inputs):
-            return None
-        return _region(self._srg, 0, label, nodes, inputs, outputs)
+        members = tuple(nodes)
+        if members not in self._known:
+            inner = with_sizes(members, self._sizes, self._srg.output)
+            inputs, outputs = boundary(self._srg, inner, self._symbols, self._sizes)
+            alone = not unbound_symbols(self._srg, inner, inputs)
+            self._known[members] = _region(self._srg, 0, label, inner, inputs, outputs) if alone else None
+        region = self._known[members]
+        return replace(region, label=label) if region is not None else None
 
     def _merge(self, regions: Sequence[Region]) -> tuple[Region, ...]:
         """Join neighbours that repeat nothing: a boundary between them saves nothing."""
@@ -227,7 +236,7 @@ class _Builder:
         for region in regions:
             alone = counts[region.structural_hash] == 1 or not region.structural_hash
             if merged and alone and joined[-1]:
-                nodes = [self._srg.node(name) for name in (*merged[-1].nodes, *region.nodes)]
+                nodes = [self._srg.node(name) for name in dict.fromkeys((*merged[-1].nodes, *region.nodes))]
                 both = self._made(nodes, f"{merged[-1].label.split(' … ')[0]} … {region.label}")
                 if both is not None:
                     merged[-1] = both

@@ -44,7 +44,7 @@ class RegionBuild:
     Attributes:
         region: index of the region.
         engine: name of the engine that runs it.
-        outcome: ``memory``, ``store``, ``built`` or ``fallback``.
+        outcome: ``memory``, ``store``, ``built``, ``fallback``, or ``shared`` with an earlier region of the graph.
         seconds: spent on it.
         key: of the artefact; empty if it is not kept.
         guards: expression over the region's symbolic inputs under which the artefact is valid, if any.
@@ -158,7 +158,8 @@ class Builder:
                 if shared is not None and self._may_share(srg, region, symints[region.index], shared[1]):
                     run, build = shared
                     again = RegionBuild(
-                        region=region.index, engine=build.engine, outcome=build.outcome, seconds=0.0,
+                        region=region.index, engine=build.engine, seconds=0.0,
+                        outcome="fallback" if build.outcome == "fallback" else "shared",
                         key=build.key, guards=build.guards,
                         reasons=build.reasons if build.outcome == "fallback" else (),
                     )  # fmt: skip

@@ -25,7 +25,48 @@ def is_body(node: Node) -> bool:
     return isinstance(value, torch.nn.Module)
 
 
-def boundary(srg: SRG, nodes: Sequence[Node], symbols: dict[str, Node]) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+def size_ops(srg: SRG) -> frozenset[Node]:
+    """The ops that only reckon with sizes: ``2*s0`` from ``s0``. A tracer shares them over the whole graph.
+
+    They cost nothing, so a region that needs one computes it itself: regions that are alike stay alike.
+    """
+    found: set[Node] = set()
+    for node in srg.ops:
+        if isinstance(fake_value(node), (torch.SymInt, torch.SymFloat, torch.SymBool)) and all(
+            source in found or (source.op == "placeholder" and not srg.record(source).outputs)
+            for source in node.all_input_nodes
+        ):
+            found.add(node)
+    return frozenset(found)
+
+
+def with_sizes(nodes: Sequence[Node], sizes: frozenset[Node], returned: Node) -> tuple[Node, ...]:
+    """The ops of a region with exactly the size ops it needs, these first.
+
+    Args:
+        nodes: the region's ops.
+        sizes: the graph's :func:`size_ops`.
+        returned: the graph's output node; a size op it reads stays where it was put.
+    """
+    needed: dict[Node, None] = {}
+
+    def need(node: Node) -> None:
+        for source in node.all_input_nodes:
+            if source in sizes and source not in needed:
+                need(source)
+                needed[source] = None
+
+    for node in nodes:
+        if node not in sizes or returned in node.users:
+            need(node)
+            if node in sizes:
+                needed.setdefault(node)
+    return (*needed, *(node for node in nodes if node not in sizes))
+
+
+def boundary(
+    srg: SRG, nodes: Sequence[Node], symbols: dict[str, Node], sizes: frozenset[Node] = frozenset()
+) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
     """What a region reads from outside, in order of first use, and what others read from it.
 
     Args:
@@ -33,6 +74,7 @@ def boundary(srg: SRG, nodes: Sequence[Node], symbols: dict[str, Node]) -> tuple
         nodes: the region's ops.
         symbols: for each size symbol, the node that holds its value (see :func:`symbol_sources`); a region whose
             shapes mention a symbol gets it as an input, so that it can be compiled on its own.
+        sizes: ops that each region computes for itself; only the graph's output reads them from a region.
     """
     inside = set(nodes)
     inputs: dict[Node, None] = {}
@@ -47,7 +89,8 @@ def boundary(srg: SRG, nodes: Sequence[Node], symbols: dict[str, Node]) -> tuple
         holder = symbols.get(name)
         if holder is not None and holder not in inside:
             inputs.setdefault(holder)
-    outputs = tuple(n for n in nodes if any(user not in inside for user in n.users))
+    readers = {node: {srg.output} if node in sizes else set(node.users) for node in nodes}
+    outputs = tuple(n for n in nodes if any(user not in inside and user in n.users for user in readers[n]))
     return tuple(inputs), outputs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from djinn_fx.errors import DjinnError, VerifyError
+from djinn_fx.srg.extract import size_ops
 from djinn_fx.srg.graph import SRG
 
 Check = Callable[[SRG], None]
@@ -67,14 +68,19 @@ def _lifetimes_valid(srg: SRG) -> None:
 
 
 def _regions_partition(srg: SRG) -> None:
-    """Every op is in exactly one region, and its record says which."""
+    """Every op is in exactly one region, and its record says which; size ops are wherever they are needed."""
     seen: dict[str, int] = {}
+    sizes = {node.name for node in size_ops(srg)}
     for region in srg.regions:
         for name in region.nodes:
+            if name in sizes:
+                continue
             if name in seen:
                 raise VerifyError(f"{name!r} is in regions {seen[name]} and {region.index}")
             seen[name] = region.index
     for node in srg.ops:
+        if node.name in sizes:
+            continue
         if node.name not in seen:
             raise VerifyError(f"{node.name!r} is in no region")
         if srg.record(node).region != seen[node.name]:
