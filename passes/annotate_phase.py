@@ -15,7 +15,7 @@ from torch.fx import Node
 
 from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.passes.dataflow import Attention, Flow, Root, RootKind, base_name, shape_of
-from djinn_fx.passes.op_tables import BIASED_MATMULS, MATMULS, MOVES
+from djinn_fx.passes.op_tables import BIASED_MATMULS, MATMULS, leaves
 from djinn_fx.passes.streams import trace
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG, fake_value, size_hint, tensors_of
@@ -124,21 +124,10 @@ def _judge_own(flow: Flow, one: Attention, returned: set[Node]) -> Label:
         )
     if one.opaque:
         return _label(Phase.PREFILL, "self-attention under a mask from outside with a row for each query", name)
-    if _leaves(one.key, returned) or _leaves(one.value, returned):
+    if leaves(one.key, returned) or leaves(one.value, returned):
         return _label(Phase.PREFILL, "self-attention whose keys are returned for a cache", name)
     modality = _modality(flow, _stream_of(flow, one))
     return _label(Phase.ENCODE, f"self-attention without causal mask or cache ({one.form})", name, modality)
-
-
-def _leaves(node: Node, returned: set[Node]) -> bool:
-    """Whether a value, or one it is a view or a copy of, is an output of the graph."""
-    for _ in range(8):
-        if node in returned:
-            return True
-        if node.op != "call_function" or len(node.all_input_nodes) != 1 or base_name(node) not in MOVES:
-            return False
-        node = node.all_input_nodes[0]
-    return False
 
 
 def _by_length(flow: Flow, one: Attention, what: str) -> Label:

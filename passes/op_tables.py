@@ -7,6 +7,8 @@ from typing import Any
 from torch._ops import OpOverload
 from torch.fx import Node
 
+from djinn_fx.passes.dataflow import base_name
+
 MATMULS = frozenset(
     {"aten.mm", "aten.bmm", "aten.matmul", "aten.linear", "aten.mv", "aten._int_mm", "aten._scaled_mm"}
     | {"aten._grouped_mm", "aten._weight_int8pack_mm", "aten._weight_int4pack_mm"}
@@ -59,3 +61,14 @@ def argument(node: Node, position: int) -> Any:
         return node.args[position]
     assert isinstance(node.target, OpOverload)
     return node.kwargs.get(node.target._schema.arguments[position].name)
+
+
+def leaves(node: Node, returned: set[Node]) -> bool:
+    """Whether a value, or one it is a view or a copy of, is an output of the graph."""
+    for _ in range(8):
+        if node in returned:
+            return True
+        if node.op != "call_function" or len(node.all_input_nodes) != 1 or base_name(node) not in MOVES:
+            return False
+        node = node.all_input_nodes[0]
+    return False

@@ -38,6 +38,7 @@ from djinn_fx.passes.op_tables import (
     SUMS,
     argument,
     attention_operands,
+    leaves,
 )
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.record import Residency, Size
@@ -49,8 +50,8 @@ def trace(srg: SRG) -> Flow:
     mutated = mutated_inputs(srg)
     for node in srg.inputs:
         walk.enter(node, srg.record(node).residency, node in mutated)
-    results = walk.run(srg.gm, srg.gm.graph, None)
-    walk.left_open(results)
+    walk.run(srg.gm, srg.gm.graph, None)
+    walk.left_open(srg.output.all_input_nodes)
     return walk.flow
 
 
@@ -146,11 +147,12 @@ class _Walk:
             return self.fused
         return self.other
 
-    def left_open(self, results: Sequence[Fact]) -> None:
-        """Scores that leave the graph: an attention cut in two, whose values are met in another graph."""
+    def left_open(self, results: Sequence[Node]) -> None:
+        """Scores that leave the graph beside their keys: an attention cut in two, whose other half is elsewhere."""
         met = {attention.scores for attention in self.flow.attentions}
-        for fact in results:
-            if fact.scores is not None and fact.scores.node not in met:
+        for result in results:
+            fact = self.flow.fact(result)
+            if fact.scores is not None and fact.scores.node not in met and leaves(fact.scores.key, set(results)):
                 met.add(fact.scores.node)
                 self.attend(fact.scores.node, fact, fact.scores.key, "scores only")
 
