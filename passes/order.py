@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -65,7 +66,7 @@ class Order:
 
 def dependencies(srg: SRG) -> dict[int, set[int]]:
     """For each region the regions that must run before it: by data, by memory they share, by random numbers."""
-    before: dict[int, set[int]] = {}
+    before = {region.index: _makers(srg, region.inputs) for region in srg.regions}
     storages = storages_of(srg)
     written = {storage for node in srg.ops for storage in _written(srg, node, storages)}
     writer: dict[int, int] = {}
@@ -74,8 +75,8 @@ def dependencies(srg: SRG) -> dict[int, set[int]]:
         region = srg.record(node).region
         if region is None:
             continue
-        needs = before.setdefault(region, set())
-        needs.update(r for source in node.all_input_nodes if (r := srg.record(source).region) is not None)
+        needs = before[region]
+        needs.update(_makers(srg, (source.name for source in node.all_input_nodes)))
         writes = _written(srg, node, storages)
         touched = {storage for source in node.all_input_nodes for storage in storages[source]} & written
         for storage in touched | writes:
@@ -88,6 +89,12 @@ def dependencies(srg: SRG) -> dict[int, set[int]]:
     for region, needs in before.items():
         needs.discard(region)
     return before
+
+
+def _makers(srg: SRG, names: Iterable[str]) -> set[int]:
+    """The regions that make these values. (What a region reads only for its size is among its inputs.)"""
+    found = (srg.record(srg.node(name)).region for name in names)
+    return {region for region in found if region is not None}
 
 
 def _written(srg: SRG, node: Node, storages: dict[Node, tuple[int, ...]]) -> set[int]:

@@ -83,6 +83,21 @@ def test_independent_regions_do_not_wait_for_each_other() -> None:
     assert dependencies(regroup(srg, encoder, query, rest)) == {0: set(), 1: set(), 2: {0, 1}}
 
 
+def test_a_region_follows_what_it_reads_only_for_its_size() -> None:
+    def model(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.cat([x, x])
+        return y, x.new_zeros(y.shape[0])
+
+    srg = graphs.lowered(graphs.trace(model, torch.empty(5), symbolic=True))
+    sizes = [node.name for node in srg.ops if not srg.record(node).outputs]
+    regroup(srg, [*sizes, "new_zeros"], ["cat"])
+    for name in sizes:  # in every region that needs it, and so in none
+        srg.update(srg.node(name), region=None)
+    assert "cat" in srg.regions[0].inputs
+    Order().run(srg, PassContext())
+    assert srg.order == (1, 0)
+
+
 def test_regions_in_a_circle_are_refused_by_name() -> None:
     srg = regroup(graphs.lowered(graphs.repeated_layers(1)), ["mm", "mm_1"], ["tanh", "add"])
     srg.regions = tuple(
