@@ -83,12 +83,6 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     fallback_random: bool = _setting(
         True, "draw the random numbers that eager would draw", accepts="true or false", compiles=True
     )
-    compile_workers: int = _setting(
-        0,
-        "how many distinct regions compile side by side; 0: as many as cores allow",
-        accepts="a whole number of at least 0",
-        ge=0,
-    )
     progress: bool | None = _setting(
         None,
         "show on stderr which region compiles, after the first second; none: when stderr is a terminal",

@@ -121,7 +121,6 @@ class TestEnvironment:
             ("DJINN_CHECK_PASSES", "yes", True),
             ("DJINN_PROGRESS", "none", None),
             ("DJINN_PROGRESS", "1", True),
-            ("DJINN_COMPILE_WORKERS", "2", 2),
             ("DJINN_MAX_BOUNDARY_SHARE", "0.5", 0.5),
             ("DJINN_MAX_BOUNDARY_SHARE", "1", 1.0),
             ("DJINN_CACHE_LIMIT", "512 MiB", "512 MiB"),
@@ -238,7 +237,6 @@ class TestRefused:
             ("max_boundary_share", 1.1),
             ("max_boundary_share", float("nan")),
             ("max_boundary_share", "0.1"),
-            ("compile_workers", -1),
             ("cache", 1),
             ("cache", "yes"),
             ("progress", "auto"),
@@ -300,7 +298,7 @@ class TestDigest:
             {"cache": False},
             {"cache_dir": "/elsewhere"},
             {"cache_limit": "1GB"},
-            {"compile_workers": 2},
+            {"progress": True},
             {"progress": True},
             {"on_failure": "raise"},
             {"check_passes": True},
@@ -327,7 +325,7 @@ class TestDescription:
         rows = describe()
         assert [row.name for row in rows] == list(Settings.model_fields)
         assert all(all(row) for row in rows)
-        assert {row.name: row.default for row in rows}["compile_workers"] == "0"
+        assert {row.name: row.default for row in rows}["expected_calls"] == "1000"
 
     def test_readmes_table_is_current(self, repo: Path) -> None:
         generator = [sys.executable, "-m", "tools.settings_table", "--check"]
