@@ -81,16 +81,15 @@ class FindRegions:
         ops = op_list(srg)
         if not ops.nodes:
             return PassResult(modified=False, reasons=(_whole("the graph has no ops"),))
-        whole = _whole_region(srg, ops)
         if self.whole:
-            return _take(srg, (whole,), _whole("cutting is switched off"))
+            return _take_whole(srg, ops, "cutting is switched off")
         if len(ops.nodes) < 2 * self.min_ops:
-            return _take(srg, (whole,), _whole(f"only {len(ops.nodes)} ops: nothing to save"))
+            return _take_whole(srg, ops, f"only {len(ops.nodes)} ops: nothing to save")
         candidates = self._candidates(srg, ops)
         run_s = sum((_cost(srg, node).time_s for node in ops.nodes), 0.0)
         best, refusal = self._choose(candidates, run_s, context)
         if best is None:
-            return _take(srg, (whole,), _whole(refusal))
+            return _take_whole(srg, ops, refusal)
         reason = Reason(
             kind=ReasonKind.SPLIT,
             detail=f"{len(best.regions)} regions, {best.distinct} distinct, found {best.how}: saves about "
@@ -138,6 +137,10 @@ class FindRegions:
 
 def _whole(why: str) -> Reason:
     return Reason(kind=ReasonKind.WHOLE, detail=f"one region: {why}")
+
+
+def _take_whole(srg: SRG, ops: OpList, why: str) -> PassResult:
+    return _take(srg, (_whole_region(srg, ops),), _whole(why))
 
 
 def _take(srg: SRG, regions: tuple[Region, ...], reason: Reason) -> PassResult:
