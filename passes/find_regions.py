@@ -11,6 +11,7 @@ calls at most what it saves; among those, the one with the largest difference.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -107,8 +108,9 @@ class FindRegions:
         builder = _Builder(srg, ops)
         partitions: dict[tuple[int, ...], tuple[dict[int, str], Labels, str]] = {}
         for labels, names, how in proposals:
-            for join_gaps in (True, False):
-                partitions.setdefault(to_groups(ops, labels, join_gaps=join_gaps), (names, labels, how))
+            for join_gaps, lend_early in itertools.product((True, False), repeat=2):
+                groups = to_groups(ops, labels, join_gaps=join_gaps, lend_early=lend_early)
+                partitions.setdefault(groups, (names, labels, how))
         candidates = []
         for groups, (names, labels, how) in partitions.items():
             regions = builder.regions(groups, labels, names)

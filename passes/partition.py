@@ -94,7 +94,9 @@ def _bound_to(node: Node, index: dict[Node, int]) -> int:
     return index[node]
 
 
-def to_groups(ops: OpList, labels: Sequence[int | None], *, join_gaps: bool) -> tuple[int, ...]:
+def to_groups(
+    ops: OpList, labels: Sequence[int | None], *, join_gaps: bool, lend_early: bool = False
+) -> tuple[int, ...]:
     """Turn labels into a partition.
 
     Args:
@@ -102,27 +104,33 @@ def to_groups(ops: OpList, labels: Sequence[int | None], *, join_gaps: bool) -> 
         labels: for each op, the number of its unit (any numbers), or None for an op that belongs to no unit.
         join_gaps: what happens to ops between two units: True puts them into the unit that reads them first,
             False makes a group of its own of them.
+        lend_early: what happens to an op of one unit that an earlier unit needs (a backward graph recomputes what
+            the first layer's forward shared with all): True moves it to the earlier unit, False moves the users
+            to the later one.
 
     An op without a label is prologue if it needs no unit, epilogue if no unit needs it. An op that a dependency
     forbids to run in its own unit moves to a later group.
     """
     rank = _ranks(labels)
     last = 2 * len(rank) + 2
-    needed_by = _first_needing_unit(ops, [None if label is None else rank[label] for label in labels], last)
+    ranks = [None if label is None else rank[label] for label in labels]
+    needed_by = _first_needing_unit(ops, ranks, last, lend_early)
+    if lend_early:
+        ranks = [None if one is None else min(one, unit) for one, unit in zip(ranks, needed_by, strict=True)]
     if not join_gaps:
         needed_by = [unit if unit == last else unit - 1 for unit in needed_by]
     groups: list[int] = []
-    for place, label in enumerate(labels):
+    for place, own in enumerate(ranks):
         floor = max((groups[tie] for tie in ops.before[place]), default=0)
         if ops.same_as[place] != place:
             groups.append(groups[ops.same_as[place]])
             continue
-        wanted = rank[label] if label is not None else _unlabelled(ops, place, floor, needed_by[place], last)
+        wanted = own if own is not None else _unlabelled(ops, place, floor, needed_by[place])
         groups.append(max(wanted, floor))
     return _compact(groups)
 
 
-def _unlabelled(ops: OpList, place: int, floor: int, needed_by: int, last: int) -> int:
+def _unlabelled(ops: OpList, place: int, floor: int, needed_by: int) -> int:
     if ops.writes[place] or floor == 0:
         # A write goes with what computed the value, so that the compiler can write in place.
         return floor
@@ -139,11 +147,12 @@ def _ranks(labels: Sequence[int | None]) -> dict[int, int]:
     return {unit: 2 * number for number, unit in enumerate(ordered, start=1)}
 
 
-def _first_needing_unit(ops: OpList, ranks: Sequence[int | None], last: int) -> list[int]:
+def _first_needing_unit(ops: OpList, ranks: Sequence[int | None], last: int, through_units: bool) -> list[int]:
+    """The first unit that reads each op, directly or through ops of no unit (of any, if ``through_units``)."""
     needed = [last] * len(ranks)
     for place in range(len(ranks) - 1, -1, -1):
         rank = ranks[place]
-        mine = needed[place] if rank is None else rank
+        mine = needed[place] if rank is None else min(rank, needed[place]) if through_units else rank
         for tie in ops.before[place]:
             needed[tie] = min(needed[tie], mine)
     return needed
