@@ -72,7 +72,7 @@ def boundary(
     Args:
         srg: the graph.
         nodes: the region's ops.
-        symbols: for each size symbol, the node that holds its value (see :func:`symbol_sources`); a region whose
+        symbols: for each size symbol, the input that holds its value (see :func:`symbol_sources`); a region whose
             shapes mention a symbol gets it as an input, so that it can be compiled on its own.
         sizes: ops that each region computes for itself; only the graph's output reads them from a region.
     """
@@ -108,9 +108,12 @@ def _mention(srg: SRG, node: Node, mentioned: dict[str, None]) -> None:
 
 
 def symbol_sources(srg: SRG) -> dict[str, Node]:
-    """For each size symbol, the first node whose value is exactly that symbol."""
+    """For each size symbol, the graph's input that is exactly that symbol.
+
+    Ops that compute a symbol are left out: a region that mentions it would have to wait for the op's region.
+    """
     sources: dict[str, Node] = {}
-    for node in srg.nodes:
+    for node in srg.inputs:
         value = fake_value(node)
         if isinstance(value, torch.SymInt):
             name = str(value.node.expr)
