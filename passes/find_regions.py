@@ -23,7 +23,7 @@ from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.passes.partition import OpList, op_list, to_groups
 from djinn_fx.passes.repeats import Labels, by_module_stack, by_structure
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.srg.extract import boundary, size_ops, symbol_sources, unbound_symbols, with_sizes
+from djinn_fx.srg.extract import boundary, depends_on_data, size_ops, symbol_sources, unbound_symbols, with_sizes
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.hashing import NoCanonicalForm, canonical_form, structural_hash
 from djinn_fx.srg.plan import Region
@@ -86,6 +86,9 @@ class FindRegions:
             return _take_whole(srg, ops, "cutting is switched off")
         if len(ops.nodes) < 2 * self.min_ops:
             return _take_whole(srg, ops, f"only {len(ops.nodes)} ops: nothing to save")
+        unknown = next((node for node in srg.nodes if depends_on_data(srg, node)), None)
+        if unknown is not None:
+            return _take_whole(srg, ops, f"{unknown.name!r} depends on a number that only the data tell")
         candidates = self._candidates(srg, ops)
         run_s = sum((_cost(srg, node).time_s for node in ops.nodes), 0.0)
         best, refusal = self._choose(candidates, run_s, context)
@@ -168,7 +171,7 @@ def _whole_region(srg: SRG, ops: OpList) -> Region:
     """One region with the graph's own signature, so that a call passes straight through."""
     sources = [n for n in srg.nodes if n.op == "get_attr" and srg.record(n).outputs]
     inputs = (*srg.inputs, *sources)
-    outputs = tuple(dict.fromkeys(n for n in ops.nodes if srg.output in n.users))
+    outputs = tuple(n for n in srg.output.all_input_nodes if n.op == "call_function")
     return _region(srg, 0, "whole graph", ops.nodes, inputs, outputs)
 
 

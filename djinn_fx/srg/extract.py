@@ -12,7 +12,8 @@ from torch.fx import Graph, GraphModule, Node
 from djinn_fx.srg.graph import SRG, fake_value, tensors_of
 from djinn_fx.srg.plan import Region
 
-_SYMBOL = re.compile(r"\b[su]\d+\b")
+_SYMBOL = re.compile(r"\b(?:s|u|zf|zuf)\d+\b")
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 def is_body(node: Node) -> bool:
@@ -32,7 +33,7 @@ def size_ops(srg: SRG) -> frozenset[Node]:
     """
     found: set[Node] = set()
     for node in srg.ops:
-        if isinstance(fake_value(node), (torch.SymInt, torch.SymFloat, torch.SymBool)) and all(
+        if isinstance(fake_value(node), _SYMBOLIC) and all(
             source in found or (source.op == "placeholder" and not srg.record(source).outputs)
             for source in node.all_input_nodes
         ):
@@ -96,7 +97,7 @@ def boundary(
 
 def _mention(srg: SRG, node: Node, mentioned: dict[str, None]) -> None:
     value = fake_value(node)
-    if isinstance(value, torch.SymInt):
+    if isinstance(value, _SYMBOLIC):
         for name in _SYMBOL.findall(str(value.node.expr)):
             mentioned.setdefault(name)
     for meta in srg.record(node).outputs:
@@ -107,6 +108,13 @@ def _mention(srg: SRG, node: Node, mentioned: dict[str, None]) -> None:
                         mentioned.setdefault(name)
 
 
+def depends_on_data(srg: SRG, node: Node) -> bool:
+    """Whether the node's value, or a size of it, holds a number read from data: ``u0``, the count of non-zeros."""
+    mentioned: dict[str, None] = {}
+    _mention(srg, node, mentioned)
+    return any(name.startswith(("u", "zu")) for name in mentioned)
+
+
 def symbol_sources(srg: SRG) -> dict[str, Node]:
     """For each size symbol, the graph's input that is exactly that symbol.
 
@@ -115,7 +123,7 @@ def symbol_sources(srg: SRG) -> dict[str, Node]:
     sources: dict[str, Node] = {}
     for node in srg.inputs:
         value = fake_value(node)
-        if isinstance(value, torch.SymInt):
+        if isinstance(value, _SYMBOLIC):
             name = str(value.node.expr)
             if _SYMBOL.fullmatch(name):
                 sources.setdefault(name, node)
@@ -129,14 +137,14 @@ def unbound_symbols(srg: SRG, nodes: Sequence[Node], inputs: Sequence[Node]) -> 
     for node in inputs:
         _mention(srg, node, mentioned)
         value = fake_value(node)
-        if isinstance(value, torch.SymInt):
+        if isinstance(value, _SYMBOLIC):
             told.add(str(value.node.expr))
         for tensor in tensors_of(value):
             sizes: tuple[Any, ...] = tuple(tensor.shape)  # torch annotates int where a SymInt may come
             told.update(str(size.node.expr) for size in sizes if isinstance(size, torch.SymInt))
-    made = {str(v.node.expr) for node in nodes if isinstance(v := fake_value(node), torch.SymInt)}
+    made = {str(v.node.expr) for node in nodes if isinstance(v := fake_value(node), _SYMBOLIC)}
     for node in nodes:
-        if not isinstance(fake_value(node), torch.SymInt):
+        if not isinstance(fake_value(node), _SYMBOLIC):
             _mention(srg, node, mentioned)
     return set(mentioned) - told - made
 
