@@ -133,7 +133,7 @@ class Builder:
         self._settings = settings
         self._engine: Engine = engine(settings.engine, settings)
         self._eager: Engine = engine("eager", settings)
-        self._store, self._store_reason = open_store(settings)
+        self._store, self._store_reason = open_store(settings) if self._engine.name != "eager" else (None, None)
         self._fingerprint = self._engine.fingerprint()
         #: Keys of stored artefacts that the engine could not load; the next one built takes their place.
         self._unusable: set[str] = set()
