@@ -206,8 +206,9 @@ class Noted:
         return sum(len(graph.plan.regions) for graph in self.graphs)
 
     def outcomes(self) -> list[str]:
-        """How each region got its callable."""
-        return [build.outcome for graph in self.graphs for build in graph.builds]
+        """How each distinct region got its callable."""
+        outcomes = [build.outcome for graph in self.graphs for build in graph.builds]
+        return [outcome for outcome in outcomes if outcome != "shared"]
 
     def reasons(self) -> Iterator[Reason]:
         """Every decision."""
@@ -249,7 +250,3 @@ def stacked(layers: int = 4, width: int = 6) -> Stacked:
     return Stacked(layers, width)
 
 
-__all__ = [
-    "AT_REPEATS", "CUT", "INDUCTOR", "INDUCTOR_REPEATS", "REPEATS", "WAYS", "WHOLE", "CutEvery", "Noted", "Stacked", "check", "check_training",
-    "clones", "cutting", "djinn", "same", "stacked",
-]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -217,9 +217,3 @@ def test_data_dependent_sizes_with_inductor() -> None:
         for seed in (0, 1):
             x = torch.randn(9, generator=torch.Generator().manual_seed(seed))
             same(compiled(x), function(x))
-
-
-@pytest.fixture(autouse=True)
-def _as_found() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
