@@ -8,6 +8,7 @@ take the phase of the first op that uses them.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -261,11 +262,13 @@ def _recurrent(flow: Flow, root: Root) -> Label:
 def _cross_ops(flow: Flow, judged: list[Label]) -> dict[Node, Label]:
     """The ops of each cross-attention: from the projections of its operands to that of its result."""
     labels: dict[Node, Label] = {}
+    ends = {one.node for one in flow.attentions}
+    ends |= {user for node in ends for user in node.users if user.target is operator.getitem}
     for one, label in zip(flow.attentions, judged, strict=True):
         if label.phase is Phase.CROSS:
             labels[one.node] = label
             for operand in _operands_of(one):
-                _mark_back(flow, operand, label, labels)
+                _mark_back(flow, operand, label, labels, ends)
             _mark_forward(one.node, label, labels)
     return labels
 
@@ -274,13 +277,13 @@ def _operands_of(one: Attention) -> list[Node]:
     return list(one.node.all_input_nodes) if one.op is one.node else []
 
 
-def _mark_back(flow: Flow, start: Node, label: Label, labels: dict[Node, Label]) -> None:
-    """Mark an operand's makers up to the projection that made it."""
+def _mark_back(flow: Flow, start: Node, label: Label, labels: dict[Node, Label], ends: set[Node]) -> None:
+    """Mark an operand's makers up to the projection that made it, or another attention."""
     pending = [start]
     while pending:
         node = pending.pop()
         fact = flow.fact(node)
-        if node in labels or node.op != "call_function" or not fact.stream:
+        if node in labels or node in ends or node.op != "call_function" or not fact.stream:
             continue
         labels[node] = label
         if base_name(node) not in MATMULS | BIASED_MATMULS or fact.scores is not None:

@@ -177,6 +177,11 @@ def dtype_of(node: Node) -> torch.dtype | None:
     return None
 
 
+def is_data_value(fact: Fact, node: Node) -> bool:
+    """Whether a value belongs to a sequence; a matrix straight from outside is taken for a weight."""
+    return fact.stream != 0 and (fact.raw is None or (len(shape_of(fact.raw)) >= 3 and len(shape_of(node)) >= 3))
+
+
 def base_name(node: Node) -> str:
     """Qualified name of what a node calls, without the overload: ``aten.mm``."""
     record = node.meta.get(META_KEY)

@@ -35,7 +35,6 @@ MOVES = frozenset(
     | {"aten._reshape_copy", "aten.contiguous", "aten.to", "prims.broadcast_in_dim", "aten.view_copy"}
 )
 SUMS = frozenset({"aten.add", "aten.sub", "operator.add", "operator.sub"})
-FLOATING = frozenset({"float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2"})
 
 _OPERANDS: dict[OpOverload, tuple[int, int, int] | None] = {}
 
@@ -64,9 +63,9 @@ def argument(node: Node, position: int) -> Any:
 
 
 def leaves(node: Node, returned: set[Node]) -> bool:
-    """Whether a value, or one it is a view or a copy of, is an output of the graph."""
+    """Whether a value, or one it is a view or a copy of, is an output of the graph or written into an input."""
     for _ in range(8):
-        if node in returned:
+        if node in returned or any(base_name(user) == "aten.copy_" for user in node.users if user.op != "output"):
             return True
         if node.op != "call_function" or len(node.all_input_nodes) != 1 or base_name(node) not in MOVES:
             return False

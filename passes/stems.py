@@ -5,12 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import torch
 from torch.fx import Node
 
-from djinn_fx.passes.dataflow import Flow, Root, RootKind, base_name, shape_of
-from djinn_fx.srg.record import Modality, Size
+from djinn_fx.passes.dataflow import Fact, Flow, Root, RootKind, base_name, dtype_of, shape_of
+from djinn_fx.passes.masks import is_square
+from djinn_fx.srg.record import Modality, Residency, Size
 
 _PLAIN = ("aten.view", "aten._to_copy", "aten.clone", "aten.alias", "aten.native_dropout", "aten.expand", "aten.mul")
+
+
+def entering(flow: Flow, node: Node, residency: Residency, is_mutated: bool) -> Fact:
+    """The fact of a placeholder: floating data is a root; weights, masks and ids are not."""
+    shape, dtype = shape_of(node), dtype_of(node)
+    is_floating = dtype is not None and dtype.is_floating_point
+    is_data = residency in (Residency.INPUT, Residency.STATE)
+    square = is_square(shape) and dtype not in (torch.int64, torch.int32)
+    if is_floating and len(shape) >= 2 and (is_data or is_mutated):
+        bit = flow.new_root(Root(RootKind.INPUT, node, tokens=shape[-2] if len(shape) == 3 else None))
+        flow.cached |= bit if is_mutated else 0
+        return Fact(stream=bit, raw=node, opaque=square)
+    if is_data and not is_floating:
+        return Fact(raw=node, source=node, opaque=square)
+    is_mask = square and residency is Residency.BUFFER and all(size == 1 for size in shape[:-2])
+    return Fact(raw=node, causal=is_mask)
 
 
 def embedding(node: Node, indices: tuple[Size, ...]) -> Root:

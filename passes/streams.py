@@ -21,13 +21,13 @@ from djinn_fx.passes.dataflow import (
     Scores,
     base_name,
     dtype_of,
+    is_data_value,
     mutated_inputs,
     shape_of,
 )
 from djinn_fx.passes.op_tables import (
     BIASED_MATMULS,
     CONVOLUTIONS,
-    FLOATING,
     JOINS,
     LOOKUPS,
     MATMULS,
@@ -41,7 +41,7 @@ from djinn_fx.passes.op_tables import (
     leaves,
 )
 from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.record import Residency, Size
+from djinn_fx.srg.record import Size
 
 
 def trace(srg: SRG) -> Flow:
@@ -49,7 +49,8 @@ def trace(srg: SRG) -> Flow:
     walk = _Walk()
     mutated = mutated_inputs(srg)
     for node in srg.inputs:
-        walk.enter(node, srg.record(node).residency, node in mutated)
+        walk.facts[node] = stems.entering(walk.flow, node, srg.record(node).residency, node in mutated)
+    walk.unprojected = (1 << len(walk.flow.roots)) - 1
     walk.run(srg.gm, srg.gm.graph, None)
     walk.left_open(srg.output.all_input_nodes)
     return walk.flow
@@ -65,27 +66,6 @@ class _Walk:
         self.parts: dict[Node, list[Fact]] = {}
         self.handlers: dict[Any, Callable[[Node, str], Fact]] = {}
         self.names: dict[Any, str] = {}
-
-    # -- inputs -------------------------------------------------------------------------------------------------
-
-    def enter(self, node: Node, residency: Residency, is_mutated: bool) -> None:
-        """The fact of a placeholder: data is a root; weights, masks and ids are not."""
-        shape = shape_of(node)
-        dtype = str(dtype_of(node)).removeprefix("torch.")
-        is_data = residency in (Residency.INPUT, Residency.STATE)
-        square = masks.is_square(shape) and dtype not in ("int64", "int32")
-        if dtype in FLOATING and len(shape) >= 2 and (is_data or is_mutated):
-            tokens = shape[-2] if len(shape) == 3 else None
-            bit = self.flow.new_root(Root(RootKind.INPUT, node, tokens=tokens))
-            self.unprojected |= bit
-            if is_mutated:
-                self.flow.cached |= bit
-            self.facts[node] = Fact(stream=bit, raw=node, opaque=square)
-        elif is_data and dtype not in FLOATING:
-            self.facts[node] = Fact(raw=node, source=node, opaque=square)
-        else:
-            is_mask = square and residency is Residency.BUFFER and all(size == 1 for size in shape[:-2])
-            self.facts[node] = Fact(raw=node, causal=is_mask)
 
     # -- the walk -----------------------------------------------------------------------------------------------
 
@@ -152,9 +132,12 @@ class _Walk:
         met = {attention.scores for attention in self.flow.attentions}
         for result in results:
             fact = self.flow.fact(result)
-            if fact.scores is not None and fact.scores.node not in met and leaves(fact.scores.key, set(results)):
-                met.add(fact.scores.node)
-                self.attend(fact.scores.node, fact, fact.scores.key, "scores only")
+            scores = fact.scores
+            if scores is None or scores.node in met or len(shape_of(scores.node)) < 3:
+                continue
+            if leaves(scores.key, set(results)):
+                met.add(scores.node)
+                self.attend(scores.node, fact, scores.key, "scores only")
 
     # -- rules --------------------------------------------------------------------------------------------------
 
@@ -191,6 +174,10 @@ class _Walk:
         if op in MOVES:
             if given.numbers is not None:
                 return replace(given, numbers=masks.moved(op, given.numbers, shape_of(node)))
+            if (
+                given.causal and given.scores is None and shape_of(node)[-2:-1] == (1,)
+            ):  # one row for all queries: a padding mask
+                return replace(given, causal=False)
             return given
         if op in SOFTENERS and (given.scores is not None or given.stream & self.unprojected):
             return replace(given, raw=None, softened=True)
@@ -281,13 +268,17 @@ class _Walk:
             return NOTHING
         a, b = self.flow.fact(left), self.flow.fact(right)
         if a.scores is not None and b.scores is None and (a.softened or a.causal):
-            if _is_data(b) and (a.softened or b.raw is None):
+            if is_data_value(b, right) and (a.softened or b.raw is None):
                 return self.attend(node, a, right, "softmax" if a.softened else "masked product")
-        elif a.softened and b.scores is None and _is_data(b) and a.stream & self.unprojected:
+        elif a.softened and b.scores is None and is_data_value(b, right) and a.stream & self.unprojected:
             return self.attend(node, replace(a, scores=Scores(left, left, right)), right, "scores from outside")
-        elif b.scores is not None and a.scores is None and b.softened and _is_data(a):
+        elif b.scores is not None and a.scores is None and b.softened and is_data_value(a, left):
             return self.attend(node, b, left, "softmax, transposed")
-        elif op != "aten.linear" and _is_data(b) and (_is_data(a) or (a.raw is None and len(shape_of(left)) > 2)):
+        elif (
+            op != "aten.linear"
+            and is_data_value(b, right)
+            and (is_data_value(a, left) or (a.raw is None and len(shape_of(left)) > 2))
+        ):
             bias = self.flow.fact(node.args[0]) if first else NOTHING
             scores = Scores(node, left, right)
             return Fact(a.stream, a.version, scores=scores, causal=bias.causal, opaque=bias.opaque)
@@ -362,27 +353,29 @@ class _Walk:
             node, (values[0], values[1], values[2]), sizes, causal or mask.causal, mask.opaque, op.split(".")[-1]
         )
 
+    def inside(self, node: Node) -> list[GraphModule]:
+        """The graphs an op is given."""
+        found = [getattr(self.owner, str(n.target), None) for n in node.all_input_nodes if n.op == "get_attr"]
+        return [module for module in found if isinstance(module, GraphModule)]
+
     def flex(self, node: Node, op: str) -> Fact:
         """``flex_attention(query, key, value, score_mod, block_mask, ...)``, each [batch, heads, tokens, head_dim]."""
         query, key, value = node.args[0], node.args[1], node.args[2]
         if not (isinstance(query, Node) and isinstance(key, Node) and isinstance(value, Node)):
             return self.other(node, op)
-        modules = [getattr(self.owner, str(n.target), None) for n in node.all_input_nodes if n.op == "get_attr"]
-        causal = any(isinstance(m, GraphModule) and masks.mask_function_is_causal(m) for m in modules)
+        causal = any(masks.mask_function_is_causal(module) for module in self.inside(node))
         sizes = (shape_of(query)[-2], shape_of(key)[-2])
         return self.found(node, (query, key, value), sizes, causal, False, "flex_attention")
 
     def higher_order(self, node: Node, op: str) -> Fact:
         """An op that calls a graph: walk into it."""
-        bodies = [n for n in node.all_input_nodes if n.op == "get_attr"]
-        inside = [getattr(self.owner, str(n.target), None) for n in bodies]
-        body = next((one for one in inside if isinstance(one, GraphModule)), None)
+        body = next(iter(self.inside(node)), None)
         if body is None:
             return self.other(node, op)
         places = body.graph.find_nodes(op="placeholder")
         flat: list[Any] = []
         torch.fx.node.map_arg(node.args, lambda n: flat.append(n))
-        operands = [n for n in flat if n not in bodies][-len(places) :] if places else []
+        operands = [n for n in flat if n.op != "get_attr"][-len(places) :] if places else []
         if len(operands) != len(places):
             return self.other(node, op)
         for place, operand in zip(places, operands, strict=True):
@@ -391,8 +384,3 @@ class _Walk:
         self.parts[node] = self.run(body, body.graph, outer or node)
         self.owner, self.outer = owner, outer
         return max(self.parts[node], key=lambda fact: (fact.version, fact.stream), default=NOTHING)
-
-
-def _is_data(fact: Fact) -> bool:
-    """Whether a value belongs to a sequence; a matrix straight from outside is taken for a weight."""
-    return fact.stream != 0 and (fact.raw is None or len(shape_of(fact.raw)) >= 3)

@@ -32,7 +32,7 @@ class Case:
         modality: what an encoder reads: ``text``, ``vision``, ``audio``; None for decoders.
         make: a fresh module (or function), its positional and its keyword arguments.
         contains: other phases that must occur in the graph (an encoder and cross-attention beside a decoder).
-        core: whether the default test run includes it.
+        core: whether the default test run includes it; ``python -m tests.phase_table`` runs all.
     """
 
     name: str
@@ -178,22 +178,23 @@ def decoder_cases(family: str) -> list[Case]:
     def case(name: str, phase: str, make: Callable[[], Call], core: bool = True) -> Case:
         return Case(f"{family}/{name}", family, phase, None, make, core=core)
 
+    turn = list(DECODERS).index(family)
     if family == "mamba":
         return [case("prefill", "prefill", plain), *_mamba_cases(case, module)]
     cases = [
         case("prefill", "prefill", plain),
-        case("prefill-growing", "prefill", lambda: growing(TOKENS, 0), core=family in EAGER),
-        case("prefill-fixed", "prefill", lambda: fixed(TOKENS, 0)),
-        case("prefill-chunk", "prefill", lambda: growing(TOKENS, 10), core=family in EAGER),
-        case("decode-growing", "decode", lambda: growing(1, 10)),
-        case("decode-fixed", "decode", lambda: fixed(1, 10)),
+        case("prefill-growing", "prefill", lambda: growing(TOKENS, 0), turn % 8 == 1),
+        case("prefill-fixed", "prefill", lambda: fixed(TOKENS, 0), turn % 8 == 2),
+        case("prefill-chunk", "prefill", lambda: growing(TOKENS, 10), turn % 8 == 3),
+        case("decode-growing", "decode", lambda: growing(1, 10), turn % 2 == 0),
+        case("decode-fixed", "decode", lambda: fixed(1, 10), turn % 2 == 1),
     ]
     if family in EAGER:
         cases += [
             case("eager-prefill", "prefill", eager),
-            case("eager-prefill-fixed", "prefill", lambda: fixed(TOKENS, 0, "eager")),
-            case("eager-decode-growing", "decode", lambda: growing(1, 10, "eager")),
-            case("eager-decode-fixed", "decode", lambda: fixed(1, 10, "eager")),
+            case("eager-prefill-fixed", "prefill", lambda: fixed(TOKENS, 0, "eager"), False),
+            case("eager-decode-growing", "decode", lambda: growing(1, 10, "eager"), family != "llama"),
+            case("eager-decode-fixed", "decode", lambda: fixed(1, 10, "eager"), family == "llama"),
         ]
     return cases
 
@@ -406,7 +407,7 @@ def seq2seq_cases(family: str) -> list[Case]:
         Case(f"{family}/whole", family, "prefill", None, whole, pair),
         Case(f"{family}/whole-eager", family, "prefill", None, lambda: whole("eager"), pair, core=family == "bart"),
         Case(f"{family}/encode", family, "encode", modality, encode, core=family in ("t5", "bart")),
-        Case(f"{family}/prefill", family, "prefill", None, lambda: step(TOKENS, 0), ("cross",)),
+        Case(f"{family}/prefill", family, "prefill", None, lambda: step(TOKENS, 0), ("cross",), core=family == "t5"),
         Case(f"{family}/decode", family, "decode", None, lambda: step(1, 5), ("cross",)),
     ]
 
