@@ -125,7 +125,7 @@ def measure(model: str, turn: int, quick: bool) -> Found:
         plan = {"rounds": 4, "block_s": 0.1} if quick else {"rounds": 12, "block_s": 1.0}
         found["steady"] = call_child(f"{CHILD}:steady", {"model": model, "quick": quick, **plan}, both)
         if quick:  # here, because the headers are precompiled already
-            found["call overhead"] = call_child(f"{CHILD}:overhead", {"rounds": 20, "calls": 1000}, both)
+            found["call overhead"] = call_child(f"{CHILD}:overhead", {"rounds": 20, "calls": 1000, "quick": True}, both)
     return found
 
 

@@ -136,15 +136,15 @@ OVERHEAD_GRAPHS = {"x + 1": _one_op, "relu(x * 2 + 1)": _three_ops}
 OVERHEAD_BACKENDS = ("eager", "eager again", "aot_eager", "inductor", "djinn")
 
 
-def overhead(rounds: int, calls: int) -> dict[str, Any]:
-    """What a call of a tiny compiled graph costs.
+def overhead(rounds: int, calls: int, quick: bool = False) -> dict[str, Any]:
+    """What a call of a tiny compiled graph costs; with ``quick`` of the first graph only.
 
     Returns:
         Microseconds a call by graph and backend, one figure a block; ``eager again`` is compiled like ``eager``.
     """
     found: dict[str, Any] = {}
     x = torch.arange(4.0)
-    for graph, function in OVERHEAD_GRAPHS.items():
+    for graph, function in list(OVERHEAD_GRAPHS.items())[: 1 if quick else None]:
         cases: dict[str, Callable[[], Any]] = {}
         for backend in OVERHEAD_BACKENDS:
             # Each has a code object of its own: Dynamo keeps what it compiled with the code object.

@@ -19,7 +19,7 @@ def build(name: str, quick: bool = False) -> tuple[torch.nn.Module, Inputs, Inpu
 
     Args:
         name: one of ``MODELS``, or ``llama-N`` with another number of layers.
-        quick: the same architecture, much narrower.
+        quick: the same architecture, narrower, but wide enough to be worth cutting.
 
     Raises:
         ValueError: no such model.
@@ -39,8 +39,8 @@ def _llama(layers: int, quick: bool) -> tuple[torch.nn.Module, Inputs, Inputs]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        hidden_size=64 if quick else 512,
-        intermediate_size=192 if quick else 1536,
+        hidden_size=256 if quick else 512,
+        intermediate_size=768 if quick else 1536,
         num_hidden_layers=layers,
         num_attention_heads=8,
         num_key_value_heads=4,
@@ -54,7 +54,7 @@ def _llama(layers: int, quick: bool) -> tuple[torch.nn.Module, Inputs, Inputs]:
 def _bert(quick: bool) -> tuple[torch.nn.Module, Inputs, Inputs]:
     from transformers import BertConfig, BertModel
 
-    narrow: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "vocab_size": 512}
+    narrow: dict[str, Any] = {"hidden_size": 192, "intermediate_size": 384, "num_hidden_layers": 3, "vocab_size": 512}
     config = BertConfig(**(narrow if quick else {}))
     tokens = (torch.randint(5, config.vocab_size, (1, 128)) for _ in range(2))
     first, second = ({"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import compile_time, harness, measuring, srg_speed
+from bench import compile_time, harness, measuring, models, srg_speed
 from bench.harness import ChildFailedError, Journal, Report, bar, call_child, fresh_caches, parse, parser
 
 
@@ -36,7 +37,7 @@ class TestArguments:
     def test_compile_time_quick_takes_the_smallest_decoder(self) -> None:
         assert compile_time._arguments(["--quick"]).models == ("llama-4",)
         assert compile_time._arguments(["--models", "llama-24,bert"]).models == ("llama-24", "bert")
-        assert compile_time._arguments([]).models == compile_time.MODELS
+        assert compile_time._arguments([]).models == models.MODELS
 
     def test_compile_time_refuses_an_unknown_model(self) -> None:
         with pytest.raises(SystemExit):
@@ -66,7 +67,12 @@ class TestStatistics:
 
     def test_cases_take_turns(self) -> None:
         order: list[str] = []
-        cases = {name: lambda name=name: order.append(name) or len(order) for name in "AB"}
+
+        def called(name: str) -> int:
+            order.append(name)
+            return len(order)
+
+        cases = {name: functools.partial(called, name) for name in "AB"}
         found = harness.interleave(cases, 3)
         assert order == list("ABBAAB")
         assert found == {"A": [1, 4, 5], "B": [2, 3, 6]}
