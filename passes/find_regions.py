@@ -155,7 +155,18 @@ def _take(srg: SRG, regions: tuple[Region, ...], reason: Reason) -> PassResult:
         for node in map(srg.node, region.nodes):
             if node not in sizes:
                 srg.update(node, region=region.index)
-    return PassResult(modified=True, reasons=(reason,))
+    nameless = [region for region in regions if not region.structural_hash]
+    return PassResult(modified=True, reasons=(reason, *(_uncacheable(srg, region) for region in nameless)))
+
+
+def _uncacheable(srg: SRG, region: Region) -> Reason:
+    """Why a region has no structural hash: found by writing its canonical form once more."""
+    nodes, inputs, outputs = ([srg.node(n) for n in names] for names in (region.nodes, region.inputs, region.outputs))
+    try:
+        canonical_form(nodes, inputs, outputs)
+    except NoCanonicalForm as error:
+        return Reason(kind=ReasonKind.UNCACHEABLE, detail=str(error), node=region.label)
+    raise AssertionError(f"region {region.label!r} has a canonical form and no hash")
 
 
 def _cost(srg: SRG, node: Node) -> Cost:
@@ -180,9 +191,8 @@ def _region(
 ) -> Region:
     try:
         digest = structural_hash(canonical_form(nodes, inputs, outputs))
-    except NoCanonicalForm as error:
+    except NoCanonicalForm:
         digest = ""
-        srg.add_reason(Reason(kind=ReasonKind.UNCACHEABLE, detail=str(error), node=label))
     phases = Counter(phase for node in nodes if (phase := srg.record(node).phase) is not None)
     return Region(
         index=index,

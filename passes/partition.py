@@ -81,11 +81,18 @@ def _memory_ties(
 
 
 def has_effect(node: Node) -> bool:
-    """Whether an op's place among other such ops can be seen: it draws random numbers, asserts, prints."""
+    """Whether an op's place among other such ops can be seen: it draws random numbers, asserts, prints.
+
+    Writing to memory is not meant: only ops that touch that memory see it, and they are tied to the write.
+    """
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
-        return torch.Tag.nondeterministic_seeded in target.tags or node.is_impure()
-    return isinstance(target, torch._ops.HigherOrderOperator) and target.name() != "invoke_subgraph"
+        if torch.Tag.nondeterministic_seeded in target.tags:
+            return True
+        return node.is_impure() and not target._schema.is_mutable
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return str(target.name()) != "invoke_subgraph"
+    return node.is_impure()
 
 
 def _bound_to(node: Node, index: dict[Node, int]) -> int:

@@ -94,20 +94,21 @@ def by_structure(srg: SRG, nodes: Sequence[Node], min_ops: int) -> tuple[Labels,
             unit = len(names)
             names[unit] = f"repeat {repeat + 1} of {count}"
             begin = first + repeat * period
-            labels[begin : begin + period] = [unit] * period
+            # A write belongs to no unit, so that it goes with what computed the value: AOTAutograd puts all at the end.
+            members = nodes[begin : begin + period]
+            labels[begin : begin + period] = [None if srg.record(node).mutates else unit for node in members]
         pending += [(start, first), (first + count * period, end)]
     return (tuple(labels), names) if names else None
 
 
 def _token(srg: SRG, node: Node) -> object:
-    """What an op looks like from close by: target, literals, its own values, and the ops and values it reads."""
-    record = srg.record(node)
-    sources = tuple(
-        (source.op if source.op != "call_function" else srg.record(source).op, _shapes(srg, source))
-        for source in node.all_input_nodes
-    )
+    """What an op looks like from close by: target, literals, its own values, and the values it reads.
+
+    Not what made those values: the first layer reads what an embedding made, the others what a layer made.
+    """
     literals = str([a for a in (*node.args, *node.kwargs.values()) if not _holds_node(a)])
-    return record.op, literals, _shapes(srg, node), sources
+    sources = tuple(_shapes(srg, source) for source in node.all_input_nodes)
+    return srg.record(node).op, literals, _shapes(srg, node), sources
 
 
 def _holds_node(value: object) -> bool:

@@ -32,9 +32,14 @@ def cut_by_labels(srg: SRG, labels: Sequence[int | None], *, join_gaps: bool = T
         for node in nodes:
             srg.update(node, region=group)
     srg.regions = tuple(regions)
+    order_regions(srg)
+    return groups
+
+
+def order_regions(srg: SRG) -> None:
+    """Run the pass ``order`` and verify what it promises."""
     Order().run(srg, PassContext())
     verify(srg, ["regions-partition", "order-valid"])
-    return groups
 
 
 def plan_in_order(srg: SRG) -> Plan:
