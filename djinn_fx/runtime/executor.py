@@ -122,6 +122,8 @@ def executable(program: Program, callables: Sequence[RegionCallable], constants:
             made = run(given)
             for place, value in zip(outputs, made, strict=True):
                 slots[place] = value
+            value = None
+            del made  # else both would live until the next region has run
         return [literal if place is None else slots[place] for place, literal in zip(results, literals, strict=True)]
 
     return call
