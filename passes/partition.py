@@ -52,7 +52,8 @@ def op_list(srg: SRG) -> OpList:
             if last_effect is not None:
                 ties.append(last_effect)
             last_effect = place
-        before.append(tuple(dict.fromkeys(ties)))
+        # An op that reads and writes one memory (a copy within it) does not wait for itself.
+        before.append(tuple(tie for tie in dict.fromkeys(ties) if tie != place))
     return OpList(
         nodes=nodes,
         before=tuple(before),
