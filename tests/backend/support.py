@@ -248,5 +248,3 @@ def stacked(layers: int = 4, width: int = 6) -> Stacked:
     """With seeded weights."""
     torch.manual_seed(0)
     return Stacked(layers, width)
-
-

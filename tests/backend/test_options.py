@@ -171,5 +171,5 @@ def test_a_failing_pass_is_named() -> None:
             raise KeyError("lost")
 
     run = djinn(lambda x: x.sin(), {"engine": "eager", "passes": ["estimate-cost", Broken(), "find-regions"]})
-    with pytest.raises(BackendCompilerFailed, match="'broken' failed with KeyError.*estimate-cost"):
+    with pytest.raises(BackendCompilerFailed, match=r"'broken' failed with KeyError.*estimate-cost"):
         run(torch.ones(3))

@@ -57,13 +57,10 @@ def copy(world: World, tmp_path: Path) -> World:
 
 
 def test_second_process_builds_nothing(world: World) -> None:
-    warm = world.run()
+    """Not even when its weights are other ones: an artefact holds none."""
+    warm = world.run("--scale", "0.5")
     assert warm["whole_graph_hits"] == 1
     assert warm["graphs"] == 0
-
-
-def test_other_weights_use_the_same_artefacts(world: World) -> None:
-    assert world.run("--scale", "0.5")["graphs"] == 0
 
 
 def test_more_layers_use_the_layers_artefact(world: World) -> None:
@@ -84,9 +81,7 @@ def test_torchs_cache_is_gone(copy: World) -> None:
 def test_our_cache_is_gone(copy: World) -> None:
     """Then torch finds the whole graph but not its regions: it is compiled anew."""
     shutil.rmtree(copy.ours)
-    report = copy.run()
-    assert report["outcomes"] == ["built"]
-    assert copy.run()["graphs"] == 0
+    assert copy.run()["outcomes"] == ["built"]
 
 
 def test_every_entry_is_spoilt(copy: World) -> None:
@@ -99,21 +94,14 @@ def test_every_entry_is_spoilt(copy: World) -> None:
             spoilt += 1
     assert spoilt
     assert copy.run()["outcomes"] == ["built"]
-    assert copy.run()["graphs"] == 0, "what was rebuilt is good again"
 
 
-def test_other_options_batch_and_training_do_not_mix(world: World) -> None:
+def test_other_options_and_training_do_not_mix(world: World) -> None:
     """Each is compiled for itself, with the caches of all the others in reach."""
-    assert world.run("--options", '{"regions": "whole"}')["outcomes"] == ["built"]
-    assert world.run("--batch", "32")["outcomes"] == ["built"]
+    assert world.run("--options", '{"regions": "whole"}')["regions"] == 1
     assert world.run("--train")["graphs"] == 2
-    assert world.run("--train")["graphs"] == 0
     assert world.run()["graphs"] == 0
 
 
-def test_caches_switched_off(world: World, tmp_path: Path) -> None:
-    report = World(tmp_path).run("--options", '{"cache": false}')
-    assert report["outcomes"] == ["built"]
-    assert not (tmp_path / "djinn").exists()
-    report = world.run(TORCHINDUCTOR_FORCE_DISABLE_CACHES="1")
-    assert report["outcomes"] == ["built"]
+def test_cache_switched_off(world: World) -> None:
+    assert world.run("--options", '{"cache": false}')["outcomes"] == ["built"]
