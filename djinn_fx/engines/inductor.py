@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import logging
+import secrets
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -216,20 +217,59 @@ def _compiler_version() -> str:
 
 
 def _flags() -> str:
-    """The process-wide switches that change what Inductor generates."""
+    """The process-wide switches that change what Inductor generates: those torch puts into its own keys too."""
     from torch._inductor import config
 
+    settings = config.save_config_portable(ignore_private_configs=False)
+    passes = {name: _pass_identity(getattr(config, name, None)) for name in _CUSTOM_PASSES}
+    matmul = torch.backends.cuda.matmul
     return _digest(
         {
-            "inductor": {k: v for k, v in config.save_config_portable().items() if k not in _IGNORED_CONFIG},
+            "inductor": {k: v for k, v in settings.items() if k not in {*_IGNORED_CONFIG, *_CUSTOM_PASSES}},
+            "passes": passes,
             "threads": torch.get_num_threads(),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "matmul": torch.get_float32_matmul_precision(),
+            "deterministic": [
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+                torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+            ],
+            "dtype": str(torch.get_default_dtype()),
+            "matmul": [
+                torch.get_float32_matmul_precision(),
+                matmul.allow_fp16_reduced_precision_reduction,
+                matmul.allow_bf16_reduced_precision_reduction,
+            ],
             "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
             "cudnn": [torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark],
         }
     )
 
+
+def _pass_identity(custom: Any) -> Any:
+    """What tells a user's own pass apart: its uuid, as torch asks for; without one it is known in this process only."""
+    if not custom or isinstance(custom, str):
+        return custom or None
+    if isinstance(custom, (list, tuple)):
+        return [_pass_identity(one) for one in custom]
+    uuid = getattr(custom, "uuid", None)
+    identity = uuid() if callable(uuid) else None
+    return str(identity) if identity is not None else f"{_PROCESS} {id(custom)}"
+
+
+#: Stands for this process in the keys of what no other process can use.
+_PROCESS = secrets.token_hex(8)
+
+#: Inductor settings that hold callables; its portable configuration leaves them out.
+_CUSTOM_PASSES = (
+    "pre_grad_custom_pass",
+    "joint_custom_pre_pass",
+    "joint_custom_post_pass",
+    "post_grad_custom_pre_pass",
+    "post_grad_custom_post_pass",
+    "_pre_fusion_custom_pass",
+    "_post_fusion_custom_pass",
+    "custom_partitioner_fn",
+)
 
 #: Inductor settings that say where and how fast to compile, not what.
 _IGNORED_CONFIG = frozenset({"compile_threads", "worker_start_method", "verbose_progress", "debug_dir_root"})
