@@ -183,17 +183,17 @@ def decoder_cases(family: str) -> list[Case]:
         return [case("prefill", "prefill", plain), *_mamba_cases(case, module)]
     cases = [
         case("prefill", "prefill", plain),
-        case("prefill-growing", "prefill", lambda: growing(TOKENS, 0), turn % 8 == 1),
-        case("prefill-fixed", "prefill", lambda: fixed(TOKENS, 0), turn % 8 == 2),
-        case("prefill-chunk", "prefill", lambda: growing(TOKENS, 10), turn % 8 == 3),
+        case("prefill-growing", "prefill", lambda: growing(TOKENS, 0), turn % 16 == 1),
+        case("prefill-fixed", "prefill", lambda: fixed(TOKENS, 0), turn % 16 == 2),
+        case("prefill-chunk", "prefill", lambda: growing(TOKENS, 10), turn % 16 == 3),
         case("decode-growing", "decode", lambda: growing(1, 10), turn % 2 == 0),
         case("decode-fixed", "decode", lambda: fixed(1, 10), turn % 2 == 1),
     ]
     if family in EAGER:
         cases += [
-            case("eager-prefill", "prefill", eager),
+            case("eager-prefill", "prefill", eager, family in ("llama", "falcon")),
             case("eager-prefill-fixed", "prefill", lambda: fixed(TOKENS, 0, "eager"), False),
-            case("eager-decode-growing", "decode", lambda: growing(1, 10, "eager"), family != "llama"),
+            case("eager-decode-growing", "decode", lambda: growing(1, 10, "eager"), family == "gpt_bigcode"),
             case("eager-decode-fixed", "decode", lambda: fixed(1, 10, "eager"), family == "llama"),
         ]
     return cases
@@ -404,10 +404,10 @@ def seq2seq_cases(family: str) -> list[Case]:
     modality = "audio" if sound else "text"
     pair = ("encode", "cross")
     return [
-        Case(f"{family}/whole", family, "prefill", None, whole, pair),
+        Case(f"{family}/whole", family, "prefill", None, whole, pair, core=family in ("t5", "bart", "whisper")),
         Case(f"{family}/whole-eager", family, "prefill", None, lambda: whole("eager"), pair, core=family == "bart"),
-        Case(f"{family}/encode", family, "encode", modality, encode, core=family in ("t5", "bart")),
-        Case(f"{family}/prefill", family, "prefill", None, lambda: step(TOKENS, 0), ("cross",), core=family == "t5"),
+        Case(f"{family}/encode", family, "encode", modality, encode, core=family == "bart"),
+        Case(f"{family}/prefill", family, "prefill", None, lambda: step(TOKENS, 0), ("cross",), core=family == "mbart"),
         Case(f"{family}/decode", family, "decode", None, lambda: step(1, 5), ("cross",)),
     ]
 

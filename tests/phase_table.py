@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 
 from djinn_fx.passes.annotate_phase import AnnotatePhase
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.streams import trace
 from djinn_fx.srg import SRG
 from tests.capture import capture
-from tests.families import Case, all_cases
+from tests.families import Case, all_cases, case_named
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,24 @@ class Row:
         return f"{mark} {self.case.name:30} {expected:14} {self.got:8} {ops:34} {self.rule}"
 
 
+@cache
+def graphs_of(name: str) -> list[SRG]:
+    """The labelled graphs of a case, captured once a process; for reading only."""
+    graphs = capture(*case_named(name).make())
+    for srg in graphs:
+        run_passes(srg, (AnnotatePhase(),), PassContext(), check=True)
+    return graphs
+
+
 def row_of(case: Case) -> Row:
     """Capture a case, label its graphs, and sum up those that hold an attention."""
-    return summed(case, capture(*case.make()))
+    return summed(case, graphs_of(case.name))
 
 
 def summed(case: Case, graphs: list[SRG]) -> Row:
-    """One row for the graphs of one call."""
+    """One row for the labelled graphs of one call."""
     with_attention = [srg for srg in graphs if trace(srg).attentions]
     told = with_attention or graphs
-    for srg in graphs:
-        run_passes(srg, (AnnotatePhase(),), PassContext(), check=True)
     records = [srg.record(node) for srg in told for node in srg.ops]
     return Row(
         case,
