@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.passes.base import PassContext
 from djinn_fx.passes.order import Order
@@ -58,9 +59,7 @@ def run_by_regions(srg: SRG, arguments: Sequence[Any], order: Sequence[int] | No
     return list(executable(program, callables, constants)(list(arguments)))
 
 
-def _graph(srg: SRG, region: Region) -> Any:
-    from djinn_fx.engines.base import RegionGraph
-
+def _graph(srg: SRG, region: Region) -> RegionGraph:
     return RegionGraph(
         gm=extract(srg, region),
         structural_hash=region.structural_hash,
