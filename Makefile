@@ -27,10 +27,11 @@ demo: $(READY)
 
 # The long examination: op_db and module_db through torch.compile, model families at real sizes.
 exam: $(READY)
-	$(BIN)/python -m bench.exam
+	$(BIN)/python -m tests.exam.run
 
 bench: $(READY)
-	$(BIN)/python bench/compile_time.py
+	$(BIN)/python bench/srg_speed.py --json bench/results/srg_speed.json
+	$(BIN)/python bench/compile_time.py --json bench/results/compile_time.json
 
 format: $(READY)
 	$(BIN)/ruff format .
