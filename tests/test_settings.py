@@ -299,7 +299,6 @@ class TestDigest:
             {"cache_dir": "/elsewhere"},
             {"cache_limit": "1GB"},
             {"progress": True},
-            {"progress": True},
             {"on_failure": "raise"},
             {"check_passes": True},
         ],
