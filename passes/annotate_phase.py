@@ -90,12 +90,24 @@ def judge(flow: Flow, srg: SRG) -> list[Label]:
         seen = own_versions.setdefault(stream, set())
         older = one.key_fact.version < one.query_fact.version and one.key_fact.version not in seen
         apart = not (one.key_fact.stream & one.query_fact.stream)
-        if (apart and (one.key_fact.stream or one.query_fact.stream)) or (not apart and older):
+        if apart and _is_cut(flow, one):
+            labels.append(_judge_own(flow, one, returned))
+        elif (apart and (one.key_fact.stream or one.query_fact.stream)) or (not apart and older):
             labels.append(_judge_apart(flow, one, stream, own_streams))
         else:
             seen.add(one.key_fact.version)
             labels.append(_judge_own(flow, one, returned))
     return labels
+
+
+def _is_cut(flow: Flow, one: Attention) -> bool:
+    """Whether ready queries come in from outside, as after a graph break, and may be of the keys' own sequence."""
+    roots = flow.roots_of(one.query_fact.stream)
+    if not roots or any(root.projected or root.kind is not RootKind.INPUT for root in roots):
+        return False
+    fresh = one.key_fact.stream & ~flow.cached
+    is_joined = one.key_fact.stream & flow.cached and any(root.projected for root in flow.roots_of(fresh))
+    return bool(is_joined) or one.query_len == one.key_len
 
 
 def _judge_apart(flow: Flow, one: Attention, stream: int, own_streams: set[int]) -> Label:
@@ -114,7 +126,7 @@ def _judge_apart(flow: Flow, one: Attention, stream: int, own_streams: set[int])
 def _judge_own(flow: Flow, one: Attention, returned: set[Node]) -> Label:
     """Queries and keys of the same sequence."""
     cached = (one.key_fact.stream | one.value_fact.stream) & ~one.query_fact.stream
-    for root in flow.roots_of(cached):
+    for root in flow.roots_of(cached if one.query_len != one.key_len else 0):
         bit = 1 << flow.roots.index(root)
         if bit & flow.cached or (root.kind is RootKind.INPUT and not root.projected):
             return _by_length(flow, one, "reads cached keys joined with fresh ones")

@@ -296,6 +296,37 @@ def test_one_sequence_as_source_and_target() -> None:
     assert {phase for phase, _ in labels(srg)} == {Phase.PREFILL, Phase.ENCODE, Phase.CROSS}
 
 
+@pytest.mark.parametrize(
+    ("queries", "keys", "causal", "phase"),
+    [
+        (7, 7, True, Phase.PREFILL),
+        (7, 7, False, Phase.ENCODE),
+        (1, 9, False, Phase.DECODE),
+    ],
+)
+def test_attention_alone(queries: int, keys: int, causal: bool, phase: Phase) -> None:
+    """Ready queries and keys from outside, as in a graph cut out of a model."""
+
+    def f(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    shapes = ((2, 4, queries, 8), (2, 4, keys, 8), (2, 4, keys, 8))
+    (srg,) = capture(f, tuple(families.noise(*shape) for shape in shapes))
+    assert labelled(srg).phase is phase
+
+
+def test_layer_alone_under_a_mask_from_outside() -> None:
+    """One layer compiled by itself: hidden states and a mask [batch, 1, queries, keys] come in."""
+
+    def f(h: Tensor, mask: Tensor, w: Tensor) -> Tensor:
+        q, k, v = ((h @ w[i]).unflatten(-1, (4, -1)).transpose(1, 2) for i in range(3))
+        return h + F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+    given = (families.noise(2, 7, 16), torch.ones(2, 1, 7, 7, dtype=torch.bool), torch.randn(3, 16, 16))
+    (srg,) = capture(f, given)
+    assert labelled(srg).phase is Phase.PREFILL
+
+
 # -- speed --------------------------------------------------------------------------------------------------------
 
 
