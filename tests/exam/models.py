@@ -58,8 +58,9 @@ def train(name: str) -> Run:
         module, args, kwargs = case.make()
         loss = families.loss_of(compile_it(module)(*args, **kwargs))
         loss.backward()
-        gradients = [p.grad for p in module.parameters()] if isinstance(module, torch.nn.Module) else []
-        return [loss.detach(), *gradients]
+        parameters = list(module.parameters()) if isinstance(module, torch.nn.Module) else []
+        # AOTAutograd gives zeros where eager gives None: to a parameter that has no influence.
+        return [loss.detach(), *(torch.zeros_like(p) if p.grad is None else p.grad for p in parameters)]
 
     return run
 

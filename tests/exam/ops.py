@@ -115,6 +115,8 @@ def differences(actual: list[Any], expected: list[Any], numbers: bool = True, lo
         if not isinstance(other, torch.Tensor):
             if not numbers or (mine is None and other is None):
                 continue
+            if isinstance(mine, torch.Tensor):
+                return f"result {place}: a tensor instead of {other!r}"
             if mine != other and not (mine != mine and other != other):
                 return f"result {place}: {mine!r} instead of {other!r}"
             continue

@@ -25,9 +25,9 @@ COMPILED = (
     "llama/prefill", "mistral/decode-fixed", "qwen2/decode-growing", "qwen3/prefill", "gemma/prefill", "gemma2/prefill",
     "gemma3/decode-fixed", "gpt2/prefill", "gpt_neo/prefill", "gpt_neox/prefill", "gptj/prefill", "opt/prefill",
     "bloom/prefill", "falcon/prefill", "mpt/prefill", "phi/prefill", "phi3/prefill", "stablelm/prefill",
-    "starcoder2/prefill", "olmo/prefill", "olmo2/prefill", "cohere/prefill", "granite/prefill", "codegen/prefill",
+    "starcoder2/prefill", "olmo2/prefill", "cohere/prefill", "granite/prefill",
     "bert/encode", "roberta/encode", "distilbert/encode", "electra/encode", "albert/encode", "mpnet/encode",
-    "clip_text/encode", "vit/encode", "deit/encode", "t5/encode", "bart/encode",
+    "clip_text/encode", "vit/encode", "t5/encode", "bart/encode",
 )  # fmt: skip
 
 
