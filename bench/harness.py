@@ -90,7 +90,7 @@ class Report:
     def __init__(self, bench: str, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self._bars: dict[str, Bar] = {}
-        given = {name: str(v) if isinstance(v, Path) else v for name, v in vars(arguments).items()}
+        given = {name: v.name if isinstance(v, Path) else v for name, v in vars(arguments).items()}
         self._content: dict[str, Any] = {
             "schema": SCHEMA,
             "bench": bench,
