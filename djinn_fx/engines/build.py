@@ -333,7 +333,7 @@ class Builder:
         )  # fmt: skip
 
 
-def load_artefact(settings: Settings, key: str, guards_hold: bool = True) -> RegionCallable | None:
+def load_artefact(settings: Settings, key: str) -> RegionCallable | None:
     """The callable of a stored artefact by its key alone; None if it is not there or cannot be loaded."""
     known = MEMORY.variants(key)
     exact = next((one for one in known if one.key == key), None)

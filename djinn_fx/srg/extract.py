@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from djinn_fx.srg.graph import SRG, fake_value, tensors_of
+from djinn_fx.srg.graph import SRG, attribute, fake_value, tensors_of
 from djinn_fx.srg.plan import Region
 
 _SYMBOL = re.compile(r"\b(?:s|u|zf|zuf)\d+\b")
@@ -167,7 +167,7 @@ def extract(srg: SRG, region: Region) -> GraphModule:
         for source in node.all_input_nodes:
             if source not in copies:
                 copies[source] = graph.get_attr(str(source.target))
-                bodies[str(source.target)] = _attribute(srg.gm, str(source.target))
+                bodies[str(source.target)] = attribute(srg.gm, source.target)
         copies[node] = graph.node_copy(node, lambda source: copies[source])
     graph.output(tuple(copies[srg.node(name)] for name in region.outputs))
     return GraphModule(bodies, graph, class_name="DjinnRegion")
@@ -176,11 +176,4 @@ def extract(srg: SRG, region: Region) -> GraphModule:
 def input_value(srg: SRG, node: Node) -> Any:
     """The compile-time value of a region's input; a constant tensor's own value where it was not traced."""
     value = fake_value(node)
-    return _attribute(srg.gm, str(node.target)) if value is None and node.op == "get_attr" else value
-
-
-def _attribute(module: torch.nn.Module, path: str) -> Any:
-    value: Any = module
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
+    return attribute(srg.gm, node.target) if value is None and node.op == "get_attr" else value

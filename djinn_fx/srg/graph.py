@@ -122,3 +122,11 @@ def size_hint(size: int | torch.SymInt) -> int:
         hint = size.node.hint
         return int(hint) if hint is not None else 0
     return int(size)
+
+
+def attribute(module: torch.nn.Module | None, path: object) -> Any:
+    """What a ``get_attr`` node names: the attribute of its graph's module at a dotted path."""
+    value: Any = module
+    for part in str(path).split("."):
+        value = getattr(value, part)
+    return value

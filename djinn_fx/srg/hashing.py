@@ -22,7 +22,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import GraphModule, Node
 
 from djinn_fx.errors import LoweringError
-from djinn_fx.srg.graph import META_KEY, fake_value
+from djinn_fx.srg.graph import META_KEY, attribute, fake_value
 from djinn_fx.srg.lower import lower, target_name
 from djinn_fx.srg.record import OpRecord, Size, TensorMeta
 
@@ -140,7 +140,7 @@ class _Canonicaliser:
     def _value(self, node: Node) -> Any:
         value = fake_value(node)
         if value is None and node.op == "get_attr":
-            value = _attribute(node)
+            value = attribute(node.graph.owning_module, node.target)
         return self._described(value, iter(_record(node).outputs))
 
     def _described(self, value: Any, metas: Iterator[TensorMeta]) -> Any:
@@ -213,7 +213,7 @@ class _Canonicaliser:
         if source in self._number:
             return ["%", self._number[source]]
         if source.op == "get_attr":
-            body = _attribute(source)
+            body = attribute(source.graph.owning_module, source.target)
             if isinstance(body, GraphModule):
                 return ["graph", _body_form(body, self._scope)]
         raise NoCanonicalForm(f"{user.name!r} reads {source.name!r}, which is neither inside nor an input")
@@ -235,7 +235,11 @@ def _body_form(gm: GraphModule, scope: _Scope) -> dict[str, Any]:
         except LoweringError as error:
             raise NoCanonicalForm(f"the body of a higher-order op: {error}") from error
     placeholders = [node for node in gm.graph.nodes if node.op == "placeholder"]
-    constants = [n for n in gm.graph.nodes if n.op == "get_attr" and not isinstance(_attribute(n), GraphModule)]
+    constants = [
+        n
+        for n in gm.graph.nodes
+        if n.op == "get_attr" and not isinstance(attribute(n.graph.owning_module, n.target), GraphModule)
+    ]
     if constants:
         raise NoCanonicalForm(f"the body of a higher-order op holds the constant {constants[0].name!r}")
     ops = [node for node in gm.graph.nodes if node.op.startswith("call_")]
@@ -245,13 +249,6 @@ def _body_form(gm: GraphModule, scope: _Scope) -> dict[str, Any]:
     form = canonicaliser.form()
     form["outputs"] = canonicaliser._literal(list(results), output)
     return form
-
-
-def _attribute(node: Node) -> Any:
-    value: Any = node.graph.owning_module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _record(node: Node) -> OpRecord:
