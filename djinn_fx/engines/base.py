@@ -67,6 +67,28 @@ class Artefact:
     ready: RegionCallable | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """What a child process needs to build a region.
+
+    Attributes:
+        worker: name of the builder, see ``engines.pool.jobs.WORKERS``.
+        request: a JSON object for it.
+        blobs: bytes that go with it.
+        identity: what the artefact's key holds in the place of the region's structural hash; None for that hash.
+            Regions of different graphs, or traced for different devices, may be the same to an engine.
+        memory_bytes: predicted peak memory of the build.
+        timeout_s: how long the build may take.
+    """
+
+    worker: str
+    request: Mapping[str, Any]
+    blobs: tuple[bytes, ...] = ()
+    identity: str | None = None
+    memory_bytes: int = 0
+    timeout_s: float = 600.0
+
+
 class Engine(Protocol):
     """A way to run a region."""
 
@@ -81,11 +103,15 @@ class Engine(Protocol):
         ...
 
     def compile(self, region: RegionGraph) -> Artefact:
-        """Compile a region.
+        """Compile a region, in this process, while the caller waits.
 
         Raises:
             EngineError: what failed, at which node.
         """
+        ...
+
+    def request(self, region: RegionGraph) -> BuildRequest | Reason:
+        """What a child process needs to compile the region, or why it can only be done in this process."""
         ...
 
     def load(self, artefact: Artefact) -> RegionCallable:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.base import Artefact, Capability, RegionCallable, RegionGraph
+from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.errors import EngineError
-from djinn_fx.reasons import Reason
+from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
 
 
@@ -39,6 +39,12 @@ class EagerEngine:
             return results
 
         return Artefact(header={"engine": self.name}, payload=None, ready=run)
+
+    def request(self, region: RegionGraph) -> BuildRequest | Reason:
+        """There is nothing to build."""
+        return Reason(
+            kind=ReasonKind.ENGINE_REFUSED, detail="eager: there is nothing to build elsewhere", node=region.label
+        )
 
     def load(self, artefact: Artefact) -> RegionCallable:
         """Give back what compile made.
