@@ -5,43 +5,83 @@ TensorRT. A description says nothing of names, devices or weights' values (weigh
 layer of a model, traced on whichever machine, has the same one.
 
 Values are numbered: first the inputs, then each layer's outputs in order. The kinds of layers, with their inputs in
-order (``?``: may be absent) and attributes:
+order (``?``: may be absent, then None, or left away at the end) and attributes (``=``: what it is when left away). An
+axis counts from 0, never from behind. Ranks go up to 8. Where two inputs are combined their ranks are equal and their
+sizes equal or 1, and their types are the same.
 
     constant          {dtype, shape, blob}              blob: index into the description's blobs, row-major bytes
     elementwise       a, b                  {op}        TensorRT's names in lower case: sum prod max min sub div pow
-                                                        floor_div and or xor equal greater less; ranks must be equal
-    unary             a                     {op}        exp log sqrt recip abs neg sin cos tan … not sign round isinf
-    activation        a                     {op, alpha, beta}      relu sigmoid tanh leaky_relu elu … gelu_erf gelu_tanh
-    cast              a                     {dtype}
+                                                        floor_div (numbers) and or xor (bool) equal greater less (give
+                                                        bool). div of integers truncates, floor_div rounds down
+    unary             a                     {op}        floats: exp log sqrt recip sin cos tan sinh cosh asin acos atan
+                                                        asinh acosh atanh ceil floor erf round (half to even), isinf
+                                                        isnan (give bool); numbers: abs neg sign; bool: not
+    activation        a                     {op, alpha=0, beta=0}   floats: relu sigmoid tanh gelu_erf gelu_tanh
+                                                        softsign leaky_relu elu (alpha), selu softplus clip hard_sigmoid
+                                                        scaled_tanh (alpha, beta), thresholded_relu (alpha); formulas in
+                                                        TensorRT's ActivationType. softplus: alpha * log(exp(beta*x)+1)
+    cast              a                     {dtype}     float to integer truncates; to bool: differs from 0
     identity          a
-    matmul            a, b                  {transpose_a, transpose_b}      equal ranks of at least 2, leading dims
-                                                                            equal or 1
-    shuffle           a, shape?             {first, reshape, second}        permutations and sizes, each may be None;
-                                                        -1 in reshape is inferred; a 0 is a size of 0; ``shape`` is an
-                                                        int64 vector used in the place of ``reshape``
-    slice             a, start?, size?, stride?   {start, size, stride, mode}     per dimension; an input replaces the
-                                                        attribute of its name, which is then None
-    concatenation     a, …                  {axis}
+    matmul            a, b                  {transpose_a, transpose_b, wide=true}   floats; ranks of at least 2.
+                                                        wide: half precision is accumulated in float32 (by the casts
+                                                        TensorRT fuses); without, it may accumulate float16 in float16
+    shuffle           a, shape?             {first=null, reshape=null, second=null, zero_keeps=false}
+                                                        a permutation, then sizes, then a permutation, as lists. One
+                                                        -1 in reshape is inferred; a 0 is a size of 0, or with
+                                                        zero_keeps the size that a (after first) has at that place;
+                                                        ``shape``, an integer vector, in the place of reshape
+    squeeze           a                     {axes}      sizes of 1 (or symbols that are 1) are left away
+    unsqueeze         a                     {axes}      axes of the result
+    slice             a, start?, size?, stride?, value?   {start, size, stride, mode="strict"}   one number a dimension;
+                                                        an input (integer vector) replaces the attribute of its name,
+                                                        which is then None. Modes for places outside: strict (not
+                                                        allowed) fill (needs ``value``, of a's type, one element) clamp
+                                                        reflect wrap
+    concatenation     a, ...                {axis}
     shape             a                                 the sizes, an int64 vector
-    reduce            a                     {op, axes, keep}                sum prod max min avg
-    softmax           a                     {axis}
-    topk              a                     {op, k, axis}                   values, then int32 indices
-    gather            a, indices            {mode, axis, batch}             mode: default element nd
-    scatter           a, indices, updates   {mode, axis}                    mode: element nd
+    reduce            a                     {op, axes, keep}        sum prod max min avg; numbers
+    softmax           a                     {axis}                  floats
+    topk              a                     {op, k, axis}           max (largest first) or min; values, then indices
+                                                        (int32, or int64 if the description says so); k <= 3840; the
+                                                        axis is one of the last four
+    gather            a, indices            {mode, axis=0, batch=0} mode: default element nd; indices int32 or int64;
+                                                        default: batch is 0 or 1; element: 0
+    scatter           a, indices, updates   {mode, axis=0}          mode: element nd
     select            condition, a, b
-    convolution       a, kernel, bias?      {kernel, stride, pad_before, pad_after, dilation, groups, maps}
-    deconvolution     a, kernel, bias?      the same
-    pooling           a                     {op, window, stride, pad_before, pad_after, count_padding, ceil}
-    resize            a, sizes?             {sizes, mode, coordinates, nearest, cubic}
-    normalization     a, scale, bias        {axes, epsilon, groups}
-    attention         q, k, v, mask?        {causal, decomposable}          q is scaled already; causal: none,
-                                                                            upper_left or lower_right
-    rotary            a, cos, sin, positions?  {interleaved, dim}
-    kv_update         cache, update, positions
-    cumulative        a, axis               {exclusive, reverse}            axis: an int32 scalar constant
-    fill              shape?, alpha?, beta? {op, shape, alpha, beta, dtype} op: linspace
-    einsum            a, …                  {equation}
-    one_hot           indices, values, depth   {axis}
+    convolution       a, kernel, bias?      {kernel, stride, pad_before, pad_after, dilation, groups}
+                                                        2 or 3 spatial dimensions, the sizes as lists of that length;
+                                                        kernel as torch lays it out: (maps, channels/groups, ...)
+    deconvolution     a, kernel, bias?      the same; kernel: (channels, maps/groups, ...), also torch's
+    pooling           a                     {op, window, stride, pad_before, pad_after, count_padding=false, ceil=false}
+                                                        max or average over the last 2 or 3 dimensions of 4 or 5
+    resize            a, sizes?             {sizes, mode, coordinates, rounding="floor", cubic=-0.75,
+                                                        exclude_outside=false}   sizes: of all dimensions, None if
+                                                        given as an input. mode: nearest linear cubic; coordinates:
+                                                        align_corners asymmetric half_pixel; rounding (nearest only):
+                                                        half_up half_down floor ceil
+    normalization     a, scale, bias        {axes, epsilon, groups=1}   (a - mean) / sqrt(variance + epsilon) * scale +
+                                                        bias; scale and bias of a's type and rank, sizes a's or 1; the
+                                                        means are computed in float32
+    attention         q, k, v, mask?        {causal="none", decomposable=true}   (batch, heads, length, size); q is
+                                                        scaled already; k, v: as many heads, or a divisor of them.
+                                                        causal: none, upper_left or lower_right; not with a mask. mask:
+                                                        bool (true: looked at) or q's type (added), of rank 4
+    rotary            a, cos, sin, positions?  {interleaved, dim=0}     a: (batch, heads, length, size); cos, sin:
+                                                        (batch, length, dim/2), or with positions (batch, length) tables
+                                                        (entries, dim/2); dim 0: the whole size
+    kv_update         cache, update, positions    cache (batch, heads, capacity, size), update (batch, heads, length,
+                                                        size), positions (batch), int32: the first place written
+    cumulative        a                     {axis, exclusive=false, reverse=false}     sums
+    fill              shape?, alpha?, beta? {op, shape, alpha, beta, dtype}     linspace: alpha + beta * index, of type
+                                                        int32, int64 or float32; as attributes for rank 1, as inputs
+                                                        (a scalar, a vector of the rank) for any
+    einsum            a, ...                {equation}  explicit (with ->), lower case, no ellipsis, no label
+                                                        twice in one input; floats
+    one_hot           indices, values       {depth, axis}   int32 indices, values: the two elements off, on; axis of the
+                                                        result
+
+:mod:`djinn_fx.engines.tensorrt.assemble` makes an ``INetworkDefinition`` of a description and compares every shape and
+type that TensorRT infers with the description's; :mod:`djinn_fx.engines.tensorrt.evaluate` runs one in torch.
 """
 
 from __future__ import annotations
@@ -55,6 +95,9 @@ from typing import Any
 #: Raised with every change of the form or of a layer's meaning; part of every key.
 NETWORK_SCHEMA = 1
 
+#: TensorRT's limit on dimensions.
+MAX_RANK = 8
+
 #: Types a value may have, with their size in bytes; the names are torch's without its prefix.
 DTYPE_BYTES = {
     "float32": 4,
@@ -67,6 +110,16 @@ DTYPE_BYTES = {
 
 #: A size: a number, or the name of a symbol (``k0``) that differs from call to call.
 Dim = int | str
+
+
+def input_name(index: int) -> str:
+    """What TensorRT calls the network's input of this index (a plan's tensors are addressed by name)."""
+    return f"input{index}"
+
+
+def output_name(index: int) -> str:
+    """What TensorRT calls the network's output of this index."""
+    return f"output{index}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +175,9 @@ class Network:
     Attributes:
         inputs: the tensors it takes, in order.
         layers: in an order in which they can run.
-        outputs: numbers of the values it gives back, in order; an input's number is allowed nowhere here.
-        symbols: the ranges of the symbols in the inputs' shapes.
+        outputs: numbers of the values it gives back, in order; none twice, none an input's.
+        symbols: the ranges of the symbols in the inputs' shapes. An input's size is a number or a symbol; only values
+            in between may have expressions of symbols (``"2*k0"``), which stand for "not known when built".
         blobs: the constants' bytes.
     """
 
