@@ -1,0 +1,164 @@
+"""How much the build pool may take of the machine. No torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+GIB = 2**30
+#: Share of the memory this process may use that all builds together may have.
+MEMORY_SHARE = 0.5
+#: A build may grow to twice what was predicted, or by this much, whichever is more.
+SLACK_BYTES = GIB
+#: Reserved for a build whose need is not known.
+UNKNOWN_BYTES = GIB
+_NO_LIMIT = 2**60  # cgroup v1 writes "no limit" as a number near 2**63
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolLimits:
+    """Bounds of a pool.
+
+    Attributes:
+        children: builds at the same time, at least 1. As many idle children are kept besides, no more.
+        memory_bytes: predicted memory of all running builds together; no single build may grow beyond it.
+        idle_s: how long a child without work is kept; 0 for not at all.
+        retire_bytes: a child that holds more than this after a build is not used again.
+        reply_bytes: largest artefact taken from a child.
+        nice: 0 to 19, of the children.
+        idle_class: give children the processor only when nobody else wants it (SCHED_IDLE).
+        check_available: also look, before a build starts, whether the machine has the memory free at that moment.
+    """
+
+    children: int
+    memory_bytes: int
+    idle_s: float = 60.0
+    retire_bytes: int = 2 * GIB
+    reply_bytes: int = 8 * GIB
+    nice: int = 19
+    idle_class: bool = False
+    check_available: bool = True
+
+    def __post_init__(self) -> None:
+        if self.children < 1 or self.memory_bytes < 1:
+            raise ValueError(f"a pool needs a child and memory, not {self.children} and {self.memory_bytes} bytes")
+
+    @classmethod
+    def default(cls) -> PoolLimits:
+        """For this machine and this process's share of it: one child on two cores, never more than four."""
+        total = total_bytes()
+        return cls(
+            children=max(1, min(4, usable_cores() // 2)),
+            memory_bytes=int(total * MEMORY_SHARE) if total is not None else 4 * GIB,
+        )
+
+    def hard_bytes(self, predicted_bytes: int) -> int:
+        """Where a build that was predicted to need so much is killed."""
+        if predicted_bytes <= 0:
+            return self.memory_bytes
+        return min(max(2 * predicted_bytes, predicted_bytes + SLACK_BYTES), self.memory_bytes)
+
+    def reserved_bytes(self, predicted_bytes: int) -> int:
+        """What is set aside for a build: its prediction, or a guess where there is none."""
+        return predicted_bytes if predicted_bytes > 0 else min(UNKNOWN_BYTES, self.memory_bytes)
+
+
+def usable_cores(root: Path = Path("/sys/fs/cgroup"), processes: Path = Path("/proc/self/cgroup")) -> int:
+    """Cores this process may use: its affinity and its control groups' quota, at least 1.
+
+    Args:
+        root: where the control groups are mounted.
+        processes: which groups this process is in.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = float(len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
+    for folder in _groups(root, processes, "cpu"):
+        quota, period = _words(folder / "cpu.max"), _words(folder / "cpu.max")[1:]
+        if not quota:
+            quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
+        if quota and period and quota[0].isdigit() and period[0].isdigit() and int(period[0]) > 0:
+            cores = min(cores, int(quota[0]) / int(period[0]))
+    return max(1, int(cores))
+
+
+def total_bytes(
+    root: Path = Path("/sys/fs/cgroup"),
+    processes: Path = Path("/proc/self/cgroup"),
+    meminfo: Path = Path("/proc/meminfo"),
+) -> int | None:
+    """Memory this process could have if nobody else had any: of the machine, or of its tightest control group.
+
+    None where the machine does not say.
+    """
+    amounts = [amount for amount in [_meminfo(meminfo, "MemTotal:")] if amount is not None]
+    amounts += [limit for limit, _ in _memory_groups(root, processes)]
+    return min(amounts, default=None)
+
+
+def available_bytes(
+    root: Path = Path("/sys/fs/cgroup"),
+    processes: Path = Path("/proc/self/cgroup"),
+    meminfo: Path = Path("/proc/meminfo"),
+) -> int | None:
+    """Memory that can be had now without anybody being killed; caches the kernel would give up count as free.
+
+    None where the machine does not say.
+    """
+    amounts = [amount for amount in [_meminfo(meminfo, "MemAvailable:")] if amount is not None]
+    amounts += [max(0, limit - used) for limit, used in _memory_groups(root, processes)]
+    return min(amounts, default=None)
+
+
+def _memory_groups(root: Path, processes: Path) -> list[tuple[int, int]]:
+    """Limit and use of every control group above this process that has a limit, bytes."""
+    found = []
+    for folder in _groups(root, processes, "memory"):
+        new = (folder / "memory.max").exists()
+        limit = _words(folder / ("memory.max" if new else "memory.limit_in_bytes"))
+        used = _words(folder / ("memory.current" if new else "memory.usage_in_bytes"))
+        if not limit or not used or not limit[0].isdigit() or int(limit[0]) >= _NO_LIMIT:
+            continue
+        words = _words(folder / "memory.stat")
+        statistics = dict(zip(words[::2], words[1::2], strict=False))
+        cache = int(statistics.get("inactive_file" if new else "total_inactive_file", "0"))
+        found.append((int(limit[0]), max(0, int(used[0]) - cache)))
+    return found
+
+
+def _groups(root: Path, processes: Path, controller: str) -> list[Path]:
+    """Folders of the control groups this process is in for one controller, innermost first, both versions."""
+    found = []
+    for line in _text(processes).splitlines():
+        number, _, rest = line.partition(":")
+        names, _, path = rest.partition(":")
+        if number == "0" and not names:
+            bases = [root, root / "unified"]
+        elif controller in names.split(","):
+            bases = [root / controller, root / names]
+        else:
+            continue
+        for base in bases:
+            inner = base / path.strip("/")
+            # In a container the path may be the host's, which cannot be seen: the mount's root is the group then.
+            inner = inner if inner.is_dir() else base
+            found += [inner, *(parent for parent in inner.parents if parent == base or base in parent.parents)]
+    return found
+
+
+def _meminfo(path: Path, field: str) -> int | None:
+    for line in _text(path).splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _words(path: Path) -> list[str]:
+    return _text(path).split()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""

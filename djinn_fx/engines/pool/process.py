@@ -1,0 +1,389 @@
+"""A child of the pool seen from the pool: start it, have it build, kill it. No torch. Used by one thread at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import djinn_fx
+from djinn_fx.engines.pool import procfs
+from djinn_fx.engines.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, FailureKind
+from djinn_fx.engines.pool.limits import PoolLimits
+from djinn_fx.engines.pool.wire import Message, Reader, WireError, encode
+from djinn_fx.units import format_bytes
+
+#: Run by a new interpreter. The package is the one of the parent whatever else is on the path, and the current
+#: directory is not on it. A failure in here reaches the pool as the warden's last event.
+_BOOT = """
+import sys, json, typing
+given = json.loads(sys.argv[1])
+try:
+    sys.path[:] = [given["home"], *given["path"]]
+    import djinn_fx
+    sys.path[:] = given["path"]
+    from djinn_fx.engines.pool.warden import main
+    main(given)
+except Exception:
+    import os, traceback
+    event = {"event": "exit", "status": None, "peak": 0, "tail": traceback.format_exc()[-4096:]}
+    os.write(given["control"], json.dumps(event).encode() + b"\\n")
+"""
+#: Seconds a dead child's warden has to say how it died.
+_LAST_WORDS_S = 5.0
+#: Characters of a child's output quoted in a failure.
+_QUOTED = 600
+
+
+class ChildError(Exception):
+    """A child cannot be started."""
+
+
+@dataclass
+class _Exchange:
+    """How one request is going."""
+
+    token: str
+    unsent: list[memoryview]
+    reader: Reader
+    reply: Message | None = None
+    problem: str = ""
+    grown: int = 0  # memory it was killed for
+    gone: bool = False  # the worker is dead, or its channel closed
+    exit: dict[str, Any] | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+
+
+class Child:
+    """A worker process with its warden.
+
+    Args:
+        kind: the worker's name.
+        function: its "module:function".
+        limits: for its priority.
+        extra_path: more entries for its ``sys.path``, in front.
+
+    Raises:
+        ChildError: the machine does not let us start it.
+    """
+
+    def __init__(self, kind: str, function: str, limits: PoolLimits, extra_path: Sequence[str] = ()) -> None:
+        self.kind = kind
+        #: Memory it and what it started held after its last build, bytes.
+        self.resident = 0
+        #: When it last finished a build, seconds of time.monotonic.
+        self.idle_since = time.monotonic()
+        self._lines = b""
+        if not sys.executable:
+            raise ChildError("this Python is embedded in another program: sys.executable names no interpreter")
+        self._channel, channel = socket.socketpair()
+        self._control, control = socket.socketpair()
+        settings = {
+            "worker": function,
+            "nice": limits.nice,
+            "idle_class": limits.idle_class,
+            "control": control.fileno(),
+            "channel": channel.fileno(),
+            "parent": os.getpid(),
+            "home": str(Path(djinn_fx.__file__).absolute().parent.parent),
+            "path": _absolute([*extra_path, *sys.path]),
+        }
+        flags = ["-I", *(["-B"] if sys.dont_write_bytecode else [])]
+        try:
+            self._warden = subprocess.Popen(
+                [sys.executable, *flags, "-c", _BOOT, json.dumps(settings)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(control.fileno(), channel.fileno()),
+            )
+        except OSError as error:
+            self._channel.close()
+            self._control.close()
+            raise ChildError(f"a child process cannot be started: {error}") from error
+        finally:
+            channel.close()
+            control.close()
+        self._channel.setblocking(False)
+        self._control.setblocking(False)
+
+    @property
+    def pid(self) -> int:
+        """The warden's process id; the worker is its child."""
+        return self._warden.pid
+
+    def usable(self) -> bool:
+        """Whether an idle child still lives and has said nothing unasked."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(self._control, select.POLLIN)
+        return not poll.poll(0)
+
+    def build(
+        self, job: BuildJob, limits: PoolLimits, wake_fd: int, woken: Callable[[], bool]
+    ) -> tuple[BuildOutcome, bool]:
+        """Have a job built; the outcome, and whether the child can be used again.
+
+        Args:
+            job: what to build.
+            limits: bounds of memory and reply.
+            wake_fd: becomes readable when ``woken`` is to be asked.
+            woken: called then; True to give up. The outcome is then CANCELLED.
+        """
+        start = time.monotonic()
+        kills = procfs.oom_kills()
+        token = uuid.uuid4().hex
+        hard = limits.hard_bytes(job.memory_bytes)
+        header = {"token": token, "request": job.request, "max_reply_bytes": limits.reply_bytes}
+        try:
+            pieces = encode(header, job.blobs)
+        except WireError as error:
+            return BuildFailed(kind=FailureKind.REFUSED, detail=f"the request cannot be sent: {error}"), True
+        exchange = _Exchange(token, [memoryview(piece) for piece in pieces if piece], Reader(limits.reply_bytes))
+        self._say(job=token, limit=hard)
+        end = self._exchange(exchange, start + job.timeout_s, wake_fd, woken)
+        if end == "replied":
+            end = self._settle_accounts(exchange)
+        seconds = time.monotonic() - start
+        if end == "replied" and exchange.reply is not None:
+            outcome = _outcome(exchange.reply, exchange.usage, seconds)
+            self.resident, self.idle_since = int(exchange.usage.get("resident", 0)), time.monotonic()
+            return outcome, self.resident <= limits.retire_bytes
+        self._last_words(exchange)
+        return _failure(end, exchange, job, hard, seconds, kills), False
+
+    def stop(self) -> None:
+        """Have the worker and everything it started killed. Returns at once; any thread may call it."""
+        for end in (self._channel, self._control):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # seen at once, whoever else holds a copy
+
+    def kill(self) -> None:
+        """:meth:`stop`, and let go of the channels. :meth:`bury` waits for the end."""
+        self.stop()
+        for end in (self._channel, self._control):
+            end.close()
+
+    def bury(self, timeout_s: float = 5.0) -> bool:
+        """After :meth:`kill`: wait until the warden has seen to it that nothing is left. False if that took longer."""
+        try:
+            self._warden.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def forget(self) -> None:
+        """In a process forked from the pool's: let go of the child without touching it."""
+        self._channel.close()
+        self._control.close()
+        self._warden.returncode = 0  # not our child: subprocess must not wait for it
+
+    # Inside
+
+    def _exchange(self, exchange: _Exchange, deadline: float, wake_fd: int, woken: Callable[[], bool]) -> str:
+        """Send and receive until something is decided: replied, timed out, cancelled or gone."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(wake_fd, select.POLLIN)
+        poll.register(self._channel, select.POLLIN | (select.POLLOUT if exchange.unsent else 0))
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return "timed out"
+            for number, _ in poll.poll(left * 1000 + 1):
+                if number == wake_fd:
+                    with suppress(BlockingIOError):
+                        os.read(wake_fd, 4096)
+                    if woken():
+                        return "cancelled"
+                elif number == self._control.fileno():
+                    self._hear(exchange)
+                else:
+                    self._send(exchange)
+                    self._receive(exchange)
+                    if not exchange.unsent:
+                        poll.modify(self._channel, select.POLLIN)
+            if exchange.reply is not None:
+                return "replied"
+            if exchange.gone or exchange.problem:
+                return "gone"
+
+    def _send(self, exchange: _Exchange) -> None:
+        try:
+            while exchange.unsent:
+                sent = self._channel.send(exchange.unsent[0])
+                if sent < len(exchange.unsent[0]):
+                    exchange.unsent[0] = exchange.unsent[0][sent:]
+                else:
+                    exchange.unsent.pop(0)
+        except BlockingIOError:
+            return
+        except OSError:
+            exchange.gone = True
+
+    def _receive(self, exchange: _Exchange) -> None:
+        try:
+            while exchange.reply is None:
+                piece = self._channel.recv(exchange.reader.wanted())
+                if not piece:
+                    exchange.gone = True
+                    if exchange.reader.started:
+                        exchange.problem = "its reply ended in the middle"
+                    return
+                exchange.reply = exchange.reader.feed(piece)
+        except BlockingIOError:
+            return
+        except WireError as error:
+            exchange.problem = f"what it sent is not a reply: {error}"
+            return
+        except OSError:
+            exchange.gone = True
+            return
+        assert exchange.reply is not None
+        exchange.problem = _problem(exchange.reply, exchange.token)
+        if exchange.unsent and not exchange.problem:
+            exchange.problem = "it replied before it had read the request"
+        if exchange.problem:
+            exchange.reply = None
+
+    def _settle_accounts(self, exchange: _Exchange) -> str:
+        """After the reply: what the build took. Asking also shows that the child is still in order."""
+        self._say(done=exchange.token)
+        until = time.monotonic() + _LAST_WORDS_S
+        while not exchange.usage and not exchange.gone and self._wait_for_news(until):
+            self._hear(exchange)
+        if exchange.usage:
+            return "replied"
+        # The artefact is whole and its token right; only the child is not one to use again.
+        if exchange.reply is not None and not exchange.grown:
+            exchange.usage = {"resident": 2**62, "peak": 0, "tail": ""}
+            return "replied"
+        return "gone"
+
+    def _last_words(self, exchange: _Exchange) -> None:
+        """Have the child killed and take from its warden how it ended and what it printed."""
+        until = time.monotonic() + _LAST_WORDS_S
+        if exchange.gone and not exchange.problem:
+            # It is dying by itself. Killing it now could hide how.
+            grace = min(until, time.monotonic() + 1.0)
+            while exchange.exit is None and self._wait_for_news(grace):
+                if not self._hear(exchange):
+                    break
+        if exchange.exit is None:
+            if exchange.gone and not exchange.grown:
+                exchange.problem = exchange.problem or "it closed its channel"
+            self._say(kill=True)
+        while exchange.exit is None and self._wait_for_news(until):
+            if not self._hear(exchange):
+                break
+
+    def _wait_for_news(self, until: float) -> bool:
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
+
+    def _hear(self, exchange: _Exchange) -> bool:
+        """Take what the warden says; False once it is gone."""
+        try:
+            piece = self._control.recv(65536)
+        except BlockingIOError:
+            return True
+        except OSError:
+            piece = b""
+        if not piece:
+            exchange.gone = True
+            return False
+        *lines, self._lines = (self._lines + piece).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if message["event"] == "usage" and message["token"] == exchange.token:
+                exchange.usage = message
+            elif message["event"] == "memory":
+                exchange.grown = int(message["resident"])
+                exchange.gone = True
+            elif message["event"] == "exit":
+                exchange.exit = message
+                exchange.gone = True
+        return True
+
+    def _say(self, **message: Any) -> None:
+        with suppress(OSError):  # the warden is gone: whoever reads from it next will notice
+            self._control.send(json.dumps(message).encode() + b"\n")
+
+
+def _absolute(entries: Sequence[str]) -> list[str]:
+    """A path without the current directory and what is relative to it: nothing there can shadow a module."""
+    return list(dict.fromkeys(entry for entry in entries if isinstance(entry, str) and os.path.isabs(entry)))
+
+
+def _problem(reply: Message, token: str) -> str:
+    header = reply.header
+    if header.get("token") != token:
+        return "it replied to another request"
+    good = isinstance(header.get("header"), dict) and len(reply.blobs) == 1
+    if not (good if header.get("ok") is True else isinstance(header.get("detail"), str)):
+        return "its reply lacks what a reply needs"
+    return ""
+
+
+def _outcome(reply: Message, usage: dict[str, Any], seconds: float) -> BuildOutcome:
+    header = reply.header
+    if header.get("ok") is True:
+        own = header.get("seconds")
+        return BuildDone(
+            header=header["header"],
+            payload=reply.blobs[0],
+            seconds=float(own) if isinstance(own, (int, float)) else seconds,
+            peak_bytes=int(usage.get("peak", 0)),
+        )
+    return BuildFailed(
+        kind=FailureKind.OUT_OF_MEMORY if header.get("memory") is True else FailureKind.REFUSED,
+        detail=str(header["detail"]),
+        stage=str(header.get("stage", "build")),
+        node=str(header.get("node", "")),
+        seconds=seconds,
+    )
+
+
+def _failure(end: str, exchange: _Exchange, job: BuildJob, hard: int, seconds: float, kills: int | None) -> BuildFailed:
+    last = exchange.exit or {}
+    status = last.get("status")
+    tail = " ".join(str(last.get("tail", "")).split())
+    said = f"; it last printed: {tail[-_QUOTED:]}" if tail else ""
+    now = procfs.oom_kills()
+    if end == "cancelled":
+        kind, detail, said = FailureKind.CANCELLED, "nobody wants it any more", ""
+    elif end == "timed out":
+        kind, detail = FailureKind.TIMED_OUT, f"not built within {job.timeout_s:g} s"
+    elif exchange.grown:
+        kind = FailureKind.OUT_OF_MEMORY
+        detail = f"the builder grew to {format_bytes(exchange.grown)}; {format_bytes(hard)} were allowed"
+    elif status == -signal.SIGKILL and kills is not None and now is not None and now > kills and not exchange.problem:
+        kind, detail = FailureKind.OUT_OF_MEMORY, "the system killed the builder for want of memory"
+    else:
+        kind = FailureKind.CRASHED
+        detail = f"the builder {exchange.problem or _death(status)} after {seconds:.1f} s"
+        if exchange.problem:
+            detail = f"the builder failed after {seconds:.1f} s: {exchange.problem}"
+    return BuildFailed(kind=kind, detail=detail + said, seconds=seconds)
+
+
+def _death(status: int | None) -> str:
+    if status is None:
+        return "could not be started or lost its warden"
+    if status < 0:
+        with suppress(ValueError):
+            return f"died of {signal.Signals(-status).name}"
+        return f"died of signal {-status}"
+    return f"exited with code {status}"

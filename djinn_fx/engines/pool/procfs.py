@@ -1,0 +1,108 @@
+"""What Linux's /proc says about a process and everything it started. No torch.
+
+Where /proc is not there, there are no descendants and no sizes: answers are empty or None, never an exception.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_PROC = Path("/proc")
+
+
+def has_children_files() -> bool:
+    """Whether the kernel lists a process's children (CONFIG_PROC_CHILDREN), so that a tree is cheap to walk."""
+    return Path("/proc/self/task", str(os.getpid()), "children").exists()
+
+
+def parent_of(pid: int) -> int | None:
+    """The parent of a process; None if there is no such process, or it is dead and only waits to be reaped."""
+    stat = _read(_PROC / str(pid) / "stat")
+    if not stat:
+        return None
+    state, parent = stat.rpartition(")")[2].split()[:2]  # the name before it may hold anything
+    return None if state in "ZX" else int(parent)
+
+
+def descendants(pid: int) -> list[int]:
+    """Every live process that descends from this one, parents first."""
+    children_of = _listed_children if has_children_files() else _children_table().__getitem__
+    found: list[int] = []
+    todo = [pid]
+    while todo:
+        for child in children_of(todo.pop()):
+            if child not in found:
+                found.append(child)
+                todo.append(child)
+    return found
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in RAM now, shared pages included; 0 if it is gone."""
+    fields = _read(_PROC / str(pid) / "statm").split()
+    return int(fields[1]) * _PAGE_BYTES if len(fields) > 1 else 0
+
+
+def proportional_bytes(pid: int) -> int | None:
+    """The same with pages shared by n processes counted as 1/n; None where the kernel does not say."""
+    return _kilobytes(_PROC / str(pid) / "smaps_rollup", "Pss:")
+
+
+def peak_bytes(pid: int) -> int:
+    """Largest resident memory so far, or since :func:`reset_peak`; 0 if not known."""
+    return _kilobytes(_PROC / str(pid) / "status", "VmHWM:") or 0
+
+
+def reset_peak(pid: int) -> None:
+    """Let :func:`peak_bytes` start anew, where the kernel allows it."""
+    try:
+        (_PROC / str(pid) / "clear_refs").write_text("5")
+    except OSError:
+        return  # the peak is then that of the process's whole life: too large, never too small
+
+
+def oom_kills() -> int | None:
+    """How many processes the kernel has killed for want of memory since the start; None if it does not say."""
+    for line in _read(_PROC / "vmstat").splitlines():
+        if line.startswith("oom_kill "):
+            return int(line.split()[1])
+    return None
+
+
+def _listed_children(pid: int) -> list[int]:
+    folder = _PROC / str(pid) / "task"
+    return [int(child) for thread in _numbers(folder) for child in _read(folder / str(thread) / "children").split()]
+
+
+def _children_table() -> Mapping[int, list[int]]:
+    table: defaultdict[int, list[int]] = defaultdict(list)
+    for pid in _numbers(_PROC):
+        parent = parent_of(pid)
+        if parent is not None:
+            table[parent].append(pid)
+    return table
+
+
+def _numbers(folder: Path) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(folder) if name.isdigit()]
+    except OSError:
+        return []
+
+
+def _kilobytes(path: Path, field: str) -> int | None:
+    for line in _read(path).splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:  # gone meanwhile, or not ours to read
+        return ""
