@@ -13,10 +13,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from djinn_fx.backend import compile_exported as compile_exported
     from djinn_fx.backend import reset as reset
+    from djinn_fx.backend import status as status
+    from djinn_fx.backend import wait_until_ready as wait_until_ready
 
-_LAZY = {"compile_exported": "djinn_fx.backend", "reset": "djinn_fx.backend"}
+_LAZY = dict.fromkeys(("compile_exported", "reset", "status", "wait_until_ready"), "djinn_fx.backend")
 
-__all__ = ["__version__", "compile_exported", "reset"]
+__all__ = ["__version__", "compile_exported", "reset", "status", "wait_until_ready"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     import torch
 
     from djinn_fx.compile import CapturedGraph, CaptureResult
+    from djinn_fx.readiness import ModelStatus
     from djinn_fx.settings import Settings
 
-__all__ = ["capture", "compilations", "compile_exported", "djinn", "reset"]
+__all__ = ["capture", "compilations", "compile_exported", "djinn", "reset", "status", "wait_until_ready"]
 
 
 def djinn(
@@ -48,6 +49,35 @@ def reset() -> None:
 
 # torch._dynamo.reset looks for this attribute on the backends it has used.
 djinn.reset = reset  # type: ignore[attr-defined]
+
+
+def status(model: Callable[..., Any]) -> ModelStatus:
+    """What a compiled model runs on now: the state of every engine of every region that is built in the background.
+
+    Args:
+        model: what ``torch.compile`` returned, or the module or function that was given to it.
+    """
+    from djinn_fx.readiness import status as status_of
+
+    return status_of(model)
+
+
+def wait_until_ready(model: Callable[..., Any], timeout: float | None = None) -> ModelStatus:
+    """Plan and build what is left of a compiled model, whether it has paid yet or not, and wait for it.
+
+    Args:
+        model: what ``torch.compile`` returned; called at least once.
+        timeout: seconds to wait; None for as long as it takes.
+
+    Returns:
+        The status then; ``ready`` is False if the time was up or a build failed.
+
+    Raises:
+        DjinnError: the model was not called yet.
+    """
+    from djinn_fx.readiness import wait_until_ready as wait
+
+    return wait(model, timeout)
 
 
 def compilations() -> tuple[CapturedGraph, ...]:

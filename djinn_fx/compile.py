@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +14,18 @@ from typing import Any
 import torch
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch._dynamo.backends.common import aot_autograd
+from torch._guards import TracingContext
 from torch.fx import GraphModule
 
-from djinn_fx.engines.build import MEMORY, Builder, RegionBuild
+from djinn_fx.deferred import DeferredGraph, deferrable
+from djinn_fx.engines.build import Builder, RegionBuild
+from djinn_fx.engines.memory import MEMORY
 from djinn_fx.engines.prewarm import prewarm
 from djinn_fx.errors import SettingsError
 from djinn_fx.passes.base import Pass, PassContext, PassTiming, run_passes
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
+from djinn_fx.readiness import HANDLES, GraphHandle
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.executor import executable, program_of
 from djinn_fx.settings import Settings
@@ -83,6 +88,7 @@ def history() -> tuple[CapturedGraph, ...]:
 def forget() -> None:
     """Drop loaded artefacts and the history."""
     MEMORY.clear()
+    HANDLES.clear()
     _HISTORY.clear()
 
 
@@ -94,15 +100,19 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
         EngineError: an engine failed and ``on_failure`` is ``"raise"``.
     """
     passes = passes_for(settings)
-    if settings.engine == "inductor":
-        prewarm(example_inputs)
-    compiler = _GraphCompiler(settings, passes, _input_kinds(gm, example_inputs))
-    if not compiler.cacheable:
-        return compiler.through_aot(gm, example_inputs)
-    from djinn_fx.runtime.graph_cache import keeping
-
-    with keeping(settings, compiler.tag()):
-        return compiler.through_aot(gm, example_inputs)
+    handle = GraphHandle(gm, example_inputs)
+    compiler = _GraphCompiler(settings, passes, _input_kinds(gm, example_inputs), handle)
+    fakes = deferrable(gm, example_inputs) if settings.compile != "blocking" and settings.engine != "eager" else None
+    if fakes is None:
+        compiled = compiler.compile(gm, example_inputs)
+        HANDLES.add(compiled, handle)
+        return compiled
+    deferred = DeferredGraph(
+        gm, fakes, TracingContext.get(), compiler.compile, at_second_call=settings.compile == "background"
+    )
+    handle.deferred = weakref.ref(deferred)
+    HANDLES.add(deferred, handle)
+    return deferred
 
 
 def passes_for(settings: Settings) -> tuple[Pass, ...]:
@@ -139,8 +149,15 @@ def _input_kinds(gm: GraphModule, example_inputs: Sequence[Any]) -> list[Residen
 class _GraphCompiler:
     """Compiles the graphs AOTAutograd makes of one of Dynamo's: inference, or forward and backward."""
 
-    def __init__(self, settings: Settings, passes: tuple[Pass, ...], kinds: Sequence[Residency]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        passes: tuple[Pass, ...],
+        kinds: Sequence[Residency],
+        handle: GraphHandle | None = None,
+    ) -> None:
         self._settings = settings
+        self._handle = handle
         self._passes = passes
         self._kinds = kinds
         self._residency: dict[str, Residency] = {}
@@ -154,6 +171,17 @@ class _GraphCompiler:
     @functools.cached_property
     def _builder(self) -> Builder:
         return Builder(self._settings)
+
+    def compile(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        """Trace, plan and build one of Dynamo's graphs, or take it whole from torch's cache."""
+        if self._settings.engine == "inductor" and self._settings.compile == "blocking":
+            prewarm(example_inputs)
+        if not self.cacheable:
+            return self.through_aot(gm, example_inputs)
+        from djinn_fx.runtime.graph_cache import keeping
+
+        with keeping(self._settings, self.tag()):
+            return self.through_aot(gm, example_inputs)
 
     def tag(self) -> str:
         """What a kept graph depends on besides the settings."""
@@ -196,6 +224,8 @@ class _GraphCompiler:
         srg, plan = captured.srg, captured.plan
         built = self._builder.build(srg, plan)
         captured = replace(captured, builds=built.builds)
+        if self._handle is not None:
+            self._handle.add(built.callables)
         program, constants = program_of(srg, plan)
         run = executable(program, built.callables, constants)
         kept = None

@@ -26,6 +26,10 @@ class ReasonKind(str, Enum):
     CACHE_UNUSABLE = "cache-unusable"
     EVICTED = "evicted"
     UNCACHEABLE = "uncacheable"
+    WAITING = "waiting"
+    BUDGET = "budget"
+    NOT_RUNNABLE = "not-runnable"
+    DEFERRED = "deferred"
 
 
 @dataclass(frozen=True, kw_only=True)

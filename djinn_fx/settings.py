@@ -23,7 +23,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from djinn_fx.errors import SettingsError, UnitError
-from djinn_fx.units import parse_bytes
+from djinn_fx.units import parse_bytes, parse_seconds
 
 log = logging.getLogger("djinn_fx.settings")
 
@@ -35,23 +35,42 @@ PROJECT_FILE = "djinn.yaml"
 TORCH_OPTIONS = ("guard_filter_fn", "use_aoti")
 
 
-def _setting(default: Any, meaning: str, *, accepts: str = "", compiles: bool = False, **limits: float) -> Any:
+def _setting(default: Any, meaning: str, *, accepts: str = "", compiles: bool = False, **limits: Any) -> Any:
     """A field. ``accepts``: its type in words (a Literal says it itself); ``compiles``: it changes what is compiled."""
-    extra = {"accepts": accepts, "compiles": compiles}
-    return Field(default, description=meaning, json_schema_extra=extra, **limits)  # type: ignore[call-overload]
+    extra: dict[str, Any] = {"accepts": accepts, "compiles": compiles}
+    return Field(default, description=meaning, json_schema_extra=extra, **limits)
 
 
 class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     """Everything a user can set. Made by :meth:`load`; the fields' order is that of README's table."""
 
-    engine: Literal["inductor", "eager"] = _setting(
-        "inductor", "engine that compiles regions; `eager` runs each region's own code", compiles=True
+    engine: Literal["inductor", "tensorrt", "eager"] = _setting(
+        "inductor",
+        "engine that compiles regions; Inductor takes those `tensorrt` cannot; `eager` runs each region's own code",
+        compiles=True,
     )
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
         "default", "torch.compile's mode, handed to the engine; also accepted as `mode=`", compiles=True
     )
     on_failure: Literal["eager", "raise"] = _setting(
         "eager", "when an engine fails on a region: run that region eagerly and record why, or raise"
+    )
+    compile: Literal["blocking", "background", "lazy"] = _setting(
+        "blocking",
+        "when regions are built: before the first call returns; in child processes while calls run eagerly; or so, but "
+        "only those whose calls so far say that it pays",
+    )
+    compile_budget: str | None = _setting(
+        None,
+        "seconds of building that one compiled graph may take; what is left over runs eagerly; none: no limit",
+        accepts="a duration such as 60s or 2min, or none",
+    )
+    target: str | None = _setting(
+        None,
+        "GPU that TensorRT builds for, such as `sm89`; none: the one that is present",
+        accepts="a compute capability such as sm89, or none",
+        compiles=True,
+        pattern=r"^sm[0-9]{2,3}$",
     )
     regions: Literal["auto", "whole"] = _setting(
         "auto", "`auto` cuts a graph where its structure repeats; `whole` never cuts", compiles=True
@@ -127,6 +146,20 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         except UnitError as error:
             raise ValueError(str(error)) from error
         return value
+
+    @field_validator("compile_budget")
+    @classmethod
+    def _compile_budget_duration(cls, value: str | None) -> str | None:
+        try:
+            parse_seconds(value or "0s")
+        except UnitError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @property
+    def compile_budget_s(self) -> float | None:
+        """``compile_budget`` in seconds."""
+        return parse_seconds(self.compile_budget) if self.compile_budget is not None else None
 
     @property
     def cache_limit_bytes(self) -> int:

@@ -12,6 +12,8 @@ for _power, _letter in enumerate("KMGTP", start=1):
     _BYTE_UNITS[f"{_letter}iB"] = 1024**_power
 _BYTE_UNITS["kB"] = 1000
 
+_SECOND_UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
 
 
@@ -26,6 +28,19 @@ def parse_bytes(text: str) -> int:
         known = ", ".join(_BYTE_UNITS)
         raise UnitError(f"cannot read {text!r} as a size: write a number and a unit, one of {known}")
     return round(float(match[1]) * _BYTE_UNITS[match[2]])
+
+
+def parse_seconds(text: str) -> float:
+    """Read a duration such as ``"60s"``, ``"500ms"``, ``"2min"`` or ``"1h"`` as seconds.
+
+    Raises:
+        UnitError: no number, no unit, or an unknown unit.
+    """
+    match = _QUANTITY.fullmatch(text)
+    if match is None or match[2] not in _SECOND_UNITS:
+        known = ", ".join(_SECOND_UNITS)
+        raise UnitError(f"cannot read {text!r} as a duration: write a number and a unit, one of {known}")
+    return float(match[1]) * _SECOND_UNITS[match[2]]
 
 
 def format_bytes(count: int) -> str:

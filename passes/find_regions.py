@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from torch.fx import Node
 
+from djinn_fx.costmodels.build_time import FIXED_S, PER_OP_S
 from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.passes.partition import OpList, op_list, to_groups
 from djinn_fx.passes.repeats import Labels, by_module_stack, by_structure
@@ -30,10 +31,6 @@ from djinn_fx.srg.plan import Region
 from djinn_fx.srg.record import Cost
 from djinn_fx.units import format_seconds
 
-#: Seconds to compile one more distinct region, and one more op in it (Inductor on a 2.8 GHz Xeon core, measured
-#: by bench/compile_time.py; only their ratio to run time matters, and only by order of magnitude).
-FIXED_S = 0.5
-PER_OP_S = 0.015
 #: Seconds one more region adds to a call.
 CALL_S = 10e-6
 #: Bytes a second at which a value that crosses a boundary is written and read back.

@@ -286,6 +286,7 @@ class TestDigest:
         {"passes": [Shout()]},
         {"passes": [Shout(2)]},
         {"fallback_random": False},
+        {"target": "sm89"},
     )
 
     def test_settings_that_change_what_is_compiled_differ(self) -> None:
@@ -301,6 +302,8 @@ class TestDigest:
             {"progress": True},
             {"on_failure": "raise"},
             {"check_passes": True},
+            {"compile": "background"},
+            {"compile_budget": "60s"},
         ],
     )
     def test_settings_that_do_not_change_it_are_equal(self, change: dict[str, Any]) -> None:

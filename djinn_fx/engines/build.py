@@ -1,24 +1,27 @@
-"""From a plan to callables: each distinct region is looked up in memory, then on disk, then compiled, once."""
+"""From a plan to callables: each distinct region is looked up in memory, then on disk, then compiled or sent to be.
+
+Engines are asked in order, the best first. In blocking mode the first that can serve a region does. Otherwise the
+region runs on what is in the cache, or on its own ops, while the better engines are built (:mod:`engines.lazy`).
+"""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from djinn_fx.engines.base import Artefact, Engine, RegionCallable, RegionGraph
-from djinn_fx.engines.keys import EngineKey, Guards, device_order, engine_key, symbolic_inputs
+from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
+from djinn_fx.engines.keys import Guards, device_order, symbol_places, symbolic_inputs
+from djinn_fx.engines.lazy import LazyRegion, Policy
+from djinn_fx.engines.memory import BUILDING, MEMORY, Loaded
+from djinn_fx.engines.pays import EXPERIENCE, Budget
 from djinn_fx.engines.progress import Progress
 from djinn_fx.engines.registry import engine
-from djinn_fx.engines.store import Store, default_cache_dir
+from djinn_fx.engines.tier import LOCK_TIMEOUT_S, Prepared, Tier, open_store, tiers_for
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
@@ -29,13 +32,6 @@ from djinn_fx.srg.plan import Plan, Region
 
 log = logging.getLogger("djinn_fx.engines")
 
-#: How long a failed build is not tried again, in seconds.
-NEGATIVE_EXPIRY_S = 24 * 3600.0
-#: How long to wait for another process that builds the same key, in seconds.
-LOCK_TIMEOUT_S = 600.0
-#: More artefacts than this for one region (each valid for other sizes) are not looked for on disk.
-MAX_VARIANTS = 8
-
 
 @dataclass(frozen=True, kw_only=True)
 class RegionBuild:
@@ -44,9 +40,10 @@ class RegionBuild:
     Attributes:
         region: index of the region.
         engine: name of the engine that runs it.
-        outcome: ``memory``, ``store``, ``built``, ``fallback``, or ``shared`` with an earlier region of the graph.
+        outcome: ``memory``, ``store``, ``built``, ``fallback``; ``waiting`` if a better engine is still to be built;
+            ``shared`` with an earlier region of the graph.
         seconds: spent on it.
-        key: of the artefact; empty if it is not kept.
+        key: of the artefact; empty if it is not kept. Of a waiting region: the key it will have on disk.
         guards: expression over the region's symbolic inputs under which the artefact is valid, if any.
         reasons: misses, refusals, fallbacks.
     """
@@ -68,81 +65,20 @@ class Built:
     builds: tuple[RegionBuild, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Loaded:
-    key: str
-    run: RegionCallable
-    guards: Guards
-    engine: str
-
-
-class Memory:
-    """Artefacts loaded in this process, by key. Regions of any graph share them."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[str, list[_Loaded]] = {}
-        self._lock = threading.Lock()
-
-    def variants(self, key: str) -> tuple[_Loaded, ...]:
-        """What is loaded for a key, each valid for other sizes."""
-        with self._lock:
-            return tuple(self._loaded.get(key, ()))
-
-    def add(self, key: str, loaded: _Loaded) -> None:
-        """Keep one more."""
-        with self._lock:
-            self._loaded.setdefault(key, []).append(loaded)
-
-    def clear(self) -> None:
-        """Forget all; callables in use stay alive with their graphs."""
-        with self._lock:
-            self._loaded.clear()
-
-
-MEMORY = Memory()
-
-
-class _Building:
-    """One lock a key: two threads that want one artefact build it once (the store's lock does so for processes)."""
-
-    def __init__(self) -> None:
-        self._locks: weakref.WeakValueDictionary[str, threading.RLock] = weakref.WeakValueDictionary()
-        self._lock = threading.Lock()
-
-    def of(self, key: str) -> threading.RLock:
-        """The lock of a key; it lives as long as somebody holds it or waits for it."""
-        with self._lock:
-            return self._locks.setdefault(key, threading.RLock())
-
-
-_BUILDING = _Building()
-
-
-def open_store(settings: Settings) -> tuple[Store | None, Reason | None]:
-    """The disk cache these settings ask for; None, with the Reason if there is one, when there is to be none."""
-    if not settings.cache or torch.compiler.config.force_disable_caches:
-        return None, None
-    root = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
-    return Store.open(root, settings.cache_limit_bytes)
-
-
 class Builder:
-    """Gets the callables of plans, one settings' worth of engine and store."""
+    """Gets the callables of plans, one settings' worth of engines, store and budget."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._engine: Engine = engine(settings.engine, settings)
         self._eager: Engine = engine("eager", settings)
-        self._store, self._store_reason = open_store(settings) if self._engine.name != "eager" else (None, None)
-        self._fingerprint = self._engine.fingerprint()
-        #: Keys of stored artefacts that the engine could not load; the next one built takes their place.
-        self._unusable: set[str] = set()
+        self._tiers = tiers_for(settings)
+        self._policy = Policy(at_once=settings.compile == "background", budget=Budget(settings.compile_budget_s))
 
     def build(self, srg: SRG, plan: Plan) -> Built:
         """One callable per region, in the order of the plan's regions.
 
         Raises:
-            EngineError: the engine failed on a region and the settings say to raise.
+            EngineError: an engine failed on a region and the settings say to raise.
         """
         callables: dict[int, RegionCallable] = {}
         builds: dict[int, RegionBuild] = {}
@@ -157,15 +93,11 @@ class Builder:
                 shared = same.get(region.structural_hash) if region.structural_hash else None
                 if shared is not None and self._may_share(srg, region, symints[region.index], shared[1]):
                     run, build = shared
-                    again = RegionBuild(
-                        region=region.index, engine=build.engine, seconds=0.0,
-                        outcome="fallback" if build.outcome == "fallback" else "shared",
-                        key=build.key, guards=build.guards,
-                        reasons=build.reasons if build.outcome == "fallback" else (),
-                    )  # fmt: skip
+                    again = _again(build, region)
                 else:
                     progress.start(region.label)
-                    run, again = self._region(srg, region, symints[region.index])
+                    work = _RegionWork(srg, plan, region, symints[region.index])
+                    run, again = self._region(work)
                     same[region.structural_hash] = (run, again)
                     progress.done()
                 callables[region.index], builds[region.index] = run, again
@@ -178,159 +110,188 @@ class Builder:
             return False
         return Guards(expression=build.guards).hold(symints)
 
-    def _region(self, srg: SRG, region: Region, symints: Sequence[torch.SymInt]) -> tuple[RegionCallable, RegionBuild]:
-        start = time.perf_counter()
-        graph = region_graph(srg, region)
-        refusal = self._engine.supports(graph)
-        if refusal is not None:
-            return self._fallback(graph, region, start, refusal)
-        if not graph.structural_hash:
-            return self._compile(graph, region, start, None, symints, ())
-        key = engine_key(graph, self._fingerprint)
-        with _BUILDING.of(key.digest):
-            return self._keyed(graph, region, start, key, symints)
+    def _region(self, work: _RegionWork) -> tuple[RegionCallable, RegionBuild]:
+        """Ask the engines in order; what none of them takes runs eagerly."""
+        if self._settings.compile != "blocking" and self._tiers:
+            return self._lazily(work)
+        for tier in self._tiers:
+            prepared = tier.prepare(work.graph, for_child=False)
+            if isinstance(prepared, Reason):
+                work.reasons.append(prepared)
+                continue
+            loaded, outcome = self._now(tier, prepared, work)
+            if loaded is not None:
+                return loaded.run, work.build(loaded, outcome)
+        return self._fallback(work)
 
-    def _keyed(
-        self, graph: RegionGraph, region: Region, start: float, key: EngineKey, symints: Sequence[torch.SymInt]
-    ) -> tuple[RegionCallable, RegionBuild]:
-        known = self._from_memory(key, symints)
-        outcome = "memory"
-        if known is None:
-            known = self._from_store(key, symints)
-            outcome = "store"
-        if known is not None:
-            return known.run, RegionBuild(
-                region=region.index, engine=known.engine, outcome=outcome, seconds=time.perf_counter() - start,
-                key=known.key, guards=known.guards.expression,
-            )  # fmt: skip
-        return self._miss(graph, region, start, key, symints)
+    # Blocking
 
-    def _from_memory(self, key: EngineKey, symints: Sequence[torch.SymInt]) -> _Loaded | None:
-        return next((one for one in MEMORY.variants(key.digest) if one.guards.hold(symints)), None)
+    def _now(self, tier: Tier, prepared: Prepared, work: _RegionWork) -> tuple[Loaded | None, str]:
+        """The artefact, from the cache or compiled while the caller waits; None if that failed."""
+        if prepared.key is None:
+            return self._compile(tier, prepared, work), "built"
+        with BUILDING.of(prepared.key.digest):
+            found = tier.find(prepared.key, work.holds)
+            if found is not None:
+                return found
+            failed = tier.known_failure(prepared.key)
+            if failed is not None:
+                if self._settings.on_failure == "raise":
+                    raise EngineError(
+                        f"{failed.detail} (known from an earlier attempt; `djinn cache clear` forgets it)"
+                    )
+                work.reasons.append(failed)
+                return None, ""
+            with tier.lock(prepared.key, LOCK_TIMEOUT_S):
+                # Another process may have built it while we waited.
+                stored = tier.in_store(prepared.key, work.holds)
+                if stored is not None:
+                    return stored, "store"
+                work.note(tier.note_miss(prepared.key, work.graph))
+                return self._compile(tier, prepared, work), "built"
 
-    def _from_store(self, key: EngineKey, symints: Sequence[torch.SymInt]) -> _Loaded | None:
-        if self._store is None:
+    def _compile(self, tier: Tier, prepared: Prepared, work: _RegionWork) -> Loaded | None:
+        ops = len(work.region.nodes)
+        predicted_s = EXPERIENCE.build_seconds(tier.name, ops)
+        if not self._policy.budget.reserve(predicted_s):
+            left_s = self._policy.budget.left_s
+            detail = f"{tier.name}: about {predicted_s:.1f} s to build, {left_s:.1f} s of the compile budget are left"
+            work.note(Reason(kind=ReasonKind.BUDGET, detail=detail, node=work.region.label))
             return None
-        for number in range(MAX_VARIANTS):
-            variant = key.variant(number)
-            entry = self._store.get(variant.digest)
-            if entry is None:
-                return None
-            guards = Guards(expression=entry.header.get("guards"))
-            if not guards.hold(symints):
-                continue
-            try:
-                run = self._engine.load(Artefact(header=entry.header, payload=entry.payload))
-            except EngineError as error:
-                log.warning("a stored artefact is rebuilt: %s", error)
-                self._unusable.add(variant.digest)
-                continue
-            loaded = _Loaded(key=variant.digest, run=run, guards=guards, engine=self._engine.name)
-            MEMORY.add(key.digest, loaded)
-            return loaded
-        return None
-
-    def _miss(
-        self, graph: RegionGraph, region: Region, start: float, key: EngineKey, symints: Sequence[torch.SymInt]
-    ) -> tuple[RegionCallable, RegionBuild]:
-        if self._store is None:
-            reasons = (self._store_reason,) if self._store_reason is not None else ()
-            return self._compile(graph, region, start, key, symints, reasons)
-        failed = self._store.get_negative(key.digest)
-        if failed is not None:
-            if self._settings.on_failure == "raise":
-                raise EngineError(f"{failed.detail} (known from an earlier attempt; `djinn cache clear` forgets it)")
-            return self._fallback(graph, region, start, failed)
-        with self._store.lock(key.digest, LOCK_TIMEOUT_S):
-            # Another process may have built it while we waited.
-            known = self._from_store(key, symints)
-            if known is not None:
-                return known.run, RegionBuild(
-                    region=region.index, engine=known.engine, outcome="store",
-                    seconds=time.perf_counter() - start, key=known.key, guards=known.guards.expression,
-                )  # fmt: skip
-            self._store.record_miss(key.digest, dict(key.fields), graph.canonical)
-            miss = Reason(
-                kind=ReasonKind.CACHE_MISS,
-                detail=f"no entry {key.digest[:12]}; `djinn cache why last-miss` shows the nearest",
-                node=region.label,
-            )
-            return self._compile(graph, region, start, key, symints, (miss,))
-
-    def _compile(
-        self,
-        graph: RegionGraph,
-        region: Region,
-        start: float,
-        key: EngineKey | None,
-        symints: Sequence[torch.SymInt],
-        reasons: tuple[Reason, ...],
-    ) -> tuple[RegionCallable, RegionBuild]:
+        began = time.perf_counter()
         try:
-            artefact = self._engine.compile(graph)
+            loaded = tier.compile(prepared, work.symints)
         except EngineError as error:
             if self._settings.on_failure == "raise":
                 raise
-            reason = Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=region.label)
-            if key is not None and self._store is not None:
-                self._store.put_negative(key.digest, reason, NEGATIVE_EXPIRY_S)
-            return self._fallback(graph, region, start, reason)
-        run = artefact.ready if artefact.ready is not None else self._engine.load(artefact)
-        guards = Guards.of(symints)
-        kept = ""
-        if key is not None:
-            kept = self._keep(graph, key, artefact, run, guards)
-        return run, RegionBuild(
-            region=region.index, engine=self._engine.name, outcome="built", seconds=time.perf_counter() - start,
-            key=kept, guards=guards.expression, reasons=reasons,
-        )  # fmt: skip
+            work.note(Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=work.region.label))
+            return None
+        finally:
+            self._policy.budget.settle(predicted_s, time.perf_counter() - began)
+        EXPERIENCE.built(tier.name, ops, time.perf_counter() - began)
+        return loaded
 
-    def _keep(self, graph: RegionGraph, key: EngineKey, artefact: Artefact, run: RegionCallable, guards: Guards) -> str:
-        """Put a new artefact into memory and on disk. Returns its key, empty if it is not on disk."""
-        variant = key.variant(self._free_variant(key))
-        header = {
-            **artefact.header,
-            "schema": 1,
-            "label": graph.label,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "structural_hash": graph.structural_hash,
-            "fields": dict(variant.fields),
-            "canonical": graph.canonical,
-            "guards": guards.expression,
-        }
-        stored = (
-            artefact.payload is not None
-            and self._store is not None
-            and self._store.put(variant.digest, header, artefact.payload)
-        )
-        self._unusable.discard(variant.digest)
-        kept = variant.digest if stored else ""
-        MEMORY.add(key.digest, _Loaded(key=kept, run=run, guards=guards, engine=self._engine.name))
-        return kept
-
-    def _free_variant(self, key: EngineKey) -> int:
-        """The number of the next artefact for this key; the last one is replaced when all are taken."""
-        if self._store is None:
-            return 0
-        taken = 0
-        while taken < MAX_VARIANTS - 1:
-            digest = key.variant(taken).digest
-            if digest in self._unusable or self._store.get(digest) is None:
-                break
-            taken += 1
-        return taken
-
-    def _fallback(
-        self, graph: RegionGraph, region: Region, start: float, reason: Reason
-    ) -> tuple[RegionCallable, RegionBuild]:
+    def _fallback(self, work: _RegionWork) -> tuple[RegionCallable, RegionBuild]:
         # A region no engine is meant for (sizes only) is no news; one that an engine failed on is.
-        level = logging.WARNING if reason.kind is ReasonKind.FALLBACK else logging.INFO
-        log.log(level, "region %s runs eagerly: %s", region.label, reason.detail)
-        run = self._eager.load(self._eager.compile(graph))
-        return run, RegionBuild(
-            region=region.index, engine="eager", outcome="fallback", seconds=time.perf_counter() - start,
-            reasons=(reason,),
-        )  # fmt: skip
+        failed = any(reason.kind is ReasonKind.FALLBACK for reason in work.reasons)
+        detail = "; ".join(reason.detail for reason in work.reasons) or "the settings say so"
+        log.log(logging.WARNING if failed else logging.INFO, "region %s runs eagerly: %s", work.region.label, detail)
+        run = self._eager.load(self._eager.compile(work.graph))
+        # What was missing from the cache is no news where nothing could have been there.
+        work.reasons = [reason for reason in work.reasons if reason.kind is not ReasonKind.CACHE_MISS]
+        return run, work.build(None, "fallback")
+
+    # Lazily
+
+    def _lazily(self, work: _RegionWork) -> tuple[RegionCallable, RegionBuild]:
+        """The best artefact there is already, or the region's own ops, while better engines are built."""
+        wanted: list[tuple[Tier, Prepared]] = []
+        start: Loaded | None = None
+        outcome = "waiting"
+        for tier in self._tiers:
+            prepared = tier.prepare(work.graph, for_child=True)
+            if isinstance(prepared, Reason):
+                work.reasons.append(prepared)
+                continue
+            found = tier.find(prepared.key, work.holds) if prepared.key is not None else None
+            if found is not None:
+                start, outcome = found
+                break
+            failed = tier.known_failure(prepared.key) if prepared.key is not None else None
+            if failed is not None:
+                work.reasons.append(failed)
+            elif self._can_build_elsewhere(tier, prepared, work):
+                wanted.append((tier, prepared))
+        if not wanted:
+            return (start.run, work.build(start, outcome)) if start is not None else self._fallback(work)
+        return self._lazy_region(work, wanted, start, outcome)
+
+    def _can_build_elsewhere(self, tier: Tier, prepared: Prepared, work: _RegionWork) -> bool:
+        if isinstance(prepared.request, BuildRequest) and prepared.key is not None:
+            work.note(tier.note_miss(prepared.key, work.graph))
+            return True
+        if isinstance(prepared.request, Reason):
+            work.reasons.append(prepared.request)
+        else:
+            detail = f"{tier.name}: the region has no key, so it is built in this process or not at all"
+            work.note(Reason(kind=ReasonKind.ENGINE_REFUSED, detail=detail, node=work.region.label))
+        return False
+
+    def _lazy_region(
+        self, work: _RegionWork, wanted: Sequence[tuple[Tier, Prepared]], start: Loaded | None, outcome: str
+    ) -> tuple[RegionCallable, RegionBuild]:
+        region = LazyRegion(
+            label=work.region.label,
+            eager=self._eager.load(self._eager.compile(work.graph)),
+            start=start,
+            ops=len(work.region.nodes),
+            repeats=work.repeats,
+            places=work.places,
+            predicted_s=work.region.cost.time_s,
+            clock_tells=work.region.device.startswith("cpu"),
+            policy=self._policy,
+        )
+        from djinn_fx.engines.background import BackgroundBuild
+
+        sizes = [int(symint.node.hint) for symint in work.symints]
+        candidates = [BackgroundBuild(region, tier, prepared, sizes, self._policy.budget) for tier, prepared in wanted]
+        for candidate in candidates:
+            after = region.pays_after(candidate.engine)
+            pays = "never pays by what is known" if after is None else f"pays after {after} more calls"
+            when = "is being built" if self._policy.at_once else "is built when that pays"
+            detail = f"{candidate.engine} {when}; {pays}"
+            work.note(Reason(kind=ReasonKind.WAITING, detail=detail, node=work.region.label))
+        region.build(candidates)
+        key = wanted[0][1].key
+        only = len(wanted) == 1 and start is None and not work.symints and wanted[0][0].store is not None
+        build = work.build(start, outcome)
+        return region, replace(build, key=key.digest if only and key is not None else build.key)
+
+
+class _RegionWork:
+    """One region on its way to a callable: what it is, and what has been decided so far."""
+
+    def __init__(self, srg: SRG, plan: Plan, region: Region, symints: Sequence[torch.SymInt]) -> None:
+        self.region, self.symints = region, symints
+        self.places = symbol_places(_values(srg, region))
+        self.graph = region_graph(srg, region)
+        same = [one for one in plan.regions if one.structural_hash == region.structural_hash]
+        self.repeats = len(same) if region.structural_hash else 1
+        self.reasons: list[Reason] = []
+        self._began = time.perf_counter()
+
+    def holds(self, guards: Guards) -> bool:
+        """Whether size facts are true here; the graph is then guarded by them."""
+        return guards.hold(self.symints)
+
+    def note(self, reason: Reason | None) -> None:
+        """Keep a reason, if there is one."""
+        if reason is not None:
+            self.reasons.append(reason)
+
+    def build(self, loaded: Loaded | None, outcome: str) -> RegionBuild:
+        """How it came out."""
+        return RegionBuild(
+            region=self.region.index,
+            engine=loaded.engine if loaded is not None else "eager",
+            outcome=outcome,
+            seconds=time.perf_counter() - self._began,
+            key=loaded.key if loaded is not None else "",
+            guards=loaded.guards.expression if loaded is not None else None,
+            reasons=tuple(self.reasons),
+        )
+
+
+def _again(build: RegionBuild, region: Region) -> RegionBuild:
+    """How a region came about that has its twin's callable."""
+    told = build.outcome in ("fallback", "waiting")
+    return replace(
+        build,
+        region=region.index,
+        outcome=build.outcome if told else "shared",
+        seconds=0.0,
+        reasons=build.reasons if told else (),
+    )
 
 
 def load_artefact(settings: Settings, key: str) -> RegionCallable | None:
@@ -343,15 +304,14 @@ def load_artefact(settings: Settings, key: str) -> RegionCallable | None:
     entry = store.get(key) if store is not None else None
     if entry is None:
         return None
+    name = str(entry.header.get("engine"))
     try:
-        run = engine(str(entry.header.get("engine")), settings).load(
-            Artefact(header=entry.header, payload=entry.payload)
-        )
+        run = engine(name, settings).load(Artefact(header=entry.header, payload=entry.payload))
     except EngineError as error:
         log.warning("a stored artefact cannot be used: %s", error)
         return None
     guards = Guards(expression=entry.header.get("guards"))
-    MEMORY.add(key, _Loaded(key=key, run=run, guards=guards, engine=settings.engine))
+    MEMORY.add(key, Loaded(key=key, run=run, guards=guards, engine=name))
     return run
 
 

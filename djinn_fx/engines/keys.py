@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,17 +32,20 @@ class EngineKey:
         return self if number == 0 else _key({**self.fields, "variant": number})
 
 
-def engine_key(region: RegionGraph, fingerprint: Mapping[str, str]) -> EngineKey:
+def engine_key(region: RegionGraph, fingerprint: Mapping[str, str], identity: str | None = None) -> EngineKey:
     """The key of a region for an engine.
 
-    The device *index* is not part of the structural hash, but generated code holds it, so it is a field here.
+    The device *index* is not part of the structural hash, but generated code holds it, so it is a field here. An
+    engine that says itself what its artefact depends on (``identity``, see ``BuildRequest``) has neither: the same
+    plan is made from a region traced for a CPU on a build farm and from one traced on the GPU that runs it.
     """
+    told = {"structural_hash": region.structural_hash, "devices": _devices(region)} if identity is None else {}
     return _key(
         {
             "schema": ARTEFACT_SCHEMA,
             "canonical_schema": CANONICAL_SCHEMA,
-            "structural_hash": region.structural_hash,
-            "devices": _devices(region),
+            **told,
+            **({"identity": identity} if identity is not None else {}),
             "weights": "input",
             "engine": dict(fingerprint),
         }
@@ -81,6 +86,17 @@ class Guards:
         guards = shape_env.get_pruned_guards(symints)
         return Guards(expression=shape_env.produce_guards_expression(placeholders=symints, guards=guards))
 
+    def accept(self, sizes: Sequence[int]) -> bool:
+        """Whether they are true of these numbers, one for each symbolic input. Guards nothing."""
+        if self.expression is None:
+            return True
+        known = {f"t{place}": size for place, size in enumerate(sizes)}
+        try:
+            # What torch wrote, and evaluates itself with these names (ShapeEnv.evaluate_guards_expression).
+            return bool(eval(_code(self.expression), _guard_names(), {"L": known}))
+        except KeyError:
+            return False  # it speaks of more symbols than there are
+
     def hold(self, symints: Sequence[torch.SymInt]) -> bool:
         """Whether they are true of these sizes. If so, the current graph is guarded by them."""
         if self.expression is None:
@@ -91,6 +107,29 @@ class Guards:
         if not shape_env.evaluate_guards_expression(self.expression, [s.node.hint for s in symints]):
             return False
         return bool(shape_env.evaluate_guards_expression(self.expression, symints))
+
+
+@functools.lru_cache(maxsize=4096)
+def _code(expression: str) -> types.CodeType:
+    return compile(expression, "<size guards>", "eval")
+
+
+@functools.cache
+def _guard_names() -> dict[str, Any]:
+    from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
+
+    return dict(SYMPY_INTERP)
+
+
+def symbol_places(values: Sequence[Any]) -> tuple[tuple[int, int | None], ...]:
+    """Where the symbols of :func:`symbolic_inputs` are read off arguments: (argument, dimension), None for itself."""
+    known: dict[Any, tuple[int, int | None]] = {}
+    for place, value in enumerate(values):
+        sizes = enumerate(value.shape) if isinstance(value, torch.Tensor) else ((None, value),)
+        for dim, size in sizes:
+            if isinstance(size, torch.SymInt) and size.node.hint is not None and size.node.expr.is_symbol:
+                known.setdefault(size.node.expr, (place, dim))
+    return tuple(known.values())
 
 
 def symbolic_inputs(values: Iterable[Any]) -> list[torch.SymInt]:

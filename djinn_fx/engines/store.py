@@ -122,6 +122,11 @@ class Store:
         """The latest decisions, 256 at most: evictions, damaged entries, what makes the cache unusable."""
         return tuple(self._ledger.reasons)
 
+    @property
+    def troubled(self) -> bool:
+        """Whether the directory has refused to be read, written or locked."""
+        return self._ledger.troubled
+
     # Entries
 
     def entry_path(self, key: str) -> Path:

@@ -40,6 +40,11 @@ class Ledger:
         self._mutex = threading.Lock()
         self._warned: set[str] = set()
 
+    @property
+    def troubled(self) -> bool:
+        """Whether anything was unusable so far."""
+        return bool(self._warned)
+
     def count(self, name: str) -> None:
         """Add one to a counter."""
         with self._mutex:

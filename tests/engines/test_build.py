@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from djinn_fx.engines import build as build_module
-from djinn_fx.engines import registry
+from djinn_fx.engines import build, registry, tier
 from djinn_fx.engines.base import Artefact, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.build import MEMORY, Builder, Built, load_artefact
 from djinn_fx.engines.store import Store
@@ -78,9 +77,10 @@ def _run(gm: GraphModule) -> RegionCallable:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
     counting = Counting()
-    monkeypatch.setattr(
-        build_module, "engine", lambda name, given: counting if name == "inductor" else registry.engine(name, given)
-    )
+    for module in (build, tier):
+        monkeypatch.setattr(
+            module, "engine", lambda name, given: counting if name == "inductor" else registry.engine(name, given)
+        )
     monkeypatch.setattr(find_regions, "FIXED_S", 0.0)
     MEMORY.clear()
     yield counting

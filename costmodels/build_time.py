@@ -1,0 +1,29 @@
+"""What building a region costs and what it saves: orders of magnitude from which "does it pay" is judged.
+
+The figures are medians of this project's own benches on one machine (2 cores of a 2.8 GHz Xeon); a build that was
+measured in this process replaces them (see ``engines/pays.py``).
+"""
+
+from __future__ import annotations
+
+#: Seconds to compile one more distinct region, and one more op in it (Inductor on a 2.8 GHz Xeon core, measured
+#: by bench/compile_time.py; only their ratio to run time matters, and only by order of magnitude).
+FIXED_S = 0.5
+PER_OP_S = 0.015
+
+#: Seconds of AOTAutograd and of our passes for one op of Dynamo's graph (12-layer Llama, 3.7 s for 900 ops).
+PLAN_PER_OP_S = 0.004
+
+#: Share of a region's eager run time that an engine saves. Inductor: 24-layer Llama on a CPU, steady 0.0865 s a call
+#: against eager's 0.1050 s (bench/results/compile_time_llama24.json). TensorRT: never measured by us on a GPU, so
+#: no better than Inductor's is assumed.
+SAVED_SHARE = {"inductor": 0.18, "tensorrt": 0.18}
+
+#: Seconds to build one op: TensorRT builds a whole decoder layer in the time Inductor needs for a few ops.
+PER_OP_BY_ENGINE_S = {"inductor": PER_OP_S, "tensorrt": 0.002}
+FIXED_BY_ENGINE_S = {"inductor": FIXED_S, "tensorrt": 0.1}
+
+
+def build_seconds(engine: str, ops: int) -> float:
+    """Predicted seconds to build a region of so many ops."""
+    return FIXED_BY_ENGINE_S.get(engine, FIXED_S) + PER_OP_BY_ENGINE_S.get(engine, PER_OP_S) * ops

@@ -1,0 +1,212 @@
+"""How an engine's artefact for a lazy region is built in a child process, kept, loaded and adopted."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from djinn_fx.engines.base import Artefact, BuildRequest
+from djinn_fx.engines.keys import EngineKey, Guards
+from djinn_fx.engines.lazy import PENDING, Candidate, LazyRegion, State
+from djinn_fx.engines.memory import BUILDING, MEMORY, Loaded
+from djinn_fx.engines.pays import EXPERIENCE, Budget
+from djinn_fx.engines.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, BusyElsewhere, FailureKind
+from djinn_fx.engines.pool.supervisor import BuildPool, Ticket, shared_pool
+from djinn_fx.engines.tier import LOCK_TIMEOUT_S, MAX_VARIANTS, Holds, Prepared, Tier
+from djinn_fx.errors import EngineError
+from djinn_fx.reasons import Reason, ReasonKind
+
+log = logging.getLogger("djinn_fx.engines.lazy")
+
+#: Seconds until a build that crashed, hung or ran out of memory is tried again; doubled each time.
+RETRY_S = 30.0
+#: A build that ended so this often is given up, as one that its compiler refused is at once.
+MAX_TRIES = 3
+
+#: Ends of a build that may be the machine's fault rather than the region's.
+_TRANSIENT = frozenset(
+    {FailureKind.CRASHED, FailureKind.TIMED_OUT, FailureKind.OUT_OF_MEMORY, FailureKind.NOT_ADMITTED}
+)
+
+
+class BackgroundBuild(Candidate):
+    """One engine's way to one lazy region. Holds the region weakly: pool threads must not keep a freed model alive.
+
+    Args:
+        region: who wants it.
+        tier: the engine and its part of the cache.
+        prepared: the region as the engine sees it, with its request.
+        sizes: the values of the region's size symbols when it was traced.
+        budget: seconds of building that may be spent.
+        pool: where to build; the process's own if None.
+    """
+
+    def __init__(
+        self,
+        region: LazyRegion,
+        tier: Tier,
+        prepared: Prepared,
+        sizes: Sequence[int],
+        budget: Budget,
+        pool: BuildPool | None = None,
+    ) -> None:
+        assert isinstance(prepared.request, BuildRequest) and prepared.key is not None, "can be built in a child"
+        self.engine = tier.name
+        self._region = weakref.ref(region)
+        self._tier, self._prepared, self._budget = tier, prepared, budget
+        self._request, self._key = prepared.request, prepared.key
+        self._sizes, self._ops, self._pool = tuple(sizes), region.ops, pool
+        self._ticket: Ticket | None = None
+        self._tries = 0
+        self._reserved_s = 0.0
+        self._variants = 1
+
+    def submit(self) -> None:
+        """See :meth:`Candidate.submit`."""
+        may = self.state is State.COLD or (self.state is State.FAILED and self.retry_at is not None)
+        if may:
+            self._submit(self._request)
+
+    def extend(self, sizes: Sequence[int]) -> None:
+        """See :meth:`Candidate.extend`."""
+        if "hints" not in self._request.request or self._variants >= MAX_VARIANTS:
+            return
+        self._variants += 1
+        self._sizes = tuple(sizes)
+        self._submit(dataclasses.replace(self._request, request={**self._request.request, "hints": list(sizes)}))
+
+    def cancel(self) -> None:
+        """See :meth:`Candidate.cancel`."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None and self._pool is not None:
+            self._pool.cancel(ticket)
+            self._settle(0.0)
+            if self.state in PENDING:
+                self.move(State.COLD)
+
+    def _submit(self, request: BuildRequest) -> None:
+        predicted_s = EXPERIENCE.build_seconds(self.engine, self._ops)
+        if not self._budget.reserve(predicted_s):
+            left = f"{self._budget.left_s:.1f} s of the compile budget are left, it takes about {predicted_s:.1f} s"
+            self.retry_at = None
+            self.move(State.FAILED, Reason(kind=ReasonKind.BUDGET, detail=left, node=self._prepared.graph.label))
+            return
+        self._reserved_s = predicted_s
+        self.retry_at = None
+        self._tries += 1
+        if self._pool is None:
+            self._pool = shared_pool()
+        job = BuildJob(
+            key=f"{self._key.digest}:{','.join(map(str, self._sizes))}",
+            worker=request.worker,
+            request=request.request,
+            blobs=request.blobs,
+            label=self._prepared.graph.label,
+            memory_bytes=request.memory_bytes,
+            timeout_s=request.timeout_s,
+            guard=_OnlyBuilder(self._tier, self._key, self._holds),
+        )
+        self.move(State.QUEUED)
+        self._ticket = self._pool.submit(job, on_start=self._started, on_done=self._done)
+
+    def _holds(self, guards: Guards) -> bool:
+        return guards.accept(self._sizes)
+
+    # In the pool's threads
+
+    def _started(self) -> None:
+        if self.state is State.QUEUED:
+            self.move(State.BUILDING)
+
+    def _done(self, outcome: BuildOutcome) -> None:
+        self._ticket = None
+        self._settle(outcome.seconds)
+        region = self._region()
+        if isinstance(outcome, BuildFailed):
+            self._failed(outcome)
+            return
+        if outcome.seconds:
+            EXPERIENCE.built(self.engine, self._ops, outcome.seconds)
+        try:
+            loaded = self._kept(outcome)
+        except EngineError as error:
+            self._give_up(Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=self._prepared.graph.label))
+            return
+        if loaded is None:
+            why = self._tier.engine.capability().why_not or "this machine cannot run it"
+            self.move(
+                State.BUILT_NOT_RUNNABLE,
+                Reason(
+                    kind=ReasonKind.NOT_RUNNABLE,
+                    detail=f"{self.engine}: built, but it does not run here: {why}",
+                    node=self._prepared.graph.label,
+                ),
+            )
+        elif region is not None:
+            region.adopt(self, loaded)
+
+    def _kept(self, outcome: BuildDone) -> Loaded | None:
+        """Put an artefact on disk if it is not there, load it; None if this machine cannot run it.
+
+        Raises:
+            EngineError: it cannot be loaded.
+        """
+        guards = Guards(expression=outcome.header.get("guards"))
+        with BUILDING.of(self._key.digest):
+            known = self._tier.in_memory(self._key, self._holds)
+            if known is not None:
+                return known
+            from_store = "fields" in outcome.header
+            kept = self._key.digest
+            if not from_store:
+                kept = self._tier.write(self._prepared, outcome.header, outcome.payload, guards)
+            if not self._tier.engine.capability().can_run:
+                return None
+            run = self._tier.engine.load(Artefact(header=outcome.header, payload=outcome.payload))
+            loaded = Loaded(key=kept, run=run, guards=guards, engine=self.engine)
+            MEMORY.add(self._key.digest, loaded)
+            return loaded
+
+    def _failed(self, outcome: BuildFailed) -> None:
+        label = outcome.node or self._prepared.graph.label
+        if outcome.kind is FailureKind.CANCELLED:
+            self.move(State.COLD)
+            return
+        detail = f"{self.engine}, {outcome.stage}: {outcome.detail}"
+        reason = Reason(kind=ReasonKind.FALLBACK, detail=detail, node=label)
+        log.warning("region %s stays on what it runs on: %s", self._prepared.graph.label, detail)
+        if outcome.kind in _TRANSIENT and self._tries < MAX_TRIES:
+            self.retry_at = time.monotonic() + RETRY_S * 2 ** (self._tries - 1)
+            self.move(State.FAILED, reason)
+            return
+        self._give_up(reason, remember=outcome.kind is FailureKind.REFUSED)
+
+    def _give_up(self, reason: Reason, *, remember: bool = True) -> None:
+        self.retry_at = None
+        if remember:
+            self._tier.note_failure(self._key, reason)
+        self.move(State.FAILED, reason)
+
+    def _settle(self, taken_s: float) -> None:
+        reserved, self._reserved_s = self._reserved_s, 0.0
+        self._budget.settle(reserved, taken_s)
+
+
+class _OnlyBuilder:
+    """The guard of a job: holds the store's lock of the key, and gives what another process built meanwhile."""
+
+    def __init__(self, tier: Tier, key: EngineKey, holds: Holds) -> None:
+        self._tier, self._key, self._holds = tier, key, holds
+        #: After this long, double work is better than none.
+        self._until = time.monotonic() + LOCK_TIMEOUT_S
+
+    @contextmanager
+    def __call__(self) -> Iterator[BuildDone | None]:
+        with self._tier.lock(self._key, 0.0) as held:
+            if not held and time.monotonic() < self._until and not self._tier.cannot_lock:
+                raise BusyElsewhere
+            yield self._tier.stored_result(self._key, self._holds)

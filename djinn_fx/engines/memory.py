@@ -1,0 +1,69 @@
+"""Artefacts loaded in this process, and one lock a key so that threads build it once."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass
+
+from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.keys import Guards
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """An artefact that is ready to run.
+
+    Attributes:
+        key: of its entry on disk; empty if there is none.
+        run: the callable.
+        guards: for which sizes it is valid.
+        engine: name of the engine that made it.
+    """
+
+    key: str
+    run: RegionCallable
+    guards: Guards
+    engine: str
+
+
+class Memory:
+    """Artefacts loaded in this process, by key. Regions of any graph share them."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, list[Loaded]] = {}
+        self._lock = threading.Lock()
+
+    def variants(self, key: str) -> tuple[Loaded, ...]:
+        """What is loaded for a key, each valid for other sizes."""
+        with self._lock:
+            return tuple(self._loaded.get(key, ()))
+
+    def add(self, key: str, loaded: Loaded) -> None:
+        """Keep one more."""
+        with self._lock:
+            self._loaded.setdefault(key, []).append(loaded)
+
+    def clear(self) -> None:
+        """Forget all; callables in use stay alive with their graphs."""
+        with self._lock:
+            self._loaded.clear()
+
+
+MEMORY = Memory()
+
+
+class KeyLocks:
+    """One lock a key: two threads that want one artefact build it once (the store's lock does so for processes)."""
+
+    def __init__(self) -> None:
+        self._locks: weakref.WeakValueDictionary[str, threading.RLock] = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def of(self, key: str) -> threading.RLock:
+        """The lock of a key; it lives as long as somebody holds it or waits for it."""
+        with self._lock:
+            return self._locks.setdefault(key, threading.RLock())
+
+
+BUILDING = KeyLocks()

@@ -1,0 +1,256 @@
+"""One engine with its part of the cache: find an artefact in memory or on disk, compile it, keep it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
+from djinn_fx.engines.keys import EngineKey, Guards, engine_key
+from djinn_fx.engines.memory import MEMORY, Loaded
+from djinn_fx.engines.pool.jobs import BuildDone
+from djinn_fx.engines.registry import engine
+from djinn_fx.engines.store import Store, default_cache_dir
+from djinn_fx.errors import EngineError
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings import Settings
+
+log = logging.getLogger("djinn_fx.engines")
+
+#: How long a failed build is not tried again, in seconds.
+NEGATIVE_EXPIRY_S = 24 * 3600.0
+#: How long to wait for another process that builds the same key, in seconds.
+LOCK_TIMEOUT_S = 600.0
+#: More artefacts than this for one region (each valid for other sizes) are not looked for on disk.
+MAX_VARIANTS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A region as one engine sees it.
+
+    Attributes:
+        graph: the region.
+        key: of its artefact; None if it cannot be kept.
+        request: what a child process needs to build it, or why none can; None if it was not asked for.
+    """
+
+    graph: RegionGraph
+    key: EngineKey | None
+    request: BuildRequest | Reason | None = None
+
+
+class Found(NamedTuple):
+    """An artefact that needed no building, and where it was: ``memory`` or ``store``."""
+
+    loaded: Loaded
+    outcome: str
+
+
+#: Says whether an artefact's size facts are true of the sizes at hand.
+Holds = Callable[[Guards], bool]
+
+
+class Tier:
+    """See the module's text.
+
+    Args:
+        engine: the engine.
+        store: the disk cache, or None.
+        store_reason: why there is none, if it was asked for.
+    """
+
+    def __init__(self, engine: Engine, store: Store | None, store_reason: Reason | None = None) -> None:
+        self.engine = engine
+        self.store = store
+        self._store_reason = store_reason
+        self._fingerprint = engine.fingerprint()
+        #: Keys of stored artefacts that the engine could not load; the next one built takes their place.
+        self._unusable: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        """The engine's."""
+        return self.engine.name
+
+    def prepare(self, graph: RegionGraph, *, for_child: bool) -> Prepared | Reason:
+        """The region's key and, if it is to be built in a child process, the request; or why not this engine."""
+        refusal = self.engine.supports(graph)
+        if refusal is not None:
+            return refusal
+        keyed_by_request = getattr(self.engine, "keyed_by_request", False)
+        request = self.engine.request(graph) if for_child or keyed_by_request else None
+        if keyed_by_request and isinstance(request, Reason):
+            return request
+        identity = request.identity if isinstance(request, BuildRequest) else None
+        key = engine_key(graph, self._fingerprint, identity) if graph.structural_hash or identity else None
+        return Prepared(graph=graph, key=key, request=request)
+
+    # Looking
+
+    def find(self, key: EngineKey, holds: Holds) -> Found | None:
+        """The artefact in memory, else on disk."""
+        known = self.in_memory(key, holds)
+        if known is not None:
+            return Found(known, "memory")
+        known = self.in_store(key, holds)
+        return Found(known, "store") if known is not None else None
+
+    def in_memory(self, key: EngineKey, holds: Holds) -> Loaded | None:
+        """The artefact, if this process has loaded it."""
+        return next((one for one in MEMORY.variants(key.digest) if holds(one.guards)), None)
+
+    def in_store(self, key: EngineKey, holds: Holds) -> Loaded | None:
+        """The artefact, loaded from disk."""
+        if self.store is None or not self.engine.capability().can_run:
+            return None
+        for number in range(MAX_VARIANTS):
+            variant = key.variant(number)
+            entry = self.store.get(variant.digest)
+            if entry is None:
+                return None
+            guards = Guards(expression=entry.header.get("guards"))
+            if not holds(guards):
+                continue
+            try:
+                run = self.engine.load(Artefact(header=entry.header, payload=entry.payload))
+            except EngineError as error:
+                log.warning("a stored artefact is rebuilt: %s", error)
+                self._unusable.add(variant.digest)
+                continue
+            loaded = Loaded(key=variant.digest, run=run, guards=guards, engine=self.name)
+            MEMORY.add(key.digest, loaded)
+            return loaded
+        return None
+
+    def stored_result(self, key: EngineKey, holds: Holds) -> BuildDone | None:
+        """The artefact as it is on disk, not loaded: what another process built while we waited."""
+        if self.store is None:
+            return None
+        for number in range(MAX_VARIANTS):
+            digest = key.variant(number).digest
+            entry = self.store.get(digest)
+            if entry is None:
+                return None
+            if digest not in self._unusable and holds(Guards(expression=entry.header.get("guards"))):
+                return BuildDone(header=entry.header, payload=entry.payload)
+        return None
+
+    @property
+    def cannot_lock(self) -> bool:
+        """Whether the cache folder has refused something: then nobody's lock is waited for."""
+        return self.store is None or self.store.troubled
+
+    def known_failure(self, key: EngineKey) -> Reason | None:
+        """Why building it failed, if that is on record."""
+        return self.store.get_negative(key.digest) if self.store is not None else None
+
+    def note_miss(self, key: EngineKey, graph: RegionGraph) -> Reason | None:
+        """Put a miss on record; the Reason to tell."""
+        if self.store is None:
+            return self._store_reason
+        self.store.record_miss(key.digest, dict(key.fields), graph.canonical)
+        return Reason(
+            kind=ReasonKind.CACHE_MISS,
+            detail=f"no entry {key.digest[:12]}; `djinn cache why last-miss` shows the nearest",
+            node=graph.label,
+        )
+
+    @contextmanager
+    def lock(self, key: EngineKey, timeout_s: float) -> Iterator[bool]:
+        """Be the one builder of a key across processes; see ``Store.lock``. True without a store."""
+        if self.store is None:
+            yield True
+            return
+        with self.store.lock(key.digest, timeout_s) as held:
+            yield held
+
+    # Building
+
+    def compile(self, prepared: Prepared, symints: Sequence[torch.SymInt]) -> Loaded:
+        """Compile a region in this process, and keep it.
+
+        Raises:
+            EngineError: the engine failed; put on record.
+        """
+        key = prepared.key
+        try:
+            artefact = self.engine.compile(prepared.graph)
+        except EngineError as error:
+            if key is not None:
+                self.note_failure(key, Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=prepared.graph.label))
+            raise
+        run = artefact.ready if artefact.ready is not None else self.engine.load(artefact)
+        return self.keep(prepared, artefact, run, Guards.of(symints))
+
+    def note_failure(self, key: EngineKey, reason: Reason) -> None:
+        """Remember for a day that this key cannot be built."""
+        if self.store is not None:
+            self.store.put_negative(key.digest, reason, NEGATIVE_EXPIRY_S)
+
+    def keep(self, prepared: Prepared, artefact: Artefact, run: RegionCallable, guards: Guards) -> Loaded:
+        """Put a new artefact into memory and on disk."""
+        key = prepared.key
+        kept = self.write(prepared, artefact.header, artefact.payload, guards) if key is not None else ""
+        loaded = Loaded(key=kept, run=run, guards=guards, engine=self.name)
+        if key is not None:
+            MEMORY.add(key.digest, loaded)
+        return loaded
+
+    def write(self, prepared: Prepared, header: Mapping[str, Any], payload: bytes | None, guards: Guards) -> str:
+        """Put an artefact on disk. Returns its key, empty if it is not there."""
+        key = prepared.key
+        assert key is not None, "only artefacts with a key are kept"
+        variant = key.variant(self._free_variant(key))
+        full = {
+            **header,
+            "schema": 1,
+            "label": prepared.graph.label,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "structural_hash": prepared.graph.structural_hash,
+            "fields": dict(variant.fields),
+            "canonical": prepared.graph.canonical,
+            "guards": guards.expression,
+        }
+        stored = payload is not None and self.store is not None and self.store.put(variant.digest, full, payload)
+        self._unusable.discard(variant.digest)
+        return variant.digest if stored else ""
+
+    def _free_variant(self, key: EngineKey) -> int:
+        """The number of the next artefact for this key; the last one is replaced when all are taken."""
+        if self.store is None:
+            return 0
+        taken = 0
+        while taken < MAX_VARIANTS - 1:
+            digest = key.variant(taken).digest
+            if digest in self._unusable or self.store.get(digest) is None:
+                break
+            taken += 1
+        return taken
+
+
+def open_store(settings: Settings) -> tuple[Store | None, Reason | None]:
+    """The disk cache these settings ask for; None, with the Reason if there is one, when there is to be none."""
+    if not settings.cache or torch.compiler.config.force_disable_caches:
+        return None, None
+    root = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
+    return Store.open(root, settings.cache_limit_bytes)
+
+
+def tiers_for(settings: Settings) -> tuple[Tier, ...]:
+    """The engines a region may run on besides eager, the best first.
+
+    The one the settings name, and below it Inductor, which is ready earlier or takes what the other cannot.
+    """
+    if settings.engine == "eager":
+        return ()
+    names = dict.fromkeys((settings.engine, "inductor"))
+    store, reason = open_store(settings)
+    return tuple(Tier(engine(name, settings), store, reason) for name in names)

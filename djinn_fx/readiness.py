@@ -1,0 +1,203 @@
+"""What a compiled model runs on now, and waiting until that is the best there is to be had."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+import torch
+from torch._dynamo.eval_frame import innermost_fn
+from torch.fx import GraphModule
+
+from djinn_fx.deferred import DeferredGraph
+from djinn_fx.engines.lazy import CHANGED, LazyRegion, RegionStatus, State, TierStatus
+from djinn_fx.errors import DjinnError
+from djinn_fx.reasons import Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStatus:
+    """A compiled model now.
+
+    Attributes:
+        graphs: how many graphs djinn was given for it.
+        unplanned: how many of them still run as Dynamo made them.
+        regions: the regions for which an engine was or is to be built in the background, one for all that are alike.
+        reasons: why a graph stays as Dynamo made it.
+    """
+
+    graphs: int
+    unplanned: int
+    regions: tuple[RegionStatus, ...]
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is left to be planned or built, and nothing failed: calls go to the best that runs here."""
+        return not self.unplanned and not self.reasons and all(_settled(region.tiers) for region in self.regions)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many (region, engine) pairs are in each state; every state is named."""
+        counts = Counter(tier.state for region in self.regions for tier in region.tiers)
+        return {state.value: counts[state] for state in State}
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count) or "nothing to build"
+        waiting = f"; {self.unplanned} of {self.graphs} graphs not planned yet" if self.unplanned else ""
+        lines = [f"{'ready' if self.ready else 'not ready'}: {counts}{waiting}"]
+        lines += [f"  {_line(region)}" for region in self.regions]
+        return "\n".join([*lines, *(f"  {reason}" for reason in self.reasons)])
+
+
+def _settled(tiers: Sequence[TierStatus]) -> bool:
+    """Whether a better engine is neither to come nor has failed; those below one that is ready do not matter."""
+    for tier in tiers:
+        if tier.state is State.READY:
+            return True
+        if tier.state is not State.BUILT_NOT_RUNNABLE:
+            return False
+    return True
+
+
+def _line(region: RegionStatus) -> str:
+    tiers = []
+    for tier in region.tiers:
+        text = f"{tier.engine} {tier.state.value}"
+        if tier.pays_after_calls is not None:
+            text += f", pays after {tier.pays_after_calls} more calls"
+        if tier.retry_after_s is not None:
+            text += f", tried again in {tier.retry_after_s:.0f} s"
+        if tier.reason is not None:
+            text += f" ({tier.reason.detail})"
+        tiers.append(text)
+    times = f" x{region.repeats}" if region.repeats > 1 else ""
+    return f"{region.label}{times} runs on {region.engine}; {'; '.join(tiers)}"
+
+
+class GraphHandle:
+    """Ties what is built for a graph to the model it came from, without keeping either alive."""
+
+    def __init__(self, gm: GraphModule, example_inputs: Sequence[Any]) -> None:
+        self.backend_id = str(gm.meta.get("backend_id", ""))
+        tensors = [one for one in example_inputs if isinstance(one, torch.Tensor)]
+        self._tensors = [weakref.ref(one) for one in tensors if isinstance(one, torch.nn.Parameter) or one.is_leaf]
+        self.deferred: weakref.ref[DeferredGraph] | None = None
+        self._regions: list[weakref.ref[LazyRegion]] = []
+
+    def add(self, callables: Iterable[Any]) -> None:
+        """Note the lazy ones among a plan's callables, each once."""
+        known = {id(region) for region in self.regions}
+        for one in callables:
+            if isinstance(one, LazyRegion) and id(one) not in known:
+                known.add(id(one))
+                self._regions.append(weakref.ref(one))
+
+    @property
+    def regions(self) -> tuple[LazyRegion, ...]:
+        """Those that are still alive."""
+        return tuple(region for ref in self._regions if (region := ref()) is not None)
+
+    def reads_any_of(self, tensors: frozenset[int]) -> bool:
+        """Whether one of these tensors, by identity, is an input of the graph."""
+        return any(id(one) in tensors for ref in self._tensors if (one := ref()) is not None)
+
+    @property
+    def graph(self) -> DeferredGraph | None:
+        """The deferred graph, if it was deferred and is alive."""
+        return self.deferred() if self.deferred is not None else None
+
+
+class Handles:
+    """The graphs compiled in this process; those whose model is gone are forgotten."""
+
+    def __init__(self) -> None:
+        self._all: list[tuple[weakref.ref[Any], GraphHandle]] = []
+
+    def add(self, owner: Any, handle: GraphHandle) -> None:
+        """Remember a graph for as long as its compiled callable lives."""
+        self._all = [(ref, one) for ref, one in self._all if ref() is not None]
+        self._all.append((weakref.ref(owner), handle))
+
+    def __iter__(self) -> Iterator[GraphHandle]:
+        return (handle for ref, handle in tuple(self._all) if ref() is not None)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._all.clear()
+
+
+HANDLES = Handles()
+
+
+def status(model: Callable[..., Any]) -> ModelStatus:
+    """See :func:`djinn_fx.status`."""
+    handles = handles_of(model)
+    deferred = [graph for handle in handles if (graph := handle.graph) is not None]
+    return ModelStatus(
+        graphs=len(handles),
+        unplanned=sum(not graph.planned for graph in deferred),
+        regions=tuple(region.status() for handle in handles for region in handle.regions),
+        reasons=tuple(graph.reason for graph in deferred if graph.reason is not None),
+    )
+
+
+def wait_until_ready(model: Callable[..., Any], timeout: float | None = None) -> ModelStatus:
+    """See :func:`djinn_fx.wait_until_ready`."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    handles = handles_of(model)
+    if not handles:
+        raise DjinnError("djinn has compiled nothing for this model yet: call it once, then wait")
+    for handle in handles:
+        graph = handle.graph
+        if graph is not None:
+            graph.plan()
+        for region in handle.regions:
+            region.submit_all()
+    with CHANGED:
+        while any(region.pending for handle in handles for region in handle.regions):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            CHANGED.wait(left)
+    return status(model)
+
+
+def handles_of(model: Callable[..., Any]) -> tuple[GraphHandle, ...]:
+    """The graphs that were compiled for a model: those that read its parameters or buffers, or came from its code."""
+    module = getattr(model, "_orig_mod", model)
+    known = tuple(HANDLES)
+    if isinstance(module, torch.nn.Module):
+        tensors = frozenset(id(one) for one in (*module.parameters(), *module.buffers()))
+        found = tuple(handle for handle in known if handle.reads_any_of(tensors))
+        if found:
+            return found
+    function = innermost_fn(module.forward if isinstance(module, torch.nn.Module) else module)
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return ()
+    names = frozenset(_compiled_names(code, getattr(function, "__globals__", {}), set()))
+    return tuple(handle for handle in known if handle.backend_id in names)
+
+
+def _compiled_names(code: CodeType, namespace: dict[str, Any], seen: set[CodeType]) -> Iterator[str]:
+    """The names under which Dynamo calls the graphs of a function, and of the pieces after its graph breaks."""
+    from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
+
+    if code in seen:
+        return
+    seen.add(code)
+    for entry in _debug_get_cache_entry_list(code):
+        for name in entry.code.co_names:
+            if name.startswith("__compiled_fn"):
+                yield name
+            elif name.startswith("__resume_at"):
+                resumed = getattr(namespace.get(name), "__code__", None)
+                if resumed is not None:
+                    yield from _compiled_names(resumed, namespace, seen)
