@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import logging
-import secrets
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,16 +14,25 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.base import Artefact, Capability, RegionCallable, RegionGraph
+from djinn_fx.engines import inductor_flags
+from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
+from djinn_fx.engines.keys import device_order, symbolic_inputs
+from djinn_fx.engines.prewarm import know_vector_units
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import fake_value, tensors_of
+from djinn_fx.srg.rebuild import CannotRebuild, size_hints
 
 log = logging.getLogger("djinn_fx.engines.inductor")
 
 #: Raised when this module changes what it hands to Inductor; part of every key.
 CONVERTER_VERSION = 1
+
+#: Peak memory and time of a build in a child, predicted from the number of ops; how they were measured is in
+#: docs/decisions.
+_BASE_MEMORY, _MEMORY_PER_OP = 900_000_000, 1_000_000
+_BASE_SECONDS, _SECONDS_PER_OP = 300.0, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +98,46 @@ class InductorEngine:
             ready=_as_region_callable(artefact),
         )
 
+    def request(self, region: RegionGraph) -> BuildRequest | Reason:
+        """What a child process needs to compile the region: its canonical form, and this process's switches."""
+        try:
+            asked = self._asked(region)
+        except CannotRebuild as error:
+            return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=f"inductor in a child: {error}", node=region.label)
+        ops = len(region.canonical["ops"])
+        return BuildRequest(
+            worker="inductor", request=asked, memory_bytes=_BASE_MEMORY + ops * _MEMORY_PER_OP,
+            timeout_s=_BASE_SECONDS + ops * _SECONDS_PER_OP,
+        )  # fmt: skip
+
+    def _asked(self, region: RegionGraph) -> dict[str, Any]:
+        """The request as a JSON object.
+
+        Raises:
+            CannotRebuild: what no other process can make of it, and why.
+        """
+        if region.canonical is None:
+            raise CannotRebuild("the region has no canonical form")
+        custom = [name for name, identity in inductor_flags.custom_passes().items() if identity is not None]
+        if custom:
+            raise CannotRebuild(f"Inductor's setting {custom[0]} holds a function of this process")
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        return {
+            "form": region.canonical,
+            "hints": [[hint.value, hint.positive] for hint in size_hints(region.canonical, region.example_inputs)],
+            "symbols": len(symbolic_inputs(region.example_inputs)),
+            "devices": _device_names(region),
+            "label": region.label,
+            "kind": region.kind,
+            "mode": self.mode,
+            "fallback_random": self.fallback_random,
+            "fingerprint": dict(self.fingerprint()),
+            "switches": inductor_flags.as_data(),
+            # Native kernels built there are found here when the artefact is loaded.
+            "cache_dir": os.path.abspath(cache_dir()),
+        }
+
     def load(self, artefact: Artefact) -> RegionCallable:
         """Make stored bytes callable. Missing native kernels are rebuilt by Inductor from the stored source.
 
@@ -99,6 +147,7 @@ class InductorEngine:
         from torch._inductor.standalone_compile import AOTCompiledArtifact
 
         assert artefact.payload is not None, "only stored artefacts are loaded"
+        know_vector_units()
         try:
             with _neutral_context(), _clean_tracing_context():
                 return _as_region_callable(AOTCompiledArtifact.deserialize(artefact.payload))
@@ -111,9 +160,9 @@ class InductorEngine:
             "engine": self.name,
             "converter": str(CONVERTER_VERSION),
             "mode": self.mode,
-            "options": _digest(self._options()),
+            "options": inductor_flags.digest(self._options()),
             **_versions(),
-            "flags": _flags(),
+            "flags": inductor_flags.flags(),
         }
 
     def _options(self) -> dict[str, Any]:
@@ -121,6 +170,20 @@ class InductorEngine:
         if self.mode != "default":
             options.update(torch._inductor.list_mode_options(self.mode))
         return options
+
+
+def _device_names(region: RegionGraph) -> dict[str, str]:
+    """The device that each numbered one of the region's form is.
+
+    Raises:
+        CannotRebuild: it is on several devices of one type; which is which does not show in the form.
+    """
+    names: dict[str, str] = {}
+    for device in map(torch.device, device_order(node.meta.get("val") for node in region.gm.graph.nodes)):
+        numbered = device.index is not None and device.type != "cpu"
+        if numbered and names.setdefault(f"{device.type}#0", str(device)) != str(device):
+            raise CannotRebuild(f"the region is on several devices of the type {device.type}")
+    return names
 
 
 def _announce_fake_mode(region: RegionGraph) -> torch.fx.GraphModule:
@@ -189,10 +252,6 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 @functools.cache
 def _versions() -> dict[str, str]:
     from torch._inductor.codecache import CacheBase, torch_key
@@ -200,7 +259,7 @@ def _versions() -> dict[str, str]:
     return {
         "torch": str(torch.__version__),
         "torch_source": hashlib.sha256(torch_key()).hexdigest()[:16],
-        "system": _digest(CacheBase.get_system()),
+        "system": inductor_flags.digest(CacheBase.get_system()),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "compiler": _compiler_version(),
     }
@@ -214,65 +273,6 @@ def _compiler_version() -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
     except Exception as error:  # noqa: BLE001  (no compiler is told when something needs one)
         return f"none ({type(error).__name__})"
-
-
-def _flags() -> str:
-    """The process-wide switches that change what Inductor generates: those torch puts into its own keys too."""
-    from torch._inductor import config
-
-    settings = config.save_config_portable(ignore_private_configs=False)
-    passes = {name: _pass_identity(getattr(config, name, None)) for name in _CUSTOM_PASSES}
-    matmul = torch.backends.cuda.matmul
-    return _digest(
-        {
-            "inductor": {k: v for k, v in settings.items() if k not in {*_IGNORED_CONFIG, *_CUSTOM_PASSES}},
-            "passes": passes,
-            "threads": torch.get_num_threads(),
-            "deterministic": [
-                torch.are_deterministic_algorithms_enabled(),
-                torch.is_deterministic_algorithms_warn_only_enabled(),
-                torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
-            ],
-            "dtype": str(torch.get_default_dtype()),
-            "matmul": [
-                torch.get_float32_matmul_precision(),
-                matmul.allow_fp16_reduced_precision_reduction,
-                matmul.allow_bf16_reduced_precision_reduction,
-            ],
-            "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
-            "cudnn": [torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark],
-        }
-    )
-
-
-def _pass_identity(custom: Any) -> Any:
-    """What tells a user's own pass apart: its uuid, as torch asks for; without one it is known in this process only."""
-    if not custom or isinstance(custom, str):
-        return custom or None
-    if isinstance(custom, (list, tuple)):
-        return [_pass_identity(one) for one in custom]
-    uuid = getattr(custom, "uuid", None)
-    identity = uuid() if callable(uuid) else None
-    return str(identity) if identity is not None else f"{_PROCESS} {id(custom)}"
-
-
-#: Stands for this process in the keys of what no other process can use.
-_PROCESS = secrets.token_hex(8)
-
-#: Inductor settings that hold callables; its portable configuration leaves them out.
-_CUSTOM_PASSES = (
-    "pre_grad_custom_pass",
-    "joint_custom_pre_pass",
-    "joint_custom_post_pass",
-    "post_grad_custom_pre_pass",
-    "post_grad_custom_post_pass",
-    "_pre_fusion_custom_pass",
-    "_post_fusion_custom_pass",
-    "custom_partitioner_fn",
-)
-
-#: Inductor settings that say where and how fast to compile, not what.
-_IGNORED_CONFIG = frozenset({"compile_threads", "worker_start_method", "verbose_progress", "debug_dir_root"})
 
 
 def make(settings: Settings) -> InductorEngine:
