@@ -54,25 +54,36 @@ def evaluate(trt: Any, network: Any, inputs: Sequence[Tensor] | Mapping[str, Ten
         value = inputs[wanted.name] if isinstance(inputs, Mapping) else inputs[index]
         _agree(wanted, value, f"input {wanted.name}")
         values[wanted.name] = value
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        kind = name_of(trt.ILayer.type.fget(layer))  # some kinds have another property of that name
-        entry = LAYERS.get(kind)
-        if entry is None:
-            raise NotImplementedError(f"layer {layer.name} of kind {kind} has no meaning here")
-        if entry[0]:
-            layer.__class__ = getattr(trt, entry[0])  # what get_layer gives knows nothing of its kind's properties
-        given: Inputs = []
-        for place in range(layer.num_inputs):
-            one = layer.get_input(place)
-            given.append(None if one is None else values[one.name])
-        with torch.no_grad():
-            made = entry[1](layer, given)
-        for place, value in enumerate(made if isinstance(made, tuple) else (made,)):
-            told = layer.get_output(place)
-            _agree(told, value, f"layer {layer.name}")
-            values[told.name] = value
+    waiting = [network.get_layer(index) for index in range(network.num_layers)]
+    while waiting:  # a layer may be listed before one that it reads
+        ready = [layer for layer in waiting if all(name in values for name in _reads(layer))]
+        if not ready:
+            raise ValueError(f"layer {waiting[0].name} reads what no layer makes")
+        for layer in ready:
+            _run(trt, layer, values)
+        done = set(map(id, ready))
+        waiting = [layer for layer in waiting if id(layer) not in done]
     return [values[network.get_output(index).name] for index in range(network.num_outputs)]
+
+
+def _reads(layer: Any) -> list[str]:
+    given = [layer.get_input(place) for place in range(layer.num_inputs)]
+    return [one.name for one in given if one is not None]
+
+
+def _run(trt: Any, layer: Any, values: dict[str, Tensor]) -> None:
+    kind = name_of(trt.ILayer.type.fget(layer))  # some kinds have another property of that name
+    if kind not in LAYERS:
+        raise NotImplementedError(f"layer {layer.name} of kind {kind} has no meaning here")
+    cast_to, function = LAYERS[kind]
+    layer.__class__ = getattr(trt, cast_to)  # what get_layer gives knows nothing of its kind's properties
+    given = [layer.get_input(place) for place in range(layer.num_inputs)]
+    with torch.no_grad():
+        made = function(layer, [None if one is None else values[one.name] for one in given])
+    for place, value in enumerate(made if isinstance(made, tuple) else (made,)):
+        told = layer.get_output(place)
+        _agree(told, value, f"layer {layer.name}")
+        values[told.name] = value
 
 
 def _agree(told: Any, value: Tensor, what: str) -> None:
@@ -260,7 +271,7 @@ def _reduce(layer: Any, given: Inputs) -> Tensor:
         count = x.numel() // max(1, total.numel())
         y = total / count if x.is_floating_point() else torch.div(total, count, rounding_mode="trunc")
     else:
-        function = {"SUM": torch.sum, "MAX": torch.amax, "MIN": torch.amin}[op]
+        function: Any = {"SUM": torch.sum, "MAX": torch.amax, "MIN": torch.amin}[op]
         y = function(y, axes, keepdim=layer.keep_dims)
     return y.to(x.dtype)
 

@@ -80,7 +80,7 @@ def _weights(layer: Any, given: Inputs, transposed: bool) -> tuple[Tensor, Tenso
         maps, channels, groups = layer.num_output_maps, x.shape[1], layer.num_groups
         shape = (channels, maps // groups) if transposed else (maps, channels // groups)
         kernel = torch.from_numpy(layer.kernel.copy()).reshape(*shape, *tuple(layer.kernel_size_nd))
-    if bias is None and getattr(layer.bias, "size", 0):
+    if bias is None and layer.bias is not None and layer.bias.size:
         bias = torch.from_numpy(layer.bias.copy()).reshape(-1)
     return x, kernel, bias
 
@@ -97,10 +97,10 @@ def _pads(before: Sequence[int], after: Sequence[int]) -> list[int]:
 
 def _convolution(layer: Any, given: Inputs) -> Tensor:
     _explicit(layer)
-    x, kernel, bias = _weights(layer, given, False)
+    x, kernel, bias = _weights(layer, given, transposed=False)
     wide = F.pad(x.float(), _padding(layer))
-    function = F.conv2d if x.ndim == 4 else F.conv3d
-    y = function(
+    function: Any = F.conv2d if x.ndim == 4 else F.conv3d
+    y: Tensor = function(
         wide,
         kernel.float(),
         None if bias is None else bias.float(),
@@ -118,9 +118,9 @@ def _padding(layer: Any) -> list[int]:
 def _deconvolution(layer: Any, given: Inputs) -> Tensor:
     """The whole of what the kernel reaches, then padding is cut off both ends."""
     _explicit(layer)
-    x, kernel, bias = _weights(layer, given, True)
-    function = F.conv_transpose2d if x.ndim == 4 else F.conv_transpose3d
-    y = function(
+    x, kernel, bias = _weights(layer, given, transposed=True)
+    function: Any = F.conv_transpose2d if x.ndim == 4 else F.conv_transpose3d
+    y: Tensor = function(
         x.float(),
         kernel.float(),
         None if bias is None else bias.float(),
@@ -144,19 +144,20 @@ def _pooling(layer: Any, given: Inputs) -> Tensor:
             extra[axis] = stride[axis] - rest if rest else 0
     beyond = [a + b for a, b in zip(after, extra, strict=True)]
     op = _name(layer.type)
-    function = F.max_pool2d if spatial == 2 else F.max_pool3d
+    function: Any = F.max_pool2d if spatial == 2 else F.max_pool3d
+    average: Any = F.avg_pool2d if spatial == 2 else F.avg_pool3d
     if op == "MAX":
         wide = F.pad(x.float(), _pads(before, beyond), value=-torch.inf)
-        return function(wide, window, stride).to(x.dtype)
+        largest: Tensor = function(wide, window, stride)
+        return largest.to(x.dtype)
     if op != "AVERAGE":
         raise NotImplementedError(f"{layer.name}: pooling {op}")
-    average = F.avg_pool2d if spatial == 2 else F.avg_pool3d
-    total = average(F.pad(x.float(), _pads(before, beyond)), window, stride, divisor_override=1)
+    total: Tensor = average(F.pad(x.float(), _pads(before, beyond)), window, stride, divisor_override=1)
     ones = torch.ones(1, 1, *x.shape[2:])
     if not layer.average_count_excludes_padding:
         ones = F.pad(ones, _pads(before, after), value=1.0)
         before, beyond = [0] * spatial, extra
-    count = average(F.pad(ones, _pads(before, beyond)), window, stride, divisor_override=1)
+    count: Tensor = average(F.pad(ones, _pads(before, beyond)), window, stride, divisor_override=1)
     return (total / count).to(x.dtype)
 
 
@@ -201,6 +202,134 @@ def _pass_on(layer: Any, given: Inputs) -> Tensor:
     return _take(given, 1)[0]
 
 
+def _rotary(layer: Any, given: Inputs) -> Tensor:
+    x, cos, sin = _take(given, 3)
+    at = _optional(given, 3)
+    if at is not None:
+        rows = _in_range(layer, at, cos.shape[0])
+        cos, sin = cos[rows], sin[rows]
+    size = layer.rotary_embedding_dim or x.shape[3]
+    turned, rest = x[..., :size].float(), x[..., size:]
+    cos, sin = cos.float().unsqueeze(1), sin.float().unsqueeze(1)
+    if layer.interleaved:
+        one, two = turned[..., 0::2], turned[..., 1::2]
+    else:
+        one, two = turned.chunk(2, -1)
+    pair = one * cos - two * sin, one * sin + two * cos
+    turned = torch.stack(pair, -1).flatten(-2) if layer.interleaved else torch.cat(pair, -1)
+    return torch.cat([turned.to(x.dtype), rest], -1)
+
+
+def _kv_update(layer: Any, given: Inputs) -> Tensor:
+    cache, update, at = _take(given, 3)
+    result = cache.clone()
+    for row, first in enumerate(_in_range(layer, at, cache.shape[2] - update.shape[2] + 1).tolist()):
+        result[row, :, first : first + update.shape[2]] = update[row]
+    return result
+
+
+def _cumulative(layer: Any, given: Inputs) -> Tensor:
+    x, axis = _take(given, 2)
+    at = int(axis)
+    y = x.float() if x.is_floating_point() else x
+    y = y.flip(at) if layer.reverse else y
+    total = torch.cumsum(y, at, dtype=y.dtype)
+    if layer.exclusive:
+        total = total - y
+    return (total.flip(at) if layer.reverse else total).to(x.dtype)
+
+
+def _fill(layer: Any, given: Inputs) -> Tensor:
+    if _name(layer.operation) != "LINSPACE":
+        raise NotImplementedError(f"{layer.name}: random numbers")
+    sizes, alpha, beta = (_optional(given, place) for place in range(3))
+    if alpha is None or beta is None:
+        raise NotImplementedError(f"{layer.name}: start and step that are no inputs")
+    shape = tuple(layer.shape) if sizes is None else tuple(sizes.tolist())
+    result = alpha.expand(shape)
+    for axis, step in enumerate(beta):
+        place = [1] * len(shape)
+        place[axis] = shape[axis]
+        result = result + step * torch.arange(shape[axis], dtype=beta.dtype).reshape(place)
+    return result
+
+
+def _einsum(layer: Any, given: Inputs) -> Tensor:
+    values = _take(given, len(given))
+    return torch.einsum(layer.equation, *(value.float() for value in values)).to(values[0].dtype)
+
+
+def _one_hot(layer: Any, given: Inputs) -> Tensor:
+    indices, values, depth = _take(given, 3)
+    count = int(depth)
+    hot = F.one_hot(_in_range(layer, indices, count), count).bool()
+    rank = indices.ndim + 1
+    return torch.where(hot, values[1], values[0]).movedim(-1, layer.axis % rank)
+
+
+def _resize(layer: Any, given: Inputs) -> Tensor:
+    """One axis after another: every mode of the layer is separable."""
+    x = _take(given, 1)[0]
+    vector = _optional(given, 1)
+    sizes = vector.tolist() if vector is not None else list(layer.shape)
+    mode, y = _name(layer.resize_mode), x.float()
+    for axis, size in enumerate(sizes):
+        if size == x.shape[axis]:  # every transformation maps each coordinate to itself
+            continue
+        where = _coordinates(_name(layer.coordinate_transformation), x.shape[axis], size)
+        taps, weights = _taps(layer, mode, where, x.shape[axis])
+        shape = [1] * y.ndim
+        shape[axis] = size
+        parts = [
+            y.index_select(axis, at.clamp(0, x.shape[axis] - 1)) * weight.reshape(shape)
+            for at, weight in zip(taps, weights, strict=True)
+        ]
+        y = torch.stack(parts).sum(0)
+    return y.to(x.dtype)
+
+
+def _coordinates(transformation: str, length: int, size: int) -> Tensor:
+    """Where in the original each place of the result is."""
+    at = torch.arange(size, dtype=torch.float64)
+    if transformation == "ALIGN_CORNERS":
+        return at * ((length - 1) / (size - 1) if size > 1 else 0.0)
+    if transformation == "ASYMMETRIC":
+        return at * (length / size)
+    return (at + 0.5) * (length / size) - 0.5
+
+
+def _taps(layer: Any, mode: str, where: Tensor, length: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Which original places make up each place of the result, and their weights."""
+    low = where.floor()
+    if mode == "NEAREST":
+        rounding = _name(layer.nearest_rounding)
+        halves = {
+            "FLOOR": low,
+            "CEIL": where.ceil(),
+            "HALF_UP": (where + 0.5).floor(),
+            "HALF_DOWN": (where - 0.5).ceil(),
+        }
+        return [halves[rounding].long()], [torch.ones_like(where).float()]
+    part = where - low
+    if mode == "LINEAR":
+        taps, weights = [low.long(), low.long() + 1], [1 - part, part]
+    else:
+        a = layer.cubic_coeff
+        taps = [low.long() + step for step in (-1, 0, 1, 2)]
+        distances = [part + 1, part, 1 - part, 2 - part]
+        weights = [
+            ((a + 2) * d - (a + 3)) * d * d + 1 if near else ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+            for d, near in zip(distances, (False, True, True, False), strict=True)
+        ]
+    if layer.exclude_outside:
+        weights = [
+            torch.where((at >= 0) & (at < length), weight, 0.0) for at, weight in zip(taps, weights, strict=True)
+        ]
+        total = torch.stack(weights).sum(0)
+        weights = [weight / total for weight in weights]
+    return taps, [weight.float() for weight in weights]
+
+
 LAYERS: dict[str, tuple[str, Callable[[Any, Inputs], Tensor | tuple[Tensor, ...]]]] = {
     "GATHER": ("IGatherLayer", _gather),
     "SCATTER": ("IScatterLayer", _scatter),
@@ -210,4 +339,11 @@ LAYERS: dict[str, tuple[str, Callable[[Any, Inputs], Tensor | tuple[Tensor, ...]
     "NORMALIZATION": ("INormalizationLayer", _normalization),
     "ATTENTION_INPUT": ("IAttentionInputLayer", _attention_input),
     "ATTENTION_OUTPUT": ("IAttentionOutputLayer", _pass_on),
+    "ROTARY_EMBEDDING": ("IRotaryEmbeddingLayer", _rotary),
+    "KV_CACHE_UPDATE": ("IKVCacheUpdateLayer", _kv_update),
+    "CUMULATIVE": ("ICumulativeLayer", _cumulative),
+    "FILL": ("IFillLayer", _fill),
+    "EINSUM": ("IEinsumLayer", _einsum),
+    "ONE_HOT": ("IOneHotLayer", _one_hot),
+    "RESIZE": ("IResizeLayer", _resize),
 }

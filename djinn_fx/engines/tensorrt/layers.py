@@ -225,6 +225,8 @@ def _softmax(a: Assembly, layer: Layer, attributes: Attributes, values: Values, 
 def _topk(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
     types(attributes, known, 0, NUMBERS)
     rank = tensor(known, 0).rank
+    if rank < 2:
+        raise attributes.error("its input has less than 2 dimensions")
     op = member(a.trt.TopKOperation, attributes.choice("op", names("max", "min")))
     k, axis = attributes.integer("k", 1, 3840), attributes.integer("axis", max(0, rank - 4), rank - 1)
     if layer.outputs[1].dtype not in INTEGERS:
@@ -272,3 +274,15 @@ def _einsum(a: Assembly, layer: Layer, attributes: Attributes, values: Values, k
     if [len(term) for term in labels] != [tensor(known, index).rank for index in range(len(values))]:
         raise attributes.error(f"equation {equation!r} does not fit the inputs' ranks")
     return [a.add("add_einsum", list(values), equation).get_output(0)]
+
+
+@kind("scatter", 3)
+def _scatter(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
+    types(attributes, known, 1, INTEGERS)
+    types(attributes, known, 2, (tensor(known, 0).dtype,))
+    mode = attributes.choice("mode", names("element", "nd"))
+    axis = attributes.integer("axis", 0, max(0, tensor(known, 0).rank - 1), 0)
+    made = a.add("add_scatter", *values, member(a.trt.ScatterMode, mode))
+    if mode == "ELEMENT":
+        a.set(made, axis=axis)
+    return [made.get_output(0)]

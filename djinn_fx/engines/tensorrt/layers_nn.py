@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from djinn_fx.engines.tensorrt.attributes import Attributes
 from djinn_fx.engines.tensorrt.kinds import (
     FLOATS,
+    INTEGERS,
+    NUMBERS,
     Known,
     Values,
     given,
@@ -18,6 +22,7 @@ from djinn_fx.engines.tensorrt.kinds import (
     same_ranks,
     tensor,
     types,
+    vector,
 )
 from djinn_fx.engines.tensorrt.network import Dim, Layer
 
@@ -39,13 +44,11 @@ def _number(attributes: Attributes, size: Dim, what: str) -> int:
     return size
 
 
-def _windowed(a: Assembly, made: Any, attributes: Attributes, spatial: int) -> None:
-    a.set(
-        made,
-        stride_nd=attributes.integers("stride", spatial, 1),
-        pre_padding=attributes.integers("pad_before", spatial, 0),
-        post_padding=attributes.integers("pad_after", spatial, 0),
-    )
+def _windowed(a: Assembly, made: Any, attributes: Attributes, spatial: int) -> tuple[tuple[int, ...], ...]:
+    """Set stride and padding; gives the paddings."""
+    before, after = (attributes.integers(f"pad_{side}", spatial, 0) for side in ("before", "after"))
+    a.set(made, stride_nd=attributes.integers("stride", spatial, 1), pre_padding=before, post_padding=after)
+    return before, after
 
 
 def _convolve(a: Assembly, method: str, attributes: Attributes, values: Values, known: Known) -> list[Any]:
@@ -94,7 +97,9 @@ def _pooling(a: Assembly, layer: Layer, attributes: Attributes, values: Values, 
     op = member(a.trt.PoolingType, attributes.choice("op", names("max", "average")))
     window = attributes.integers("window", spatial, 1)
     made = a.add("add_pooling_nd", values[0], op, window)
-    _windowed(a, made, attributes, spatial)
+    for padding in _windowed(a, made, attributes, spatial):
+        if any(size >= own for size, own in zip(padding, window, strict=True)):
+            raise attributes.error(f"padding {list(padding)} for a window of {list(window)}: some windows hold nothing")
     up = attributes.flag("ceil", False)
     a.set(
         made,
@@ -153,4 +158,120 @@ def _attention(a: Assembly, layer: Layer, attributes: Attributes, values: Values
     a.set(made, decomposable=attributes.flag("decomposable", True))
     if mask is not None:
         a.set(made, mask=mask)
+    return [made.get_output(0)]
+
+
+def _cache(attributes: Attributes, known: Known) -> None:
+    """TensorRT compares heads and sizes late, and takes positions of another type until it builds."""
+    cache, update, at = (tensor(known, place) for place in range(3))
+    types(attributes, known, 2, ("int32",))
+    same_ranks(attributes, known[:2])
+    length, room = (update.shape[2], cache.shape[2]) if cache.rank == 4 else (0, 0)
+    if cache.rank != 4 or not _same([*cache.shape[:2], cache.shape[3]], [*update.shape[:2], update.shape[3]]):
+        raise attributes.error(f"a cache of shape {list(cache.shape)} with an update of {list(update.shape)}")
+    if at.rank != 1 or not _same(at.shape, cache.shape[:1]):
+        raise attributes.error(f"positions of shape {list(at.shape)} for a cache of {list(cache.shape)}")
+    if isinstance(length, int) and isinstance(room, int) and length > room:
+        raise attributes.error(f"an update of {length} places for a cache of {room}")
+
+
+@kind("kv_update", 3)
+def _kv_update(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
+    _cache(attributes, known)
+    return [a.add("add_kv_cache_update", *values, a.trt.KVCacheMode.LINEAR).get_output(0)]
+
+
+@kind("rotary", 3, 4)
+def _rotary(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
+    one = tensor(known, 0)
+    for place in range(3):
+        types(attributes, known, place, (one.dtype,) if one.dtype in FLOATS else FLOATS)
+    if one.rank != 4 or not isinstance(one.shape[3], int):
+        raise attributes.error(f"its input is of shape {list(one.shape)}")
+    dim = attributes.integer("dim", 0, one.shape[3], 0)
+    if dim % 2:
+        raise attributes.error(f"dim is {dim}, an odd number")
+    made = a.add("add_rotary_embedding", *values[:3], attributes.flag("interleaved"), dim)
+    if given(values, 3) is not None:
+        types(attributes, known, 3, INTEGERS)
+        made.set_input(3, values[3])
+    return [made.get_output(0)]
+
+
+@kind("cumulative", 1)
+def _cumulative(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
+    types(attributes, known, 0, NUMBERS)
+    axis = attributes.integer("axis", 0, tensor(known, 0).rank - 1)
+    ends = attributes.flag("exclusive", False), attributes.flag("reverse", False)
+    at = a.constant(np.array(axis, np.int32))
+    return [a.add("add_cumulative", values[0], at, a.trt.CumulativeOperation.SUM, *ends).get_output(0)]
+
+
+@kind("fill", 0, 3)
+def _fill(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
+    """Start and step go in as constants: the layer's own properties are floats, also for integers."""
+    op = member(a.trt.FillOperation, attributes.choice("op", {"linspace": "LINSPACE"}))  # the others are random
+    dtype = attributes.choice("dtype", {one: one for one in ("float32", "int32", "int64")})
+    rank = layer.outputs[0].rank
+    shape = attributes.integers_or_none("shape", rank, 0, None)
+    if (shape is None) == (given(values, 0) is None):
+        raise attributes.error("the shape must be given once: as an attribute or as an input")
+    vector(attributes, known, 0, rank)
+    made = a.add("add_fill", shape if shape is not None else (1,) * rank, op, a.dtype(dtype))
+    if given(values, 0) is not None:
+        made.set_input(0, values[0])
+    for place, name, wanted in ((1, "alpha", ()), (2, "beta", (rank,))):
+        number, value = attributes.number_or_none(name), given(values, place)
+        if (number is None) == (value is None) or (value is None and rank != 1):
+            raise attributes.error(f"{name} must be given once: as an attribute for rank 1, or as an input")
+        if value is None:
+            if dtype != "float32" and number != int(number or 0):
+                raise attributes.error(f"{name} is {number} for integers")
+            value = a.constant(np.full(wanted, number, dtype))
+        else:
+            types(attributes, known, place, (dtype,))
+            if tensor(known, place).shape != wanted:
+                raise attributes.error(f"{name} is of shape {list(tensor(known, place).shape)}, not {list(wanted)}")
+        made.set_input(place, value)
+    return [made.get_output(0)]
+
+
+@kind("one_hot", 2)
+def _one_hot(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
+    types(attributes, known, 0, ("int32",))
+    if tensor(known, 1).shape != (2,):
+        raise attributes.error(f"the values off and on are of shape {list(tensor(known, 1).shape)}")
+    depth = a.constant(np.array(attributes.integer("depth", 1, 2**31 - 1), np.int32))
+    axis = attributes.integer("axis", 0, tensor(known, 0).rank)
+    return [a.add("add_one_hot", *values, depth, axis).get_output(0)]
+
+
+_COORDINATES = names("align_corners", "asymmetric", "half_pixel")
+_ROUNDING = names("half_up", "half_down", "floor", "ceil")
+
+
+@kind("resize", 1, 2)
+def _resize(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
+    types(attributes, known, 0, FLOATS)
+    rank = tensor(known, 0).rank
+    sizes = attributes.integers_or_none("sizes", rank, 1, None)
+    if (sizes is None) == (given(values, 1) is None):
+        raise attributes.error("sizes must be given once: as an attribute or as an input")
+    vector(attributes, known, 1, rank)
+    made = a.add("add_resize", values[0])
+    a.set(
+        made,
+        resize_mode=member(a.trt.InterpolationMode, attributes.choice("mode", names("nearest", "linear", "cubic"))),
+        coordinate_transformation=member(
+            a.trt.ResizeCoordinateTransformation, attributes.choice("coordinates", _COORDINATES)
+        ),
+        selector_for_single_pixel=a.trt.ResizeSelector.FORMULA,
+        nearest_rounding=member(a.trt.ResizeRoundMode, attributes.choice("rounding", _ROUNDING, "floor")),
+        cubic_coeff=attributes.number("cubic", -0.75),
+        exclude_outside=attributes.flag("exclude_outside", False),
+    )
+    if sizes is not None:
+        a.set(made, shape=sizes)
+    else:
+        made.set_input(1, values[1])
     return [made.get_output(0)]

@@ -42,8 +42,8 @@ sizes equal or 1, and their types are the same.
     reduce            a                     {op, axes, keep}        sum prod max min avg; numbers
     softmax           a                     {axis}                  floats
     topk              a                     {op, k, axis}           max (largest first) or min; values, then indices
-                                                        (int32, or int64 if the description says so); k <= 3840; the
-                                                        axis is one of the last four
+                                                        (int32, or int64 if the description says so); k <= 3840;
+                                                        rank 2 or more; the axis is one of the last four
     gather            a, indices            {mode, axis=0, batch=0} mode: default element nd; indices int32 or int64;
                                                         default: batch is 0 or 1; element: 0
     scatter           a, indices, updates   {mode, axis=0}          mode: element nd
@@ -53,7 +53,9 @@ sizes equal or 1, and their types are the same.
                                                         kernel as torch lays it out: (maps, channels/groups, ...)
     deconvolution     a, kernel, bias?      the same; kernel: (channels, maps/groups, ...), also torch's
     pooling           a                     {op, window, stride, pad_before, pad_after, count_padding=false, ceil=false}
-                                                        max or average over the last 2 or 3 dimensions of 4 or 5
+                                                        max or average over the last 2 or 3 dimensions of 4 or 5;
+                                                        padding is smaller than the window. ceil: a window that
+                                                        starts in the padding counts too (torch leaves it out)
     resize            a, sizes?             {sizes, mode, coordinates, rounding="floor", cubic=-0.75,
                                                         exclude_outside=false}   sizes: of all dimensions, None if
                                                         given as an input. mode: nearest linear cubic; coordinates:
@@ -66,11 +68,14 @@ sizes equal or 1, and their types are the same.
                                                         scaled already; k, v: as many heads, or a divisor of them.
                                                         causal: none, upper_left or lower_right; not with a mask. mask:
                                                         bool (true: looked at) or q's type (added), of rank 4
-    rotary            a, cos, sin, positions?  {interleaved, dim=0}     a: (batch, heads, length, size); cos, sin:
-                                                        (batch, length, dim/2), or with positions (batch, length) tables
-                                                        (entries, dim/2); dim 0: the whole size
-    kv_update         cache, update, positions    cache (batch, heads, capacity, size), update (batch, heads, length,
-                                                        size), positions (batch), int32: the first place written
+    rotary            a, cos, sin, positions?  {interleaved, dim=0}   a: (batch, heads, length, size); cos, sin, of a's
+                                                        type: (batch, length, dim/2), or with positions (batch, length)
+                                                        tables (entries, dim/2); dim 0: the whole size. The pairs are
+                                                        neighbours if interleaved, else one of each half
+    kv_update         cache, update, positions          cache (batch, heads, capacity, size), update (batch, heads,
+                                                        length, size), positions (batch), int32: the first place
+                                                        written. The cache must be an input of the network, the result
+                                                        an output of it; a plan has both in the same memory
     cumulative        a                     {axis, exclusive=false, reverse=false}     sums
     fill              shape?, alpha?, beta? {op, shape, alpha, beta, dtype}     linspace: alpha + beta * index, of type
                                                         int32, int64 or float32; as attributes for rank 1, as inputs
