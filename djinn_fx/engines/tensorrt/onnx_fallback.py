@@ -1,0 +1,279 @@
+"""A region as an ONNX model: what TensorRT's own parser is given where the direct converter refuses.
+
+The exporter takes seconds a layer and changes state of the whole process while it runs: it sets torch's "exporting to
+ONNX" flag, patches ``torch.nn.Module.__call__`` while it traces, and swaps ONNX Script's default evaluator. So it
+belongs in a process of its own: :func:`convert_form` needs only the region's canonical form and its size hints, both
+plain data. In the process that compiles, call :func:`onnx_request` only where AOTAutograd would be called.
+
+Needs the packages ``onnx`` and ``onnxscript``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import logging
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from djinn_fx.engines.base import RegionGraph
+from djinn_fx.engines.tensorrt.conversion import Copy, FromNetwork, Options, Output
+from djinn_fx.engines.tensorrt.network import Range
+from djinn_fx.engines.tensorrt.onnx_rewrite import Prepared, Refused, prepare
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.srg.hashing import NoCanonicalForm, canonical_form
+from djinn_fx.srg.lower import lower
+from djinn_fx.srg.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
+
+#: Raised when this module changes what it makes of a region; part of every key.
+CONVERTER_VERSION = 1
+#: The first opset with an op for attention.
+OPSET = 23
+
+#: The exporter is not made for two threads: it keeps its tracer in a global.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxConversion:
+    """A region as an ONNX model, and how the region's inputs and outputs hang on it.
+
+    Attributes:
+        model: the model's bytes; inputs are named ``in0``, ``in1`` …, outputs ``out0``, ``out1`` …; no weights in it.
+        inputs: the region inputs it takes, by index, in the model's order. It takes them contiguous.
+        outputs: how each of the region's outputs is made, in order.
+        copies: what is written back, each input once.
+        symbols: for each symbol, the model's input and dimension to read it from; a size that is seen in several
+            places must be the same in all of them.
+        ranges: the values each dimension that is no number may take, by the name it has in the model's inputs.
+    """
+
+    model: bytes
+    inputs: tuple[int, ...]
+    outputs: tuple[Output, ...]
+    copies: tuple[Copy, ...] = ()
+    symbols: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """SHA-256 of everything that decides what is built, and of how it is called."""
+        told = [
+            self.inputs,
+            [[type(one).__name__, asdict(one)] for one in self.outputs],
+            [asdict(one) for one in self.copies],
+            sorted(self.symbols.items()),
+            [[name, asdict(one)] for name, one in sorted(self.ranges.items())],
+        ]
+        checksum = hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode())
+        checksum.update(hashlib.sha256(self.model).digest())
+        return checksum.hexdigest()
+
+
+def missing_packages() -> str | None:
+    """What to install before anything can be exported; None if all is there."""
+    absent = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    return f"install {' and '.join(absent)}: pip install {' '.join(absent)}" if absent else None
+
+
+def onnx_request(region: RegionGraph, options: Options | None = None) -> OnnxConversion | Reason:
+    """A region as an ONNX model, or why it cannot be one.
+
+    Args:
+        region: weights are inputs and stay inputs.
+        options: ``growth`` says how far a size without an upper bound may grow.
+    """
+    try:
+        form = region.canonical if region.canonical is not None else _form_of(region)
+        hints = size_hints(form, region.example_inputs)
+    except (NoCanonicalForm, CannotRebuild) as error:
+        return _reason(region, Refused(str(error)))
+    try:
+        return convert_form(form, hints, options)
+    except Refused as error:
+        return _reason(region, error)
+
+
+def convert_form(form: Any, hints: Sequence[SizeHint] = (), options: Options | None = None) -> OnnxConversion:
+    """As :func:`onnx_request`, from what the region's canonical form says.
+
+    Args:
+        form: see :func:`djinn_fx.srg.hashing.canonical_form`.
+        hints: see :func:`djinn_fx.srg.rebuild.size_hints`.
+        options: as in :func:`onnx_request`.
+
+    Raises:
+        Refused: why not, and because of which op.
+    """
+    absent = missing_packages()
+    if absent is not None:
+        raise Refused(f"ONNX export is not possible here: {absent}")
+    if any(str(kind).startswith(("u", "zu")) for kind, *_ in form["symbols"]):
+        raise Refused("a size that is only known at run time")
+    try:
+        rebuilt = rebuild(form, hints=hints, devices=_any_device(form))
+    except CannotRebuild as error:
+        raise Refused(f"the region cannot be rebuilt: {error}") from error
+    prepared = prepare(form, rebuilt)
+    ranges = _ranges(form, hints, prepared, options or Options())
+    return OnnxConversion(
+        model=_model(form, prepared),
+        inputs=prepared.inputs,
+        outputs=prepared.outputs,
+        copies=prepared.copies,
+        symbols=prepared.symbols,
+        ranges=ranges,
+    )
+
+
+def _reason(region: RegionGraph, error: Refused) -> Reason:
+    ops = [node for node in region.gm.graph.nodes if node.op == "call_function"]
+    node = ops[error.op].name if error.op is not None and error.op < len(ops) else region.label
+    return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=f"tensorrt, convert to ONNX: {error.detail}", node=node)
+
+
+def _form_of(region: RegionGraph) -> Any:
+    """The canonical form of a region that came without; its own graph keeps no trace of that."""
+    graph = torch.fx.Graph()
+    graph.output(graph.graph_copy(region.gm.graph, {}))
+    copy = GraphModule(region.gm, graph)
+    try:
+        lower(copy)
+    except Exception as error:
+        raise NoCanonicalForm(str(error)) from error
+    ops = [node for node in graph.nodes if node.op == "call_function"]
+    returned: Any = graph.output_node().args[0]
+    return canonical_form(ops, graph.find_nodes(op="placeholder"), returned)
+
+
+def _any_device(form: Any) -> dict[str, str]:
+    """A real name for every numbered device of the form: fake tensors need one, the model does not hold it."""
+    text = json.dumps(form)
+    return {f"cuda#{number}": f"cuda:{number}" for number in range(16) if f'"cuda#{number}"' in text}
+
+
+def _ranges(form: Any, hints: Sequence[SizeHint], prepared: Prepared, options: Options) -> dict[str, Range]:
+    """The profile of every dimension of an input that is no number."""
+    ranges: dict[str, Range] = {}
+    for shape in prepared.shapes:
+        for size in shape:
+            if type(size) is int or size in ranges:
+                continue
+            name = str(size)
+            if not (name.startswith("k") and name[1:].isdigit()):
+                raise Refused(f"an argument has the size {name}: a plan's profile knows single sizes only")
+            _, lower_bound, upper_bound = form["symbols"][int(name[1:])]
+            usual = hints[int(name[1:])].value
+            least = max(1, int(lower_bound)) if str(lower_bound).lstrip("-").isdigit() else 1
+            most = int(upper_bound) if str(upper_bound).isdigit() else max(usual, 1) * options.growth
+            most = min(most, max(usual, 1) * options.growth)
+            ranges[name] = Range(least=min(least, usual), usual=usual, most=max(most, usual))
+    return ranges
+
+
+def _model(form: Any, prepared: Prepared) -> bytes:
+    # onnx takes 0.2 s to import and is not installed everywhere
+    from djinn_fx.engines.tensorrt.onnx_model import NotTaken, finish
+
+    proto = _exported(prepared.gm)
+    inputs = [(form["inputs"][index][0][0], shape) for index, shape in zip(prepared.inputs, prepared.shapes, strict=True)]
+    results: Any = prepared.gm.graph.output_node().args[0]
+    by_place = {one.output: one for one in prepared.outputs if isinstance(one, FromNetwork)}
+    outputs = []
+    for place, node in enumerate(results):
+        value = node.meta["val"]
+        told = by_place[place].shape if place in by_place else value.shape
+        sizes = [size if isinstance(size, (int, str)) and not isinstance(size, torch.SymInt) else "" for size in told]
+        outputs.append((str(value.dtype).removeprefix("torch."), sizes))
+    try:
+        return finish(proto, inputs, outputs)
+    except NotTaken as error:
+        raise Refused(str(error)) from error
+
+
+def _exported(gm: GraphModule) -> Any:
+    """The ModelProto the exporter makes.
+
+    Only constants are folded. ONNX Script's fusions, which ``optimize=True`` would run too, make a RotaryEmbedding of
+    a rotation whose tables have batch size 1, which the op does not allow, and TensorRT refuses.
+    """
+    import onnxscript.optimizer
+
+    try:
+        with _ONE_AT_A_TIME, _quiet():
+            program = torch.onnx.export(
+                _program(gm), dynamo=True, opset_version=OPSET, optimize=False, verbose=False, external_data=False
+            )
+            onnxscript.optimizer.optimize(program.model)
+            return program.model_proto  # type: ignore[union-attr]
+    except Exception as error:  # noqa: BLE001  (whatever the exporter fails on is the reason it is not used)
+        raise Refused(f"the exporter fails: {_cause(error)}") from error
+
+
+def _program(gm: GraphModule) -> torch.export.ExportedProgram:
+    """The graph as what the exporter takes, without being traced again."""
+    from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
+    from torch.export.graph_signature import (
+        ExportGraphSignature,
+        InputKind,
+        InputSpec,
+        OutputKind,
+        OutputSpec,
+        TensorArgument,
+    )
+    from torch.utils import _pytree
+
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    results: Any = gm.graph.output_node().args[0]
+    _, taken = _pytree.tree_flatten((tuple(range(len(placeholders))), {}))
+    _, given = _pytree.tree_flatten(tuple(range(len(results))))
+    return torch.export.ExportedProgram(
+        root=gm,
+        graph=gm.graph,
+        graph_signature=ExportGraphSignature(
+            input_specs=[
+                InputSpec(kind=InputKind.USER_INPUT, arg=TensorArgument(name=node.name), target=None)
+                for node in placeholders
+            ],
+            output_specs=[
+                OutputSpec(kind=OutputKind.USER_OUTPUT, arg=TensorArgument(name=node.name), target=None)
+                for node in results
+            ],
+        ),
+        state_dict={},
+        range_constraints={},
+        module_call_graph=[
+            ModuleCallEntry(
+                fqn="", signature=ModuleCallSignature(inputs=[], outputs=[], in_spec=taken, out_spec=given)
+            )
+        ],
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of packages that are not there and of its own calls; neither is for the user."""
+    noisy = logging.getLogger("torch.onnx")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        noisy.setLevel(level)
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost error: the exporter wraps what went wrong several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"

@@ -1,0 +1,185 @@
+"""What comes out of the exporter made into bytes that say only what is computed, and checked against what is expected.
+
+The exporter writes into a model where each op came from, in whose file, and by which versions it was made. Without all
+that, and with values named by their place, the bytes are the same for every identical layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+
+#: The types TensorRT computes with, by ONNX's number, with torch's name.
+DTYPES: dict[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.INT64: "int64",
+    TensorProto.INT32: "int32",
+    TensorProto.BOOL: "bool",
+}
+
+#: Ops that draw random numbers, or whose results have sizes that depend on data.
+_NOT_TAKEN = frozenset(
+    "NonZero Unique Compress StringNormalizer TfIdfVectorizer Bernoulli Multinomial RandomNormal RandomNormalLike "
+    "RandomUniform RandomUniformLike Dropout NonMaxSuppression ImageDecoder".split()
+)
+
+#: A model larger than this holds something that should have been an argument.
+MAX_BYTES = 64 << 20
+
+Shape = Sequence[int | str]
+
+
+class NotTaken(Exception):
+    """The exported model is not what TensorRT should be given; the message says why."""
+
+
+def finish(model: Any, inputs: Sequence[tuple[str, Shape]], outputs: Sequence[tuple[str, Shape]]) -> bytes:
+    """The model's bytes.
+
+    Args:
+        model: an ``onnx.ModelProto``, with functions inlined; it is changed.
+        inputs: the type and sizes that each input must have; sizes are numbers and symbols' names.
+        outputs: the same of each output; a size that is no number is not checked.
+
+    Raises:
+        NotTaken: an op, a type or a size that cannot be given to TensorRT, or is not what was expected.
+    """
+    graph = model.graph
+    if model.functions or graph.sparse_initializer:
+        raise NotTaken("the exported model holds functions or sparse tensors")
+    if len(graph.input) != len(inputs) or len(graph.output) != len(outputs):
+        raise NotTaken(f"{len(graph.input)} inputs and {len(graph.output)} outputs were exported")
+    _check_ops(model)
+    _strip(model)
+    _rename(graph)
+    for info, (dtype, shape) in zip(graph.input, inputs, strict=True):
+        if DTYPES.get(info.type.tensor_type.elem_type) != dtype:
+            raise NotTaken(f"an input of {dtype} was exported as another type")
+        _set_shape(info, shape)
+    _check_results(model, outputs)
+    for info, (_, shape) in zip(graph.output, outputs, strict=True):
+        _set_shape(info, shape)
+    if model.ByteSize() > MAX_BYTES:
+        raise NotTaken(f"the model has {model.ByteSize()} bytes of constants; weights should be arguments")
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _check_ops(model: Any) -> None:
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise NotTaken(f"the op {node.domain}::{node.op_type}, which is none of ONNX's own")
+        if node.op_type in _NOT_TAKEN:
+            raise NotTaken(f"the op {node.op_type}")
+        if any(one.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for one in node.attribute):
+            raise NotTaken(f"the op {node.op_type}, which is control flow")
+
+
+def _strip(model: Any) -> None:
+    """Remove everything that says how the model was made."""
+    model.producer_name = "djinn-fx"
+    for field in ("producer_version", "domain", "doc_string", "model_version"):
+        model.ClearField(field)
+    del model.metadata_props[:]
+    kept = [one for one in model.opset_import if one.domain in ("", "ai.onnx")]
+    del model.opset_import[:]
+    model.opset_import.extend(kept[:1])
+    graph = model.graph
+    graph.name = "region"
+    del graph.value_info[:]
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("doc_string")
+        del part.metadata_props[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.ClearField("doc_string")
+        ordered = sorted(node.attribute, key=lambda one: str(one.name))
+        copies = [onnx.AttributeProto.FromString(one.SerializeToString()) for one in ordered]
+        del node.attribute[:]
+        node.attribute.extend(copies)
+
+
+def _rename(graph: Any) -> None:
+    """Name values by their place: inputs ``in0``, outputs ``out0``, all others ``v0`` in order of first use."""
+    names = {info.name: f"in{place}" for place, info in enumerate(graph.input)}
+    if len(names) != len(graph.input) or any(info.name in names for info in graph.output):
+        raise NotTaken("an input was exported twice, or as an output")
+    names.update({info.name: f"out{place}" for place, info in enumerate(graph.output)})
+    if len(names) != len(graph.input) + len(graph.output):
+        raise NotTaken("two outputs were exported as one")
+    count = 0
+    for place, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{place}"
+        for values in (node.input, node.output):
+            for index, name in enumerate(values):
+                if not name:
+                    continue
+                if name not in names:
+                    names[name] = f"v{count}"
+                    count += 1
+                values[index] = names[name]
+    used = [one for one in graph.initializer if one.name in names]
+    for one in used:
+        one.name = names[one.name]
+    used.sort(key=lambda one: (one.name[0], int(one.name.lstrip("inoutv"))))
+    copies = [TensorProto.FromString(one.SerializeToString()) for one in used]
+    del graph.initializer[:]
+    graph.initializer.extend(copies)
+    for info in (*graph.input, *graph.output):
+        info.name = names[info.name]
+
+
+def _set_shape(info: Any, shape: Shape) -> None:
+    sizes = info.type.tensor_type.shape
+    sizes.Clear()
+    sizes.SetInParent()
+    for size in shape:
+        dim = sizes.dim.add()
+        if type(size) is int:
+            dim.dim_value = size
+        elif size:
+            dim.dim_param = str(size)
+
+
+def _check_results(model: Any, outputs: Sequence[tuple[str, Shape]]) -> None:
+    """Infer types and sizes anew, from the inputs alone, and compare them with what the region's own are."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for info in bare.graph.output:
+        info.type.Clear()
+    try:
+        inferred = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:
+        raise NotTaken(f"ONNX finds no consistent types and sizes: {_first_line(error)}") from error
+    for info in (*inferred.graph.value_info, *inferred.graph.output, *_initializers(inferred)):
+        number = info.data_type if isinstance(info, TensorProto) else info.type.tensor_type.elem_type
+        if number not in DTYPES:
+            kind = TensorProto.DataType.Name(number) if number else "no known type"
+            raise NotTaken(f"the exported model computes {info.name} as {kind}, which TensorRT has no arithmetic for")
+    for info, (dtype, shape) in zip(inferred.graph.output, outputs, strict=True):
+        found = info.type.tensor_type
+        if DTYPES.get(found.elem_type) != dtype:
+            raise NotTaken(f"an output of {dtype} was exported as {DTYPES.get(found.elem_type)}")
+        if not found.HasField("shape"):
+            continue
+        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in found.shape.dim]
+        if len(sizes) != len(shape) or any(
+            made is not None and type(size) is int and made != size for made, size in zip(sizes, shape, strict=True)
+        ):
+            raise NotTaken(f"an output of sizes {list(shape)} was exported with sizes {sizes}")
+    for info, original in zip(inferred.graph.output, model.graph.output, strict=True):
+        original.type.tensor_type.elem_type = info.type.tensor_type.elem_type
+
+
+def _initializers(model: Any) -> Iterable[Any]:
+    yield from model.graph.initializer
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
