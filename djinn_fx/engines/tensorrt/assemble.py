@@ -15,19 +15,9 @@ import numpy as np
 from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt.attributes import Attributes
 from djinn_fx.engines.tensorrt.check import check
-from djinn_fx.engines.tensorrt.flavour import messages
+from djinn_fx.engines.tensorrt.flavour import messages, strongly_typed
 from djinn_fx.engines.tensorrt.kinds import KINDS
 from djinn_fx.engines.tensorrt.network import Layer, Network, Tensor, input_name, output_name
-
-#: Our names of element types to TensorRT's.
-DTYPES = {
-    "float32": "float32",
-    "float16": "float16",
-    "bfloat16": "bfloat16",
-    "int64": "int64",
-    "int32": "int32",
-    "bool": "bool",
-}
 
 #: How constants are read; bfloat16 is no numpy type and is widened to float32, exactly, then cast by TensorRT.
 _NUMPY = {
@@ -88,8 +78,8 @@ class Assembly:
                 raise self.error(f"{name} cannot be {value!r}: {str(error).splitlines()[0]}") from error
 
     def dtype(self, name: str) -> Any:
-        """TensorRT's name of an element type."""
-        return getattr(self.trt, DTYPES[name])
+        """TensorRT's element type of our name; it calls them the same."""
+        return getattr(self.trt, name)
 
     def cast(self, value: Any, dtype: str) -> Any:
         """A value in another type; itself if it has it already."""
@@ -159,8 +149,7 @@ def assemble(trt: Any, network: Network, builder: Any) -> Any:
         BuildError: stage ``convert``: a layer is not as the description or TensorRT wants it; says which and why.
     """
     check(network)
-    strongly = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")  # noqa: B009 (absent in mypy's eyes)
-    definition = builder.create_network(1 << int(strongly))
+    definition = strongly_typed(trt, builder)
     assembly = Assembly(trt, network, definition)
     values = [_input(assembly, index, tensor) for index, tensor in enumerate(network.inputs)]
     told = list(network.inputs)

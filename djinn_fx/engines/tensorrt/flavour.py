@@ -215,3 +215,9 @@ def logger(trt: Any) -> Any:
 def messages(trt: Any) -> Messages:
     """What that logger has collected."""
     return _logger(trt.__name__)[1]
+
+
+def strongly_typed(trt: Any, builder: Any) -> Any:
+    """An empty network in which every value has the type that was asked for; later versions know no other."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return builder.create_network(0 if flag is None else 1 << int(flag))
