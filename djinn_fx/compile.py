@@ -100,18 +100,18 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
         EngineError: an engine failed and ``on_failure`` is ``"raise"``.
     """
     passes = passes_for(settings)
-    handle = GraphHandle(gm, example_inputs)
-    compiler = _GraphCompiler(settings, passes, _input_kinds(gm, example_inputs), handle)
+    kinds = _input_kinds(gm, example_inputs)
+    weights = [one for one, kind in zip(example_inputs, kinds, strict=False) if kind is not Residency.INPUT]
+    handle = GraphHandle(gm, [one for one in weights if isinstance(one, torch.Tensor)])
+    compiler = _GraphCompiler(settings, passes, kinds, handle)
     fakes = deferrable(gm, example_inputs) if settings.compile != "blocking" and settings.engine != "eager" else None
+    HANDLES.append(handle)
     if fakes is None:
-        compiled = compiler.compile(gm, example_inputs)
-        HANDLES.add(compiled, handle)
-        return compiled
+        return compiler.compile(gm, example_inputs)
     deferred = DeferredGraph(
         gm, fakes, TracingContext.get(), compiler.compile, at_second_call=settings.compile == "background"
     )
     handle.deferred = weakref.ref(deferred)
-    HANDLES.add(deferred, handle)
     return deferred
 
 

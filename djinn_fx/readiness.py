@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import CodeType
@@ -81,14 +81,24 @@ def _line(region: RegionStatus) -> str:
 
 
 class GraphHandle:
-    """Ties what is built for a graph to the model it came from, without keeping either alive."""
+    """Ties what is built for a graph to the model it came from, without keeping either alive.
 
-    def __init__(self, gm: GraphModule, example_inputs: Sequence[Any]) -> None:
+    Args:
+        gm: Dynamo's graph.
+        weights: the parameters and buffers among its inputs. When they are gone, so is the model, and its builds are
+            cancelled; the compiled code itself Dynamo may keep until it is reset.
+    """
+
+    def __init__(self, gm: GraphModule, weights: Sequence[torch.Tensor]) -> None:
         self.backend_id = str(gm.meta.get("backend_id", ""))
-        tensors = [one for one in example_inputs if isinstance(one, torch.Tensor)]
-        self._tensors = [weakref.ref(one) for one in tensors if isinstance(one, torch.nn.Parameter) or one.is_leaf]
         self.deferred: weakref.ref[DeferredGraph] | None = None
         self._regions: list[weakref.ref[LazyRegion]] = []
+        self._weights = [weakref.ref(weight, self._one_is_gone) for weight in weights]
+
+    def _one_is_gone(self, _: Any) -> None:
+        if all(ref() is None for ref in self._weights):
+            for region in self.regions:
+                region.cancel()
 
     def add(self, callables: Iterable[Any]) -> None:
         """Note the lazy ones among a plan's callables, each once."""
@@ -105,7 +115,7 @@ class GraphHandle:
 
     def reads_any_of(self, tensors: frozenset[int]) -> bool:
         """Whether one of these tensors, by identity, is an input of the graph."""
-        return any(id(one) in tensors for ref in self._tensors if (one := ref()) is not None)
+        return any(id(one) in tensors for ref in self._weights if (one := ref()) is not None)
 
     @property
     def graph(self) -> DeferredGraph | None:
@@ -113,26 +123,8 @@ class GraphHandle:
         return self.deferred() if self.deferred is not None else None
 
 
-class Handles:
-    """The graphs compiled in this process; those whose model is gone are forgotten."""
-
-    def __init__(self) -> None:
-        self._all: list[tuple[weakref.ref[Any], GraphHandle]] = []
-
-    def add(self, owner: Any, handle: GraphHandle) -> None:
-        """Remember a graph for as long as its compiled callable lives."""
-        self._all = [(ref, one) for ref, one in self._all if ref() is not None]
-        self._all.append((weakref.ref(owner), handle))
-
-    def __iter__(self) -> Iterator[GraphHandle]:
-        return (handle for ref, handle in tuple(self._all) if ref() is not None)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._all.clear()
-
-
-HANDLES = Handles()
+#: The graphs compiled in this process, the latest ones. Handles are small and keep nothing alive.
+HANDLES: deque[GraphHandle] = deque(maxlen=4096)
 
 
 def status(model: Callable[..., Any]) -> ModelStatus:

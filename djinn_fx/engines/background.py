@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from djinn_fx.engines.base import Artefact, BuildRequest
@@ -73,11 +73,14 @@ class BackgroundBuild(Candidate):
 
     def extend(self, sizes: Sequence[int]) -> None:
         """See :meth:`Candidate.extend`."""
-        if "hints" not in self._request.request or self._variants >= MAX_VARIANTS:
+        region = self._region()
+        if region is None or self._variants >= MAX_VARIANTS:
             return
-        self._variants += 1
-        self._sizes = tuple(sizes)
-        self._submit(dataclasses.replace(self._request, request={**self._request.request, "hints": list(sizes)}))
+        request = _for_sizes(self._request, dict(zip(region.places, sizes, strict=True)))
+        if request is not None:
+            self._variants += 1
+            self._sizes = tuple(sizes)
+            self._submit(request)
 
     def cancel(self) -> None:
         """See :meth:`Candidate.cancel`."""
@@ -194,6 +197,27 @@ class BackgroundBuild(Candidate):
     def _settle(self, taken_s: float) -> None:
         reserved, self._reserved_s = self._reserved_s, 0.0
         self._budget.settle(reserved, taken_s)
+
+
+def _for_sizes(request: BuildRequest, sizes: Mapping[tuple[int, int | None], int]) -> BuildRequest | None:
+    """The request with other example values for its symbols; None if it has none, or one that is not told.
+
+    Args:
+        request: of a builder that traces a canonical form ("form") with example values ("hints").
+        sizes: by place, (input, dimension).
+    """
+    if "hints" not in request.request:
+        return None
+    told: dict[str, int] = {}
+    for place, (value, _) in enumerate(request.request["form"]["inputs"]):
+        texts = enumerate(value[1]) if isinstance(value[1], list) else ((None, value[1]),)
+        for dim, text in texts:
+            if isinstance(text, str) and (place, dim) in sizes:
+                told.setdefault(text, sizes[place, dim])
+    hints = [[told.get(f"k{number}"), positive] for number, (_, positive) in enumerate(request.request["hints"])]
+    if any(value is None for value, _ in hints):
+        return None
+    return dataclasses.replace(request, request={**request.request, "hints": hints})
 
 
 class _OnlyBuilder:

@@ -188,6 +188,11 @@ class LazyRegion:
         for candidate in self._candidates:
             candidate.submit()
 
+    def cancel(self) -> None:
+        """Nothing is to be built for it any more."""
+        self._watching = False
+        _cancel_all(self._candidates)
+
     def adopt(self, candidate: Candidate, loaded: Loaded) -> None:
         """An artefact of this engine is ready: calls it can serve go to it from now on, or to a better engine's."""
         rank = self._candidates.index(candidate)

@@ -78,7 +78,8 @@ class Budget:
 
     def __init__(self, seconds: float | None) -> None:
         self._left = math.inf if seconds is None else seconds
-        self._lock = threading.Lock()
+        # Reentrant: freeing a model settles its builds, and that may happen at any point, also in here.
+        self._lock = threading.RLock()
 
     @property
     def left_s(self) -> float:

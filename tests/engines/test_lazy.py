@@ -1,0 +1,234 @@
+"""A lazy region with engines made by hand: states, swapping, guards, when it pays, what cancels a build."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from djinn_fx.engines.keys import Guards
+from djinn_fx.engines.lazy import Candidate, LazyRegion, Policy, State
+from djinn_fx.engines.memory import Loaded
+from djinn_fx.engines.pays import Budget, Estimate, Experience
+
+
+class ByHand(Candidate):
+    """An engine whose builds end when the test says so."""
+
+    def __init__(self, engine: str = "inductor") -> None:
+        self.engine = engine
+        self.submitted = self.cancelled = 0
+        self.extended: list[tuple[int, ...]] = []
+
+    def submit(self) -> None:
+        if self.state is State.COLD or self.retry_at is not None:
+            self.submitted += 1
+            self.retry_at = None
+            self.move(State.QUEUED)
+
+    def extend(self, sizes: Sequence[int]) -> None:
+        self.extended.append(tuple(sizes))
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+
+def answering(text: str) -> Any:
+    def run(args: list[Any]) -> list[Any]:
+        args.clear()
+        return [text]
+
+    return run
+
+
+def loaded(text: str, engine: str = "inductor", guards: str | None = None) -> Loaded:
+    return Loaded(key="", run=answering(text), guards=Guards(expression=guards), engine=engine)
+
+
+def lazy(*, at_once: bool = True, **given: Any) -> LazyRegion:
+    policy = Policy(at_once=at_once, budget=Budget(None))
+    options: dict[str, Any] = {"label": "layer", "ops": 10, "repeats": 1, "policy": policy, **given}
+    return LazyRegion(eager=answering("eager"), **options)
+
+
+class TestSwap:
+    def test_calls_go_to_what_is_ready(self) -> None:
+        region, one = lazy(), ByHand()
+        region.build([one])
+        assert (one.submitted, one.state, region([])) == (1, State.QUEUED, ["eager"])
+        region.adopt(one, loaded("built"))
+        assert (one.state, region([]), region.status().engine) == (State.READY, ["built"], "inductor")
+
+    def test_a_better_engine_replaces_a_worse_one_and_not_the_other_way_round(self) -> None:
+        region, best, second = lazy(), ByHand("tensorrt"), ByHand("inductor")
+        region.build([best, second])
+        region.adopt(second, loaded("second"))
+        assert region([]) == ["second"]
+        region.adopt(best, loaded("best", "tensorrt"))
+        assert region([]) == ["best"]
+        region.adopt(second, loaded("second again"))
+        assert region([]) == ["best"]
+
+    def test_builds_below_a_ready_engine_are_cancelled(self) -> None:
+        region, best, second = lazy(), ByHand("tensorrt"), ByHand("inductor")
+        region.build([best, second])
+        region.adopt(best, loaded("best", "tensorrt"))
+        assert (best.cancelled, second.cancelled) == (0, 1)
+
+    def test_a_running_call_keeps_what_it_began_with(self) -> None:
+        entered, go = threading.Event(), threading.Event()
+
+        def slow(args: list[Any]) -> list[Any]:
+            entered.set()
+            assert go.wait(10)
+            return ["slow eager"]
+
+        policy = Policy(at_once=True, budget=Budget(None))
+        region, one = LazyRegion(label="layer", eager=slow, ops=1, repeats=1, policy=policy), ByHand()
+        region.build([one])
+        results: list[Any] = []
+        caller = threading.Thread(target=lambda: results.extend(region([])))
+        caller.start()
+        assert entered.wait(10)
+        region.adopt(one, loaded("built"))
+        go.set()
+        caller.join(10)
+        assert (results, region([])) == (["slow eager"], ["built"])
+
+    def test_what_the_cache_held_is_where_it_starts(self) -> None:
+        region = lazy(start=loaded("from the cache"))
+        region.build([ByHand("tensorrt")])
+        assert (region([]), region.status().engine) == (["from the cache"], "inductor")
+
+
+class TestGuards:
+    """An artefact for symbolic sizes that arrives after the graph was guarded is asked on every call."""
+
+    def region(self) -> tuple[LazyRegion, ByHand]:
+        region, one = lazy(places=[(0, None)]), ByHand()
+        region.build([one])
+        region.adopt(one, loaded("small", guards="L['t0'] <= 10"))
+        return region, one
+
+    def test_sizes_it_serves(self) -> None:
+        region, _ = self.region()
+        assert (region([10]), region([11])) == (["small"], ["eager"])
+
+    def test_the_second_call_with_other_sizes_has_one_built_for_them(self) -> None:
+        region, one = self.region()
+        region([11])
+        assert one.extended == []
+        region([11])
+        region([11])
+        assert one.extended == [(11,)]
+        region.adopt(one, loaded("large", guards="L['t0'] > 10"))
+        assert (region([11]), region([10])) == (["large"], ["small"])
+
+    def test_an_expression_about_more_symbols_than_there_are_never_holds(self) -> None:
+        assert not Guards(expression="L['t1'] == 3").accept([3])
+
+    def test_where_a_better_engine_does_not_serve_the_next_one_does(self) -> None:
+        region, best, second = lazy(places=[(0, None)]), ByHand("tensorrt"), ByHand("inductor")
+        region.build([best, second])
+        region.adopt(best, loaded("best", "tensorrt", "L['t0'] == 1"))
+        assert second.cancelled == 0, "it is still wanted for other sizes"
+        region.adopt(second, loaded("second"))
+        assert (region([1]), region([2])) == (["best"], ["second"])
+
+
+class TestWhenItPays:
+    def test_break_even(self) -> None:
+        assert Estimate(build_s=2.0, saving_s=0.05).break_even == 40
+        assert Estimate(build_s=2.0, saving_s=0.0).break_even is None
+
+    def test_calls_made_while_it_builds_gain_nothing(self) -> None:
+        estimate = Estimate(build_s=2.0, saving_s=0.05)
+        assert estimate.pays(41)
+        assert not estimate.pays(41, per_second=1.0)
+        assert estimate.pays(43, per_second=1.0)
+
+    def test_lazy_waits_for_the_calls_that_pay(self) -> None:
+        region, one = lazy(at_once=False, predicted_s=1.0, clock_tells=False), ByHand()
+        region._began -= 1e6  # as if the calls came rarely: their rate does not count
+        region.build([one])
+        assert (one.submitted, one.state) == (0, State.COLD)
+        needed = region.estimate("inductor").break_even
+        assert needed is not None
+        assert needed > 1
+        assert region.pays_after("inductor") == needed
+        for _ in range(needed - 1):
+            region([])
+            assert one.submitted == 0
+        region([])
+        assert one.submitted == 1
+
+    def test_every_layer_that_shares_the_build_counts(self) -> None:
+        one, twelve = (lazy(at_once=False, predicted_s=1e-3, clock_tells=False, repeats=n) for n in (1, 12))
+        alone, shared = (region.pays_after("inductor") for region in (one, twelve))
+        assert alone is not None
+        assert shared == -(-alone // 12)
+
+    def test_waiting_for_it_builds_what_has_not_paid(self) -> None:
+        region, one = lazy(at_once=False), ByHand()
+        region.build([one])
+        region.submit_all()
+        assert one.submitted == 1
+
+    def test_experience_replaces_the_table(self) -> None:
+        known = Experience()
+        table = known.build_seconds("inductor", 100)
+        known.built("inductor", 100, 3 * table)
+        assert known.build_seconds("inductor", 100) == pytest.approx(3 * table)
+        known.built("inductor", 100, 7 * table)
+        assert known.build_seconds("inductor", 100) == pytest.approx(4 * table)
+
+    def test_budget(self) -> None:
+        budget = Budget(10.0)
+        assert budget.reserve(6.0)
+        assert not budget.reserve(6.0)
+        budget.settle(6.0, 1.0)
+        assert budget.left_s == pytest.approx(9.0)
+        assert budget.reserve(6.0)
+
+
+class TestFailure:
+    def test_a_failed_build_is_tried_again_when_its_time_has_come(self) -> None:
+        region, one = lazy(), ByHand()
+        region.build([one])
+        one.retry_at = float("inf")
+        one.move(State.FAILED)
+        for _ in range(40):
+            assert region([]) == ["eager"]
+        assert one.submitted == 1
+        one.retry_at = 0.0
+        for _ in range(40):
+            region([])
+        assert one.submitted == 2
+
+    def test_given_up_means_nobody_watches_any_more(self) -> None:
+        region, one = lazy(), ByHand()
+        region.build([one])
+        one.move(State.FAILED)
+        for _ in range(16):
+            region([])
+        executions = region.status().executions
+        region([])
+        assert region.status().executions == executions
+
+
+def test_freeing_the_region_cancels_its_builds() -> None:
+    region, one = lazy(), ByHand()
+    region.build([one])
+    region([])
+    gone = weakref.ref(region)
+    gc.disable()
+    try:
+        del region
+        assert gone() is None, "no cycle keeps it"
+    finally:
+        gc.enable()
+    assert one.cancelled == 1
