@@ -158,6 +158,17 @@ def _runaway(request: Mapping[str, Any]) -> None:
     _hang_in_c(request)
 
 
+def _kill_warden_runaway(request: Mapping[str, Any]) -> None:
+    """Nobody is left to kill the process that left."""
+    _start_grandchild(new_session=True)
+    _kill_warden(request)
+
+
+def _hog_in_grandchild(request: Mapping[str, Any]) -> None:
+    script = f"import time; held = b'1' * {request['bytes']}; time.sleep({_FOREVER_S})"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def _orphan_then_segfault(request: Mapping[str, Any]) -> None:
     _start_grandchild(new_session=True)
     _segfault(request)
@@ -191,11 +202,13 @@ FAULTS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "leave-at-once": _leave_at_once,
     "kill-itself": _kill_itself,
     "kill-warden": _kill_warden,
+    "kill-warden-runaway": _kill_warden_runaway,
     "hang": _hang,
     "hang-in-c": _hang_in_c,
     "spin": _spin,
     "ignore-signals": _ignore_signals,
     "hog": _hog,
+    "hog-in-grandchild": _hog_in_grandchild,
     "out-of-memory": _out_of_memory,
     "half-reply": _half_reply,
     "garbage": _garbage,
@@ -212,11 +225,11 @@ FAULTS: dict[str, Callable[[Mapping[str, Any]], None]] = {
 }
 
 #: Those that never end by themselves: give the job a short time.
-ENDLESS = frozenset(
-    {"kill-warden", "hang", "hang-in-c", "spin", "ignore-signals", "grandchild", "runaway"}
-)  # fmt: skip
-#: Those whose child dies or is killed before its time is over.
+ENDLESS = frozenset({"hang", "hang-in-c", "spin", "ignore-signals", "grandchild", "runaway"})
+#: Those whose child dies, or is killed for what it sent.
 DEADLY = frozenset(
-    {"segfault", "abort", "leave", "leave-at-once", "kill-itself", "kill-warden", "half-reply", "garbage", "forged",
-     "boast", "close-channel", "orphan-then-segfault"}
-)  # fmt: skip
+    "segfault abort leave leave-at-once kill-itself kill-warden kill-warden-runaway half-reply garbage forged boast "
+    "close-channel orphan-then-segfault".split()
+)
+#: Those that take all the memory they are asked to (``bytes``).
+GREEDY = frozenset({"hog", "hog-in-grandchild"})

@@ -40,10 +40,12 @@ except Exception:
     event = {"event": "exit", "status": None, "peak": 0, "tail": traceback.format_exc()[-4096:]}
     os.write(given["control"], json.dumps(event).encode() + b"\\n")
 """
+#: Environment variable of all that a child starts; not one of the settings, which begin with DJINN_.
+MARK = "_DJINN_BUILD_CHILD"
 #: Seconds a dead child's warden has to say how it died.
-_LAST_WORDS_S = 5.0
+_LAST_WORDS_S = 2.0
 #: Characters of a child's output quoted in a failure.
-_QUOTED = 600
+_QUOTED = 1000
 
 
 class ChildError(Exception):
@@ -85,6 +87,7 @@ class Child:
         #: When it last finished a build, seconds of time.monotonic.
         self.idle_since = time.monotonic()
         self._lines = b""
+        self._mark = uuid.uuid4().hex
         if not sys.executable:
             raise ChildError("this Python is embedded in another program: sys.executable names no interpreter")
         self._channel, channel = socket.socketpair()
@@ -107,6 +110,7 @@ class Child:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(control.fileno(), channel.fileno()),
+                env={**os.environ, MARK: self._mark},
             )
         except OSError as error:
             self._channel.close()
@@ -175,13 +179,25 @@ class Child:
         for end in (self._channel, self._control):
             end.close()
 
-    def bury(self, timeout_s: float = 5.0) -> bool:
-        """After :meth:`kill`: wait until the warden has seen to it that nothing is left. False if that took longer."""
+    def bury(self, timeout_s: float) -> bool:
+        """After :meth:`kill`: wait until the warden has seen to it that nothing is left. False if something may be."""
         try:
             self._warden.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            return False
-        return True
+            self._warden.kill()  # it is stopped, or cannot kill what it should
+            with suppress(subprocess.TimeoutExpired):
+                self._warden.wait(1.0)
+        if self._warden.returncode != 0:
+            # It was killed. Its worker dies with it, but nobody has looked after what that had started.
+            until = time.monotonic() + timeout_s
+            while left := procfs.marked(f"{MARK}={self._mark}"):
+                for pid in left:
+                    with suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+                if time.monotonic() > until:
+                    return False
+                time.sleep(0.01)
+        return self._warden.returncode is not None
 
     def forget(self) -> None:
         """In a process forked from the pool's: let go of the child without touching it."""
@@ -303,6 +319,8 @@ class Child:
             piece = b""
         if not piece:
             exchange.gone = True
+            if exchange.exit is None:
+                exchange.problem = exchange.problem or "its warden is gone"
             return False
         *lines, self._lines = (self._lines + piece).split(b"\n")
         for line in lines:
@@ -381,7 +399,7 @@ def _failure(end: str, exchange: _Exchange, job: BuildJob, hard: int, seconds: f
 
 def _death(status: int | None) -> str:
     if status is None:
-        return "could not be started or lost its warden"
+        return "could not be started"
     if status < 0:
         with suppress(ValueError):
             return f"died of {signal.Signals(-status).name}"

@@ -41,6 +41,15 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def marked(setting: str) -> list[int]:
+    """Processes of ours that were started with this "NAME=value" in their environment."""
+    found = []
+    for pid in _numbers(_PROC):
+        if setting in _read(_PROC / str(pid) / "environ").split("\0") and parent_of(pid) is not None:
+            found.append(pid)
+    return found
+
+
 def resident_bytes(pid: int) -> int:
     """Memory of a process that is in RAM now, shared pages included; 0 if it is gone."""
     fields = _read(_PROC / str(pid) / "statm").split()

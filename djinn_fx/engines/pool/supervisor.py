@@ -42,8 +42,8 @@ log = logging.getLogger("djinn_fx.engines.pool")
 BUSY_RETRY_S = 0.3
 #: So many jobs may start before one that waits for memory; then all others wait for it.
 OVERTAKES = 8
-#: Seconds for a killed child to be gone.
-_BURY_S = 5.0
+#: Seconds for a killed child to be gone; then its warden is killed too.
+_BURY_S = 2.0
 
 OnStart = Callable[[], None]
 OnDone = Callable[[BuildOutcome], None]
@@ -429,6 +429,8 @@ class BuildPool:
                 else:
                     self._counts["built"] += entry.started
             tickets, entry.tickets = entry.tickets, []
+            for ticket in tickets:
+                ticket._entry = None  # whoever keeps a ticket does not keep the job's blobs
         _report(entry.label, outcome)
         for ticket in tickets:
             if entry.started:
