@@ -99,11 +99,10 @@ class Assembly:
 
     def blob(self, dtype: str, shape: Sequence[int], data: bytes) -> Any:
         """A constant of row-major bytes; their number has been checked."""
-        array = np.frombuffer(data, dtype=_NUMPY[dtype]).reshape(tuple(shape)).copy()
+        flat = np.frombuffer(data, dtype=_NUMPY[dtype]).copy()
         if dtype == "bfloat16":
-            wide = (array.astype(np.uint32) << 16).view(np.float32).reshape(array.shape)
-            return self.cast(self.constant(wide), dtype)
-        return self.constant(array)
+            flat = (flat.astype(np.uint32) << 16).view(np.float32)
+        return self.cast(self.constant(flat.reshape(tuple(shape))), dtype)
 
     def finish(self, made: Sequence[Any], outputs: Sequence[Tensor]) -> None:
         """Compare what was made with what the description says, and stop at anything TensorRT complained of."""
