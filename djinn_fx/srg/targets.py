@@ -23,7 +23,11 @@ _FUNCTIONS: dict[str, Any] = {
     f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc", "sqrt", "log2", "pow")
 } | {
     f"torch.{name}": getattr(torch, name)
-    for name in ("sym_float", "sym_int", "sym_max", "sym_min", "sym_not", "sym_ite", "sym_sum")
+    for name in (
+        "sym_float", "sym_int", "sym_max", "sym_min", "sym_not", "sym_ite", "sym_sum",
+        "_sym_sqrt", "_sym_log2", "_sym_cos", "_sym_cosh", "_sym_sin", "_sym_sinh", "_sym_tan", "_sym_tanh",
+        "_sym_acos", "_sym_asin", "_sym_atan",
+    )
     if hasattr(torch, name)
 }  # fmt: skip
 

@@ -1,0 +1,61 @@
+"""Real values for a region's example inputs: the same sizes, strides and sharing of memory, other numbers each time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def concrete(examples: Sequence[Any], seed: int = 0, sizes: dict[str, int] | None = None) -> list[Any]:
+    """One value for each example.
+
+    Args:
+        examples: fake tensors, SymInts and numbers.
+        seed: of the numbers.
+        sizes: other values than the example's for symbols, by their text.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def number(size: Any) -> int:
+        if not isinstance(size, torch.SymInt):
+            return int(size)
+        expr = size.node.expr
+        known = {s: (sizes or {}).get(str(s), size.node.shape_env.backed_var_to_val[s]) for s in expr.free_symbols}
+        return int(expr.xreplace(known))
+
+    def reach(tensor: torch.Tensor) -> int:
+        shape, strides = map(number, tensor.shape), map(number, tensor.stride())
+        steps = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True)]
+        return max(0, number(tensor.storage_offset()) + 1 + sum(steps))
+
+    lengths: dict[int, int] = {}
+    for value in examples:
+        if isinstance(value, torch.Tensor):
+            storage = value.untyped_storage()._cdata
+            lengths[storage] = max(lengths.get(storage, 0), reach(value))
+    memory: dict[int, torch.Tensor] = {}
+    made: list[Any] = []
+    for value in examples:
+        if isinstance(value, torch.Tensor):
+            storage = value.untyped_storage()._cdata
+            if storage not in memory:
+                memory[storage] = _numbers(lengths[storage], value.dtype, generator)
+            shape, strides = [*map(number, value.shape)], [*map(number, value.stride())]
+            made.append(memory[storage].as_strided(shape, strides, number(value.storage_offset())))
+        else:
+            made.append(number(value) if isinstance(value, torch.SymInt) else value)
+    return made
+
+
+def copied(values: Sequence[Any]) -> list[Any]:
+    """The same values in memory of their own; what is shared stays shared."""
+    return copy.deepcopy(list(values))
+
+
+def _numbers(length: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.rand(length, generator=generator, dtype=torch.float64).to(dtype)
+    return torch.randint(0, 2, (length,), generator=generator).to(dtype)
