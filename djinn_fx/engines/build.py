@@ -112,7 +112,9 @@ class Builder:
 
     def _region(self, work: _RegionWork) -> tuple[RegionCallable, RegionBuild]:
         """Ask the engines in order; what none of them takes runs eagerly."""
-        if self._settings.compile != "blocking" and self._tiers:
+        if not self._tiers:
+            return self._eager.load(self._eager.compile(work.graph)), work.build(None, "built")
+        if self._settings.compile != "blocking":
             return self._lazily(work)
         for tier in self._tiers:
             prepared = tier.prepare(work.graph, for_child=False)

@@ -54,6 +54,8 @@ def examine(
     with beside(found.path), _mode(found, training):
         if build:
             expected = _eager(found)
+            # Who asks what a build made of the model wants to wait for it.
+            settings = settings.model_copy(update={"compile": "blocking"})
         result = _capture(found, settings, build, dynamic)
         if not result.graphs:
             raise ModelFileError(_nothing_captured(found, result.graph_breaks))
@@ -62,18 +64,23 @@ def examine(
         found.module, file=found.file, attr=found.attr, rule=found.rule, mode="training" if training else "inference"
     )
     breaks = [reason.replace(str(found.path), found.file) for reason in result.graph_breaks]
-    return make_report(info, result.graphs, breaks, check)
+    return make_report(info, result.graphs, breaks, check, engine=settings.engine)
 
 
 def make_report(
-    model: ModelInfo, graphs: Sequence[CapturedGraph], graph_breaks: Sequence[str] = (), check: Check | None = None
+    model: ModelInfo,
+    graphs: Sequence[CapturedGraph],
+    graph_breaks: Sequence[str] = (),
+    check: Check | None = None,
+    *,
+    engine: str = "inductor",
 ) -> Report:
     """The report on graphs that were captured or, as by ``djinn_fx.backend.compilations()``, compiled."""
     return Report(
         schema=SCHEMA,
         model=model,
         versions=_versions(),
-        graphs=tuple(graph_info(graph) for graph in graphs),
+        graphs=tuple(graph_info(graph, engine) for graph in graphs),
         graph_breaks=tuple(graph_breaks),
         check=check,
     )

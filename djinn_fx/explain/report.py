@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from djinn_fx.engines.pays import EXPERIENCE
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.plan import Plan
+from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.srg.record import Cost, Residency
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ class BuildInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class RegionInfo:
-    """One region. ``repeats``: how many regions of the graph share its artefact, itself included."""
+    """One region.
+
+    ``repeats``: how many regions of the graph share its artefact, itself included. ``pays_after_calls``: after how many
+    calls of the graph building it has paid for itself, by estimate; None if it never does, or nothing is built.
+    """
 
     index: int
     label: str
@@ -61,6 +66,7 @@ class RegionInfo:
     phase: str | None
     device: str
     cost: Cost
+    pays_after_calls: int | None = None
     build: BuildInfo | None = None
 
 
@@ -142,8 +148,8 @@ class Report:
         return json.dumps(asdict(self), indent=2)
 
 
-def graph_info(captured: CapturedGraph) -> GraphInfo:
-    """What is to be said about one captured graph."""
+def graph_info(captured: CapturedGraph, engine: str = "eager") -> GraphInfo:
+    """What is to be said about one captured graph whose regions are for this engine."""
     srg, plan = captured.srg, captured.plan
     records = [srg.record(node) for node in srg.ops]
     return GraphInfo(
@@ -151,7 +157,7 @@ def graph_info(captured: CapturedGraph) -> GraphInfo:
         phase=plan.phase.value if plan.phase else None,
         ops=len(records),
         distinct_regions=plan.distinct_regions,
-        regions=_regions(plan, captured.builds),
+        regions=_regions(plan, captured.builds, engine),
         phases=dict(Counter(record.phase.value if record.phase else "unknown" for record in records)),
         residency_bytes=_residency_bytes(srg),
         peak_bytes=plan.peak_bytes,
@@ -193,7 +199,7 @@ def _all_reasons(captured: CapturedGraph) -> Iterable[Reason]:
         yield from captured.srg.record(node).reasons
 
 
-def _regions(plan: Plan, builds: Iterable[RegionBuild]) -> tuple[RegionInfo, ...]:
+def _regions(plan: Plan, builds: Iterable[RegionBuild], engine: str) -> tuple[RegionInfo, ...]:
     shared = Counter(region.structural_hash for region in plan.regions)
     by_region = {build.region: build for build in builds}
     return tuple(
@@ -204,14 +210,22 @@ def _regions(plan: Plan, builds: Iterable[RegionBuild]) -> tuple[RegionInfo, ...
             inputs=len(region.inputs),
             outputs=len(region.outputs),
             structural_hash=region.structural_hash[:_SHORT_HASH],
-            repeats=shared[region.structural_hash] if region.structural_hash else 1,
+            repeats=(repeats := shared[region.structural_hash] if region.structural_hash else 1),
             phase=region.phase.value if region.phase else None,
             device=region.device,
             cost=region.cost,
+            pays_after_calls=_pays_after(region, repeats, engine),
             build=_build_info(by_region.get(region.index)),
         )
         for region in plan.regions
     )
+
+
+def _pays_after(region: Region, repeats: int, engine: str) -> int | None:
+    if engine == "eager":
+        return None
+    executions = EXPERIENCE.estimate(engine, len(region.nodes), region.cost.time_s).break_even
+    return None if executions is None else -(-executions // repeats)
 
 
 def _build_info(build: RegionBuild | None) -> BuildInfo | None:

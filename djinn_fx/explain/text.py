@@ -97,6 +97,8 @@ def _regions(console: Console, regions: tuple[RegionInfo, ...]) -> None:
     table.add_column("phase")
     table.add_column("device")
     table.add_column("time" if not built else "estimate", justify="right")
+    if not built:
+        table.add_column("pays after", justify="right")
     table.add_column("built" if built else "hash", no_wrap=True)
     groups = group_regions(regions)
     for group in groups[:_MAX_ROWS]:
@@ -109,7 +111,7 @@ def _regions(console: Console, regions: tuple[RegionInfo, ...]) -> None:
             first.phase or "mixed",
             first.device,
             f"{'~' if len(group) > 1 else ''}{_time(first.cost)}",
-            _built(group) if built else first.structural_hash or "none: not shared",
+            *([_built(group)] if built else [_pays_after(first), first.structural_hash or "none: not shared"]),
         )
     console.print(table)
     if len(groups) > _MAX_ROWS:
@@ -134,6 +136,11 @@ def group_label(group: list[RegionInfo]) -> str:
     (first_owner, _, _), (last_owner, _, last_name) = first.rpartition("."), last.rpartition(".")
     shown = last_name if first_owner and first_owner == last_owner else last
     return f"{first} … {shown} ×{len(group)}"
+
+
+def _pays_after(region: RegionInfo) -> str:
+    calls = region.pays_after_calls
+    return "never" if calls is None else f"{calls:,} call{_s(calls)}"
 
 
 def _built(group: list[RegionInfo]) -> str:
