@@ -1,12 +1,31 @@
-"""Real values for a region's example inputs: the same sizes, strides and sharing of memory, other numbers each time."""
+"""Graphs as one region, and real values for its inputs: the same sizes, strides and sharing of memory."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+
+from djinn_fx.engines.base import RegionGraph
+from djinn_fx.engines.build import region_graph
+from djinn_fx.srg import SRG
+from djinn_fx.srg.hashing import canonical_form, structural_hash
+from tests.running import cut_by_labels
+
+
+def whole(srg: SRG, kind: str = "inference") -> RegionGraph:
+    """A graph as one region with its form and hash."""
+    cut_by_labels(srg, [0 for _ in srg.ops])
+    region = srg.regions[0]
+    nodes, inputs, outputs = (
+        [srg.node(name) for name in names] for names in (region.nodes, region.inputs, region.outputs)
+    )
+    form = canonical_form(nodes, inputs, outputs)
+    graph = region_graph(srg, region)
+    return replace(graph, structural_hash=structural_hash(form), canonical=form, kind=kind)
 
 
 def concrete(examples: Sequence[Any], seed: int = 0, sizes: dict[str, int] | None = None) -> list[Any]:

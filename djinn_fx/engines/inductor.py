@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import hashlib
 import logging
@@ -29,10 +30,11 @@ log = logging.getLogger("djinn_fx.engines.inductor")
 #: Raised when this module changes what it hands to Inductor; part of every key.
 CONVERTER_VERSION = 1
 
-#: Peak memory and time of a build in a child, predicted from the number of ops; how they were measured is in
-#: docs/decisions.
-_BASE_MEMORY, _MEMORY_PER_OP = 900_000_000, 1_000_000
-_BASE_SECONDS, _SECONDS_PER_OP = 300.0, 1.0
+#: Peak memory in bytes of a child and the compilers it runs: whole Llama graphs of 221, 1041, 2122 and 3362 ops took
+#: 605, 633, 685 and 721 MiB together (torch 2.13 for CPU, g++ 12, one compiler at a time).
+_BASE_MEMORY, _MEMORY_PER_OP = 700_000_000, 60_000
+#: They took 12 to 81 s on 2 cores that others used too; this is for what hangs.
+_BASE_SECONDS, _SECONDS_PER_OP = 300.0, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,10 @@ class InductorEngine:
     mode: str = "default"
     fallback_random: bool = True
     name: str = field(default="inductor", init=False)
+    #: Inductor's settings belong to a thread: whichever thread loads must see those of the one that asked.
+    _context: contextvars.Context = field(
+        default_factory=contextvars.copy_context, init=False, repr=False, compare=False
+    )
 
     def capability(self) -> Capability:
         """Inductor can build where its backend's compiler is there; without one the first build says why."""
@@ -101,7 +107,7 @@ class InductorEngine:
     def request(self, region: RegionGraph) -> BuildRequest | Reason:
         """What a child process needs to compile the region: its canonical form, and this process's switches."""
         try:
-            asked = self._asked(region)
+            asked = self._context.copy().run(self._asked, region)
         except CannotRebuild as error:
             return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=f"inductor in a child: {error}", node=region.label)
         ops = len(region.canonical["ops"])
@@ -141,12 +147,18 @@ class InductorEngine:
     def load(self, artefact: Artefact) -> RegionCallable:
         """Make stored bytes callable. Missing native kernels are rebuilt by Inductor from the stored source.
 
+        May be called from any thread, with Inductor's settings as they were where the engine was made.
+
         Raises:
             EngineError: the bytes do not fit this torch.
         """
+        return self._context.copy().run(self._load, artefact)
+
+    def _load(self, artefact: Artefact) -> RegionCallable:
         from torch._inductor.standalone_compile import AOTCompiledArtifact
 
         assert artefact.payload is not None, "only stored artefacts are loaded"
+        import_runtime()
         know_vector_units()
         try:
             with _neutral_context(), _clean_tracing_context():
@@ -170,6 +182,16 @@ class InductorEngine:
         if self.mode != "default":
             options.update(torch._inductor.list_mode_options(self.mode))
         return options
+
+
+@functools.cache
+def import_runtime() -> None:
+    """Import what the first artefact to be loaded would import: 1 s in which other threads hardly run."""
+    import torch._functorch._aot_autograd.aot_autograd_result
+    import torch._inductor.async_compile
+    import torch._inductor.codegen.memory_planning
+    import torch._inductor.select_algorithm
+    import torch._inductor.standalone_compile  # noqa: F401
 
 
 def _device_names(region: RegionGraph) -> dict[str, str]:

@@ -30,7 +30,8 @@ def custom_passes() -> dict[str, Any]:
 
 def as_data() -> dict[str, Any]:
     """The switches as a JSON object, for :func:`apply`. What has no JSON form is left out."""
-    return {"inductor": {k: v for k, v in _config().items() if _is_plain(v)}, **_switches()}
+    plain = {name: (value, _plain(value)) for name, value in _config().items()}
+    return {"inductor": {name: data for name, (value, data) in plain.items() if _same(value, data)}, **_switches()}
 
 
 def apply(data: Mapping[str, Any]) -> None:
@@ -122,9 +123,11 @@ def _plain(value: Any) -> Any:
         return object()
 
 
-def _is_plain(value: Any) -> bool:
-    plain = _plain(value)
-    return bool(plain == (list(value) if isinstance(value, tuple) else value))
+def _same(value: Any, plain: Any) -> bool:
+    """Whether JSON gave a value back as it was, but for tuples, which come back as lists."""
+    if isinstance(value, (tuple, list)) and isinstance(plain, list):
+        return len(value) == len(plain) and all(map(_same, value, plain))
+    return type(value) is type(plain) and bool(value == plain)
 
 
 def _pass_identity(custom: Any) -> Any:

@@ -22,7 +22,7 @@ from djinn_fx.srg.rebuild import CannotRebuild, Rebuilt, SizeHint, rebuild, size
 from djinn_fx.srg.targets import UnknownTarget, find_operator, find_target
 from tests import capture, families, graphs
 from tests.backend.support import AT_REPEATS
-from tests.concrete import concrete, copied
+from tests.concrete import concrete, copied, whole
 from tests.running import cut_by_labels
 from tests.srg.test_hashing import MUST_DIFFER
 
@@ -30,13 +30,13 @@ from tests.srg.test_hashing import MUST_DIFFER
 ZOO = (
     ("llama/decode-fixed", False, False),
     ("functional/decode-written", False, True),
-    ("functional/encode", True, True),
     ("cnn/encode", True, False),
 )
 MORE_OF_THE_ZOO = (
     ("llama/prefill", False, True),
     ("gemma2/decode-growing", False, False),
     ("mpt/decode-fixed", False, True),
+    ("functional/encode", True, True),
     ("gpt2/prefill", True, True),
     ("resnet/encode", True, False),
     ("t5/decode", False, True),
@@ -58,24 +58,6 @@ def form_of(srg: SRG) -> Any:
     """The form of a whole graph; constants count as inputs."""
     constants = [node for node in srg.nodes if node.op == "get_attr" and srg.record(node).outputs]
     return canonical_form(list(srg.ops), [*srg.inputs, *constants], srg.output.all_input_nodes)
-
-
-def whole(srg: SRG) -> RegionGraph:
-    cut_by_labels(srg, [0 for _ in srg.ops])
-    region = srg.regions[0]
-    nodes, inputs, outputs = (
-        [srg.node(name) for name in names] for names in (region.nodes, region.inputs, region.outputs)
-    )
-    form = canonical_form(nodes, inputs, outputs)
-    graph = region_graph(srg, region)
-    return RegionGraph(
-        gm=graph.gm,
-        structural_hash=structural_hash(form),
-        canonical=form,
-        example_inputs=graph.example_inputs,
-        label="whole",
-        kind="inference",
-    )
 
 
 def distinct_regions(srgs: list[SRG]) -> Iterator[RegionGraph]:
@@ -136,6 +118,17 @@ def test_hand_built_graphs(name: str) -> None:
     made = rebuilt(region)
     assert same_form(made, region.canonical)
     same_results(made, region)
+
+
+def test_training_with_symbolic_sizes() -> None:
+    def layer(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return torch.softmax(torch.nn.functional.gelu(x @ w + b), -1)
+
+    arguments = [torch.randn(6, 5), torch.randn(5, 7, requires_grad=True), torch.randn(7, requires_grad=True)]
+    regions = list(distinct_regions(capture.capture(layer, arguments, training=True, dynamic=True)))
+    assert {region.kind for region in regions} == {"forward", "backward"}
+    for region in regions:
+        same_results(rebuilt(region), region)
 
 
 def test_what_has_different_forms_comes_back_as_different_graphs() -> None:
