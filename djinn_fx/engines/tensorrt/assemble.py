@@ -38,8 +38,8 @@ def layer_name(index: int, layer: Layer) -> str:
 class Assembly:
     """A network being assembled: what a layer's builder works with."""
 
-    def __init__(self, trt: Any, network: Network, definition: Any) -> None:
-        self.trt, self.network, self.net = trt, network, definition
+    def __init__(self, trt: Any, network: Network, definition: Any, fused_attention: bool) -> None:
+        self.trt, self.network, self.net, self.fused_attention = trt, network, definition, fused_attention
         self._messages = messages(trt)
         self._layer: Layer | None = None
         self._name, self._made = "", 0
@@ -133,7 +133,7 @@ def _agree(shape: tuple[int, ...], told: Tensor) -> bool:
     return all(size in (-1, wanted) or wanted == "?" for size, wanted in zip(shape, told.shape, strict=True))
 
 
-def assemble(trt: Any, network: Network, builder: Any) -> Any:
+def assemble(trt: Any, network: Network, builder: Any, *, fused_attention: bool = True) -> Any:
     """The strongly typed ``INetworkDefinition`` of a description.
 
     Inputs and outputs are called :func:`input_name` and :func:`output_name` of their index. Sizes that are symbols
@@ -143,13 +143,15 @@ def assemble(trt: Any, network: Network, builder: Any) -> Any:
         trt: the flavour's module.
         network: the description; it is checked first, so it may come from a file.
         builder: made with the flavour's :func:`logger <djinn_fx.engines.tensorrt.flavour.logger>`.
+        fused_attention: half-precision attention must be one kernel; the builder fails where TensorRT has none. False:
+            it is computed in float32.
 
     Raises:
         BuildError: stage ``convert``: a layer is not as the description or TensorRT wants it; says which and why.
     """
     check(network)
     definition = strongly_typed(trt, builder)
-    assembly = Assembly(trt, network, definition)
+    assembly = Assembly(trt, network, definition, fused_attention)
     values = [_input(assembly, index, tensor) for index, tensor in enumerate(network.inputs)]
     told = list(network.inputs)
     for index, layer in enumerate(network.layers):

@@ -1,8 +1,9 @@
 """Runs an ``INetworkDefinition`` in torch, layer by layer: what the network means, on a machine without a GPU.
 
-It reads TensorRT's own objects, so it sees what will be built, and follows TensorRT's documentation of each layer, so
-it says nothing of how well a kernel rounds. Half precision is computed in float32 and rounded once a layer, as
-TensorRT's kernels do that accumulate in float32. What TensorRT leaves open (an index out of range) raises here.
+It reads TensorRT's own objects, so it sees what will be built, and follows TensorRT's documentation of each layer and,
+where that is silent, the kernels' source (a plan of TensorRT for RTX has it in it): a quotient of floats is rounded
+down after it was rounded, a NaN is lost in a maximum. Half precision is computed in float32 and rounded once a layer;
+assembled networks have the casts that make TensorRT do so. What it leaves open (an index out of range) raises here.
 
 For tests of the converter, and for anyone who would rather see numbers before trusting a plan to a GPU.
 """
@@ -125,15 +126,22 @@ def _divide(a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
+def _floor_divide(a: Tensor, b: Tensor) -> Tensor:
+    """Of floats, the quotient rounded down: not the largest whole number of b in a, which torch's is."""
+    if a.is_floating_point():
+        return torch.floor(a.float() / b.float()).to(a.dtype)
+    return torch.div(a, b, rounding_mode="floor")
+
+
 _ELEMENTWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "SUM": torch.add,
     "PROD": torch.mul,
-    "MAX": torch.maximum,
-    "MIN": torch.minimum,
+    "MAX": torch.fmax,  # TensorRT's kernels drop a NaN, the one of the first or of the second value
+    "MIN": torch.fmin,
     "SUB": torch.sub,
     "DIV": _divide,
     "POW": torch.pow,
-    "FLOOR_DIV": lambda a, b: torch.div(a, b, rounding_mode="floor"),
+    "FLOOR_DIV": _floor_divide,
     "AND": torch.logical_and,
     "OR": torch.logical_or,
     "XOR": torch.logical_xor,
@@ -168,7 +176,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "SELU": lambda x, a, b: torch.where(x > 0, b * x, b * (a * torch.exp(x) - a)),
     "SOFTSIGN": lambda x, a, b: x / (1 + x.abs()),
     "SOFTPLUS": lambda x, a, b: a * torch.logaddexp(b * x, torch.zeros_like(x)),
-    "CLIP": lambda x, a, b: x.clamp(max=b).clamp(min=a),
+    "CLIP": lambda x, a, b: torch.fmin(torch.fmax(x, torch.tensor(a)), torch.tensor(b)),  # NaN is lost
     "HARD_SIGMOID": lambda x, a, b: (a * x + b).clamp(0, 1),
     "SCALED_TANH": lambda x, a, b: a * torch.tanh(b * x),
     "THRESHOLDED_RELU": lambda x, a, b: torch.where(x > a, x, torch.zeros_like(x)),

@@ -46,7 +46,9 @@ _LOGIC = names("and", "or", "xor")
 def _elementwise(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
     op = attributes.choice("op", {**_ARITHMETIC, **_LOGIC, "equal": "EQUAL"})
     same_ranks(attributes, known)
-    types(attributes, known, 0, ("bool",) if op.lower() in _LOGIC else (*NUMBERS, *(["bool"] * (op == "EQUAL"))))
+    # Integers are raised to a power in float32 and come back without their last digits.
+    others = {"EQUAL": (*NUMBERS, "bool"), "POW": FLOATS}.get(op, NUMBERS)
+    types(attributes, known, 0, ("bool",) if op.lower() in _LOGIC else others)
     return [a.add("add_elementwise", *values, member(a.trt.ElementWiseOperation, op)).get_output(0)]
 
 
@@ -73,9 +75,11 @@ _ACTIVATIONS = names(
 def _activation(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
     op = attributes.choice("op", _ACTIVATIONS)
     types(attributes, known, 0, FLOATS)
-    made = a.add("add_activation", values[0], member(a.trt.ActivationType, op))
+    dtype = tensor(known, 0).dtype
+    one = values[0] if op == "RELU" else a.cast(values[0], "float32")  # TensorRT would round after each step
+    made = a.add("add_activation", one, member(a.trt.ActivationType, op))
     a.set(made, alpha=attributes.number("alpha", 0.0), beta=attributes.number("beta", 0.0))
-    return [made.get_output(0)]
+    return [a.cast(made.get_output(0), dtype)]
 
 
 @kind("cast", 1)
@@ -99,8 +103,8 @@ def _matmul(a: Assembly, layer: Layer, attributes: Attributes, values: Values, k
         for side in "ab"
     ]
     dtype = tensor(known, 0).dtype
-    # Only float16 has accumulators of its own type: bfloat16's are float32 on every GPU.
-    wide = attributes.flag("wide", True) and dtype == "float16"
+    # TensorRT takes the casts into the product: half-precision inputs, accumulated in float32.
+    wide = attributes.flag("wide", True)
     one, two = (a.cast(value, "float32") if wide else value for value in values)
     product = a.add("add_matrix_multiply", one, ops[0], two, ops[1]).get_output(0)
     return [a.cast(product, dtype)]
@@ -216,9 +220,9 @@ def _reduce(a: Assembly, layer: Layer, attributes: Attributes, values: Values, k
 @kind("softmax", 1)
 def _softmax(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
     types(attributes, known, 0, FLOATS)
-    made = a.add("add_softmax", values[0])
+    made = a.add("add_softmax", a.cast(values[0], "float32"))  # the exponents would be rounded to half precision
     a.set(made, axes=1 << attributes.integer("axis", 0, tensor(known, 0).rank - 1))
-    return [made.get_output(0)]
+    return [a.cast(made.get_output(0), tensor(known, 0).dtype)]
 
 
 @kind("topk", 1, outputs=2)
@@ -273,7 +277,8 @@ def _einsum(a: Assembly, layer: Layer, attributes: Attributes, values: Values, k
         raise attributes.error(f"equation {equation!r} is not one TensorRT has")
     if [len(term) for term in labels] != [tensor(known, index).rank for index in range(len(values))]:
         raise attributes.error(f"equation {equation!r} does not fit the inputs' ranks")
-    return [a.add("add_einsum", list(values), equation).get_output(0)]
+    made = a.add("add_einsum", [a.cast(value, "float32") for value in values], equation)
+    return [a.cast(made.get_output(0), tensor(known, 0).dtype)]
 
 
 @kind("scatter", 3)

@@ -121,9 +121,10 @@ def _normalization(a: Assembly, layer: Layer, attributes: Attributes, values: Va
     epsilon = attributes.number("epsilon")
     if epsilon < 0:
         raise attributes.error(f"epsilon is {epsilon}")
-    made = a.add("add_normalization_v2", *values, mask_of(axes))
+    # TensorRT computes means in float32, but scales in half precision.
+    made = a.add("add_normalization_v2", *(a.cast(value, "float32") for value in values), mask_of(axes))
     a.set(made, epsilon=epsilon, num_groups=groups)
-    return [made.get_output(0)]
+    return [a.cast(made.get_output(0), one.dtype)]
 
 
 _CAUSAL = {"none": "NONE", "upper_left": "UPPER_LEFT", "lower_right": "LOWER_RIGHT"}
@@ -152,13 +153,16 @@ def _attention(a: Assembly, layer: Layer, attributes: Attributes, values: Values
             raise attributes.error("both a mask and causal")
         if told.rank != 4 or any(size != 1 and not _same((size,), (own,)) for size, own in zip(told.shape, full)):  # noqa: B905 (rank checked)
             raise attributes.error(f"mask of shape {list(told.shape)} for {list(full)}")
-    made = a.add(
-        "add_attention_v2", *values[:3], a.trt.AttentionNormalizationOp.SOFTMAX, member(a.trt.CausalMaskKind, causal)
-    )
-    a.set(made, decomposable=attributes.flag("decomposable", True))
+    # Taken apart, half precision would be rounded after each step: it goes through one kernel, or in float32.
+    apart = attributes.flag("decomposable", True)
+    dtype = q.dtype if a.fused_attention else "float32"
+    inputs = [a.cast(value, dtype) for value in values[:3]]
+    norm, kind_of = a.trt.AttentionNormalizationOp.SOFTMAX, member(a.trt.CausalMaskKind, causal)
+    made = a.add("add_attention_v2", *inputs, norm, kind_of)
+    a.set(made, decomposable=apart and dtype == "float32")
     if mask is not None:
-        a.set(made, mask=mask)
-    return [made.get_output(0)]
+        a.set(made, mask=mask if tensor(known, 3).dtype == "bool" else a.cast(mask, dtype))
+    return [a.cast(made.get_output(0), q.dtype)]
 
 
 def _cache(attributes: Attributes, known: Known) -> None:

@@ -10,21 +10,24 @@ axis counts from 0, never from behind. Ranks go up to 8. Where two inputs are co
 sizes equal or 1, and their types are the same.
 
     constant          {dtype, shape, blob}              blob: index into the description's blobs, row-major bytes
-    elementwise       a, b                  {op}        TensorRT's names in lower case: sum prod max min sub div pow
-                                                        floor_div (numbers) and or xor (bool) equal greater less (give
-                                                        bool). div of integers truncates, floor_div rounds down
+    elementwise       a, b                  {op}        TensorRT's names in lower case: sum prod max min sub div
+                                                        floor_div (numbers) pow (floats) and or xor (bool) equal greater
+                                                        less (give bool). div of integers truncates; floor_div rounds
+                                                        down, of floats after the division (torch's // may differ by
+                                                        one); max and min may lose a NaN
     unary             a                     {op}        floats: exp log sqrt recip sin cos tan sinh cosh asin acos atan
                                                         asinh acosh atanh ceil floor erf round (half to even), isinf
                                                         isnan (give bool); numbers: abs neg sign; bool: not
     activation        a                     {op, alpha=0, beta=0}   floats: relu sigmoid tanh gelu_erf gelu_tanh
                                                         softsign leaky_relu elu (alpha), selu softplus clip hard_sigmoid
                                                         scaled_tanh (alpha, beta), thresholded_relu (alpha); formulas in
-                                                        TensorRT's ActivationType. softplus: alpha * log(exp(beta*x)+1)
+                                                        TensorRT's ActivationType. softplus: alpha * log(exp(beta*x)+1);
+                                                        clip makes a number of a NaN. In float32, rounded once
     cast              a                     {dtype}     float to integer truncates; to bool: differs from 0
     identity          a
     matmul            a, b                  {transpose_a, transpose_b, wide=true}   floats; ranks of at least 2.
                                                         wide: half precision is accumulated in float32 (by the casts
-                                                        TensorRT fuses); without, it may accumulate float16 in float16
+                                                        TensorRT fuses); without, TensorRT may choose otherwise
     shuffle           a, shape?             {first=null, reshape=null, second=null, zero_keeps=false}
                                                         a permutation, then sizes, then a permutation, as lists. One
                                                         -1 in reshape is inferred; a 0 is a size of 0, or with
@@ -40,7 +43,7 @@ sizes equal or 1, and their types are the same.
     concatenation     a, ...                {axis}
     shape             a                                 the sizes, an int64 vector
     reduce            a                     {op, axes, keep}        sum prod max min avg; numbers
-    softmax           a                     {axis}                  floats
+    softmax           a                     {axis}                  floats; in float32, rounded once
     topk              a                     {op, k, axis}           max (largest first) or min; values, then indices
                                                         (int32, or int64 if the description says so); k <= 3840;
                                                         rank 2 or more; the axis is one of the last four
@@ -62,12 +65,14 @@ sizes equal or 1, and their types are the same.
                                                         align_corners asymmetric half_pixel; rounding (nearest only):
                                                         half_up half_down floor ceil
     normalization     a, scale, bias        {axes, epsilon, groups=1}   (a - mean) / sqrt(variance + epsilon) * scale +
-                                                        bias; scale and bias of a's type and rank, sizes a's or 1; the
-                                                        means are computed in float32
+                                                        bias; scale and bias of a's type and rank, sizes a's or 1; in
+                                                        float32, rounded once
     attention         q, k, v, mask?        {causal="none", decomposable=true}   (batch, heads, length, size); q is
                                                         scaled already; k, v: as many heads, or a divisor of them.
                                                         causal: none, upper_left or lower_right; not with a mask. mask:
-                                                        bool (true: looked at) or q's type (added), of rank 4
+                                                        bool (true: looked at) or q's type (added), of rank 4.
+                                                        decomposable: where there is no kernel for it, it may be
+                                                        taken apart, in float32
     rotary            a, cos, sin, positions?  {interleaved, dim=0}   a: (batch, heads, length, size); cos, sin, of a's
                                                         type: (batch, length, dim/2), or with positions (batch, length)
                                                         tables (entries, dim/2); dim 0: the whole size. The pairs are
@@ -81,7 +86,8 @@ sizes equal or 1, and their types are the same.
                                                         int32, int64 or float32; as attributes for rank 1, as inputs
                                                         (a scalar, a vector of the rank) for any
     einsum            a, ...                {equation}  explicit (with ->), lower case, no ellipsis, no label
-                                                        twice in one input; floats
+                                                        twice in one input; floats; in float32 (slow for large
+                                                        half-precision products: matmul is not), rounded once
     one_hot           indices, values       {depth, axis}   int32 indices, values: the two elements off, on; axis of the
                                                         result
 

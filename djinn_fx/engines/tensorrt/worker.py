@@ -19,6 +19,9 @@ from djinn_fx.engines.tensorrt.network import DTYPE_BYTES, Network, Range
 #: Scratch memory a plan may ask for, unless the options say otherwise. The same on every machine, so that plans are.
 WORKSPACE_BYTES = 4 << 30
 
+#: What TensorRT says of attention that it has no kernel for and may not take apart.
+_NO_ATTENTION = "Attention operation was not supported by a dedicated kernel"
+
 #: Raised when a plan of the same request becomes another; part of every key.
 WORKER_VERSION = 1
 
@@ -61,23 +64,27 @@ def build(request: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple[dict[str,
     trt = chosen.module
     mark = messages(trt).mark()
     builder = trt.Builder(logger(trt))
-    network: Network | None = None
+    config = _config(trt, builder, target, options)
     if request.get("onnx") is True:
         if len(blobs) != 1 or "network" in request:
             raise BuildError("an ONNX model is one blob, without a description", stage="parse")
         definition = parse_onnx.parse(trt, blobs[0], builder)
         profile = parse_onnx.profile(definition, _ranges(request.get("ranges", {})), builder)
+        plan = _plan(builder, definition, config, profile)
+        if plan is None:
+            raise _failed(trt, mark, None)
     else:
         network = _network(request.get("network"), blobs)
         _check_target(network, target)
         definition = assemble.assemble(trt, network, builder)
-        profile = assemble.profile(network, builder)
-    config = _config(trt, builder, target, options)
-    if profile is not None:
-        config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(definition, config)
-    if plan is None:
-        raise _failed(trt, mark, network)
+        plan = _plan(builder, definition, config, assemble.profile(network, builder))
+        if plan is None and any(_NO_ATTENTION in text for text in messages(trt).since(mark)):
+            mark = messages(trt).mark()
+            definition = assemble.assemble(trt, network, builder, fused_attention=False)
+            config = _config(trt, builder, target, options)
+            plan = _plan(builder, definition, config, assemble.profile(network, builder))
+        if plan is None:
+            raise _failed(trt, mark, network)
     header = {
         "engine": "tensorrt",
         "flavour": chosen.name,
@@ -89,7 +96,14 @@ def build(request: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple[dict[str,
         "aliases": _aliases(trt, definition),
         "warnings": list(messages(trt).since(mark)),
     }
-    return header, bytes(plan)
+    return header, plan
+
+
+def _plan(builder: Any, definition: Any, config: Any, profile: Any) -> bytes | None:
+    if profile is not None:
+        config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(definition, config)
+    return None if plan is None else bytes(plan)
 
 
 def _asked(request: Mapping[str, Any]) -> tuple[Flavour, str, Options]:

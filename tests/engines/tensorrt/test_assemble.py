@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -294,3 +295,37 @@ def test_what_sm75_lacks_is_refused_with_the_node(kind: str, dtype: str) -> None
 
 def test_sm75_multiplies_half_precision_and_accumulates_in_single() -> None:
     assert len(plan(NETWORKS["matmul"]("float16"), "sm75")) > 1000
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_products_are_accumulated_in_float32(dtype: str) -> None:
+    """TensorRT for RTX writes into a plan how: 2 is float32, 0 its own choice."""
+    pair = [told(dtype, 4, 64, 128), told(dtype, 1, 128, 256)]
+    for wide, kind in ((True, b"accumulation_type=2"), (False, b"accumulation_type=0")):
+        network = one_layer("matmul", pair, [told(dtype, 4, 64, 256)], transpose_a=False, transpose_b=False, wide=wide)
+        assert kind in plan(network)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["softmax", "normalization", "activation"])
+def test_half_precision_steps_are_one_kernel_in_float32(kind: str, dtype: str) -> None:
+    """A kernel is called after its steps: it casts first and last, and rounds nothing in between."""
+    names = set(re.findall(rb"__myl_(\w+?)_0x", plan(NETWORKS[kind](dtype))))
+    assert len(names) == 1
+    name = names.pop()
+    assert name.startswith(b"Cast")
+    assert name.endswith(b"Cast")
+
+
+@pytest.mark.parametrize("size", [8, 320])
+def test_half_precision_attention_without_a_kernel_is_computed_in_float32(size: int) -> None:
+    q = told("float16", 1, 2, 16, size)
+    network = one_layer("attention", [q, q, q], [q], causal="lower_right")
+    text = plan(network)
+    assert b"_mha" not in text
+    assert b"__myln_exp___myln_float___myln_float(" in text
+
+
+def test_attention_with_a_kernel_is_one() -> None:
+    q, k = told("float16", "k0", 4, "k1", 64), told("float16", "k0", 2, "k1", 64)
+    assert b"_mha" in plan(one_layer("attention", [q, k, k], [q], causal="lower_right"))
