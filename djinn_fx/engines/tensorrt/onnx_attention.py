@@ -55,7 +55,7 @@ def one_attention(node: Node, call: Call) -> str | None:
         return "attention with dropout"
     if given.get("dropout_mask") is not None:
         return "attention with a dropout mask"
-    if several and any(user.op == "output" or user.args[1] != 0 for user in node.users):
+    if several and any(user.op == "output" or (user.args[1] != 0 and user.users) for user in node.users):
         return "attention whose log-sum-exp is read"
     query, key, value = given["query"], given["key"], given["value"]
     shapes = [one.meta["val"].shape for one in (query, key, value)]
@@ -68,7 +68,8 @@ def one_attention(node: Node, call: Call) -> str | None:
     if isinstance(problem_or_result, str):
         return problem_or_result
     for user in list(node.users) if several else [node]:
-        user.replace_all_uses_with(problem_or_result)
+        if user.users:
+            user.replace_all_uses_with(problem_or_result)
         node.graph.erase_node(user)
     if several:
         node.graph.erase_node(node)

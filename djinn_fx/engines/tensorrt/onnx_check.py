@@ -30,11 +30,13 @@ def run_with_onnxruntime(conversion: OnnxConversion, arguments: Sequence[Any]) -
     """
     import onnxruntime
 
+    from djinn_fx.engines.tensorrt.onnx_model import for_others
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     # As it stands: what is checked is the model, not ONNX Runtime's own rewriting of it.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(conversion.model, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(for_others(conversion.model), options, providers=["CPUExecutionProvider"])
     feeds = {
         f"in{place}": arguments[index].detach().contiguous().numpy() for place, index in enumerate(conversion.inputs)
     }

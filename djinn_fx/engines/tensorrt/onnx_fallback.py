@@ -15,6 +15,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +26,10 @@ import torch
 from torch.fx import GraphModule
 
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.tensorrt.conversion import Copy, FromNetwork, Options, Output
+from djinn_fx.engines.tensorrt.conversion import Copy, Options, Output
 from djinn_fx.engines.tensorrt.network import Range
-from djinn_fx.engines.tensorrt.onnx_rewrite import Prepared, Refused, prepare
+from djinn_fx.engines.tensorrt.onnx_rewrite import PLACE, Prepared, Refused, prepare
+from djinn_fx.errors import LoweringError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.hashing import NoCanonicalForm, canonical_form
 from djinn_fx.srg.lower import lower
@@ -37,6 +39,8 @@ from djinn_fx.srg.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
 CONVERTER_VERSION = 1
 #: The first opset with an op for attention.
 OPSET = 23
+
+_AT_NODE = re.compile(r"translating node .*target=torch\.ops\.([\w.]+)\]")
 
 #: The exporter is not made for two threads: it keeps its tracer in a global.
 _ONE_AT_A_TIME = threading.Lock()
@@ -53,7 +57,7 @@ class OnnxConversion:
         copies: what is written back, each input once.
         symbols: for each symbol, the model's input and dimension to read it from; a size that is seen in several
             places must be the same in all of them.
-        ranges: the values each dimension that is no number may take, by the name it has in the model's inputs.
+        ranges: for each symbol its least, usual and greatest value; dimensions of the model's inputs have its name.
     """
 
     model: bytes
@@ -62,6 +66,10 @@ class OnnxConversion:
     copies: tuple[Copy, ...] = ()
     symbols: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     ranges: Mapping[str, Range] = field(default_factory=dict)
+
+    def request(self) -> dict[str, Any]:
+        """What the builder in the child is asked, besides flavour, target and options; the model is its one blob."""
+        return {"onnx": True, "ranges": {name: [one.least, one.usual, one.most] for name, one in self.ranges.items()}}
 
     def digest(self) -> str:
         """SHA-256 of everything that decides what is built, and of how it is called."""
@@ -91,7 +99,7 @@ def onnx_request(region: RegionGraph, options: Options | None = None) -> OnnxCon
         options: ``growth`` says how far a size without an upper bound may grow.
     """
     try:
-        form = region.canonical if region.canonical is not None else _form_of(region)
+        form = form_of(region)
         hints = size_hints(form, region.example_inputs)
     except (NoCanonicalForm, CannotRebuild) as error:
         return _reason(region, Refused(str(error)))
@@ -121,15 +129,14 @@ def convert_form(form: Any, hints: Sequence[SizeHint] = (), options: Options | N
         rebuilt = rebuild(form, hints=hints, devices=_any_device(form))
     except CannotRebuild as error:
         raise Refused(f"the region cannot be rebuilt: {error}") from error
-    prepared = prepare(form, rebuilt)
-    ranges = _ranges(form, hints, prepared, options or Options())
+    prepared = prepare(rebuilt, options or Options())
     return OnnxConversion(
-        model=_model(form, prepared),
+        model=_model(prepared),
         inputs=prepared.inputs,
         outputs=prepared.outputs,
         copies=prepared.copies,
         symbols=prepared.symbols,
-        ranges=ranges,
+        ranges=prepared.ranges,
     )
 
 
@@ -139,14 +146,20 @@ def _reason(region: RegionGraph, error: Refused) -> Reason:
     return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=f"tensorrt, convert to ONNX: {error.detail}", node=node)
 
 
-def _form_of(region: RegionGraph) -> Any:
-    """The canonical form of a region that came without; its own graph keeps no trace of that."""
+def form_of(region: RegionGraph) -> Any:
+    """The canonical form of a region, also of one that came without; its own graph keeps no trace of that.
+
+    Raises:
+        NoCanonicalForm: there is none.
+    """
+    if region.canonical is not None:
+        return region.canonical
     graph = torch.fx.Graph()
     graph.output(graph.graph_copy(region.gm.graph, {}))
     copy = GraphModule(region.gm, graph)
     try:
         lower(copy)
-    except Exception as error:
+    except LoweringError as error:
         raise NoCanonicalForm(str(error)) from error
     ops = [node for node in graph.nodes if node.op == "call_function"]
     returned: Any = graph.output_node().args[0]
@@ -159,41 +172,13 @@ def _any_device(form: Any) -> dict[str, str]:
     return {f"cuda#{number}": f"cuda:{number}" for number in range(16) if f'"cuda#{number}"' in text}
 
 
-def _ranges(form: Any, hints: Sequence[SizeHint], prepared: Prepared, options: Options) -> dict[str, Range]:
-    """The profile of every dimension of an input that is no number."""
-    ranges: dict[str, Range] = {}
-    for shape in prepared.shapes:
-        for size in shape:
-            if type(size) is int or size in ranges:
-                continue
-            name = str(size)
-            if not (name.startswith("k") and name[1:].isdigit()):
-                raise Refused(f"an argument has the size {name}: a plan's profile knows single sizes only")
-            _, lower_bound, upper_bound = form["symbols"][int(name[1:])]
-            usual = hints[int(name[1:])].value
-            least = max(1, int(lower_bound)) if str(lower_bound).lstrip("-").isdigit() else 1
-            most = int(upper_bound) if str(upper_bound).isdigit() else max(usual, 1) * options.growth
-            most = min(most, max(usual, 1) * options.growth)
-            ranges[name] = Range(least=min(least, usual), usual=usual, most=max(most, usual))
-    return ranges
-
-
-def _model(form: Any, prepared: Prepared) -> bytes:
+def _model(prepared: Prepared) -> bytes:
     # onnx takes 0.2 s to import and is not installed everywhere
     from djinn_fx.engines.tensorrt.onnx_model import NotTaken, finish
 
     proto = _exported(prepared.gm)
-    inputs = [(form["inputs"][index][0][0], shape) for index, shape in zip(prepared.inputs, prepared.shapes, strict=True)]
-    results: Any = prepared.gm.graph.output_node().args[0]
-    by_place = {one.output: one for one in prepared.outputs if isinstance(one, FromNetwork)}
-    outputs = []
-    for place, node in enumerate(results):
-        value = node.meta["val"]
-        told = by_place[place].shape if place in by_place else value.shape
-        sizes = [size if isinstance(size, (int, str)) and not isinstance(size, torch.SymInt) else "" for size in told]
-        outputs.append((str(value.dtype).removeprefix("torch."), sizes))
     try:
-        return finish(proto, inputs, outputs)
+        return finish(proto, prepared.taken, prepared.given)
     except NotTaken as error:
         raise Refused(str(error)) from error
 
@@ -211,10 +196,11 @@ def _exported(gm: GraphModule) -> Any:
             program = torch.onnx.export(
                 _program(gm), dynamo=True, opset_version=OPSET, optimize=False, verbose=False, external_data=False
             )
+            assert program is not None, "it is None only where a file is written"
             onnxscript.optimizer.optimize(program.model)
-            return program.model_proto  # type: ignore[union-attr]
-    except Exception as error:  # noqa: BLE001  (whatever the exporter fails on is the reason it is not used)
-        raise Refused(f"the exporter fails: {_cause(error)}") from error
+            return program.model_proto
+    except Exception as error:
+        raise Refused(f"the exporter fails: {_cause(error)}", _op_of(error, gm)) from error
 
 
 def _program(gm: GraphModule) -> torch.export.ExportedProgram:
@@ -250,9 +236,7 @@ def _program(gm: GraphModule) -> torch.export.ExportedProgram:
         state_dict={},
         range_constraints={},
         module_call_graph=[
-            ModuleCallEntry(
-                fqn="", signature=ModuleCallSignature(inputs=[], outputs=[], in_spec=taken, out_spec=given)
-            )
+            ModuleCallEntry(fqn="", signature=ModuleCallSignature(inputs=[], outputs=[], in_spec=taken, out_spec=given))
         ],
     )
 
@@ -260,15 +244,28 @@ def _program(gm: GraphModule) -> torch.export.ExportedProgram:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter warns of packages that are not there and of its own calls; neither is for the user."""
-    noisy = logging.getLogger("torch.onnx")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        noisy.setLevel(level)
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
+
+
+def _op_of(error: BaseException | None, gm: GraphModule) -> int | None:
+    """Which op the exporter was at: the first of the kind it names, unless it made that kind of others."""
+    while error is not None:
+        found = _AT_NODE.search(str(error))
+        if found is not None:
+            places = [n.meta[PLACE] for n in gm.graph.nodes if PLACE in n.meta and str(n.target) == found[1]]
+            return min(places, default=None)
+        error = error.__cause__
+    return None
 
 
 def _cause(error: BaseException) -> str:

@@ -31,6 +31,10 @@ _NOT_TAKEN = frozenset(
 #: A model larger than this holds something that should have been an argument.
 MAX_BYTES = 64 << 20
 
+#: TensorRT's own attribute of an Attention: it may be built of other layers where there is no kernel for it. Without,
+#: a mask or a type that no kernel takes makes the whole build fail. Nobody else knows it: see :func:`for_others`.
+DECOMPOSABLE = "TRT_decomposable"
+
 Shape = Sequence[int | str]
 
 
@@ -56,6 +60,7 @@ def finish(model: Any, inputs: Sequence[tuple[str, Shape]], outputs: Sequence[tu
         raise NotTaken(f"{len(graph.input)} inputs and {len(graph.output)} outputs were exported")
     _check_ops(model)
     _strip(model)
+    _compute_outputs(graph)
     _rename(graph)
     for info, (dtype, shape) in zip(graph.input, inputs, strict=True):
         if DTYPES.get(info.type.tensor_type.elem_type) != dtype:
@@ -64,10 +69,25 @@ def finish(model: Any, inputs: Sequence[tuple[str, Shape]], outputs: Sequence[tu
     _check_results(model, outputs)
     for info, (_, shape) in zip(graph.output, outputs, strict=True):
         _set_shape(info, shape)
+    for node in graph.node:
+        if node.op_type == "Attention":
+            node.attribute.append(onnx.helper.make_attribute(DECOMPOSABLE, 1))
     if model.ByteSize() > MAX_BYTES:
         raise NotTaken(f"the model has {model.ByteSize()} bytes of constants; weights should be arguments")
     data: bytes = model.SerializeToString(deterministic=True)
     return data
+
+
+def for_others(data: bytes) -> bytes:
+    """A model without what only TensorRT understands."""
+    model = onnx.load_from_string(data)
+    for node in model.graph.node:
+        kept = [onnx.AttributeProto.FromString(one.SerializeToString()) for one in node.attribute]
+        kept = [one for one in kept if one.name != DECOMPOSABLE]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    bare: bytes = model.SerializeToString(deterministic=True)
+    return bare
 
 
 def _check_ops(model: Any) -> None:
@@ -102,6 +122,20 @@ def _strip(model: Any) -> None:
         copies = [onnx.AttributeProto.FromString(one.SerializeToString()) for one in ordered]
         del node.attribute[:]
         node.attribute.extend(copies)
+
+
+def _compute_outputs(graph: Any) -> None:
+    """Give outputs that are constants an op: TensorRT gives back only what a layer makes."""
+    constants = {one.name for one in graph.initializer}
+    for info in graph.output:
+        if info.name in constants:
+            value = f"{info.name}/constant"
+            next(one for one in graph.initializer if one.name == info.name).name = value
+            for node in graph.node:
+                for index, name in enumerate(node.input):
+                    if name == info.name:
+                        node.input[index] = value
+            graph.node.append(onnx.helper.make_node("Identity", [value], [info.name]))
 
 
 def _rename(graph: Any) -> None:

@@ -12,36 +12,44 @@ region came from. Then
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import sympy
 import torch
 from torch._dispatch.python import enable_python_dispatcher
 from torch._ops import OpOverload
 from torch._subclasses import FakeTensor
 from torch.fx import GraphModule, Node
-from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod, PythonMod
 
 from djinn_fx.engines.tensorrt.conversion import (
     Constant,
     Copy,
-    Formula,
     FromInput,
     FromNetwork,
     FromSizes,
+    Options,
     Output,
     SameAs,
     ViewOfInput,
 )
-from djinn_fx.engines.tensorrt.network import DTYPE_BYTES
+from djinn_fx.engines.tensorrt.network import DTYPE_BYTES, Dim, Range
 from djinn_fx.engines.tensorrt.onnx_attention import ATTENTION, one_attention
-from djinn_fx.srg.expressions import parse_size
+from djinn_fx.engines.tensorrt.sizes import Sizes, text_of
+from djinn_fx.engines.tensorrt.support import Refused as SizeRefused
 from djinn_fx.srg.graph import tensors_of
 from djinn_fx.srg.rebuild import Rebuilt
 
 aten = torch.ops.aten
+
+
+#: Ops that the exporter gets wrong, with when: found by comparing with eager.
+_WRONG: dict[Any, Callable[[Node], bool]] = {
+    aten.scatter_reduce.two: lambda node: node.args[4] == "mean",
+}
+
+#: Where a node's meta says which op of the region it is.
+PLACE = "djinn_place"
 
 
 class Refused(Exception):
@@ -64,26 +72,30 @@ class Prepared:
     Attributes:
         gm: placeholders in the order of ``inputs``; returns a tuple of distinct tensors.
         inputs: which region inputs it takes, by index.
-        shapes: of these inputs, with symbols' names.
+        taken: type and sizes of each input, symbols by name.
+        given: type and sizes of each result; ``""`` for a size that has no short name.
         outputs: how the region's outputs are made.
         copies: what is written back.
         symbols: for each symbol the input of ``gm`` and the dimension that tells it.
+        ranges: for each symbol its least, usual and greatest value.
     """
 
     gm: GraphModule
     inputs: tuple[int, ...]
-    shapes: tuple[tuple[int | str, ...], ...]
+    taken: tuple[tuple[str, tuple[Dim, ...]], ...]
+    given: tuple[tuple[str, tuple[Dim, ...]], ...]
     outputs: tuple[Output, ...]
     copies: tuple[Copy, ...]
     symbols: Mapping[str, tuple[int, int]]
+    ranges: Mapping[str, Range]
 
 
-def prepare(form: Mapping[str, Any], rebuilt: Rebuilt) -> Prepared:
+def prepare(rebuilt: Rebuilt, options: Options) -> Prepared:
     """Make a region ready.
 
     Args:
-        form: its canonical form.
-        rebuilt: the graph made from it; it is changed.
+        rebuilt: the graph made from its canonical form; it is changed.
+        options: how far a size may grow.
 
     Raises:
         Refused: why it cannot be exported.
@@ -92,44 +104,57 @@ def prepare(form: Mapping[str, Any], rebuilt: Rebuilt) -> Prepared:
     if not modes:
         raise Refused("the region takes no tensor")
     with enable_python_dispatcher(), modes[0], torch.no_grad(), torch._C._DisableAutocast():
-        return _Preparation(form, rebuilt.gm).run()
+        try:
+            return _Preparation(rebuilt.gm, options).run()
+        except SizeRefused as error:
+            raise Refused(str(error)) from error
 
 
 class _Preparation:
-    def __init__(self, form: Mapping[str, Any], gm: GraphModule) -> None:
-        self._form, self._gm, self._graph = form, gm, gm.graph
+    def __init__(self, gm: GraphModule, options: Options) -> None:
+        self._gm, self._graph = gm, gm.graph
         self._placeholders = list(gm.graph.find_nodes(op="placeholder"))
         self._ops = [node for node in gm.graph.nodes if node.op == "call_function"]
         self._number = {node: number for number, node in enumerate(self._ops)}
+        for node, number in self._number.items():
+            node.meta[PLACE] = number
         self._returned: list[Node] = list(gm.graph.output_node().args[0])  # type: ignore[arg-type]
         self._storages = self._inputs_by_storage()
         self._results: list[Node] = []
+        self._sizes = Sizes(options)
 
     def run(self) -> Prepared:
         for node in self._ops:
             self._allow(node)
         self._read_sizes_off_shapes()
         written = self._take_out_writes()
-        outputs = tuple(self._output(place, node) for place, node in enumerate(self._returned))
-        copies = []
-        for index, value in written.items():
-            copies.append(Copy(output=self._result(value), input=index))
+        for node in self._returned:
+            if self._is_computed(node):
+                self._result(node)
+        copies = tuple(Copy(output=self._result(value), input=index) for index, value in written.items())
         if not self._results:
             raise Refused("the region computes no tensor")
         self._graph.output_node().args = (tuple(self._computed(node) for node in self._results),)
         for node in self._ops:
             self._attention(node)
+            # The common attention's result may be laid out otherwise than the device's own, and what was a view of the
+            # one is none of the other.
+            if node.target in (aten.view.default, aten._unsafe_view.default):
+                node.target = aten.reshape.default
         self._graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
-        inputs, symbols = self._inputs(outputs)
+        inputs, taken = self._inputs()
+        outputs = tuple(self._output(place, node) for place, node in enumerate(self._returned))
         self._graph.lint()
         self._gm.recompile()
         return Prepared(
             gm=self._gm,
             inputs=inputs,
-            shapes=tuple(tuple(self._form["inputs"][index][0][1]) for index in inputs),
+            taken=taken,
+            given=tuple(self._described(node) for node in self._results),
             outputs=outputs,
-            copies=tuple(copies),
-            symbols=symbols,
+            copies=copies,
+            symbols=dict(self._sizes.places),
+            ranges=self._sizes.ranges(),
         )
 
     # -- what is not taken --------------------------------------------------------------------------------------
@@ -141,6 +166,8 @@ class _Preparation:
             # Attention may drop out, and is tagged for it; one_attention looks whether it does.
             if torch.Tag.nondeterministic_seeded in target.tags and target not in ATTENTION:
                 raise Refused(f"{target} draws random numbers", number)
+            if target in _WRONG and _WRONG[target](node):
+                raise Refused(f"{target} with these arguments is exported as something else", number)
             if target._schema.is_mutable and target is not aten.copy_.default:
                 raise Refused(f"{target} writes into its argument", number)
         elif isinstance(target, torch._ops.HigherOrderOperator):
@@ -149,18 +176,13 @@ class _Preparation:
             for tensor in tensors_of(value.meta.get("val")):
                 self._allow_tensor(tensor, number)
 
-    def _allow_tensor(self, tensor: torch.Tensor, number: int) -> None:
-        name = str(tensor.dtype).removeprefix("torch.")
-        if name not in DTYPE_BYTES:
-            raise Refused(f"a value of {name}, which TensorRT has no arithmetic for", number)
+    def _allow_tensor(self, tensor: torch.Tensor, number: int | None) -> None:
+        if _name(tensor.dtype) not in DTYPE_BYTES:
+            raise Refused(f"a value of {_name(tensor.dtype)}, which TensorRT has no arithmetic for", number)
         if tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
             raise Refused(f"a value with layout {tensor.layout}, conjugated or negated in place", number)
 
     # -- inputs -------------------------------------------------------------------------------------------------
-
-    def _told(self, index: int) -> Any:
-        """What the canonical form says of an input: ``[dtype, shape, strides, [offset], device]`` for a tensor."""
-        return self._form["inputs"][index][0]
 
     def _is_tensor(self, index: int) -> bool:
         return isinstance(self._placeholders[index].meta["val"], torch.Tensor)
@@ -175,69 +197,51 @@ class _Preparation:
     def _read_sizes_off_shapes(self) -> None:
         """Replace what is no tensor among the arguments: a plan takes tensors only."""
         for index, node in enumerate(self._placeholders):
-            if self._is_tensor(index):
-                continue
             value = node.meta["val"]
-            if isinstance(value, torch.SymInt):
-                if node.users:
-                    self._replace_size(index, node, value)
-            elif node.users and any(user.op != "output" for user in node.users):
+            if self._is_tensor(index) or not node.users:
+                continue
+            if not isinstance(value, torch.SymInt):
                 raise Refused(f"argument {index} is a {type(value).__name__}, which is no tensor")
+            node.replace_all_uses_with(self._size_node(index, value), delete_user_cb=lambda user: user.op != "output")
 
-    def _replace_size(self, index: int, node: Node, value: torch.SymInt) -> None:
-        text = self._told(index)[1]
-        if type(text) is int or text.lstrip("-").isdigit():
-            node.replace_all_uses_with(int(text), delete_user_cb=lambda user: user.op != "output")  # type: ignore[arg-type]
-            return
-        place = self._place_of(text)
-        if place is None:
-            raise Refused(f"argument {index} is the size {text}, which is no size of a tensor argument")
-        source, dim = place
-        with self._graph.inserting_after(self._placeholders[-1]):
-            read = self._graph.call_function(aten.sym_size.int, (self._placeholders[source], dim))
-        read.meta["val"] = value
-        node.replace_all_uses_with(read, delete_user_cb=lambda user: user.op != "output")
+    def _size_node(self, index: int, value: torch.SymInt) -> Node:
+        """The size of a tensor argument that an argument repeats."""
+        if value.node.expr.is_number:
+            raise Refused(f"argument {index} is a size that was found to be {value.node.expr}")
+        for source, node in enumerate(self._placeholders):
+            for dim, size in enumerate(node.meta["val"].shape if self._is_tensor(source) else ()):
+                if isinstance(size, torch.SymInt) and size.node.expr == value.node.expr:
+                    with self._graph.inserting_after(self._placeholders[-1]):
+                        read = self._graph.call_function(aten.sym_size.int, (node, dim))
+                    read.meta["val"] = value
+                    return read
+        raise Refused(f"argument {index} is the size {value.node.expr}, which is no size of a tensor argument")
 
-    def _place_of(self, text: str) -> tuple[int, int] | None:
-        """The first tensor argument, and which of its sizes, that is exactly this."""
+    def _inputs(self) -> tuple[tuple[int, ...], tuple[tuple[str, tuple[Dim, ...]], ...]]:
+        """Drop the placeholders nothing reads, except those that tell a size that no other one does."""
+        inputs = [index for index, node in enumerate(self._placeholders) if node.users]
+        told = {size for index in inputs for size in self._symbolic(index)}
         for index in range(len(self._placeholders)):
-            if self._is_tensor(index):
-                for dim, size in enumerate(self._told(index)[1]):
-                    if size == text:
-                        return index, dim
-        return None
-
-    def _inputs(self, outputs: Sequence[Output]) -> tuple[tuple[int, ...], dict[str, tuple[int, int]]]:
-        """Drop the placeholders nothing reads, except one that tells a size that is asked for."""
-        needed: dict[str, None] = {}
-        for index, node in enumerate(self._placeholders):
-            if node.users and self._is_tensor(index):
-                for size in self._told(index)[1]:
-                    _symbols_of(_formula(size, self._symbols), needed)
-        for output in outputs:
-            for part in ("shape", "strides", "offset", "value"):
-                if not isinstance(output, Constant):
-                    _symbols_of(getattr(output, part, 0), needed)
-        tells: dict[str, tuple[int, int]] = {}
-        for name in needed:
-            users = [i for i, node in enumerate(self._placeholders) if node.users]
-            others = [i for i in range(len(self._placeholders)) if i not in users]
-            for index in (*users, *others):
-                if self._is_tensor(index) and name in self._told(index)[1]:
-                    tells[name] = (index, list(self._told(index)[1]).index(name))
-                    break
-            else:
-                raise Refused(f"no tensor argument has the size {name}")
-        kept = {index for index, _ in tells.values()}
-        inputs = [i for i, node in enumerate(self._placeholders) if i in kept or node.users]
+            if index not in inputs and not self._symbolic(index) <= told:
+                inputs.append(index)
+                told |= self._symbolic(index)
+        inputs.sort()
+        taken = []
+        for number, index in enumerate(inputs):
+            value = self._placeholders[index].meta["val"]
+            self._allow_tensor(value, None)
+            taken.append((_name(value.dtype), self._sizes.declare(number, value.shape)))
         for index, node in enumerate(self._placeholders):
             if index not in inputs:
                 self._graph.erase_node(node)
-        return tuple(inputs), {name: (inputs.index(index), dim) for name, (index, dim) in tells.items()}
+        return tuple(inputs), tuple(taken)
 
-    @property
-    def _symbols(self) -> dict[str, sympy.Symbol]:
-        return {f"k{number}": sympy.Symbol(f"k{number}") for number in range(len(self._form["symbols"]))}
+    def _symbolic(self, index: int) -> set[str]:
+        """The sizes of an argument that are no numbers."""
+        sizes: tuple[Any, ...] = self._placeholders[index].meta["val"].shape if self._is_tensor(index) else ()
+        return {
+            str(size.node.expr) for size in sizes if isinstance(size, torch.SymInt) and not size.node.expr.is_number
+        }
 
     # -- writes -------------------------------------------------------------------------------------------------
 
@@ -262,9 +266,9 @@ class _Preparation:
             written[index] = new
         # A region output that is the written argument is the argument: see _output.
         writes = {node: node.args[0] for node in self._ops if node.target is aten.copy_.default}
-        self._returned = [writes.get(node, node) for node in self._returned]  # type: ignore[misc]
+        self._returned = [writes.get(node, node) for node in self._returned]
         for node, target in writes.items():
-            node.replace_all_uses_with(target)  # type: ignore[arg-type]
+            node.replace_all_uses_with(target)
             self._graph.erase_node(node)
         self._ops = [node for node in self._ops if node not in writes]
         return written
@@ -308,42 +312,16 @@ class _Preparation:
 
     # -- outputs ------------------------------------------------------------------------------------------------
 
-    def _output(self, place: int, node: Node) -> Output:
-        earlier = self._returned.index(node)
-        if earlier < place:
-            return SameAs(output=earlier)
+    def _is_computed(self, node: Node) -> bool:
+        """Whether a returned value is a tensor of the region's own, no argument's memory."""
         value = node.meta["val"]
-        if node in self._placeholders:
-            return FromInput(input=self._placeholders.index(node))
-        if isinstance(value, torch.SymInt):
-            return FromSizes(value=self._formula_of_op(node)[1])
-        if value is None or isinstance(value, (bool, int, float)):
-            return Constant(value=value)
-        if not isinstance(value, torch.Tensor):
-            raise Refused(f"an output that is a {type(value).__name__}", self._number.get(node))
-        dtype, shape, strides, (offset,), *_ = self._form_of_op(node)
-        sizes = tuple(_formula(size, self._symbols) for size in shape)
-        steps = tuple(_formula(size, self._symbols) for size in strides)
-        base = self._storages.get(_storage(value))
-        if base is not None:
-            return self._view(node, base[0], sizes, steps, offset)
-        return FromNetwork(output=self._result(node), dtype=dtype, shape=sizes, strides=steps)
+        return isinstance(value, torch.Tensor) and _storage(value) not in self._storages
 
     def _result(self, node: Node) -> int:
         """The place of a value among what the exported graph returns."""
         if node not in self._results:
             self._results.append(node)
         return self._results.index(node)
-
-    def _view(
-        self, node: Node, index: int, shape: tuple[Formula, ...], strides: tuple[Formula, ...], offset: Any
-    ) -> Output:
-        own = self._told(index)[3][0]
-        if type(own) is not int or type(offset) is not int:
-            raise Refused("an output that is a view of an argument, at an offset not known", self._number[node])
-        if node.meta["val"].dtype != self._placeholders[index].meta["val"].dtype:
-            raise Refused("an output that shows an argument's memory as another type", self._number[node])
-        return ViewOfInput(input=index, shape=shape, strides=strides, offset=offset - own)
 
     def _computed(self, node: Node) -> Node:
         """A value that an op gives: an argument handed through would be no output of the network."""
@@ -352,59 +330,40 @@ class _Preparation:
         with self._graph.inserting_before(self._graph.output_node()):
             return self._call(aten.clone.default, (node,))
 
-    def _form_of_op(self, node: Node) -> Any:
-        return self._form["ops"][self._number[node]][3]
+    def _described(self, node: Node) -> tuple[str, tuple[Dim, ...]]:
+        value = node.meta["val"]
+        sizes = (text_of(self._sizes.formula(size)) for size in value.shape)
+        return _name(value.dtype), tuple(
+            size if type(size) is int or size in self._sizes.places else "" for size in sizes
+        )
 
-    def _formula_of_op(self, node: Node) -> tuple[str, Formula]:
-        kind, text = self._form_of_op(node)
-        return kind, _formula(text, self._symbols)
+    def _output(self, place: int, node: Node) -> Output:
+        earlier = self._returned.index(node)
+        if earlier < place:
+            return SameAs(output=earlier)
+        value = node.meta["val"]
+        if node in self._placeholders:
+            return FromInput(input=self._placeholders.index(node))
+        if isinstance(value, torch.SymInt):
+            return FromSizes(value=self._sizes.formula(value))
+        if value is None or isinstance(value, (bool, int, float)):
+            return Constant(value=value)
+        if not isinstance(value, torch.Tensor):
+            raise Refused(f"an output that is a {type(value).__name__}", self._number.get(node))
+        shape, strides = self._sizes.formulas(value.shape), self._sizes.formulas(value.stride())
+        if self._is_computed(node):
+            return FromNetwork(output=self._result(node), dtype=_name(value.dtype), shape=shape, strides=strides)
+        index = self._storages[_storage(value)][0]
+        own = self._placeholders[index].meta["val"]
+        if value.dtype != own.dtype:
+            raise Refused("an output that shows an argument's memory as another type", self._number[node])
+        offset = self._sizes.formula(value.storage_offset() - own.storage_offset())
+        return ViewOfInput(input=index, shape=shape, strides=strides, offset=offset)
 
 
 def _storage(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _formula(text: Any, symbols: Mapping[str, sympy.Symbol]) -> Formula:
-    """A size of a canonical form as a formula over its symbols."""
-    if type(text) is int:
-        return text
-    try:
-        return _from_sympy(parse_size(str(text), symbols))
-    except ValueError as error:
-        raise Refused(f"the size {str(text)[:80]}: {error}") from error
-
-
-_PAIRS: dict[Any, str] = {FloorDiv: "//", Mod: "%", PythonMod: "%"}
-
-
-def _from_sympy(expression: Any) -> Formula:
-    if expression.is_Integer:
-        return int(expression)
-    if expression.is_Symbol:
-        return str(expression)
-    operands = [_from_sympy(one) for one in expression.args]
-    if expression.func in (sympy.Add, sympy.Mul):
-        return ["+" if expression.func is sympy.Add else "*", *operands]
-    if expression.func in (Max, Min):
-        name, (result, *rest) = ("max" if expression.func is Max else "min"), operands
-        for one in rest:
-            result = [name, result, one]
-        return result
-    if expression.func in _PAIRS:
-        return [_PAIRS[expression.func], *operands]
-    if expression.is_Pow and type(operands[1]) is int and operands[1] > 0:
-        return ["*", *([operands[0]] * operands[1])]
-    raise ValueError(f"{type(expression).__name__} of sizes")
-
-
-def _symbols_of(formula: Any, found: dict[str, None]) -> None:
-    """Add the symbols a formula, or a tuple of them, reads."""
-    if isinstance(formula, str):
-        found.setdefault(formula)
-    elif isinstance(formula, tuple):
-        for one in formula:
-            _symbols_of(one, found)
-    elif isinstance(formula, list):
-        for one in formula[1:]:
-            _symbols_of(one, found)
-
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
