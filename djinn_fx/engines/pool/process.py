@@ -19,10 +19,10 @@ from typing import Any
 
 import djinn_fx
 from djinn_fx.engines.pool import procfs
-from djinn_fx.engines.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, FailureKind
+from djinn_fx.engines.pool.jobs import BuildFailed, BuildJob, BuildOutcome, FailureKind
 from djinn_fx.engines.pool.limits import PoolLimits
+from djinn_fx.engines.pool.outcomes import Death, failure_of, outcome_of, problem_of
 from djinn_fx.engines.pool.wire import Message, Reader, WireError, encode
-from djinn_fx.units import format_bytes
 
 #: Run by a new interpreter. The package is the one of the parent whatever else is on the path, and the current
 #: directory is not on it. A failure in here reaches the pool as the warden's last event.
@@ -44,8 +44,6 @@ except Exception:
 MARK = "_DJINN_BUILD_CHILD"
 #: Seconds a dead child's warden has to say how it died.
 _LAST_WORDS_S = 2.0
-#: Characters of a child's output quoted in a failure.
-_QUOTED = 1000
 
 
 class ChildError(Exception):
@@ -90,8 +88,11 @@ class Child:
         self._mark = uuid.uuid4().hex
         if not sys.executable:
             raise ChildError("this Python is embedded in another program: sys.executable names no interpreter")
-        self._channel, channel = socket.socketpair()
-        self._control, control = socket.socketpair()
+        try:
+            self._channel, channel = socket.socketpair()
+            self._control, control = socket.socketpair()
+        except OSError as error:
+            raise ChildError(f"a child process cannot be started: {error}") from error
         settings = {
             "worker": function,
             "nice": limits.nice,
@@ -161,11 +162,19 @@ class Child:
             end = self._settle_accounts(exchange)
         seconds = time.monotonic() - start
         if end == "replied" and exchange.reply is not None:
-            outcome = _outcome(exchange.reply, exchange.usage, seconds)
+            outcome = outcome_of(exchange.reply, exchange.usage, seconds)
             self.resident, self.idle_since = int(exchange.usage.get("resident", 0)), time.monotonic()
             return outcome, self.resident <= limits.retire_bytes
         self._last_words(exchange)
-        return _failure(end, exchange, job, hard, seconds, kills), False
+        death = Death(
+            cancelled=end == "cancelled",
+            timed_out=end == "timed out",
+            grown_bytes=exchange.grown,
+            problem=exchange.problem,
+            last=exchange.exit or {},
+            oom_kills=(procfs.oom_kills() or 0) - (kills or 0),
+        )
+        return failure_of(death, job, hard, seconds), False
 
     def stop(self) -> None:
         """Have the worker and everything it started killed. Returns at once; any thread may call it."""
@@ -267,7 +276,7 @@ class Child:
             exchange.gone = True
             return
         assert exchange.reply is not None
-        exchange.problem = _problem(exchange.reply, exchange.token)
+        exchange.problem = problem_of(exchange.reply, exchange.token)
         if exchange.unsent and not exchange.problem:
             exchange.problem = "it replied before it had read the request"
         if exchange.problem:
@@ -343,65 +352,3 @@ class Child:
 def _absolute(entries: Sequence[str]) -> list[str]:
     """A path without the current directory and what is relative to it: nothing there can shadow a module."""
     return list(dict.fromkeys(entry for entry in entries if isinstance(entry, str) and os.path.isabs(entry)))
-
-
-def _problem(reply: Message, token: str) -> str:
-    header = reply.header
-    if header.get("token") != token:
-        return "it replied to another request"
-    good = isinstance(header.get("header"), dict) and len(reply.blobs) == 1
-    if not (good if header.get("ok") is True else isinstance(header.get("detail"), str)):
-        return "its reply lacks what a reply needs"
-    return ""
-
-
-def _outcome(reply: Message, usage: dict[str, Any], seconds: float) -> BuildOutcome:
-    header = reply.header
-    if header.get("ok") is True:
-        own = header.get("seconds")
-        return BuildDone(
-            header=header["header"],
-            payload=reply.blobs[0],
-            seconds=float(own) if isinstance(own, (int, float)) else seconds,
-            peak_bytes=int(usage.get("peak", 0)),
-        )
-    return BuildFailed(
-        kind=FailureKind.OUT_OF_MEMORY if header.get("memory") is True else FailureKind.REFUSED,
-        detail=str(header["detail"]),
-        stage=str(header.get("stage", "build")),
-        node=str(header.get("node", "")),
-        seconds=seconds,
-    )
-
-
-def _failure(end: str, exchange: _Exchange, job: BuildJob, hard: int, seconds: float, kills: int | None) -> BuildFailed:
-    last = exchange.exit or {}
-    status = last.get("status")
-    tail = " ".join(str(last.get("tail", "")).split())
-    said = f"; it last printed: {tail[-_QUOTED:]}" if tail else ""
-    now = procfs.oom_kills()
-    if end == "cancelled":
-        kind, detail, said = FailureKind.CANCELLED, "nobody wants it any more", ""
-    elif end == "timed out":
-        kind, detail = FailureKind.TIMED_OUT, f"not built within {job.timeout_s:g} s"
-    elif exchange.grown:
-        kind = FailureKind.OUT_OF_MEMORY
-        detail = f"the builder grew to {format_bytes(exchange.grown)}; {format_bytes(hard)} were allowed"
-    elif status == -signal.SIGKILL and kills is not None and now is not None and now > kills and not exchange.problem:
-        kind, detail = FailureKind.OUT_OF_MEMORY, "the system killed the builder for want of memory"
-    else:
-        kind = FailureKind.CRASHED
-        detail = f"the builder {exchange.problem or _death(status)} after {seconds:.1f} s"
-        if exchange.problem:
-            detail = f"the builder failed after {seconds:.1f} s: {exchange.problem}"
-    return BuildFailed(kind=kind, detail=detail + said, seconds=seconds)
-
-
-def _death(status: int | None) -> str:
-    if status is None:
-        return "could not be started"
-    if status < 0:
-        with suppress(ValueError):
-            return f"died of {signal.Signals(-status).name}"
-        return f"died of signal {-status}"
-    return f"exited with code {status}"

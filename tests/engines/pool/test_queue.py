@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from djinn_fx.engines.pool import supervisor
+from djinn_fx.engines.pool import admission, supervisor
 from djinn_fx.engines.pool.jobs import BuildDone, BusyElsewhere, FailureKind
 from djinn_fx.engines.pool.supervisor import BuildPool
 from tests.engines.pool.support import LONG, MIB, Waiter, alive, job, pool_of, until
@@ -54,6 +55,7 @@ class TestSlots:
         most = 0
         while not all(waiter.done.is_set() for waiter in waiters):
             most = max(most, pool.counters.building)
+            time.sleep(0.005)
         assert most == 2
         assert pool.counters.children_started == 2
 
@@ -102,7 +104,7 @@ class TestMemory:
 
     def test_what_the_machine_has_not_is_told_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         free = 100 * MIB
-        monkeypatch.setattr(supervisor, "available_bytes", lambda: free)
+        monkeypatch.setattr(admission, "available_bytes", lambda: free)
         pool = pool_of(check_available=True)
         assert Waiter(pool, job(memory_bytes=101 * MIB)).failure().kind is FailureKind.NOT_ADMITTED
         Waiter(pool, job(memory_bytes=99 * MIB)).artefact()
@@ -112,11 +114,12 @@ class TestMemory:
         waiters = [Waiter(pool, job(memory_bytes=600 * MIB, seconds=0.1)) for _ in range(3)]
         while not all(waiter.done.is_set() for waiter in waiters):
             assert pool.counters.building <= 1
+            time.sleep(0.005)
         assert pool.counters.built == 3
 
     def test_a_large_job_waits_but_not_for_ever(self, pool: BuildPool, monkeypatch: pytest.MonkeyPatch) -> None:
         """Small ones go past it while it cannot run, so many and no more."""
-        monkeypatch.setattr(supervisor, "OVERTAKES", 3)
+        monkeypatch.setattr(admission, "OVERTAKES", 3)
         order: list[str] = []
         first = Waiter(pool, job("hang", memory_bytes=600 * MIB))
         assert first.started.wait(LONG)
