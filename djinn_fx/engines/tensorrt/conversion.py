@@ -141,7 +141,8 @@ class Conversion:
 
     Attributes:
         network: the description; it has at least one output.
-        inputs: the region inputs that the network takes, by index, in the network's order. It takes them contiguous.
+        inputs: the region inputs that the network takes, by index, in the network's order. It takes them contiguous,
+            on its device, and of its types: a single float64 number in host memory is to be rounded to float32.
         outputs: how each of the region's outputs is made, in order.
         copies: what is written back, in the order of the graph; each input once.
         symbols: for each symbol of the network, the network input and dimension to read it from; a size that is seen

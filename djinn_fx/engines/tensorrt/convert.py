@@ -30,6 +30,7 @@ from djinn_fx.engines.tensorrt.effects import Effects
 from djinn_fx.engines.tensorrt.emitter import UNKNOWN, Bug, Call, Emitter, Value
 from djinn_fx.engines.tensorrt.network import NetworkWriter, Tensor
 from djinn_fx.engines.tensorrt.prune import pruned
+from djinn_fx.engines.tensorrt.scalars import numbers_to_narrow
 from djinn_fx.engines.tensorrt.sizes import Sizes
 from djinn_fx.engines.tensorrt.support import ALL, Refused, check_tensor, dtype_name, look_up, refusal
 from djinn_fx.reasons import Reason
@@ -78,6 +79,7 @@ class _Conversion:
         self._placeholders: dict[Node, int] = {}
         #: Network outputs: values by number, and for each region input written, its new value.
         self._outputs: list[int] = []
+        self._narrowed: frozenset[Node] = frozenset()
 
     def run(self) -> Conversion:
         """Convert.
@@ -87,6 +89,7 @@ class _Conversion:
         """
         for index, node in enumerate(self._graph.find_nodes(op="placeholder")):
             self._placeholders[node] = index
+        self._narrowed = numbers_to_narrow(self._graph)
         self._check_placeholders()
         effects = Effects(self._graph, self._placeholders)
         self.node = effects.culprit
@@ -114,8 +117,17 @@ class _Conversion:
         )
 
     def _check_placeholders(self) -> None:
-        """Values, not names, tell devices apart: TensorRT has one."""
-        kinds = {tensor.device.type for node in self._graph.nodes for tensor in tensors_of(self._fake(node))} - {"meta"}
+        """Memory can be spoken of, and all of it is on one kind of device: TensorRT has one."""
+        for node in self._graph.nodes:
+            if any(tensor.layout is not torch.strided for tensor in tensors_of(self._fake(node))):
+                self.node = node
+                raise Refused("a tensor that is not strided")
+        kinds = {
+            tensor.device.type
+            for node in self._graph.nodes
+            if node not in self._narrowed
+            for tensor in tensors_of(self._fake(node))
+        } - {"meta"}
         if len(kinds) > 1:
             raise Refused(f"it works on several devices: {', '.join(sorted(kinds))}")
 
@@ -168,8 +180,11 @@ class _Conversion:
         for number, node in enumerate(taken):
             self.node = node
             fake = self._fake(node)
-            check_tensor(fake, ALL, "this input")
-            dtype = dtype_name(fake.dtype)
+            if node in self._narrowed:
+                dtype = "float32"
+            else:
+                check_tensor(fake, ALL, "this input")
+                dtype = dtype_name(fake.dtype)
             shape = self._sizes.declare(number, fake.shape)
             self._writer.input(Tensor(dtype=dtype, shape=shape))
             self._values[node] = Value(number, dtype, shape)
@@ -196,18 +211,18 @@ class _Conversion:
             return
         for source in node.all_input_nodes:
             effects.check_read(source, node)
-        support = look_up(node)
+        support = look_up(node, self._narrowed)
         value = support.convert(self._emitter, Call(node, self._emitter, self._values))
         target = effects.written_by(node)
         if target is not None and isinstance(value, Value):
             written = self._values[target]
             value = self._emitter.broadcast(self._emitter.cast(value, written.dtype), written.shape)
-        value = self._checked(value, fake_value(node))
+        value = self._checked(value, fake_value(node), node in self._narrowed)
         for shown in effects.same_as(target) if target is not None else ():
             self._values[shown] = value
         self._values[node] = value
 
-    def _checked(self, value: Any, fake: Any) -> Any:
+    def _checked(self, value: Any, fake: Any, narrowed: bool = False) -> Any:
         """The value with the sizes torch says it has.
 
         Raises:
@@ -218,8 +233,9 @@ class _Conversion:
         if not isinstance(value, Value) or not isinstance(fake, torch.Tensor):
             raise Bug(f"gave {value!r}")
         shape = self._sizes.formulas(fake.shape)
-        if value.dtype != dtype_name(fake.dtype) or value.rank != len(shape):
-            raise Bug(f"gave {value.dtype} {list(value.shape)} for {dtype_name(fake.dtype)} {list(shape)}")
+        dtype = "float32" if narrowed else dtype_name(fake.dtype)
+        if value.dtype != dtype or value.rank != len(shape):
+            raise Bug(f"gave {value.dtype} {list(value.shape)} for {dtype} {list(shape)}")
         for mine, wanted in zip(value.shape, shape, strict=True):
             if isinstance(mine, int) and isinstance(wanted, int) and mine != wanted:
                 raise Bug(f"gave sizes {list(value.shape)} for {list(shape)}")

@@ -391,8 +391,9 @@ class Call:
 
     @property
     def dtype(self) -> str:
-        """Element type of the (first) result."""
-        return dtype_name(self.result.dtype)
+        """Element type of the (first) result; float64 only where the result may be float32."""
+        name = dtype_name(self.result.dtype)
+        return "float32" if name == "float64" else name
 
     @property
     def shape(self) -> tuple[Formula, ...]:
@@ -419,7 +420,7 @@ def axis_of(axis: int, rank: int) -> int:
 
 def axes_of(axes: int | Sequence[int] | None, rank: int) -> list[int]:
     """Axes counted from 0; all for None or none given."""
-    if axes is None or (not isinstance(axes, int) and not axes):
+    if axes is None or rank == 0 or (not isinstance(axes, int) and not axes):
         return list(range(rank))
     return sorted({axis_of(axis, rank) for axis in ([axes] if isinstance(axes, int) else axes)})
 

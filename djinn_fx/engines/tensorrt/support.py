@@ -62,11 +62,11 @@ def converts(
     results: frozenset[str] = ALL,
     unused: frozenset[int] = frozenset(),
 ) -> Callable[[Converter], Converter]:
-    """Enter a converter for these ops (without the leading ``aten.``)."""
+    """Enter a converter for these ops; ``aten.`` may be left away."""
 
     def enter(convert: Converter) -> Converter:
         for op in ops:
-            name = f"aten.{op}"
+            name = op if op.startswith("prims.") else f"aten.{op}"
             assert name not in TABLE, f"{name} has two converters"
             TABLE[name] = Support(op=name, convert=convert, types=types, results=results, unused=unused)
         return convert
@@ -79,8 +79,12 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def look_up(node: Node) -> Support:
+def look_up(node: Node, narrowed: frozenset[Node] = frozenset()) -> Support:
     """The row of a node's op, its types, ranks and sizes checked.
+
+    Args:
+        node: a call.
+        narrowed: nodes that are a float64 number in the graph, and a float32 one in the network.
 
     Raises:
         Refused: the op is not in the table, or not for these tensors.
@@ -90,6 +94,8 @@ def look_up(node: Node) -> Support:
     if support is None:
         raise Refused("there is no converter for it" if _is_pure(node) else "it has effects, or no converter")
     for source in node.all_input_nodes:
+        if source in narrowed:
+            continue
         for index, tensor in enumerate(tensors_of(fake_value(source))):
             check_tensor(tensor, support.types, f"{source.name}" + (f", part {index}" if index else ""))
     value = fake_value(node)
@@ -97,7 +103,7 @@ def look_up(node: Node) -> Support:
     if not results:
         raise Refused("it gives no tensor")
     for index, tensor in enumerate(results):
-        if index not in support.unused:
+        if index not in support.unused and node not in narrowed:
             check_tensor(tensor, support.results, "its result")
     for user in node.users:
         taken = user.args[1] if target_name(user.target) == "operator.getitem" else None

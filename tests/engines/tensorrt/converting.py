@@ -14,22 +14,9 @@ from torch.utils import _pytree as pytree
 
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.eager import EagerEngine
-from djinn_fx.engines.tensorrt.assemble import assemble
-from djinn_fx.engines.tensorrt.conversion import (
-    Constant,
-    Conversion,
-    FromInput,
-    FromNetwork,
-    FromSizes,
-    Options,
-    SameAs,
-    ViewOfInput,
-    evaluate_all,
-)
-from djinn_fx.engines.tensorrt.conversion import evaluate as number
+from djinn_fx.engines.tensorrt.conversion import Conversion, Options
 from djinn_fx.engines.tensorrt.convert import convert
-from djinn_fx.engines.tensorrt.evaluate import evaluate
-from djinn_fx.engines.tensorrt.flavour import logger
+from djinn_fx.engines.tensorrt.simulate import simulated
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.executor import executable, program_of
 from djinn_fx.srg import GraphKind, lower
@@ -59,7 +46,7 @@ class Session:
 
     def _compile(self, aten: GraphModule, _: Sequence[Any]) -> Any:
         srg = lower(aten, GraphKind.INFERENCE)
-        ops = [node for node in srg.ops]
+        ops = list(srg.ops)
         if not ops:
             return make_boxed_func(aten.forward)
         cut_by_labels(srg, [0] * len(ops))
@@ -80,68 +67,18 @@ class Session:
             run: Any = engine.load(engine.compile(region))
         else:
             self.conversions.append(found)
-            run = self._runner(found)
+            run = self._counted(simulated(trt, found))
         program, constants = program_of(srg, plan)
         call: Any = executable(program, [run], constants)
         call._boxed_call = True
         return call
 
-    def _runner(self, conversion: Conversion) -> Callable[[list[Any]], list[Any]]:
-        builder = trt.Builder(logger(trt))
-        definition = assemble(trt, conversion.network, builder)
-
-        def run(args: list[Any]) -> list[Any]:
+    def _counted(self, run: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
+        def counted(args: list[Any]) -> Any:
             self.calls += 1
-            given = [args[index].contiguous() for index in conversion.inputs]
-            symbols = {name: given[place].shape[axis] for name, (place, axis) in conversion.symbols.items()}
-            for tensor, told in zip(given, conversion.network.inputs, strict=True):
-                for size, wanted in zip(tensor.shape, told.shape, strict=True):
-                    assert size == (symbols[wanted] if isinstance(wanted, str) else wanted)
-            for name, known in conversion.network.symbols.items():
-                assert known.least <= symbols[name] <= known.most, f"{name} is {symbols[name]}: {known}"
-            made = evaluate(trt, definition, given)
-            for copy in conversion.copies:
-                args[copy.input].copy_(made[copy.output])
-            outputs: list[Any] = []
-            for one in conversion.outputs:
-                if isinstance(one, FromNetwork):
-                    assert tuple(made[one.output].shape) == evaluate_all(one.shape, symbols)
-                    strided = torch.empty_strided(
-                        made[one.output].shape, evaluate_all(one.strides, symbols), dtype=getattr(torch, one.dtype)
-                    )
-                    # Places of one memory that several elements share get equal values.
-                    outputs.append(_copied(strided, made[one.output]))
-                elif isinstance(one, FromInput):
-                    outputs.append(args[one.input])
-                elif isinstance(one, ViewOfInput):
-                    source = args[one.input]
-                    shape, strides = evaluate_all(one.shape, symbols), evaluate_all(one.strides, symbols)
-                    offset = source.storage_offset() + number(one.offset, symbols)
-                    outputs.append(torch.as_strided(source, shape, strides, offset))
-                elif isinstance(one, FromSizes):
-                    outputs.append(number(one.value, symbols))
-                elif isinstance(one, Constant):
-                    outputs.append(one.value)
-                else:
-                    assert isinstance(one, SameAs)
-                    outputs.append(outputs[one.output])
-            return outputs
+            return run(args)
 
-        return run
-
-
-def _copied(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    own = [
-        index
-        for index, (size, stride) in enumerate(zip(target.shape, target.stride(), strict=True))
-        if stride or size == 1
-    ]
-    view, values = target, source
-    for axis in range(target.dim()):
-        if axis not in own:
-            view, values = view.narrow(axis, 0, 1), values.narrow(axis, 0, 1)
-    view.copy_(values)
-    return target
+        return counted
 
 
 def run(

@@ -118,7 +118,8 @@ def _rounded_div(emitter: Emitter, call: Call) -> Value:
         raise Refused(f"of {dtype}")
     if mode == "floor":
         raise Refused("rounded down, of floats: torch corrects the quotient by the remainder, TensorRT has none")
-    return emitter.cast(truncated(emitter, emitter.binary("div", first, second)), dtype)
+    # torch rounds the quotient to its own type before it cuts it off.
+    return truncated(emitter, emitter.cast(emitter.binary("div", first, second), dtype))
 
 
 @converts("remainder.Tensor", "remainder.Scalar", "fmod.Tensor", "fmod.Scalar")
@@ -179,6 +180,27 @@ def _power_of(emitter: Emitter, call: Call) -> Value:
     return emitter.cast(
         emitter.binary("pow", emitter.scalar(base, exponent.dtype, exponent.rank), exponent), call.dtype
     )
+
+
+@converts("pow.Tensor_Tensor", results=FLOATS)
+def _power_of_tensors(emitter: Emitter, call: Call) -> Value:
+    """By the power of the base's size, with what the sign makes of it; 1 where C says so for NaN, too."""
+    base, exponent = pair(emitter, call, wide(call.dtype), "self", "exponent")
+    dtype, rank = base.dtype, max(base.rank, exponent.rank)
+    one, size = emitter.scalar(1.0, dtype, rank), emitter.unary("abs", base)
+    unit = emitter.binary("or", emitter.with_number("equal", base, 1.0), emitter.with_number("equal", exponent, 0.0))
+    endless = emitter.binary("and", emitter.with_number("equal", base, -1.0), emitter.unary("isinf", exponent))
+    power = emitter.select(emitter.binary("or", unit, endless), one, emitter.binary("pow", size, exponent))
+    # One over minus zero is less than zero, as minus zero itself is not.
+    below = emitter.with_number("less", emitter.unary("recip", base), 0.0)
+    negative = emitter.binary("or", emitter.with_number("less", base, 0.0), below)
+    whole = emitter.binary("equal", emitter.unary("floor", exponent), exponent)
+    half = emitter.with_number("prod", exponent, 0.5)
+    odd = emitter.binary("and", whole, emitter.invert(emitter.binary("equal", emitter.unary("floor", half), half)))
+    power = emitter.select(emitter.binary("and", negative, odd), emitter.unary("neg", power), power)
+    finite = emitter.invert(emitter.binary("or", emitter.unary("isinf", base), emitter.with_number("equal", base, 0.0)))
+    undefined = emitter.binary("and", emitter.binary("and", negative, finite), emitter.invert(whole))
+    return emitter.cast(emitter.select(undefined, emitter.scalar(float("nan"), dtype, rank), power), call.dtype)
 
 
 # Comparisons

@@ -19,6 +19,8 @@ def _factor(emitter: Emitter, given: Value | None, default: float, shape: list[A
 @converts("native_layer_norm.default", "layer_norm.default", types=FLOATS)
 def _layer_norm(emitter: Emitter, call: Call) -> Any:
     value, epsilon = emitter.cast(call.tensor("input"), "float32"), float(call["eps"])
+    if epsilon < 0:
+        raise Refused("with a negative epsilon")
     count = len(call["normalized_shape"])
     axes = list(range(value.rank - count, value.rank))
     shape = [1] * (value.rank - count) + list(value.shape[value.rank - count :])

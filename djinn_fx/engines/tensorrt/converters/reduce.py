@@ -149,13 +149,26 @@ def _norm(emitter: Emitter, call: Call) -> Value:
     raise Refused(f"of order {order}")
 
 
-@converts("_softmax.default", "softmax.int", types=FLOATS)
+def softmax(emitter: Emitter, value: Value, axis: int) -> Value:
+    """A softmax layer; TensorRT wants two dimensions."""
+    if value.rank == 1:
+        return emitter.squeeze(softmax(emitter, emitter.unsqueeze(value, [0]), 1), [0])
+    return emitter.layer("softmax", [value], value.dtype, value.shape, axis=axis)
+
+
+@converts("_softmax.default", "softmax.int", "_safe_softmax.default", types=FLOATS)
 def _softmax(emitter: Emitter, call: Call) -> Value:
     value = emitter.cast(call.tensor("self"), "float32")
     if value.rank == 0:
-        raise Refused("of a single number")
+        return emitter.full(1.0, call.dtype, ())
     axis = axis_of(call["dim"], value.rank)
-    return emitter.cast(emitter.layer("softmax", [value], value.dtype, value.shape, axis=axis), call.dtype)
+    if "safe" not in call.name:
+        return emitter.cast(softmax(emitter, value, axis), call.dtype)
+    least = emitter.scalar(float("-inf"), value.dtype, value.rank)
+    dead = emitter.binary("equal", emitter.reduce("max", value, [axis], True), least)
+    zero = emitter.scalar(0.0, value.dtype, value.rank)
+    made = softmax(emitter, emitter.select(dead, zero, value), axis)
+    return emitter.cast(emitter.select(dead, zero, made), call.dtype)
 
 
 @converts("_log_softmax.default", "log_softmax.int", types=FLOATS)

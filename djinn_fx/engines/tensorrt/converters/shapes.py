@@ -74,10 +74,10 @@ def _same(emitter: Emitter, call: Call) -> Value:
 
 @converts(
     "_to_copy.default", "to.dtype", "to.dtype_layout", "_autocast_to_reduced_precision.default",
-    "_autocast_to_full_precision.default",
+    "_autocast_to_full_precision.default", "prims.convert_element_type.default",
 )  # fmt: skip
 def _to(emitter: Emitter, call: Call) -> Value:
-    return emitter.cast(call.tensor("self"), call.dtype)
+    return emitter.cast(call.tensor("a" if call.has("a") else "self"), call.dtype)
 
 
 @converts("copy.default", "copy_.default")

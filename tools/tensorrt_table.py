@@ -1,0 +1,237 @@
+"""Write docs/tensorrt_ops.md: which ops of torch's database the TensorRT converter takes, and why not the others.
+
+    python tools/tensorrt_table.py [--check] [OP …]
+
+Every op and element type is tried on samples of the database: traced, converted, assembled by TensorRT, run by the
+evaluator and compared with eager. With names of ops, their rows are printed and nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorrt_rtx as trt
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo.core import OpInfo
+from torch.utils import _pytree as pytree
+
+from djinn_fx.engines.base import RegionGraph
+from djinn_fx.engines.pool.jobs import BuildError
+from djinn_fx.engines.tensorrt.convert import convert
+from djinn_fx.engines.tensorrt.simulate import simulated
+from djinn_fx.reasons import Reason
+
+PAGE = Path(__file__).parent.parent / "docs" / "tensorrt_ops.md"
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
+
+#: Samples of an op and type that are tried.
+SAMPLES = 6
+
+#: What the evaluator's results may be off by: it adds up in another order, and rounds halves where TensorRT does.
+LIMITS = {
+    torch.float32: {"rtol": 2e-5, "atol": 2e-5},
+    torch.float16: {"rtol": 4e-3, "atol": 4e-3},
+    torch.bfloat16: {"rtol": 3e-2, "atol": 3e-2},
+}
+
+#: Their results are whatever lies in memory.
+UNDEFINED = ("empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of an op with one element type.
+
+    Attributes:
+        converted: samples that came out as eager's.
+        refused: reasons, and how many samples each of them.
+        wrong: what is not as it must be; empty in any table that is published.
+    """
+
+    converted: int
+    refused: tuple[tuple[str, int], ...]
+    wrong: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """For the table."""
+        if self.wrong:
+            return "WRONG: " + "; ".join(self.wrong)
+        total = self.converted + sum(count for _, count in self.refused)
+        reasons = "; ".join(reason for reason, _ in self.refused)
+        if not self.refused:
+            return "yes"
+        return f"{self.converted} of {total}: {reasons}" if self.converted else reasons
+
+
+def full_name(op: OpInfo) -> str:
+    """Unique within the database."""
+    return op.name + (f".{op.variant_test_name}" if op.variant_test_name else "")
+
+
+def judge(op: OpInfo, dtype: torch.dtype) -> Verdict | None:
+    """Try an op on samples; None if torch has no such op, or no sample with a tensor."""
+    if dtype not in op.supported_dtypes("cpu"):
+        return None
+    converted, refused, wrong, tried = 0, Counter[str](), [], 0
+    for function, tensors in _samples(op, dtype):
+        tried += 1
+        found = _attempt(function, tensors, op.name not in UNDEFINED)
+        if found is None:
+            converted += 1
+        elif found.startswith("!"):
+            wrong.append(found[1:])
+        else:
+            refused[found] += 1
+    if not tried:
+        return None
+    return Verdict(converted, tuple(sorted(refused.items())), tuple(sorted(set(wrong))))
+
+
+def _samples(op: OpInfo, dtype: torch.dtype) -> Iterator[tuple[Callable[..., Any], list[torch.Tensor]]]:
+    torch.manual_seed(0)
+    drawn = itertools.islice(op.sample_inputs("cpu", dtype, requires_grad=False), SAMPLES)
+    for sample in drawn:
+        values, structure = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
+        places = [place for place, value in enumerate(values) if isinstance(value, torch.Tensor)]
+        if not places:
+            continue
+
+        def function(
+            *tensors: torch.Tensor, values: Any = values, structure: Any = structure, places: Any = places
+        ) -> Any:
+            filled = list(values)
+            for place, tensor in zip(places, tensors, strict=True):
+                filled[place] = tensor
+            first, args, kwargs = pytree.tree_unflatten(filled, structure)
+            results = pytree.tree_leaves(op.op(first, *args, **kwargs))
+            # Copies: of a view of an argument the network would have nothing to compute.
+            return [one.clone() for one in results if isinstance(one, torch.Tensor)]
+
+        yield function, [values[place] for place in places]
+
+
+def _copies(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor.clone() for tensor in tensors]
+
+
+def _attempt(function: Callable[..., Any], tensors: list[torch.Tensor], defined: bool) -> str | None:
+    """None if it came out right; a reason; or, after an exclamation mark, what is wrong."""
+    with torch.no_grad():
+        torch.manual_seed(0)
+        try:
+            expected = function(*_copies(tensors))
+        except Exception as error:  # noqa: BLE001 (recorded in the table)
+            return f"a sample that eager refuses: {type(error).__name__}"
+        try:
+            graph = make_fx(torch.func.functionalize(function, remove="mutations"), tracing_mode="fake")(*tensors)
+        except Exception as error:  # noqa: BLE001 (recorded in the table)
+            return f"not traced: {type(error).__name__}"
+        region = RegionGraph(
+            gm=graph, structural_hash="", canonical=None, kind="inference", label="sample",
+            example_inputs=tuple(node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")),
+        )  # fmt: skip
+        found = convert(region)
+        if isinstance(found, Reason):
+            detail = found.detail.split(" (at ")[0].removeprefix("tensorrt, support: ")
+            return f"!{detail}" if detail.startswith("tensorrt, convert") else detail
+        try:
+            actual = simulated(trt, found)(_copies(tensors))
+        except (BuildError, ValueError, NotImplementedError, IndexError, RuntimeError) as error:
+            return f"!{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    return _difference(actual, expected, defined)
+
+
+def _difference(actual: list[Any], expected: list[torch.Tensor], defined: bool) -> str | None:
+    if len(actual) != len(expected):
+        return f"!{len(actual)} results for {len(expected)}"
+    for mine, other in zip(actual, expected, strict=True):
+        if (mine.shape, mine.dtype) != (other.shape, other.dtype):
+            return f"!{mine.dtype} {list(mine.shape)} for {other.dtype} {list(other.shape)}"
+        if defined:
+            try:
+                torch.testing.assert_close(
+                    mine, other, equal_nan=True, check_stride=False, **LIMITS.get(other.dtype, {})
+                )
+            except AssertionError as error:
+                return "!" + " ".join(str(error).split())[:160]
+    return None
+
+
+def row(op: OpInfo) -> str:
+    """The op's line of the table: types with the same verdict together."""
+    verdicts: dict[str, list[str]] = {}
+    for dtype in DTYPES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = judge(op, dtype)
+        if found is not None:
+            verdicts.setdefault(found.text, []).append(str(dtype).removeprefix("torch."))
+    cells = [f"{', '.join(names) if len(verdicts) > 1 else 'all'}: {text}" for text, names in verdicts.items()]
+    return f"| `{full_name(op)}` | {'<br>'.join(cell.replace('|', '/') for cell in cells) or 'no tensor to take'} |"
+
+
+def page(rows: Sequence[str]) -> str:
+    """The whole document."""
+    yes = sum(row.endswith("| all: yes |") for row in rows)
+    some = sum("yes" in row or " of " in row for row in rows) - yes
+    return "\n".join(
+        [
+            "# Ops that TensorRT takes",
+            "",
+            "Written by `python tools/tensorrt_table.py`: each op of torch's own database of ops, in each of float32,",
+            f"float16, bfloat16, int64, int32 and bool, tried on up to {SAMPLES} of its samples: traced, converted,",
+            "assembled by TensorRT, run by the evaluator and compared with eager. *yes*: all samples came out as",
+            "eager's. Otherwise how many did, and the reasons of the others. float64, complex and 8-bit types are",
+            "always refused, and so are random numbers.",
+            "",
+            f"Of {len(rows)} ops {yes} are taken whole and {some} in part.",
+            "",
+            "| op | by element type |",
+            "| --- | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+def rows_of(text: str) -> dict[str, str]:
+    """The lines of a page, by the op's name."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return {line.split("`")[1]: line for line in lines}
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; 1 if a row is wrong, or under --check if the page is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("ops", nargs="*")
+    given = parser.parse_args(arguments)
+    chosen = [op for op in op_db if not given.ops or full_name(op) in given.ops or op.name in given.ops]
+    rows = []
+    for op in chosen:
+        rows.append(row(op))
+        if given.ops or "WRONG" in rows[-1]:
+            print(rows[-1], flush=True)
+    if given.ops:
+        return int(any("WRONG" in one for one in rows))
+    text = page(rows)
+    if given.check:
+        return int(PAGE.read_text("utf-8") != text)
+    PAGE.write_text(text, "utf-8")
+    return int(any("WRONG" in one for one in rows))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
