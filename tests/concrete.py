@@ -42,7 +42,9 @@ def concrete(examples: Sequence[Any], seed: int = 0, sizes: dict[str, int] | Non
         if not isinstance(size, torch.SymInt):
             return int(size)
         expr = size.node.expr
-        known = {s: (sizes or {}).get(str(s), size.node.shape_env.backed_var_to_val[s]) for s in expr.free_symbols}
+        env = size.node.shape_env
+        hints = getattr(env, "backed_var_to_val", None) or env.var_to_val  # older torch: under the other name
+        known = {s: (sizes or {}).get(str(s), hints[s]) for s in expr.free_symbols}
         return int(expr.xreplace(known))
 
     def reach(tensor: torch.Tensor) -> int:

@@ -30,8 +30,9 @@ def custom_passes() -> dict[str, Any]:
 
 def as_data() -> dict[str, Any]:
     """The switches as a JSON object, for :func:`apply`. What has no JSON form is left out."""
-    plain = {name: (value, _plain(value)) for name, value in _config().items()}
-    return {"inductor": {name: data for name, (value, data) in plain.items() if _same(value, data)}, **_switches()}
+    config = _config()
+    plain = _plain(config)
+    return {"inductor": {name: plain[name] for name in config if _same(config[name], plain[name])}, **_switches()}
 
 
 def apply(data: Mapping[str, Any]) -> None:
@@ -42,8 +43,9 @@ def apply(data: Mapping[str, Any]) -> None:
     from torch._inductor import config
 
     mine = _config()
+    plain = _plain(mine)
     for name, value in data["inductor"].items():
-        if name in mine and _plain(mine[name]) != value:
+        if name in mine and plain[name] != value:
             setattr(config, name, tuple(value) if isinstance(mine[name], tuple) else value)
     for name, value in data.items():
         if name != "inductor" and _switches().get(name) != value:
@@ -115,12 +117,10 @@ _SETTERS: dict[str, Callable[[Any], None]] = {
 }
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON gives it back; a fresh object, equal to nothing, if it has no JSON form."""
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError):
-        return object()
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON gives them back; a text of ours in the place of what has no JSON form."""
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=lambda _: "no JSON form"))
+    return plain
 
 
 def _same(value: Any, plain: Any) -> bool:

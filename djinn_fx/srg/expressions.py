@@ -64,10 +64,11 @@ def _built(node: ast.expr, symbols: Mapping[str, Any]) -> Any:
 
 def _binary(node: ast.BinOp, symbols: Mapping[str, Any]) -> Any:
     if isinstance(node.op, ast.Pow):
-        power = node.right
-        if isinstance(power, ast.Constant) and type(power.value) is int and 0 <= power.value <= _MAX_EXPONENT:
-            return _built(node.left, symbols) ** power.value
-        raise ValueError("a power that is no small number")
+        base, power = _built(node.left, symbols), node.right
+        # A power of a power of a number is how a short text asks for more memory than there is.
+        if base.is_number or not isinstance(power, ast.Constant) or power.value not in range(_MAX_EXPONENT + 1):
+            raise ValueError("a power that is not a small one of a size")
+        return base**power.value
     combine = _OPERATORS.get(type(node.op))
     if combine is None:
         raise ValueError(f"{type(node.op).__name__} of sizes")

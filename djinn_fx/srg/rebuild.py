@@ -92,7 +92,7 @@ def size_hints(form: Mapping[str, Any], example_inputs: Sequence[Any]) -> list[S
     hints = []
     for number, (kind, *_) in enumerate(form["symbols"]):
         name = f"k{number}"
-        if name not in found and not kind.startswith(("u", "zu")):
+        if name not in found and kind not in ("u", "zuf"):
             raise CannotRebuild(f"no input tells the size {name}")
         hints.append(found.get(name, SizeHint(value=0, positive=None)))
     return hints
@@ -153,7 +153,7 @@ class _Rebuilder:
 
     def _add_symbol(self, name: str, fact: Sequence[str], hint: SizeHint) -> None:
         kind, lower_bound, upper_bound = fact
-        if kind.startswith("u"):
+        if kind in ("u", "zuf"):
             return  # made by the op that reads it from data
         if kind != "s":
             raise CannotRebuild(f"{name} is a symbol of kind {kind!r}")

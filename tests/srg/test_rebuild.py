@@ -242,6 +242,7 @@ HOSTILE: dict[str, Any] = {
     "code for a shape": lambda: changed(result=["float32", ["open('x')"], [1], [0], "cpu"]),
     "attribute of a size": lambda: changed(argument=["sym", "k0.node"]),
     "an endless power": lambda: changed(argument=["sym", "9**9**9**9"]),
+    "a tower of powers": lambda: changed(argument=["sym", "(" * 40 + "2" + "**16)" * 40]),
     "a deep expression": lambda: changed(argument=["sym", "(" * 900 + "1" + ")" * 900]),
     "a deep literal": lambda: changed(argument=nested(3000)),
     "an edge to nowhere": lambda: changed(argument=["%", 99]),
