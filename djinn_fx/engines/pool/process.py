@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import signal
@@ -23,6 +24,8 @@ from djinn_fx.engines.pool.jobs import BuildFailed, BuildJob, BuildOutcome, Fail
 from djinn_fx.engines.pool.limits import PoolLimits
 from djinn_fx.engines.pool.outcomes import Death, failure_of, outcome_of, problem_of
 from djinn_fx.engines.pool.wire import Message, Reader, WireError, encode
+
+log = logging.getLogger("djinn_fx.engines.pool")
 
 #: Run by a new interpreter. The package is the one of the parent whatever else is on the path, and the current
 #: directory is not on it. A failure in here reaches the pool as the warden's last event.
@@ -104,6 +107,9 @@ class Child:
             "path": _absolute([*extra_path, *sys.path]),
         }
         flags = ["-I", *(["-B"] if sys.dont_write_bytecode else [])]
+        # What -I makes the child ignore in the environment and what still matters to it.
+        flags += ["-X", "utf8"] if sys.flags.utf8_mode else []
+        flags += ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else []
         try:
             self._warden = subprocess.Popen(
                 [sys.executable, *flags, "-c", _BOOT, json.dumps(settings)],
@@ -207,6 +213,12 @@ class Child:
                     return False
                 time.sleep(0.01)
         return self._warden.returncode is not None
+
+    def end(self, timeout_s: float) -> None:
+        """Kill and bury."""
+        self.kill()
+        if not self.bury(timeout_s):
+            log.warning("process %d was killed and is still there", self.pid)
 
     def forget(self) -> None:
         """In a process forked from the pool's: let go of the child without touching it."""

@@ -62,8 +62,10 @@ class BuildPool:
         self.limits = limits if limits is not None else PoolLimits.default()
         self._workers = workers
         self._extra_path = tuple(extra_path)
+        self._closed = False
         self._idle: list[Child] = []
         self._busy: set[Child] = set()
+        self._active: set[Entry] = set()  # those a thread is at work on: they have the slots and the memory
         self._renew()
         _pools.add(self)
 
@@ -73,16 +75,14 @@ class BuildPool:
         #: Wakes the manager: a ticket to cancel, or None. SimpleQueue may be used by finalizers.
         self._news: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._entries: dict[str, Entry] = {}  # in the order they are to be looked at
-        self._active: set[Entry] = set()  # those a thread is at work on: they have the slots and the memory
         self._threads: set[threading.Thread] = set()
         self._manager: threading.Thread | None = None
-        self._closed = False
-        self._counts = dict.fromkeys(
-            ("submitted", "joined", "built", "cancelled", "children_started", *_COUNTER.values()), 0
-        )
+        self._counts = dict.fromkeys(("submitted", "joined", "built", "children_started", *_COUNTER.values()), 0)
         for child in [*self._idle, *self._busy]:
             child.forget()
-        self._idle, self._busy = [], set()
+        for entry in self._active:
+            entry.close_pipe()
+        self._idle, self._busy, self._active = [], set(), set()
 
     # Doors
 
@@ -112,7 +112,7 @@ class BuildPool:
                     self._manager = threading.Thread(target=self._manage, name="djinn-pool", daemon=True)
                     self._manager.start()
         if closed:
-            self._in_thread(partial(ticket.call_done, GIVEN_UP), job.key)
+            self._in_thread(partial(ticket.call_done, GIVEN_UP))
         else:
             self._news.put(None)
         return ticket
@@ -166,8 +166,8 @@ class BuildPool:
         until = time.monotonic() + _BURY_S
         for child in children:
             child.bury(max(0.0, until - time.monotonic()))
-        for child in idle:
-            child.kill()
+            if child in idle:
+                child.kill()
         # A callback that never ends must not keep the interpreter from ending: no child is in its thread any more.
         until = time.monotonic() + (_BURY_S if deliver else 0.5)
         if manager is not None and manager is not threading.current_thread():
@@ -211,12 +211,11 @@ class BuildPool:
                 entry.running = True
             self._active.update(plan.starting)
             wait_s = pause(self._entries.values(), self._idle, self.limits, now)
-        for child in plan.leaving:
-            self._in_thread(partial(_end, child), child.kind)
-        for entry, failure in plan.refused:
-            self._in_thread(partial(self._deliver, entry, failure), entry.job.key)
-        for entry in plan.starting:
-            self._in_thread(partial(self._run, entry), entry.job.key)
+        tasks: list[Callable[[], None]] = [partial(child.end, _BURY_S) for child in plan.leaving]
+        tasks += [partial(self._deliver, entry, failure) for entry, failure in plan.refused]
+        tasks += [partial(self._run, entry) for entry in plan.starting]
+        for task in tasks:
+            self._in_thread(task)
         return wait_s
 
     def _drop(self, ticket: Ticket) -> None:
@@ -252,7 +251,7 @@ class BuildPool:
                     elsewhere = True
                 except Exception as error:
                     log.exception("%s: the pool cannot build it", entry.label)
-                    outcome = BuildFailed(kind=FailureKind.REFUSED, detail=f"{type(error).__name__}: {error}")
+                    outcome = BuildFailed(kind=FailureKind.CRASHED, detail=f"{type(error).__name__}: {error}")
                 if not elsewhere:
                     assert outcome is not None
                     self._deliver(entry, outcome)
@@ -265,7 +264,7 @@ class BuildPool:
         """Have a child build it."""
         job, (child, entry.child) = entry.job, (entry.child, None)
         if child is not None and not child.usable():
-            _end(child)
+            child.end(_BURY_S)
             child = None
         try:
             if child is None:
@@ -305,11 +304,10 @@ class BuildPool:
         with self._lock:
             self._busy.discard(child)
             if reusable and not self._closed and self.limits.idle_s > 0:
-                self._idle.append(child)
-                excess = len(self._idle) - self.limits.children
-                leaving, self._idle = self._idle[: max(0, excess)], self._idle[max(0, excess) :]
+                idle = [*self._idle, child]
+                leaving, self._idle = idle[: -self.limits.children], idle[-self.limits.children :]
         for one in leaving:
-            _end(one)
+            one.end(_BURY_S)
 
     def _put_away(self, entry: Entry, elsewhere: bool) -> None:
         """The turn is over: give the slot back, and queue the job again if another process builds it."""
@@ -349,25 +347,19 @@ class BuildPool:
                 ticket.call_start()
             ticket.call_done(outcome)
 
-    def _in_thread(self, work: Callable[[], None], name: str) -> None:
+    def _in_thread(self, work: Callable[[], None]) -> None:
         def run() -> None:
             try:
                 work()
             finally:
                 self._threads.discard(thread)
 
-        thread = threading.Thread(target=run, name=f"djinn-pool-{name[:8]}", daemon=True)
+        thread = threading.Thread(target=run, name="djinn-pool-build", daemon=True)
         self._threads.add(thread)
         try:
             thread.start()
         except RuntimeError:  # no more threads, or the interpreter ends: late rather than never
             run()
-
-
-def _end(child: Child) -> None:
-    child.kill()
-    if not child.bury(_BURY_S):
-        log.warning("process %d was killed and is still there", child.pid)
 
 
 # The pools of this process

@@ -44,6 +44,10 @@ def main(settings: Mapping[str, Any]) -> None:
             descriptors), ``parent`` (the pool's process id).
     """
     os.setpgid(0, 0)  # no Ctrl-C of the terminal: the pool decides. Not setsid, which would undo nice (autogroup).
+    # What the user's process ignores or blocks is inherited, and would hide how the worker ends.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for name in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, signal.SIG_DFL)
     for number in (settings["control"], settings["channel"]):
         os.set_inheritable(number, False)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -99,8 +103,7 @@ class _Warden:
                 elif not self._listen():
                     self._end()
                     return
-            self._reap()
-            if os.getppid() != self._parent:
+            if not self._reap() or os.getppid() != self._parent:
                 self._end()
                 return
             if self._building and time.monotonic() >= next_sample:

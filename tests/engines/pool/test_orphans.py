@@ -105,6 +105,19 @@ def test_a_killed_thread_of_the_user_costs_no_child(mark: str) -> None:
     user.wait(LONG)
 
 
+@pytest.mark.parametrize("fault", ["segfault", "leave-at-once"])
+def test_a_user_who_ignores_and_blocks_signals_still_hears_how_a_child_died(mark: str, fault: str) -> None:
+    user = python(
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))\n"
+        "kind = Waiter(pool, job(sys.argv[1])).failure().kind\n"
+        "print(kind.value, Waiter(pool, job(value=1)).artefact().header['value'])",
+        fault,
+    )
+    assert said(user) == "crashed 1"
+    user.wait(LONG)
+
+
 class TestForking:
     def in_fork(self, check: Callable[[], bool]) -> bool:
         """What it answers in a process forked from this one."""
