@@ -59,7 +59,7 @@ def _convolve(a: Assembly, method: str, attributes: Attributes, values: Values, 
     dtype = one.dtype
     for place in range(3):
         types(attributes, known, place, (dtype,))
-    types(attributes, known, 0, ("float32", "float16") if back else FLOATS)  # no bfloat16 kernels go backwards
+    types(attributes, known, 0, FLOATS)
     groups = attributes.integer("groups", 1, 2**31 - 1)
     window = attributes.integers("kernel", spatial, 1)
     if kernel.rank != spatial + 2 or tuple(kernel.shape[2:]) != window:
@@ -69,15 +69,25 @@ def _convolve(a: Assembly, method: str, attributes: Attributes, values: Values, 
     maps = inner * groups if back else outer
     if (outer if back else inner * groups) != channels or maps % groups or channels % groups or not maps:
         raise attributes.error(f"kernel of shape {list(kernel.shape)}, {groups} groups, for {channels} channels")
-    made = a.add(method, values[0], maps, window, a.trt.Weights(a.dtype(dtype)))
-    made.set_input(1, values[1])
-    if given(values, 2) is not None:
-        if tensor(known, 2).shape != (maps,):
-            raise attributes.error(f"bias of shape {list(tensor(known, 2).shape)} for {maps} maps")
-        made.set_input(2, values[2])
+    # Half precision is accumulated in float32 by casts that TensorRT takes into the layer; it fails to if the layer has
+    # a bias, which is added afterwards.
+    half = dtype != "float32"
+    wide = a.cast(values[0], "float32"), a.cast(values[1], "float32")
+    made = a.add(method, wide[0], maps, window, a.trt.Weights(a.dtype("float32")))
+    made.set_input(1, wide[1])
+    bias = given(values, 2)
+    if bias is not None and tensor(known, 2).shape != (maps,):
+        raise attributes.error(f"bias of shape {list(tensor(known, 2).shape)} for {maps} maps")
+    if bias is not None and not half:
+        made.set_input(2, bias)
     _windowed(a, made, attributes, spatial)
     a.set(made, dilation_nd=attributes.integers("dilation", spatial, 1), num_groups=groups)
-    return [made.get_output(0)]
+    result = a.cast(made.get_output(0), dtype)
+    if bias is None or not half:
+        return [result]
+    spread = a.add("add_shuffle", bias)
+    a.set(spread, reshape_dims=(1, maps, *[1] * spatial))
+    return [a.add("add_elementwise", result, spread.get_output(0), a.trt.ElementWiseOperation.SUM).get_output(0)]
 
 
 @kind("convolution", 2, 3)

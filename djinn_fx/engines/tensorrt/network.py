@@ -53,7 +53,8 @@ sizes equal or 1, and their types are the same.
     select            condition, a, b
     convolution       a, kernel, bias?      {kernel, stride, pad_before, pad_after, dilation, groups}
                                                         2 or 3 spatial dimensions, the sizes as lists of that length;
-                                                        kernel as torch lays it out: (maps, channels/groups, ...)
+                                                        kernel as torch lays it out: (maps, channels/groups, ...);
+                                                        half precision is accumulated in float32
     deconvolution     a, kernel, bias?      the same; kernel: (channels, maps/groups, ...), also torch's
     pooling           a                     {op, window, stride, pad_before, pad_after, count_padding=false, ceil=false}
                                                         max or average over the last 2 or 3 dimensions of 4 or 5;

@@ -17,7 +17,7 @@ from djinn_fx.engines.tensorrt.flavour import Flavour, flavour, logger, messages
 from djinn_fx.engines.tensorrt.network import DTYPE_BYTES, Network, Range
 
 #: Scratch memory a plan may ask for, unless the options say otherwise. The same on every machine, so that plans are.
-WORKSPACE_BYTES = 4 << 30
+WORKSPACE_BYTES = 64 << 30
 
 #: What TensorRT says of attention that it has no kernel for and may not take apart.
 _NO_ATTENTION = "Attention operation was not supported by a dedicated kernel"

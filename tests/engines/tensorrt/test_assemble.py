@@ -133,11 +133,7 @@ def test_every_kind_is_tried() -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_every_kind_builds(kind: str, dtype: str) -> None:
-    network = NETWORKS[kind](dtype)
-    if kind == "deconvolution" and dtype == "bfloat16":
-        assert "bfloat16" in refused(network).detail
-        return
-    assert len(plan(network)) > 1000
+    assert len(plan(NETWORKS[kind](dtype))) > 1000
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool])
