@@ -49,7 +49,7 @@ def one_attention(node: Node, call: Call) -> str | None:
     mask_name = ATTENTION.get(node.target)
     if mask_name is None:
         return None
-    given = _arguments(node)
+    given = named_arguments(node)
     several = node.target is not aten.scaled_dot_product_attention.default
     if given.get("dropout_p", 0.0) != 0.0:
         return "attention with dropout"
@@ -138,7 +138,7 @@ def _one_symbol(first: Any, second: Any) -> bool:
     return isinstance(first, torch.SymInt) and isinstance(second, torch.SymInt) and first.node.expr == second.node.expr
 
 
-def _arguments(node: Node) -> dict[str, Any]:
-    """The node's arguments by their names in the schema."""
+def named_arguments(node: Node) -> dict[str, Any]:
+    """The node's arguments by their names in the schema; those it leaves out are left out."""
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     return {**dict(zip(names, node.args, strict=False)), **node.kwargs}

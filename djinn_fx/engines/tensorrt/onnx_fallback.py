@@ -96,7 +96,8 @@ def onnx_request(region: RegionGraph, options: Options | None = None) -> OnnxCon
 
     Args:
         region: weights are inputs and stay inputs.
-        options: ``growth`` says how far a size without an upper bound may grow.
+        options: ``growth``, and ``wide_accumulation`` for every op that rounds half precision; ``propagate_nan`` is not
+            heeded: the parser's layers are as they are.
     """
     try:
         form = form_of(region)

@@ -90,6 +90,15 @@ def for_others(data: bytes) -> bytes:
     return bare
 
 
+def holds_bfloat16(data: bytes) -> bool:
+    """Whether a model computes with bfloat16 anywhere, as far as its inputs, outputs, constants and casts say."""
+    graph = onnx.load_from_string(data).graph
+    types = {info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)}
+    types |= {one.data_type for one in graph.initializer}
+    types |= {one.i for node in graph.node if node.op_type == "Cast" for one in node.attribute if one.name == "to"}
+    return TensorProto.BFLOAT16 in types
+
+
 def _check_ops(model: Any) -> None:
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx"):

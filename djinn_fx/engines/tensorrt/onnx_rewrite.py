@@ -34,7 +34,8 @@ from djinn_fx.engines.tensorrt.conversion import (
     ViewOfInput,
 )
 from djinn_fx.engines.tensorrt.network import DTYPE_BYTES, Dim, Range
-from djinn_fx.engines.tensorrt.onnx_attention import ATTENTION, one_attention
+from djinn_fx.engines.tensorrt.onnx_attention import ATTENTION, named_arguments, one_attention
+from djinn_fx.engines.tensorrt.onnx_wide import compute_wide
 from djinn_fx.engines.tensorrt.sizes import Sizes, text_of
 from djinn_fx.engines.tensorrt.support import Refused as SizeRefused
 from djinn_fx.srg.graph import tensors_of
@@ -43,9 +44,14 @@ from djinn_fx.srg.rebuild import Rebuilt
 aten = torch.ops.aten
 
 
-#: Ops that the exporter gets wrong, with when: found by comparing with eager.
-_WRONG: dict[Any, Callable[[Node], bool]] = {
-    aten.scatter_reduce.two: lambda node: node.args[4] == "mean",
+#: Ops that the exporter gets wrong, with the argument that decides and when it is right: found by comparing with eager.
+_WRONG: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "aten.scatter_reduce.two": ("reduce", lambda reduce: reduce in ("sum", "prod", "amax", "amin")),
+    "aten.native_batch_norm.default": ("training", lambda training: training is False),
+    "aten._native_batch_norm_legit.default": ("training", lambda training: training is False),
+    "aten._native_batch_norm_legit_functional.default": ("training", lambda training: training is False),
+    "aten.avg_pool2d.default": ("divisor_override", lambda divisor: divisor is None),
+    "aten.avg_pool3d.default": ("divisor_override", lambda divisor: divisor is None),
 }
 
 #: Where a node's meta says which op of the region it is.
@@ -95,7 +101,7 @@ def prepare(rebuilt: Rebuilt, options: Options) -> Prepared:
 
     Args:
         rebuilt: the graph made from its canonical form; it is changed.
-        options: how far a size may grow.
+        options: how far a size may grow, and whether half precision is computed in float32.
 
     Raises:
         Refused: why it cannot be exported.
@@ -122,6 +128,7 @@ class _Preparation:
         self._storages = self._inputs_by_storage()
         self._results: list[Node] = []
         self._sizes = Sizes(options)
+        self._wide = options.wide_accumulation
 
     def run(self) -> Prepared:
         for node in self._ops:
@@ -141,6 +148,10 @@ class _Preparation:
             # one is none of the other.
             if node.target in (aten.view.default, aten._unsafe_view.default):
                 node.target = aten.reshape.default
+        if self._wide:
+            for node in list(self._graph.nodes):
+                if not node._erased:
+                    compute_wide(node, self._call)
         self._graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
         inputs, taken = self._inputs()
         outputs = tuple(self._output(place, node) for place, node in enumerate(self._returned))
@@ -166,19 +177,24 @@ class _Preparation:
             # Attention may drop out, and is tagged for it; one_attention looks whether it does.
             if torch.Tag.nondeterministic_seeded in target.tags and target not in ATTENTION:
                 raise Refused(f"{target} draws random numbers", number)
-            if target in _WRONG and _WRONG[target](node):
-                raise Refused(f"{target} with these arguments is exported as something else", number)
+            name, right = _WRONG.get(str(target), ("", _always))
+            if not right(named_arguments(node).get(name)):
+                raise Refused(f"{target} with this {name} is exported as something else", number)
             if target._schema.is_mutable and target is not aten.copy_.default:
                 raise Refused(f"{target} writes into its argument", number)
         elif isinstance(target, torch._ops.HigherOrderOperator):
             raise Refused(f"{target.name()} is a higher-order op", number)
         for value in (node, *node.all_input_nodes):
             for tensor in tensors_of(value.meta.get("val")):
-                self._allow_tensor(tensor, number)
+                # Some ops give an empty tensor in the place of one that nobody asked for.
+                asked_for = bool(value.users) and isinstance(value.meta["val"], torch.Tensor)
+                self._allow_tensor(tensor, number, asked_for)
 
-    def _allow_tensor(self, tensor: torch.Tensor, number: int | None) -> None:
+    def _allow_tensor(self, tensor: torch.Tensor, number: int | None, asked_for: bool = True) -> None:
         if _name(tensor.dtype) not in DTYPE_BYTES:
             raise Refused(f"a value of {_name(tensor.dtype)}, which TensorRT has no arithmetic for", number)
+        if asked_for and any(type(size) is int and size == 0 for size in tensor.shape):
+            raise Refused("a tensor without elements, of which ONNX's reductions say other things than torch's", number)
         if tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
             raise Refused(f"a value with layout {tensor.layout}, conjugated or negated in place", number)
 
@@ -359,6 +375,10 @@ class _Preparation:
             raise Refused("an output that shows an argument's memory as another type", self._number[node])
         offset = self._sizes.formula(value.storage_offset() - own.storage_offset())
         return ViewOfInput(input=index, shape=shape, strides=strides, offset=offset)
+
+
+def _always(value: Any) -> bool:
+    return True
 
 
 def _storage(tensor: torch.Tensor) -> int:
