@@ -1,0 +1,185 @@
+"""What lazily compiled engines cost the calls that run meanwhile, and what a crashing builder costs anybody.
+
+    python bench/lazy.py --json bench/results/lazy.json
+    python bench/lazy.py --quick
+
+Measured, each in processes of their own with empty caches: the first result in background mode beside
+``backend="eager"`` (interleaved); the calls of one process without builds, while its regions are built in child
+processes, and afterwards; what the three modes get done in the first minute; 100 builders that crash, hang or are
+killed; a decoder layer's TensorRT plan, its CPU time and whether its bytes are the same in another process. No GPU is
+needed: plans are built, not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.harness import (
+    ChildFailedError,
+    Journal,
+    Report,
+    call_child,
+    fresh_caches,
+    parse,
+    parser,
+    ratio,
+    rotated,
+    table,
+)
+
+CHILD = "bench.lazy_child"
+FIRST_RESULT_RATIO = 1.3
+FOREGROUND_RATIO = 1.5
+PLAN_CPU_S = 0.3
+FAULTS = 100
+PLANS = {"llama-12": ("float32", "float16", "bfloat16"), "bert": ("float16",), "vit": ("float16",)}
+MODES = ("blocking", "background", "lazy")
+TARGET = "sm89"
+
+Found = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write. Returns the exit code."""
+    made = parser(__doc__ or "")
+    made.add_argument("--model", default="llama-12", help="the model of the calls (default llama-12)")
+    made.add_argument("--nice", type=int, metavar="N", help="run the builders at this niceness instead of the default")
+    arguments = parse(made, argv)
+    report, journal = Report("lazy", arguments), Journal(arguments)
+    _first_results(report, journal, arguments)
+    _foreground(report, journal, arguments)
+    if not arguments.quick:
+        _modes(report, journal, arguments)
+    _faults(report, journal, arguments)
+    _plans(report, journal, arguments)
+    code = report.finish()
+    journal.done()
+    return code
+
+
+def _call(journal: Journal, step: str, function: str, **given: Any) -> Found:
+    def work() -> Found:
+        with fresh_caches() as caches:
+            found: Found = call_child(f"{CHILD}:{function}", given, caches)
+        return found
+
+    return journal.once(step, work)
+
+
+def _first_results(report: Report, journal: Journal, arguments: argparse.Namespace) -> None:
+    """djinn, eager, and eager once more: what the same procedure gives for a thing against itself."""
+    sides = {"djinn": "djinn", "eager": "eager", "eager again": "eager"}
+    found: dict[str, list[Found]] = {name: [] for name in sides}
+    for turn in range(arguments.runs):
+        for name in rotated(list(sides), turn):
+            step = f"first {name} {turn}"
+            given = {"model": arguments.model, "quick": arguments.quick, "side": sides[name]}
+            found[name].append(_call(journal, step, "first_result", **given))
+    first = {name: [one["first_s"] for one in runs] for name, runs in found.items()}
+    for name, samples in first.items():
+        report.measured(f"first result {name}", samples, "s")
+    pause = report.measured("second call djinn, which plans", [one["second_s"] for one in found["djinn"]], "s")
+    noise = ratio(first["eager again"], first["eager"])
+    made = report.ratio(
+        "first result, djinn in the background over eager", ratio(first["djinn"], first["eager"]), noise
+    )
+    report.bar("first_result_over_eager", made.value, FIRST_RESULT_RATIO)
+    print(
+        f"\nfirst result: {made.value:.2f} of eager's (against itself {noise.value:.2f}); second call {pause:.2f} s"
+    )
+
+
+def _foreground(report: Report, journal: Journal, arguments: argparse.Namespace) -> None:
+    given = {"model": arguments.model, "quick": arguments.quick, "nice": arguments.nice}
+    runs = [_call(journal, f"foreground {turn}", "foreground", **given) for turn in range(arguments.runs)]
+    rows, ratios = [], []
+    for turn, run in enumerate(runs):
+        for name in ("without", "during", "after"):
+            report.measured(f"call {name} builds, run {turn}", run[name] or [0.0], "s")
+            rows.append(
+                [f"{name} {turn}", len(run[name]), *(f"{1e3 * _quantile(run[name], q):.1f}" for q in (0.5, 0.99))]
+            )
+        half = len(run["without"]) // 2
+        ratios.append(
+            {
+                "p99": _quantile(run["during"], 0.99) / _quantile(run["without"], 0.99),
+                "p99_over_median": _quantile(run["during"], 0.99) / _quantile(run["without"], 0.5),
+                "median": _quantile(run["during"], 0.5) / _quantile(run["without"], 0.5),
+                "noise_p99": _quantile(run["without"][half:], 0.99) / _quantile(run["without"][:half], 0.99),
+                "noise_p99_over_median": _quantile(run["without"], 0.99) / _quantile(run["without"], 0.5),
+                "build_s": run["build_s"],
+            }
+        )
+    report.fact("foreground", ratios)
+    print("\n" + table(["calls", "number", "median ms", "p99 ms"], rows))
+    for one in ratios:
+        print(", ".join(f"{name} {value:.2f}" for name, value in one.items()))
+    report.bar("foreground_p99_during_builds", statistics.median(one["p99"] for one in ratios), FOREGROUND_RATIO)
+    report.bar("foreground_wrong_answers", sum(run["wrong"] for run in runs), 0)
+    report.bar("builds_per_distinct_region", max(run["built"] / run["distinct"] for run in runs), 1)
+    report.fact("regions", [{name: run[name] for name in ("regions", "distinct", "repeats", "built")} for run in runs])
+
+
+def _modes(report: Report, journal: Journal, arguments: argparse.Namespace) -> None:
+    rows = []
+    for name in MODES:
+        given = {"model": arguments.model, "quick": arguments.quick, "compile": name, "seconds": 60.0}
+        runs = [_call(journal, f"mode {name} {turn}", "mode", **given) for turn in range(arguments.runs)]
+        report.fact(f"mode {name}", runs)
+        middle = {key: statistics.median(run[key] or float("nan") for run in runs) for key in runs[0]}
+        rows.append([name, *(f"{middle[key]:.3g}" for key in ("calls", "first_s", "longest_later_s", "ready_s"))])
+    print("\n" + table(["mode, first 60 s", "calls", "first s", "longest later s", "ready after s"], rows))
+
+
+def _faults(report: Report, journal: Journal, arguments: argparse.Namespace) -> None:
+    count = 10 if arguments.quick else FAULTS
+    found = _call(journal, "faults", "faults", count=count)
+    report.fact("faults", found)
+    print(
+        f"\n{found['injected']} builders crashed, hung or were killed under {found['calls']} calls: {found['counters']}"
+    )
+    report.bar("faults_injected", found["injected"], count, ">=")
+    for name in ("wrong", "stuck", "orphans"):
+        report.bar(f"faults_{name}", found[name], 0)
+
+
+def _plans(report: Report, journal: Journal, arguments: argparse.Namespace) -> None:
+    wanted = {"llama-12": ("float16",)} if arguments.quick else PLANS
+    rows, cpu, different = [], [], 0
+    for model, dtypes in wanted.items():
+        for dtype in dtypes:
+            given = {"model": model, "quick": arguments.quick, "dtype": dtype, "target": TARGET}
+            try:
+                first, second = (_call(journal, f"plan {model} {dtype} {n}", "plan", **given) for n in (1, 2))
+            except ChildFailedError as error:
+                report.fact(f"plan {model} {dtype}", {"failed": str(error)[-500:]})
+                rows.append([f"{model} {dtype}", "failed", "", "", ""])
+                different += 1
+                continue
+            report.fact(f"plan {model} {dtype}", [first, second])
+            spent = [one["convert_cpu_s"] + one["build_cpu_s"] for one in (first, second)]
+            cpu.append(statistics.median(spent))
+            same = first["digest"] == second["digest"] and first["same_again"] and second["same_again"]
+            different += not same
+            rows.append(
+                [f"{model} {dtype}", first["ops"], f"{cpu[-1]:.3f}", first["bytes"], "same" if same else "DIFFERENT"]
+            )
+    print("\n" + table([f"layer's plan for {TARGET}", "ops", "CPU s", "bytes", "in another process"], rows))
+    report.bar("plan_cpu_s", max(cpu, default=None), PLAN_CPU_S)
+    report.bar("plans_not_reproducible", different, 0)
+
+
+def _quantile(samples: Sequence[float], share: float) -> float:
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
