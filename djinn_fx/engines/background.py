@@ -16,6 +16,7 @@ from djinn_fx.engines.memory import BUILDING, MEMORY, Loaded
 from djinn_fx.engines.pays import EXPERIENCE, Budget
 from djinn_fx.engines.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, BusyElsewhere, FailureKind
 from djinn_fx.engines.pool.supervisor import BuildPool, Ticket, shared_pool
+from djinn_fx.engines.progress import watch
 from djinn_fx.engines.tier import LOCK_TIMEOUT_S, MAX_VARIANTS, Holds, Prepared, Tier
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
@@ -42,7 +43,7 @@ class BackgroundBuild(Candidate):
         prepared: the region as the engine sees it, with its request.
         sizes: the values of the region's size symbols when it was traced.
         budget: seconds of building that may be spent.
-        pool: where to build; the process's own if None.
+        shown: whether progress is shown on stderr; None: where that is a terminal.
     """
 
     def __init__(
@@ -52,14 +53,16 @@ class BackgroundBuild(Candidate):
         prepared: Prepared,
         sizes: Sequence[int],
         budget: Budget,
-        pool: BuildPool | None = None,
+        shown: bool | None = None,
     ) -> None:
-        assert isinstance(prepared.request, BuildRequest) and prepared.key is not None, "can be built in a child"
+        assert isinstance(prepared.request, BuildRequest), "can be built in a child"
+        assert prepared.key is not None, "can be built in a child"
         self.engine = tier.name
         self._region = weakref.ref(region)
         self._tier, self._prepared, self._budget = tier, prepared, budget
         self._request, self._key = prepared.request, prepared.key
-        self._sizes, self._ops, self._pool = tuple(sizes), region.ops, pool
+        self._sizes, self._ops, self._shown = tuple(sizes), region.ops, shown
+        self._pool: BuildPool | None = None
         self._ticket: Ticket | None = None
         self._tries = 0
         self._reserved_s = 0.0
@@ -115,6 +118,7 @@ class BackgroundBuild(Candidate):
         )
         self.move(State.QUEUED)
         self._ticket = self._pool.submit(job, on_start=self._started, on_done=self._done)
+        watch(self._pool, self._shown)
 
     def _holds(self, guards: Guards) -> bool:
         return guards.accept(self._sizes)

@@ -236,7 +236,8 @@ class Builder:
         from djinn_fx.engines.background import BackgroundBuild
 
         sizes = [int(symint.node.hint) for symint in work.symints]
-        candidates = [BackgroundBuild(region, tier, prepared, sizes, self._policy.budget) for tier, prepared in wanted]
+        budget, shown = self._policy.budget, self._settings.progress
+        candidates = [BackgroundBuild(region, tier, prepared, sizes, budget, shown) for tier, prepared in wanted]
         for candidate in candidates:
             after = region.pays_after(candidate.engine)
             pays = "never pays by what is known" if after is None else f"pays after {after} more calls"

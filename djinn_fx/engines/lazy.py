@@ -240,12 +240,12 @@ class LazyRegion:
 
     def _consider(self) -> None:
         """Submit what pays; stop watching when nothing can come any more."""
+        now = time.monotonic()
         for candidate in self._candidates:
-            if candidate.state is State.COLD and self._pays(candidate):
+            cold = candidate.state is State.COLD and self._pays(candidate)
+            failed = candidate.state is State.FAILED and candidate.retry_at is not None and now >= candidate.retry_at
+            if cold or failed:
                 candidate.submit()
-            elif candidate.state is State.FAILED and candidate.retry_at is not None:
-                if time.monotonic() >= candidate.retry_at:
-                    candidate.submit()
         self._watching = any(self._may_still_come(one) for one in self._candidates)
 
     def _pays(self, candidate: Candidate) -> bool:

@@ -1,4 +1,7 @@
-"""Progress on stderr once compiling takes more than a second: which region, how many are left."""
+"""Progress on stderr once compiling takes more than a second: which region, how many are left.
+
+One line on a terminal, rewritten; log records otherwise.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import logging
 import sys
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from types import TracebackType
+from typing import Protocol
 
 log = logging.getLogger("djinn_fx.progress")
 
@@ -65,3 +71,58 @@ class Progress:
             sys.stderr.write("\r" + line.ljust(self._written))
             sys.stderr.flush()
             self._written = max(self._written, len(line))
+
+
+class Pool(Protocol):
+    """What a build pool tells of what is not done: label, state and seconds in it."""
+
+    def pending(self) -> tuple[tuple[str, str, float], ...]:
+        """One for every job."""
+        ...
+
+
+_watched: weakref.WeakSet[Pool] = weakref.WeakSet()
+_watching = threading.Lock()
+
+
+def watch(pool: Pool, shown: bool | None) -> None:
+    """Show what a pool builds until it has nothing left to do. Returns at once; a pool is watched once at a time.
+
+    Args:
+        pool: the pool.
+        shown: True or False to force it; None to show it on a terminal.
+    """
+    if not (sys.stderr.isatty() if shown is None else shown):
+        return
+    with _watching:
+        if pool in _watched:
+            return
+        _watched.add(pool)
+    threading.Thread(target=_watch, args=(weakref.ref(pool),), name="djinn-progress", daemon=True).start()
+
+
+def _watch(pool: Callable[[], Pool | None], every_s: float = 0.5) -> None:
+    start, width = time.monotonic(), 0
+    while True:
+        time.sleep(QUIET_S if not width else every_s)
+        with _watching:
+            alive = pool()
+            jobs = alive.pending() if alive is not None else ()
+            if not jobs:
+                if alive is not None:
+                    _watched.discard(alive)
+                break
+        del alive
+        line = _line(jobs, time.monotonic() - start)
+        sys.stderr.write("\r" + line.ljust(width))
+        sys.stderr.flush()
+        width = max(width, len(line))
+    if width:
+        sys.stderr.write("\r" + " " * width + "\r")
+        sys.stderr.flush()
+
+
+def _line(jobs: tuple[tuple[str, str, float], ...], seconds: float) -> str:
+    building = [label for label, state, _ in jobs if state == "building"]
+    what = f"building {', '.join(building[:2])}" if building else "waiting to build"
+    return f"djinn: {what} in the background, {len(jobs)} left, {seconds:.0f} s"

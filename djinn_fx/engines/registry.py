@@ -12,6 +12,7 @@ from djinn_fx.settings import Settings
 ENGINES: dict[str, str] = {
     "eager": "djinn_fx.engines.eager:make",
     "inductor": "djinn_fx.engines.inductor:make",
+    "tensorrt": "djinn_fx.engines.tensorrt.engine:make",
 }
 
 

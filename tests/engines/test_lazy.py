@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import io
+import sys
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from djinn_fx.engines import progress
 from djinn_fx.engines.keys import Guards
 from djinn_fx.engines.lazy import Candidate, LazyRegion, Policy, State
 from djinn_fx.engines.memory import Loaded
@@ -232,3 +236,36 @@ def test_freeing_the_region_cancels_its_builds() -> None:
     finally:
         gc.enable()
     assert one.cancelled == 1
+
+
+class TestProgress:
+    class Pool:
+        """Has jobs as long as the test says."""
+
+        def __init__(self) -> None:
+            self.jobs: tuple[tuple[str, str, float], ...] = (("layer", "building", 1.0), ("head", "queued", 1.0))
+
+        def pending(self) -> tuple[tuple[str, str, float], ...]:
+            return self.jobs
+
+    def test_one_line_that_goes_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        written, pool = io.StringIO(), self.Pool()
+        monkeypatch.setattr(sys, "stderr", written)
+        monkeypatch.setattr(progress, "QUIET_S", 0.0)
+        progress.watch(pool, True)
+        until = time.monotonic() + 10
+        while "layer" not in written.getvalue() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert "djinn: building layer in the background, 2 left" in written.getvalue()
+        pool.jobs = ()
+        while not written.getvalue().endswith(" \r") and time.monotonic() < until:
+            time.sleep(0.01)
+        assert written.getvalue().endswith(" \r")
+        assert "\n" not in written.getvalue()
+
+    def test_nothing_where_it_is_no_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        written = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", written)
+        before = threading.active_count()
+        progress.watch(self.Pool(), None)
+        assert (threading.active_count(), written.getvalue()) == (before, "")
