@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 VENV ?= .venv
+#: Processes that run tests.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -11,10 +13,11 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test lint demo exam bench format table clean
+.PHONY: test lint demo exam bench gpu format table clean
 
+# A file's tests stay in one process: some share a build pool or a model. One thread each, as there are two.
 test: lint
-	$(BIN)/python -m pytest -q --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -32,6 +35,12 @@ exam: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/srg_speed.py --json bench/results/srg_speed.json
 	$(BIN)/python bench/compile_time.py --json bench/results/compile_time.json
+	$(BIN)/python bench/lazy.py --json bench/results/lazy.json
+
+# What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.
+gpu: $(READY)
+	$(BIN)/python -m pytest -q -m gpu tests/gpu
+	$(BIN)/python bench/gpu.py
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -30,7 +30,23 @@ def all_packages() -> list[str]:
 
 
 TRANSFORMERS = ["transformers>=4.56"]
-TEST = [*TRANSFORMERS, "pytest>=8", "hypothesis>=6.100", "expecttest>=0.2", "setuptools>=77"]
+# The TensorRT that builds plans without a GPU; where data-centre TensorRT ("tensorrt", from NVIDIA's index) is installed,
+# that one is found too. The ONNX packages are for regions that the direct converter does not take.
+TENSORRT = [
+    "tensorrt-rtx>=1.7.1.116,<1.8; sys_platform == 'linux' and platform_machine == 'x86_64'",
+    "onnx>=1.18",
+    "onnxscript>=0.5",
+]
+TEST = [
+    *TRANSFORMERS,
+    *TENSORRT,
+    "onnxruntime>=1.22",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "expecttest>=0.2",
+    "setuptools>=77",
+]
 DEV = [*TEST, "ruff>=0.12", "mypy>=1.15", "import-linter>=2.3", "types-PyYAML"]
 
 setup(
@@ -61,10 +77,10 @@ setup(
         "transformers": TRANSFORMERS,
         "test": TEST,
         "dev": DEV,
+        "tensorrt": TENSORRT,
         # Names kept for engines that are not here yet: asking for one installs nothing and is not an error.
         "openvino": [],
         "onnxruntime": [],
-        "tensorrt": [],
     },
     entry_points={
         "torch_dynamo_backends": ["djinn = djinn_fx.backend:djinn"],
