@@ -88,6 +88,13 @@ def _spin(request: Mapping[str, Any]) -> None:
         pass
 
 
+def _work(request: Mapping[str, Any]) -> None:
+    """Uses ``cpu`` seconds of a processor, then a good build."""
+    end = time.process_time() + request.get("cpu", 0.1)
+    while time.process_time() < end:
+        pass
+
+
 def _ignore_signals(request: Mapping[str, Any]) -> None:
     for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN)
@@ -196,6 +203,7 @@ def _unsendable(request: Mapping[str, Any]) -> None:
 
 FAULTS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "none": lambda request: None,
+    "work": _work,
     "segfault": _segfault,
     "abort": _abort,
     "leave": _leave,

@@ -74,6 +74,15 @@ def reset_peak(pid: int) -> None:
         return  # the peak is then that of the process's whole life: too large, never too small
 
 
+def waited_seconds(pid: int) -> float:
+    """How long a process's first thread has been ready to run while the processors did something else.
+
+    0 if it is gone or the kernel does not say.
+    """
+    fields = _read(_PROC / str(pid) / "schedstat").split()
+    return int(fields[1]) / 1e9 if len(fields) > 1 else 0.0
+
+
 def oom_kills() -> int | None:
     """How many processes the kernel has killed for want of memory since the start; None if it does not say."""
     for line in _read(_PROC / "vmstat").splitlines():

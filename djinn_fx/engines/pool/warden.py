@@ -6,9 +6,10 @@ and kills everything that descends from it, also what tried to get away (it is t
 measures memory and keeps the last of what compilers print, so that the user's process does nothing during a build.
 
 On the control socket, one JSON object a line. From the pool: ``{"job": token, "limit": bytes}`` before a request,
-``{"done": token}`` after a reply, ``{"kill": true}``. From the warden: ``{"event": "usage", …}`` in answer to
-``done``, ``{"event": "memory", …}`` before it kills what grew too large, ``{"event": "exit", …}`` when the worker is
-gone with everything it started. The socket's end means the same as ``kill``.
+``{"done": token}`` after a reply, ``{"late": token}`` when its time is over, ``{"kill": true}``. From the warden:
+``{"event": "usage", …}`` in answer to ``done``, ``{"event": "waited", …}`` in answer to ``late``, ``{"event":
+"memory", …}`` before it kills what grew too large, ``{"event": "exit", …}`` when the worker is gone with everything
+it started. The socket's end means the same as ``kill``.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class _Warden:
         self._building = False
         self._peak = 0
         self._period_s = _SAMPLE_S
+        self._waits: dict[int, float] = {}  # of each process, at the last look
+        self._waited_s = 0.0
         control.setblocking(True)
         os.set_blocking(output, False)
 
@@ -150,12 +153,16 @@ class _Warden:
                 self._drain()
                 self._tail, self._peak, self._limit, self._building = b"", 0, int(message["limit"]), True
                 procfs.reset_peak(self._pid)
+                self._waits, self._waited_s = {pid: procfs.waited_seconds(pid) for pid in self._tree()}, 0.0
             elif "done" in message:
                 self._building = False
-                resident = self._resident()
+                resident = sum(procfs.resident_bytes(pid) for pid in self._tree())
                 self._drain()
                 peak = max(self._peak, resident, procfs.peak_bytes(self._pid))
                 self._tell(event="usage", token=message["done"], resident=resident, peak=peak, tail=self._text())
+            elif "late" in message:
+                self._count_waiting(self._tree())
+                self._tell(event="waited", token=message["late"], seconds=self._waited_s)
             else:
                 return False
         return bool(piece)
@@ -163,21 +170,30 @@ class _Warden:
     def _sample(self) -> bool:
         """Look at the memory; whether it is more than allowed."""
         start = time.monotonic()
-        resident = self._resident()
+        tree = self._tree()
+        resident = sum(procfs.resident_bytes(pid) for pid in tree)
         if resident > self._limit:
             # Processes forked from one another share pages: those are not to be counted twice.
-            shares = [procfs.proportional_bytes(pid) for pid in (self._pid, *procfs.descendants(self._pid))]
+            shares = [procfs.proportional_bytes(pid) for pid in tree]
             known = [share for share in shares if share is not None]
             resident = sum(known) if len(known) == len(shares) else resident
         self._peak = max(self._peak, resident)
+        self._count_waiting(tree)
         self._period_s = max(_SAMPLE_S, (time.monotonic() - start) / _SAMPLE_SHARE)
         if resident <= self._limit:
             return False
         self._tell(event="memory", resident=resident)
         return True
 
-    def _resident(self) -> int:
-        return sum(procfs.resident_bytes(pid) for pid in (self._pid, *procfs.descendants(self._pid)))
+    def _count_waiting(self, tree: list[int]) -> None:
+        """Add what the build was kept waiting since the last look: one of its processes works while others wait for
+        it, so the longest wait counts, not the sum."""
+        waits = {pid: procfs.waited_seconds(pid) for pid in tree}
+        self._waited_s += max((wait - self._waits.get(pid, 0.0) for pid, wait in waits.items()), default=0.0)
+        self._waits = waits
+
+    def _tree(self) -> list[int]:
+        return [self._pid, *procfs.descendants(self._pid)]
 
     def _drain(self) -> bool:
         """Take what has been printed; False once nobody can print any more."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -25,7 +27,7 @@ KINDS = {
 
 
 def test_every_fault_has_a_kind() -> None:
-    assert set(faulty.FAULTS) - set(KINDS) == {"none", "chatter", *faulty.GREEDY}
+    assert set(faulty.FAULTS) - set(KINDS) == {"none", "work", "chatter", *faulty.GREEDY}
 
 
 @pytest.mark.parametrize("fault", sorted(KINDS))
@@ -65,6 +67,22 @@ def test_peak_memory_is_measured_anew_for_each_build(pool: BuildPool) -> None:
         for size in (128, 16)
     ]
     assert peaks[0] > 128 * MIB > peaks[1] > 16 * MIB
+
+
+def test_time_that_others_took_the_processor_is_not_counted(mark: str) -> None:
+    """One core, and on it a process that goes before: the build gets a third of it, or less."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        pool = pool_of(nice=5)
+        Waiter(pool, job()).artefact()  # the child is there
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+            outcome = Waiter(pool, job("work", cpu=0.6, timeout_s=0.9)).outcome()
+            other.kill()
+        pool.close()
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert isinstance(outcome, BuildDone), outcome
 
 
 def test_a_refusal_says_what_the_builder_said(pool: BuildPool) -> None:
