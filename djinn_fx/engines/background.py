@@ -144,15 +144,7 @@ class BackgroundBuild(Candidate):
             self._give_up(Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=self._prepared.graph.label))
             return
         if loaded is None:
-            why = self._tier.engine.capability().why_not or "this machine cannot run it"
-            self.move(
-                State.BUILT_NOT_RUNNABLE,
-                Reason(
-                    kind=ReasonKind.NOT_RUNNABLE,
-                    detail=f"{self.engine}: built, but it does not run here: {why}",
-                    node=self._prepared.graph.label,
-                ),
-            )
+            self.move(State.BUILT_NOT_RUNNABLE, self._tier.why_not_here(self._prepared.graph))
         elif region is not None:
             region.adopt(self, loaded)
 

@@ -136,6 +136,10 @@ class Builder:
             found = tier.find(prepared.key, work.holds)
             if found is not None:
                 return found
+            idle = tier.not_runnable(prepared.key, work.graph, work.holds)
+            if idle is not None:
+                work.note(idle)
+                return None, ""
             failed = tier.known_failure(prepared.key)
             if failed is not None:
                 if self._settings.on_failure == "raise":
@@ -171,6 +175,8 @@ class Builder:
         finally:
             self._policy.budget.settle(predicted_s, time.perf_counter() - began)
         EXPERIENCE.built(tier.name, ops, time.perf_counter() - began)
+        if loaded is None:
+            work.note(tier.why_not_here(work.graph))
         return loaded
 
     def _fallback(self, work: _RegionWork) -> tuple[RegionCallable, RegionBuild]:
@@ -199,14 +205,20 @@ class Builder:
             if found is not None:
                 start, outcome = found
                 break
-            failed = tier.known_failure(prepared.key) if prepared.key is not None else None
-            if failed is not None:
-                work.reasons.append(failed)
+            known = self._known(tier, prepared, work)
+            if known is not None:
+                work.note(known)
             elif self._can_build_elsewhere(tier, prepared, work):
                 wanted.append((tier, prepared))
         if not wanted:
             return (start.run, work.build(start, outcome)) if start is not None else self._fallback(work)
         return self._lazy_region(work, wanted, start, outcome)
+
+    def _known(self, tier: Tier, prepared: Prepared, work: _RegionWork) -> Reason | None:
+        """Why there is no point in building: it does not run here, or it failed before."""
+        if prepared.key is None:
+            return None
+        return tier.not_runnable(prepared.key, work.graph, work.holds) or tier.known_failure(prepared.key)
 
     def _can_build_elsewhere(self, tier: Tier, prepared: Prepared, work: _RegionWork) -> bool:
         if isinstance(prepared.request, BuildRequest) and prepared.key is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,7 +72,6 @@ class Tier:
         self.engine = engine
         self.store = store
         self._store_reason = store_reason
-        self._fingerprint = engine.fingerprint()
         #: Keys of stored artefacts that the engine could not load; the next one built takes their place.
         self._unusable: set[str] = set()
 
@@ -79,6 +79,11 @@ class Tier:
     def name(self) -> str:
         """The engine's."""
         return self.engine.name
+
+    @functools.cached_property
+    def _fingerprint(self) -> Mapping[str, str]:
+        # Not before a region is supported: an engine whose library is missing has none.
+        return self.engine.fingerprint()
 
     def prepare(self, graph: RegionGraph, *, for_child: bool) -> Prepared | Reason:
         """The region's key and, if it is to be built in a child process, the request; or why not this engine."""
@@ -148,6 +153,18 @@ class Tier:
         """Whether the cache folder has refused something: then nobody's lock is waited for."""
         return self.store is None or self.store.troubled
 
+    def not_runnable(self, key: EngineKey, graph: RegionGraph, holds: Holds) -> Reason | None:
+        """The Reason, if the artefact is on disk but this machine cannot run it."""
+        if self.engine.capability().can_run or self.stored_result(key, holds) is None:
+            return None
+        return self.why_not_here(graph)
+
+    def why_not_here(self, graph: RegionGraph) -> Reason:
+        """That something is built, and why it does not run here."""
+        why = self.engine.capability().why_not or "this machine cannot run it"
+        detail = f"{self.name}: built, but it does not run here: {why}"
+        return Reason(kind=ReasonKind.NOT_RUNNABLE, detail=detail, node=graph.label)
+
     def known_failure(self, key: EngineKey) -> Reason | None:
         """Why building it failed, if that is on record."""
         return self.store.get_negative(key.digest) if self.store is not None else None
@@ -174,8 +191,8 @@ class Tier:
 
     # Building
 
-    def compile(self, prepared: Prepared, symints: Sequence[torch.SymInt]) -> Loaded:
-        """Compile a region in this process, and keep it.
+    def compile(self, prepared: Prepared, symints: Sequence[torch.SymInt]) -> Loaded | None:
+        """Compile a region in this process, and keep it. None if it was built but does not run here.
 
         Raises:
             EngineError: the engine failed; put on record.
@@ -187,6 +204,10 @@ class Tier:
             if key is not None:
                 self.note_failure(key, Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=prepared.graph.label))
             raise
+        if artefact.ready is None and not self.engine.capability().can_run:
+            if key is not None:
+                self.write(prepared, artefact.header, artefact.payload, Guards.of(symints))
+            return None
         run = artefact.ready if artefact.ready is not None else self.engine.load(artefact)
         return self.keep(prepared, artefact, run, Guards.of(symints))
 
