@@ -1,12 +1,8 @@
-"""Is the exported model the region? Both are run on the same numbers, ONNX's own runtimes against eager.
-
-ONNX Runtime's CPU kernels run float32, float16 and whole numbers. For bfloat16 it has next to none, so a model that
-holds any is run by the reference evaluator of the package ``onnx`` instead: numpy, and slow.
-"""
+"""Is the exported model the region? Both are run on the same numbers, ONNX's own runtimes against eager."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +10,7 @@ import torch
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.tensorrt.conversion import FromNetwork
 from djinn_fx.engines.tensorrt.onnx_fallback import OnnxConversion
+from djinn_fx.engines.tensorrt.onnx_run import run_model
 
 
 def run(conversion: OnnxConversion, arguments: Sequence[Any]) -> tuple[list[torch.Tensor], dict[int, torch.Tensor]]:
@@ -27,49 +24,10 @@ def run(conversion: OnnxConversion, arguments: Sequence[Any]) -> tuple[list[torc
         the model's outputs, in order, and what is to be copied into each argument.
 
     Raises:
-        Exception: the runtime's own, where it has no kernel for an op and a type.
+        Exception: as :func:`run_model`.
     """
-    from djinn_fx.engines.tensorrt.onnx_model import for_others, holds_bfloat16
-
-    feeds = {f"in{place}": _to_numpy(arguments[index]) for place, index in enumerate(conversion.inputs)}
-    model = for_others(conversion.model)
-    results = [_to_torch(one) for one in (_by_reference if holds_bfloat16(model) else _by_runtime)(model, feeds)]
+    results = run_model(conversion.model, [arguments[index] for index in conversion.inputs])
     return results, {one.input: results[one.output] for one in conversion.copies}
-
-
-def _by_runtime(model: bytes, feeds: Mapping[str, Any]) -> Sequence[Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    # As it stands: what is checked is the model, not ONNX Runtime's own rewriting of it.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    results: Sequence[Any] = session.run(None, dict(feeds))
-    return results
-
-
-def _by_reference(model: bytes, feeds: Mapping[str, Any]) -> Sequence[Any]:
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    results: Any = ReferenceEvaluator(onnx.load_from_string(model)).run(None, dict(feeds))
-    return list(results)
-
-
-def _to_numpy(tensor: torch.Tensor) -> Any:
-    value = tensor.detach().contiguous()
-    if value.dtype is not torch.bfloat16:
-        return value.numpy()
-    import ml_dtypes  # comes with onnx
-
-    return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-
-
-def _to_torch(value: Any) -> torch.Tensor:
-    if str(value.dtype) != "bfloat16":
-        return torch.from_numpy(value.copy())
-    return torch.from_numpy(value.view("int16").copy()).view(torch.bfloat16)
 
 
 def check_with_onnxruntime(

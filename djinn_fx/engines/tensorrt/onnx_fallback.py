@@ -29,6 +29,7 @@ from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.tensorrt.conversion import Copy, Options, Output
 from djinn_fx.engines.tensorrt.network import Range
 from djinn_fx.engines.tensorrt.onnx_rewrite import PLACE, Prepared, Refused, prepare
+from djinn_fx.engines.tensorrt.onnx_verify import difference
 from djinn_fx.errors import LoweringError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.hashing import NoCanonicalForm, canonical_form
@@ -91,13 +92,17 @@ def missing_packages() -> str | None:
     return f"install {' and '.join(absent)}: pip install {' '.join(absent)}" if absent else None
 
 
-def onnx_request(region: RegionGraph, options: Options | None = None) -> OnnxConversion | Reason:
+def onnx_request(
+    region: RegionGraph, options: Options | None = None, *, verify: bool = False
+) -> OnnxConversion | Reason:
     """A region as an ONNX model, or why it cannot be one.
 
     Args:
         region: weights are inputs and stay inputs.
         options: ``growth``, and ``wide_accumulation`` for every op that rounds half precision; ``propagate_nan`` is not
             heeded: the parser's layers are as they are.
+        verify: also run the model and the graph it was made of, on random numbers, and refuse if they differ. Takes
+            what a call on the CPU takes; needs ``onnxruntime``, and is left out where that cannot run the model.
     """
     try:
         form = form_of(region)
@@ -105,18 +110,21 @@ def onnx_request(region: RegionGraph, options: Options | None = None) -> OnnxCon
     except (NoCanonicalForm, CannotRebuild) as error:
         return _reason(region, Refused(str(error)))
     try:
-        return convert_form(form, hints, options)
+        return convert_form(form, hints, options, verify=verify)
     except Refused as error:
         return _reason(region, error)
 
 
-def convert_form(form: Any, hints: Sequence[SizeHint] = (), options: Options | None = None) -> OnnxConversion:
+def convert_form(
+    form: Any, hints: Sequence[SizeHint] = (), options: Options | None = None, *, verify: bool = False
+) -> OnnxConversion:
     """As :func:`onnx_request`, from what the region's canonical form says.
 
     Args:
         form: see :func:`djinn_fx.srg.hashing.canonical_form`.
         hints: see :func:`djinn_fx.srg.rebuild.size_hints`.
         options: as in :func:`onnx_request`.
+        verify: as in :func:`onnx_request`.
 
     Raises:
         Refused: why not, and because of which op.
@@ -131,8 +139,12 @@ def convert_form(form: Any, hints: Sequence[SizeHint] = (), options: Options | N
     except CannotRebuild as error:
         raise Refused(f"the region cannot be rebuilt: {error}") from error
     prepared = prepare(rebuilt, options or Options())
+    model = _model(prepared)
+    problem = difference(model, prepared.gm) if verify else None
+    if problem is not None:
+        raise Refused(f"the exported model gives other numbers than torch: {problem}")
     return OnnxConversion(
-        model=_model(prepared),
+        model=model,
         inputs=prepared.inputs,
         outputs=prepared.outputs,
         copies=prepared.copies,

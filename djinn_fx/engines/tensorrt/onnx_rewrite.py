@@ -46,6 +46,11 @@ aten = torch.ops.aten
 
 #: Ops that the exporter gets wrong, with the argument that decides and when it is right: found by comparing with eager.
 _WRONG: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **{
+        f"aten._upsample_{how}2d_aa.{overload}": ("output_size", lambda size: False)
+        for how in ("bilinear", "bicubic", "lanczos")
+        for overload in ("default", "vec")
+    },
     "aten.scatter_reduce.two": ("reduce", lambda reduce: reduce in ("sum", "prod", "amax", "amin")),
     "aten.native_batch_norm.default": ("training", lambda training: training is False),
     "aten._native_batch_norm_legit.default": ("training", lambda training: training is False),

@@ -461,6 +461,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], str]] = {
         "batch_norm",
     ),
     "divisor": (lambda a: F.avg_pool2d(a, 2, divisor_override=3), (X,), "avg_pool2d"),
+    "antialias": (lambda a: F.interpolate(a, size=(4, 5), mode="bilinear", antialias=True), (X,), "upsample"),
     "no elements": (lambda a: a[:0].sum(0), (noise(3, 4),), "slice"),
     "no ONNX op": (lambda a: torch.searchsorted(a, a), (noise(5),), "searchsorted"),
 }
@@ -471,6 +472,23 @@ def test_what_cannot_be_said_is_refused_by_name(name: str) -> None:
     function, given, node = REFUSED[name]
     reason = refused(region_of(function, *given))
     assert node in (reason.node or ""), reason
+
+
+def test_what_the_exporter_gets_wrong_without_our_knowing_is_found_by_running_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    function, given, _ = REFUSED["divisor"]
+    region = region_of(function, *given)
+    monkeypatch.setattr("djinn_fx.engines.tensorrt.onnx_rewrite._WRONG", {})
+    assert isinstance(onnx_request(region), OnnxConversion)
+    made = onnx_request(region, verify=True)
+    assert isinstance(made, Reason)
+    assert "other numbers" in made.detail
+    for dtype in (torch.float32, torch.bfloat16):
+        region, right = llama(dtype)
+        checked = onnx_request(region, verify=True)
+        assert isinstance(checked, OnnxConversion)
+        assert checked.model == right.model
 
 
 def test_sizes_that_depend_on_data_are_refused() -> None:
