@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from djinn_fx.engines.tensorrt.converters.matmul import scaled
+from djinn_fx.engines.tensorrt.converters.matmul import product, scaled
+from djinn_fx.engines.tensorrt.converters.reduce import softmax
 from djinn_fx.engines.tensorrt.converters.unary import truth
-from djinn_fx.engines.tensorrt.emitter import Call, Emitter, Value
+from djinn_fx.engines.tensorrt.emitter import HALVES, Call, Emitter, Value
 from djinn_fx.engines.tensorrt.support import FLOATS, Refused, converts
 
 _FORMS = (
@@ -64,9 +65,29 @@ def attention(emitter: Emitter, call: Call, mask: Value | None) -> Value:
     shape = (*q.shape[:3], v.shape[3])
     if mask is None:
         return emitter.layer("attention", [q, k, v], q.dtype, shape, causal=kind, decomposable=True)
-    mask, dead = _mask(emitter, emitter.with_rank(mask, 4), q.dtype)
-    made = emitter.layer("attention", [q, k, v, mask], q.dtype, shape, causal="none", decomposable=True)
+    apart = mask.dtype != "bool" and q.dtype in HALVES and not _has_kernel(q.shape[3])
+    mask, dead = _mask(emitter, emitter.with_rank(mask, 4), "float32" if apart else q.dtype)
+    if apart:
+        made = _taken_apart(emitter, q, k, v, mask)
+    else:
+        made = emitter.layer("attention", [q, k, v, mask], q.dtype, shape, causal="none", decomposable=True)
     return emitter.select(dead, emitter.scalar(0.0, made.dtype, 4), made)
+
+
+def _has_kernel(size: int) -> bool:
+    """Whether TensorRT has one kernel for half-precision heads of this size (tried on tensorrt_rtx 1.7 for sm89).
+
+    Without one it takes the layer apart, and then fails on a mask that is added.
+    """
+    return 16 <= size <= 256 and size % 8 == 0
+
+
+def _taken_apart(emitter: Emitter, q: Value, k: Value, v: Value, mask: Value) -> Value:
+    """Attention step by step in float32."""
+    dtype = q.dtype
+    q, k, v = (emitter.cast(one, "float32") for one in (q, k, v))
+    scores = emitter.binary("sum", product(emitter, q, emitter.permute(k, [0, 1, 3, 2])), mask)
+    return emitter.cast(product(emitter, softmax(emitter, scores, 3), v), dtype)
 
 
 def _as_many_heads(emitter: Emitter, value: Value, q: Value) -> Value:
