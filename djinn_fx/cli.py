@@ -16,7 +16,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of every subcommand but ``explain``, which reads its own."""
+    """The arguments of every subcommand but ``explain`` and ``build``, which read their own."""
     made = argparse.ArgumentParser(
         prog="djinn",
         description="The torch.compile backend djinn: look after its cache, ask it what it decides and why.",
@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(metavar="COMMAND", required=True)
     cache_cli.add_parser(commands)
     commands.add_parser("explain", help="report what djinn decides about a model, and why", add_help=False)
+    commands.add_parser("build", help="build a model's TensorRT plans for a GPU, here or elsewhere", add_help=False)
     return made
 
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words[:1] == ["explain"]:
             return _explain(words[1:])
+        if words[:1] == ["build"]:
+            return _build(words[1:])
         arguments = parser().parse_args(words)
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -63,8 +66,20 @@ def _explain(words: list[str]) -> int:
     try:
         from djinn_fx.explain.__main__ import main as explain
     except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        print("djinn: explain needs torch, which is not installed here: pip install torch", file=sys.stderr)
-        return BAD_INPUT
+        return _without_torch("explain", error)
     return explain(words)
+
+
+def _build(words: list[str]) -> int:
+    try:
+        from djinn_fx.build_cli import main as build
+    except ModuleNotFoundError as error:
+        return _without_torch("build", error)
+    return build(words)
+
+
+def _without_torch(command: str, error: ModuleNotFoundError) -> int:
+    if error.name != "torch":
+        raise error
+    print(f"djinn: {command} needs torch, which is not installed here: pip install torch", file=sys.stderr)
+    return BAD_INPUT

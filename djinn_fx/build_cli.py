@@ -1,0 +1,324 @@
+"""``djinn build``: TensorRT plans for a model's regions, for a GPU that need not be here, put into the cache.
+
+A build farm: the model is traced on this machine's CPU, cut as it would be on the GPU, each distinct region is built
+for the target, and ``djinn cache export`` carries the plans to the machines that run them. Nothing is run on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from djinn_fx.backend import capture
+from djinn_fx.compile import CapturedGraph, passes_for
+from djinn_fx.engines.base import BuildRequest, Engine, RegionGraph
+from djinn_fx.engines.build import region_graph
+from djinn_fx.engines.keys import EngineKey, Guards
+from djinn_fx.engines.pool.jobs import BuildDone, BuildJob, BuildOutcome
+from djinn_fx.engines.pool.supervisor import shared_pool
+from djinn_fx.engines.tensorrt.engine import TensorRTEngine
+from djinn_fx.engines.tier import LOCK_TIMEOUT_S, Prepared, Tier, open_store
+from djinn_fx.errors import DjinnError, ModelFileError, SettingsError, StoreError
+from djinn_fx.explain.find_model import FoundModel, find_model
+from djinn_fx.explain.user_file import beside, first_line
+from djinn_fx.passes.base import PassContext, run_passes
+from djinn_fx.passes.pipeline import plan_of
+from djinn_fx.reasons import Reason
+from djinn_fx.settings import Settings
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.lower import lower
+from djinn_fx.srg.plan import Plan
+from djinn_fx.units import format_bytes
+
+OK, SOME_REFUSED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+SCHEMA = "djinn-build/1"
+#: What the regions are cut for; the trace itself says "cpu".
+DEVICE = "cuda:0"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionOutcome:
+    """What became of one distinct region.
+
+    Attributes:
+        graph: number of the graph, from 1.
+        label: of the first region that is like it.
+        repeats: how many regions of the graph it serves.
+        ops: how many ops it has.
+        state: ``built``, ``there`` (in the cache already), ``refused`` or ``failed``.
+        seconds: the build took.
+        nbytes: size of the plan.
+        key: of the cache entry; empty if there is none.
+        why: of a refusal or failure.
+    """
+
+    graph: int
+    label: str
+    repeats: int
+    ops: int
+    state: str
+    seconds: float = 0.0
+    nbytes: int = 0
+    key: str = ""
+    why: str = ""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    made = argparse.ArgumentParser(
+        prog="djinn build",
+        description="Build a model's regions with TensorRT, for a GPU that need not be here, into the cache.",
+        epilog="Exit code: 0 all distinct regions are in the cache, 1 some were refused or failed, 2 bad input.",
+    )
+    made.add_argument("model", metavar="model.py[:attr]", help="the file, and which model in it if it holds several")
+    made.add_argument("--target", metavar="SM", help="what to build for, such as sm89; default: the GPU that is here")
+    made.add_argument("--flavour", choices=("tensorrt", "tensorrt_rtx"), help="default: the first that can build here")
+    made.add_argument("--dtype", choices=tuple(DTYPES), help="convert the model and its floating-point inputs first")
+    made.add_argument("--dynamic", action="store_true", help="let every size vary")
+    made.add_argument("--no-onnx", dest="onnx", action="store_false", help="do not try ONNX for what is refused")
+    made.add_argument("--json", metavar="FILE", help="write the outcome as JSON; - for stdout, without the text")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as stopped:  # argparse has printed why
+        return stopped.code if isinstance(stopped.code, int) else BAD_INPUT
+    try:
+        return _run(arguments)
+    except DjinnError as error:
+        if os.environ.get("DJINN_DEBUG") == "1":
+            traceback.print_exc()
+        print(f"djinn build: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("djinn build: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    settings = Settings.load(None, {"engine": "tensorrt", **({"target": arguments.target} if arguments.target else {})})
+    store, reason = open_store(settings)
+    if store is None:
+        raise StoreError(
+            reason.detail if reason is not None else "the cache is switched off: there is nowhere to build to"
+        )
+    engine = TensorRTEngine(
+        target=settings.target, library=arguments.flavour, onnx=arguments.onnx, settings=settings
+    )  # fmt: skip
+    capability = engine.capability()
+    if not capability.can_build:
+        raise SettingsError(str(capability.why_not))
+    quiet = arguments.json == "-"
+    fingerprint = engine.fingerprint()
+    if not quiet:
+        print(f"{fingerprint['flavour']} {fingerprint['version']}, target {fingerprint['target']}, into {store.root}")
+    found = find_model(arguments.model)
+    tier = Tier(cast(Engine, engine), store)
+    outcomes = []
+    for outcome in build_model(found, tier, settings, dtype=arguments.dtype, dynamic=arguments.dynamic):
+        outcomes.append(outcome)
+        if not quiet:
+            print(_line(outcome), flush=True)
+    if arguments.json is not None:
+        _write(
+            arguments.json, {"schema": SCHEMA, "fingerprint": dict(fingerprint), "regions": [*map(asdict, outcomes)]}
+        )
+    if not quiet:
+        print(_summary(outcomes))
+    return OK if all(one.state in ("built", "there") for one in outcomes) else SOME_REFUSED
+
+
+def build_model(
+    found: FoundModel, tier: Tier, settings: Settings, *, dtype: str | None = None, dynamic: bool = False
+) -> Iterator[RegionOutcome]:
+    """Trace a model in evaluation mode, and build its distinct regions side by side.
+
+    Args:
+        found: the model and one call's arguments.
+        tier: the engine and its part of the cache.
+        settings: how graphs are cut.
+        dtype: a key of :data:`DTYPES` to convert to; None leaves the model as it is.
+        dynamic: every size may vary.
+
+    Yields:
+        One outcome a distinct region: what needs no building first, then the others as they are ready.
+
+    Raises:
+        ModelFileError: the model cannot be traced.
+    """
+    store = tier.store
+    assert store is not None, "there is somewhere to put plans"
+    waiting: list[_Build] = []
+    for number, captured in enumerate(_traced(found, settings, dtype, dynamic), start=1):
+        for graph, outcome in _distinct(number, *cut_for_gpu(captured, settings)):
+            prepared = tier.prepare(graph, for_child=True)
+            if isinstance(prepared, Reason):
+                yield _changed(outcome, state="refused", why=str(prepared.detail))
+            elif prepared.key is not None and store.get(prepared.key.digest) is not None:
+                yield _changed(outcome, state="there", key=prepared.key.digest)
+            else:
+                waiting.append(_Build(tier, prepared, outcome))
+    for build in waiting:
+        build.start()
+    for build in waiting:
+        yield build.result()
+
+
+def cut_for_gpu(captured: CapturedGraph, settings: Settings) -> tuple[SRG, Plan]:
+    """The graph as the passes cut it for a GPU: where to cut depends on what ops cost, and that on the device."""
+    old = captured.srg
+    residency = {node.name: old.record(node).residency for node in old.inputs}
+    srg = lower(old.gm, old.kind, {name: kind for name, kind in residency.items() if kind is not None})
+    run_passes(srg, passes_for(settings), PassContext(device=DEVICE, expected_calls=settings.expected_calls))
+    return srg, plan_of(srg)
+
+
+class _Build:
+    """One region on its way through the build pool."""
+
+    def __init__(self, tier: Tier, prepared: Prepared, outcome: RegionOutcome) -> None:
+        assert isinstance(prepared.request, BuildRequest), "this engine builds in a child"
+        assert prepared.key is not None, "its requests have an identity"
+        self._tier, self._prepared, self._outcome = tier, prepared, outcome
+        self._request: BuildRequest = prepared.request
+        self._key: EngineKey = prepared.key
+        self._done = threading.Event()
+        self._found: BuildOutcome | None = None
+
+    def start(self) -> None:
+        """Submit it."""
+        shared_pool().submit(
+            BuildJob(
+                key=self._key.digest,
+                worker=self._request.worker,
+                request=self._request.request,
+                blobs=self._request.blobs,
+                label=self._outcome.label,
+                memory_bytes=self._request.memory_bytes,
+                timeout_s=self._request.timeout_s,
+                guard=self._alone,
+            ),
+            on_start=None,
+            on_done=self._finished,
+        )
+
+    def result(self) -> RegionOutcome:
+        """What became of it; waits, and keeps the plan."""
+        while not self._done.wait(0.2):  # in slices, so that Ctrl-C is heard
+            pass
+        found = self._found
+        assert found is not None, "it is set before the event"
+        if not isinstance(found, BuildDone):
+            where = f" [{found.node}]" if found.node else ""
+            why = f"{found.kind.value}, {found.stage}: {found.detail}{where}"
+            return _changed(self._outcome, state="failed", seconds=found.seconds, why=why)
+        kept = self._tier.write(self._prepared, found.header, found.payload, Guards(expression=None))
+        if not kept:
+            return _changed(self._outcome, state="failed", why="the plan could not be put into the cache")
+        return _changed(
+            self._outcome, state="built", seconds=found.seconds, nbytes=len(found.payload), key=kept
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[BuildDone | None]:
+        with self._tier.lock(self._key, LOCK_TIMEOUT_S):
+            yield None
+
+    def _finished(self, outcome: BuildOutcome) -> None:
+        self._found = outcome
+        self._done.set()
+
+
+def _traced(found: FoundModel, settings: Settings, dtype: str | None, dynamic: bool) -> tuple[CapturedGraph, ...]:
+    module, args, kwargs = found.module, found.args, found.kwargs
+    if isinstance(module, nn.Module):
+        module.eval()
+    if dtype is not None:
+        if not isinstance(module, nn.Module):
+            raise ModelFileError(f"{found.file}: {found.attr} is a function: --dtype converts modules only")
+        module.to(DTYPES[dtype])
+        args, kwargs = pytree.tree_map_only(
+            torch.Tensor, lambda t: t.to(DTYPES[dtype]) if t.is_floating_point() else t, (args, kwargs)
+        )
+    try:
+        with beside(found.path), torch.no_grad():
+            result = capture(module, args, kwargs, settings=settings, dynamic=dynamic or None)
+    except DjinnError:
+        raise
+    except Exception as error:
+        raise ModelFileError(
+            f"{found.file}: {found.attr} cannot be traced: {type(error).__name__}: {first_line(error)} "
+            "(`djinn explain` says where)"
+        ) from error
+    if not result.graphs:
+        raise ModelFileError(f"{found.file}: {found.attr}: nothing was captured; `djinn explain` says why")
+    return result.graphs
+
+
+def _distinct(number: int, srg: SRG, plan: Plan) -> Iterator[tuple[RegionGraph, RegionOutcome]]:
+    """Each distinct region that computes a tensor, with its outcome still open."""
+    hashes = [region.structural_hash for region in plan.regions]
+    seen: set[str] = set()
+    for region in plan.regions:
+        if region.structural_hash and region.structural_hash in seen:
+            continue
+        seen.add(region.structural_hash)
+        if not any(srg.record(srg.node(name)).outputs for name in region.nodes):
+            continue  # sizes only: reckoned in Python on every machine
+        repeats = hashes.count(region.structural_hash) if region.structural_hash else 1
+        outcome = RegionOutcome(
+            graph=number, label=region.label, repeats=repeats, ops=len(region.nodes), state="waiting"
+        )  # fmt: skip
+        yield region_graph(srg, region), outcome
+
+
+def _changed(outcome: RegionOutcome, **changes: Any) -> RegionOutcome:
+    return RegionOutcome(**{**asdict(outcome), **changes})
+
+
+def _line(one: RegionOutcome) -> str:
+    repeats = f" x{one.repeats}" if one.repeats > 1 else ""
+    head = f"  {one.state:<8} graph {one.graph}, {one.label}{repeats}, {one.ops} ops"
+    if one.state == "built":
+        return f"{head}: {format_bytes(one.nbytes)} in {one.seconds:.2f} s, {one.key[:12]}"
+    return f"{head}: {one.why or one.key[:12]}"
+
+
+def _summary(outcomes: Sequence[RegionOutcome]) -> str:
+    counts = {state: sum(one.state == state for one in outcomes) for state in ("built", "there", "refused", "failed")}
+    nbytes = format_bytes(sum(one.nbytes for one in outcomes))
+    seconds = sum(one.seconds for one in outcomes)
+    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return (
+        f"{told or 'no region computes anything'}; {nbytes} in {seconds:.2f} s of building. Not run: no GPU takes part."
+    )
+
+
+def _write(name: str, content: dict[str, Any]) -> None:
+    text = json.dumps({**content, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}, indent=1)
+    if name == "-":
+        print(text)
+        return
+    try:
+        with open(name, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise ModelFileError(f"--json {name}: cannot be written: {error.strerror}") from error
