@@ -160,7 +160,7 @@ def _grandchild(request: Mapping[str, Any]) -> None:
 
 def _runaway(request: Mapping[str, Any]) -> None:
     """The same, but it leaves the group and the session, and its parent is gone."""
-    script = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {_SLEEPER!r}], start_new_session=True)"
+    script = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEPER!r}], start_new_session=True)"
     subprocess.run([sys.executable, "-c", script], check=True, start_new_session=True)
     _hang_in_c(request)
 
@@ -181,11 +181,12 @@ def _orphan_then_segfault(request: Mapping[str, Any]) -> None:
     _segfault(request)
 
 
-_SLEEPER = f"import time; time.sleep({_FOREVER_S})"
+#: What the processes run that faulty builders start.
+SLEEPER = f"import time; time.sleep({_FOREVER_S})"
 
 
 def _start_grandchild(*, new_session: bool) -> None:
-    subprocess.Popen([sys.executable, "-c", _SLEEPER], start_new_session=new_session)
+    subprocess.Popen([sys.executable, "-c", SLEEPER], start_new_session=new_session)
 
 
 def _chatter(request: Mapping[str, Any]) -> None:

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import djinn_fx
+from bench import faulty
 from djinn_fx.engines.pool import supervisor
 from djinn_fx.engines.pool.supervisor import BuildPool
 from tests.engines.pool.support import LONG, Waiter, alive, job, until
@@ -49,14 +51,24 @@ def said(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+def sleepers(mark: str) -> list[int]:
+    """What faulty builders start and leave behind."""
+    found = []
+    for pid in alive(mark):
+        with suppress(OSError):  # gone meanwhile
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            found += [pid] if faulty.SLEEPER.encode() in line else []
+    return found
+
+
 @pytest.mark.parametrize("fault", ["grandchild", "runaway", "ignore-signals", "spin"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_user_process_that_is_killed_leaves_nobody(mark: str, fault: str, how: signal.Signals) -> None:
     user = python("Waiter(pool, job(sys.argv[1])).started.wait(60); print('builds', flush=True); time.sleep(60)", fault)
     assert said(user) == "builds"
     # The user's, a warden, a worker, and what that started.
-    expected = 4 if fault in ("grandchild", "runaway") else 3
-    assert until(lambda: len(alive(mark)) >= expected)
+    starts = fault in ("grandchild", "runaway")
+    assert until(lambda: len(alive(mark)) == 3 + starts and len(sleepers(mark)) == starts)
     user.send_signal(how)
     assert user.wait(LONG) == -how
     assert until(lambda: not alive(mark))
