@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -114,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.json not in (None, "-") and not Path(arguments.json).absolute().parent.is_dir():
+        raise ModelFileError(f"--json {arguments.json}: there is no such directory")
     settings = Settings.load(None, {"engine": "tensorrt", **({"target": arguments.target} if arguments.target else {})})
     store, reason = open_store(settings)
     if store is None:

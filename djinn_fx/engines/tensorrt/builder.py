@@ -15,7 +15,7 @@ from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt import worker
 from djinn_fx.engines.tensorrt.calling import Calling, Given, Limit, Made
 from djinn_fx.engines.tensorrt.conversion import FromNetwork, Options
-from djinn_fx.engines.tensorrt.network import Network
+from djinn_fx.engines.tensorrt.network import Network, input_name, output_name
 
 
 def build(request: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple[dict[str, Any], bytes]:
@@ -103,11 +103,12 @@ def calling_of(conversion: Any, arguments: int) -> Calling:
     return Calling(
         arguments=arguments,
         inputs=tuple(
-            Given(name=f"i{place}", argument=argument, dtype=one.dtype, shape=tuple(one.shape))
+            Given(name=input_name(place), argument=argument, dtype=one.dtype, shape=tuple(one.shape))
             for place, (one, argument) in enumerate(zip(network.inputs, conversion.inputs, strict=True))
         ),
         outputs=tuple(
-            Made(name=f"o{place}", dtype=types[place], shape=shapes.get(place)) for place in range(len(network.outputs))
+            Made(name=output_name(place), dtype=types[place], shape=shapes.get(place))
+            for place in range(len(network.outputs))
         ),
         results=conversion.outputs,
         copies=conversion.copies,
@@ -132,16 +133,15 @@ def _calling_of_onnx(conversion: Any, header: Mapping[str, Any], arguments: int)
     given = {name: (dtype, shape) for name, dtype, shape in header["inputs"]}
     inputs = []
     for number, argument in enumerate(conversion.inputs):
-        dtype, sizes = given.pop(f"in{number}")
+        dtype, sizes = given.pop(input_name(number))
         shape = tuple(places.get((number, dim)) if size == -1 else size for dim, size in enumerate(sizes))
-        inputs.append(Given(name=f"in{number}", argument=argument, dtype=dtype, shape=shape))
+        inputs.append(Given(name=input_name(number), argument=argument, dtype=dtype, shape=shape))
     if given:
         raise ValueError(f"inputs {sorted(given)} are nobody's")
     made = {name: dtype for name, dtype, _ in header["outputs"]}
     shapes = {one.output: one.shape for one in conversion.outputs if isinstance(one, FromNetwork)}
-    outputs = [
-        Made(name=f"out{number}", dtype=made[f"out{number}"], shape=shapes.get(number)) for number in range(len(made))
-    ]
+    names = [output_name(number) for number in range(len(made))]
+    outputs = [Made(name=name, dtype=made[name], shape=shapes.get(number)) for number, name in enumerate(names)]
     limits = [
         Limit(symbol=name, least=known.least, most=known.most)
         for name, known in sorted(conversion.ranges.items())
