@@ -38,7 +38,8 @@ class ModelStatus:
 
     @property
     def ready(self) -> bool:
-        """Whether nothing is left to be planned or built, and nothing failed: calls go to the best that runs here."""
+        """Whether nothing is left to be planned or built: calls go to the best that runs here. False where a region is
+        left to its own ops because every build for it failed."""
         return not self.unplanned and not self.reasons and all(_settled(region.tiers) for region in self.regions)
 
     @property
@@ -56,13 +57,16 @@ class ModelStatus:
 
 
 def _settled(tiers: Sequence[TierStatus]) -> bool:
-    """Whether a better engine is neither to come nor has failed; those below one that is ready do not matter."""
+    """Whether an engine runs it and no better one may still come; or none failed, they only do not run here."""
+    failed = False
     for tier in tiers:
         if tier.state is State.READY:
             return True
-        if tier.state is not State.BUILT_NOT_RUNNABLE:
+        if tier.state is State.FAILED and tier.retry_after_s is None:
+            failed = True
+        elif tier.state is not State.BUILT_NOT_RUNNABLE:
             return False
-    return True
+    return not failed
 
 
 def _line(region: RegionStatus) -> str:

@@ -305,7 +305,7 @@ def _again(build: RegionBuild, region: Region) -> RegionBuild:
         region=region.index,
         outcome=build.outcome if told else "shared",
         seconds=0.0,
-        reasons=build.reasons if told else (),
+        reasons=build.reasons if build.outcome == "fallback" else (),
     )
 
 

@@ -1,0 +1,62 @@
+"""What counts as ready."""
+
+from __future__ import annotations
+
+import pytest
+
+from djinn_fx.engines.lazy import RegionStatus, State, TierStatus
+from djinn_fx.readiness import ModelStatus
+from djinn_fx.reasons import Reason, ReasonKind
+
+
+def model(*states: State, retry_after_s: float | None = None, unplanned: int = 0) -> ModelStatus:
+    tiers = tuple(
+        TierStatus(
+            engine=f"engine {place}", state=state, retry_after_s=retry_after_s if state is State.FAILED else None
+        )
+        for place, state in enumerate(states)
+    )
+    region = RegionStatus(label="layer", repeats=12, engine="eager", executions=1, tiers=tiers)
+    return ModelStatus(graphs=1, unplanned=unplanned, regions=(region,))
+
+
+@pytest.mark.parametrize(
+    ("states", "ready"),
+    [
+        ((State.READY,), True),
+        ((State.READY, State.COLD), True),
+        ((State.BUILDING, State.READY), False),
+        ((State.COLD, State.READY), False),
+        ((State.QUEUED,), False),
+        ((State.FAILED,), False),
+        ((State.FAILED, State.READY), True),
+        ((State.BUILT_NOT_RUNNABLE,), True),
+        ((State.BUILT_NOT_RUNNABLE, State.READY), True),
+        ((State.BUILT_NOT_RUNNABLE, State.FAILED), False),
+    ],
+)
+def test_ready(states: tuple[State, ...], ready: bool) -> None:
+    assert model(*states).ready is ready
+
+
+def test_a_failure_that_is_tried_again_is_not_the_end() -> None:
+    assert not model(State.FAILED, State.READY, retry_after_s=3.0).ready
+
+
+def test_a_graph_that_is_not_planned_or_cannot_be() -> None:
+    assert not model(State.READY, unplanned=1).ready
+    reason = Reason(kind=ReasonKind.FALLBACK, detail="it could not be planned")
+    assert not ModelStatus(graphs=1, unplanned=0, regions=(), reasons=(reason,)).ready
+
+
+def test_every_state_is_counted() -> None:
+    assert model(State.READY, State.COLD).counts == {
+        "cold": 1, "queued": 0, "building": 0, "ready": 1, "failed": 0, "built-not-runnable": 0
+    }  # fmt: skip
+
+
+def test_text_says_what_is_not_as_it_should_be() -> None:
+    text = str(model(State.FAILED, State.READY, retry_after_s=3.0))
+    assert "not ready: 1 ready, 1 failed" in text
+    assert "layer x12 runs on eager" in text
+    assert "tried again in 3 s" in text
