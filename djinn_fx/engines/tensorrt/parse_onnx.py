@@ -36,7 +36,10 @@ def parse(trt: Any, model: bytes, builder: Any) -> Any:
     Raises:
         BuildError: stage ``parse``: says which node and what the parser says of it.
     """
-    told = _check(model)
+    try:
+        told = _check(model)
+    except ValueError as error:  # text that is no text, a type that is none
+        raise BuildError(f"the ONNX model is broken: {error}", stage="parse") from error
     network = strongly_typed(trt, builder)  # held by name: the parser keeps no hold of it
     said, mark = messages(trt), messages(trt).mark()
     parser = trt.OnnxParser(network, logger(trt))
@@ -53,6 +56,9 @@ def parse(trt: Any, model: bytes, builder: Any) -> Any:
         raise BuildError("the ONNX parser made nothing of the model", stage="parse")
     _rename(network, told)
     _look_through(trt, network)
+    _widen(trt, network)
+    if said.errors(mark):
+        raise BuildError(f"the ONNX parser says: {' / '.join(said.errors(mark))}", stage="parse")
     return network
 
 
@@ -72,6 +78,10 @@ def _check(model: bytes) -> tuple[list[str], list[str]]:
         proto = onnx.load_from_string(model)
     except DecodeError as error:
         raise BuildError("these bytes are no ONNX model", stage="parse") from error
+    try:
+        onnx.checker.check_model(_without_extensions(proto))  # the parser crashes on some of what this finds
+    except onnx.checker.ValidationError as error:
+        raise BuildError(f"the ONNX model is broken: {' '.join(str(error).split())[:500]}", stage="parse") from error
     if not proto.graph.node or not proto.graph.output:
         raise BuildError("the ONNX model is empty", stage="parse")
     for dtype, node in _types(proto):
@@ -92,6 +102,19 @@ def _check(model: bytes) -> tuple[list[str], list[str]]:
     if (inputs, outputs) != wanted:
         raise BuildError(f"the model's inputs and outputs are called {inputs} and {outputs}", stage="parse")
     return inputs, outputs
+
+
+def _without_extensions(proto: Any) -> Any:
+    """The model without what only TensorRT's parser knows: attributes called ``TRT_…``."""
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    for graph in _graphs(copy):
+        for node in graph.node:
+            kept = [attribute for attribute in node.attribute if not attribute.name.startswith("TRT_")]
+            if len(kept) < len(node.attribute):
+                del node.attribute[:]
+                node.attribute.extend(kept)
+    return copy
 
 
 def _graphs(proto: Any) -> Iterator[Any]:
@@ -150,6 +173,45 @@ def _look_through(trt: Any, network: Any) -> None:
                 raise BuildError(f"the parser computes in {dtype}", stage="parse", node=layer.name)
 
 
+def _widen(trt: Any, network: Any) -> None:
+    """Half precision is accumulated in float32 and rounded once a layer, as in assembled networks.
+
+    Convolutions are left as they are: TensorRT takes the casts in only if weights are inputs and there is no bias.
+    """
+    halves = (trt.float16, trt.bfloat16)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    readers: dict[str, list[tuple[Any, int]]] = {}
+    for layer in layers:
+        for place in range(layer.num_inputs):
+            value = layer.get_input(place)
+            if value is not None:
+                readers.setdefault(value.name, []).append((layer, place))
+    outputs = {network.get_output(index).name: network.get_output(index) for index in range(network.num_outputs)}
+    for layer in layers:
+        kind = str(trt.ILayer.type.fget(layer)).rpartition(".")[2]
+        if kind not in ("MATRIX_MULTIPLY", "SOFTMAX", "ACTIVATION", "NORMALIZATION"):
+            continue
+        result = layer.get_output(0)
+        name, dtype = result.name, result.dtype
+        if dtype not in halves:
+            continue
+        for place in range(layer.num_inputs):
+            if layer.get_input(place).dtype in halves:
+                layer.set_input(place, network.add_cast(layer.get_input(place), trt.float32).get_output(0))
+        narrow = network.add_cast(result, dtype).get_output(0)
+        for reader, place in readers.get(name, ()):
+            reader.set_input(place, narrow)
+        if name in outputs:
+            network.unmark_output(result)
+            result.name, narrow.name = f"{name} in float32", name
+            outputs[name] = narrow
+    for output in outputs.values():  # marked anew, all of them, for their order
+        if output.is_network_output:
+            network.unmark_output(output)
+    for output in outputs.values():
+        network.mark_output(output)
+
+
 def profile(network: Any, ranges: Mapping[str, Range], builder: Any) -> Any:
     """The optimization profile of the sizes' ranges; None if every size is a number.
 
@@ -171,7 +233,10 @@ def profile(network: Any, ranges: Mapping[str, Range], builder: Any) -> Any:
         if -1 not in shape:
             continue
         dynamic = True
-        names = [tensor.get_dimension_name(axis) for axis in range(len(shape))]
+        try:
+            names = [tensor.get_dimension_name(axis) for axis in range(len(shape))]
+        except UnicodeDecodeError as error:
+            raise BuildError(f"input {index} has a size whose name is no text", stage="parse") from error
         missing = [name for name, size in zip(names, shape, strict=True) if size == -1 and name not in ranges]
         if missing:
             raise BuildError(f"input {index} has the sizes {missing} without a range", stage="parse")

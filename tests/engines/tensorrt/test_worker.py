@@ -208,6 +208,37 @@ def test_a_parsed_model_can_be_evaluated() -> None:
 
 
 @needs_tensorrt
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_parsed_half_precision_is_accumulated_in_float32(dtype: torch.dtype) -> None:
+    """As in assembled networks; what the model gives, and in which order, stays."""
+    onnx = pytest.importorskip("onnx")
+    helper, code = onnx.helper, {torch.float16: 10, torch.bfloat16: 16}[dtype]
+    nodes = [
+        helper.make_node("MatMul", ["in0", "in1"], ["out0"]),
+        helper.make_node("Softmax", ["out0"], ["middle"], axis=-1),
+        helper.make_node("Add", ["middle", "out0"], ["out1"]),
+        helper.make_node("Softmax", ["out1"], ["out2"], axis=-1),
+    ]
+    inputs, outputs = (
+        [helper.make_tensor_value_info(f"{way}{index}", code, [64, 64]) for index in range(count)]
+        for way, count in (("in", 2), ("out", 3))
+    )
+    whole = helper.make_model(helper.make_graph(nodes, "graph", inputs, outputs), ir_version=10)
+    data = whole.SerializeToString()
+    header, plan = build(onnx_request(ranges={}), [data])
+    name = str(dtype).removeprefix("torch.")
+    assert header["outputs"] == [[f"output{index}", name, [64, 64]] for index in range(3)]
+    assert b"accumulation_type=2" in plan
+    assert b"accumulation_type=0" not in plan
+    a, b = (torch.randn(64, 64).to(dtype) for _ in range(2))
+    got = evaluate(trt, parse_onnx.parse(trt, data, trt.Builder(flavours.logger(trt))), [a, b])
+    product = (a.float() @ b.float()).to(dtype)
+    total = torch.softmax(product.float(), 1).to(dtype) + product
+    for one, wanted in zip(got, (product, total, torch.softmax(total.float(), 1).to(dtype)), strict=True):
+        torch.testing.assert_close(one, wanted)
+
+
+@needs_tensorrt
 @pytest.mark.parametrize(
     ("op", "dtype", "words"),
     [
@@ -235,6 +266,21 @@ def test_models_that_are_none() -> None:
     assert refusal(onnx_request(), model("Relu", [("input", 1, [4])])).stage == "parse"
     assert refusal(onnx_request(ranges={}), model("Relu", [("in0", 1, ["k0"])])).stage == "parse"
     assert refusal(onnx_request(ranges={"k0": [3, 2, 1]}), model("Relu", [("in0", 1, ["k0"])])).stage == "parse"
+
+
+@needs_tensorrt
+@pytest.mark.parametrize("op", ["Gather", "Attention", "Where"])
+def test_nodes_without_their_inputs_are_refused(op: str) -> None:
+    """The parser crashes on some of these."""
+    assert refusal(onnx_request(), model(op, [("in0", 1, [4, 4])])).stage == "parse"
+
+
+@needs_tensorrt
+@pytest.mark.parametrize("byte", [0, 128, 255])
+def test_text_that_is_no_text_is_refused(byte: int) -> None:
+    whole = bytearray(model("Relu", [("in0", 1, [4])]))
+    whole[whole.index(b"Relu")] = byte
+    assert refusal(onnx_request(), bytes(whole)).stage == "parse"
 
 
 @needs_tensorrt
