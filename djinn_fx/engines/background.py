@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -182,7 +183,8 @@ class BackgroundBuild(Candidate):
             self.retry_at = time.monotonic() + RETRY_S * 2 ** (self._tries - 1)
             self.move(State.FAILED, reason)
             return
-        self._give_up(reason, remember=outcome.kind is FailureKind.REFUSED)
+        # Elsewhere than on Linux the pool itself refuses: that says nothing about the region.
+        self._give_up(reason, remember=outcome.kind is FailureKind.REFUSED and sys.platform == "linux")
 
     def _give_up(self, reason: Reason, *, remember: bool = True) -> None:
         self.retry_at = None

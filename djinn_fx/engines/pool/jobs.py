@@ -88,7 +88,8 @@ class BuildJob:
         blobs: bytes that go with it.
         label: for messages.
         memory_bytes: predicted peak of the build; it starts when that much is free under the pool's limit.
-        timeout_s: it is killed after this many seconds of running.
+        timeout_s: it is killed after this many seconds of running. Time in which it could have run but others had the
+            processor does not count, up to ten times as long.
         guard: entered before the build starts and left after ``on_done``: holds whatever lock makes this process the
             only builder. Yields an artefact if there is one after all (no child is started then), else None. May
             raise :class:`BusyElsewhere`.
