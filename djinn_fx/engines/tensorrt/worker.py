@@ -1,7 +1,9 @@
 """Builds a TensorRT plan in a child process: from a network description, or from an ONNX model.
 
-Imports TensorRT and numpy, not torch: such a child starts in a tenth of a second. The plan is a function of the
-request alone (no timing cache, no names of graph nodes, the logger's messages left out), byte for byte.
+Imports TensorRT and numpy, not torch. The plan is a function of the request without graph nodes' names: there is no
+timing cache, and layers are named by their place. It is the same byte for byte where sizes depend on at most one
+symbol; with several, TensorRT numbers some of their expressions anew in each process (see
+:mod:`djinn_fx.engines.tensorrt.apart` for what can be done about that).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 
 from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt import assemble, parse_onnx
+from djinn_fx.engines.tensorrt.apart import build_apart
 from djinn_fx.engines.tensorrt.flavour import Flavour, flavour, logger, messages
 from djinn_fx.engines.tensorrt.network import DTYPE_BYTES, Network, Range
 
@@ -34,11 +37,14 @@ class Options:
         tf32: float32 products may be rounded to 10 bits before they are multiplied. Off: eager's are not.
         strict_nans: x - x and 0 * x are not taken for 0, which NaN and infinity would disprove.
         workspace_bytes: scratch memory a plan may ask for.
+        reproducible: equal requests give equal bytes also where sizes depend on several symbols, for a process more;
+            see :mod:`djinn_fx.engines.tensorrt.apart`.
     """
 
     tf32: bool = False
     strict_nans: bool = True
     workspace_bytes: int = WORKSPACE_BYTES
+    reproducible: bool = False
 
 
 def build(request: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple[dict[str, Any], bytes]:
@@ -61,6 +67,8 @@ def build(request: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple[dict[str,
             broken or TensorRT refuses a layer; ``parse``: the same of an ONNX model; ``build``: no plan came out.
     """
     chosen, target, options = _asked(request)
+    if options.reproducible:
+        return build_apart(request, blobs)
     trt = chosen.module
     mark = messages(trt).mark()
     builder = trt.Builder(logger(trt))
@@ -119,7 +127,7 @@ def _asked(request: Mapping[str, Any]) -> tuple[Flavour, str, Options]:
     if why_not:
         raise BuildError(why_not, stage="support")
     told = request.get("options") or {}
-    known = {"tf32": bool, "strict_nans": bool, "workspace_bytes": int}
+    known = {"tf32": bool, "strict_nans": bool, "workspace_bytes": int, "reproducible": bool}
     if not isinstance(told, Mapping) or any(
         key not in known or type(value) is not known[key] for key, value in told.items()
     ):

@@ -77,6 +77,32 @@ def test_a_child_needs_no_torch_and_plans_are_the_same_byte_for_byte() -> None:
     assert answers[0]["header"] == here[0]
 
 
+def several_symbols(node: str = "") -> Network:
+    """Heads split off rows of which there are k0 times k1: sizes that TensorRT has to compute."""
+    writer = NetworkWriter()
+    x = writer.input(told("float16", "k0", "k1", 256))
+    writer.node = node
+    sizes = {"reshape": [0, 0, 4, 64], "second": [0, 2, 1, 3], "zero_keeps": True}
+    q = writer.one("shuffle", [x], told("float16", "k0", 4, "k1", 64), **sizes)
+    made = writer.one("attention", [q, q, q], told("float16", "k0", 4, "k1", 64), causal="lower_right")
+    return writer.network([made, q], RANGES)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address randomization is switched off in Linux's way")
+@needs_tensorrt
+def test_plans_of_several_symbols_are_the_same_byte_for_byte_on_request() -> None:
+    asked = request(options={"reproducible": True})
+    builds = [build({**asked, "network": several_symbols(f"layer {10**n}").to_json()}, ()) for n in range(3)]
+    assert builds[0] == builds[1] == builds[2]
+    usual = build({**asked, "network": several_symbols().to_json(), "options": {}}, ())
+    assert usual[0] == builds[0][0]
+    assert len(usual[1]) == len(builds[0][1])
+    broken = refusal(
+        {**asked, "network": one_layer("cast", [told("bool", 1)], [told("int32", 2)], dtype="int32").to_json()}
+    )
+    assert broken.stage == "convert"
+
+
 @needs_tensorrt
 def test_the_header_says_what_the_plan_takes_and_gives() -> None:
     header, plan = build(request(), ())

@@ -1,0 +1,105 @@
+"""Builds a plan in a process whose memory is laid out the same each time, so that equal requests give equal bytes.
+
+TensorRT numbers the expressions of two or more symbols in an order that depends on the addresses of its objects. Plans
+of such networks mean the same and differ in a few bytes from build to build; one symbol, or none, gives equal bytes
+anyway. A fresh process without address randomization gives equal bytes for every network. Linux only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from djinn_fx.engines.pool.jobs import BuildError
+
+#: Linux: the kernel lays out the memory of a process, and of what it starts, at the same addresses each time.
+_NO_RANDOMIZATION = 0x0040000
+
+_MAIN = "from djinn_fx.engines.tensorrt.apart import main; main()"
+
+
+def build_apart(request: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple[dict[str, Any], bytes]:
+    """Build a request of :func:`djinn_fx.engines.tensorrt.worker.build` in such a process.
+
+    Graph nodes' names stay here: the bytes depend on what is built, not on what it is called.
+
+    Raises:
+        BuildError: as the worker's; stage ``support`` where processes cannot be had like this.
+    """
+    if sys.platform != "linux":
+        raise BuildError("plans of several symbols are reproducible on Linux only", stage="support")
+    told, nodes = _without_names(request)
+    head = json.dumps({"request": told, "sizes": [len(blob) for blob in blobs]}, sort_keys=True).encode()
+    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONHASHSEED": "0"}
+    if "LD_LIBRARY_PATH" in os.environ:
+        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _MAIN],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            preexec_fn=_lay_out_alike,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BuildError(f"no process without address randomization: {error}", stage="support") from error
+    answer, said = process.communicate(b"\n".join([head, b"".join(blobs)]))
+    if process.returncode:
+        last = said.decode(errors="replace").strip().splitlines()[-1:] or [""]
+        raise BuildError(f"the builder's process ended with {process.returncode}: {last[0]}", stage="build")
+    line, _, plan = answer.partition(b"\n")
+    reply = json.loads(line)
+    if "detail" in reply:
+        node = nodes.get(reply["node"], "")
+        raise BuildError(reply["detail"], stage=reply["stage"], node=node)
+    return reply["header"], plan
+
+
+def _lay_out_alike() -> None:
+    if ctypes.CDLL(None).personality(_NO_RANDOMIZATION) == -1:
+        raise OSError("address randomization cannot be switched off here")
+
+
+def _without_names(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The request with numbers for the names of graph nodes, and what they stand for."""
+    told = dict(request)
+    network = request.get("network")
+    nodes: dict[str, str] = {}
+    if isinstance(network, Mapping) and isinstance(network.get("layers"), Sequence):
+        layers = []
+        for index, layer in enumerate(network["layers"]):
+            if isinstance(layer, Mapping):
+                nodes[f"{index:06d}"] = str(layer.get("node", ""))
+                layers.append({**layer, "node": f"{index:06d}"})
+            else:
+                layers.append(layer)
+        told["network"] = {**network, "layers": layers}
+    told["options"] = {**(request.get("options") or {}), "reproducible": False}
+    return told, nodes
+
+
+def main() -> None:
+    """The process's side: a request on standard input, a header and the plan on standard output."""
+    from djinn_fx.engines.tensorrt.worker import build
+
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what TensorRT prints belongs to nobody's plan
+    head, _, rest = sys.stdin.buffer.read().partition(b"\n")
+    told = json.loads(head)
+    blobs, start = [], 0
+    for size in told["sizes"]:
+        blobs.append(rest[start : start + size])
+        start += size
+    try:
+        header, plan = build(told["request"], blobs)
+        reply: dict[str, Any] = {"header": header}
+    except BuildError as error:
+        reply, plan = {"detail": error.detail, "stage": error.stage, "node": error.node}, b""
+    with open(answer, "wb") as pipe:
+        pipe.write(json.dumps(reply).encode() + b"\n" + plan)
