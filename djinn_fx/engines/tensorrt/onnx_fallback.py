@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch._subclasses import FakeTensor
 from torch.fx import GraphModule
 
 from djinn_fx.engines.base import RegionGraph
@@ -34,7 +35,7 @@ from djinn_fx.errors import LoweringError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.hashing import NoCanonicalForm, canonical_form
 from djinn_fx.srg.lower import lower
-from djinn_fx.srg.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
+from djinn_fx.srg.rebuild import CannotRebuild, Rebuilt, SizeHint, rebuild, size_hints
 
 #: Raised when this module changes what it makes of a region; part of every key.
 CONVERTER_VERSION = 1
@@ -138,8 +139,12 @@ def convert_form(
         rebuilt = rebuild(form, hints=hints, devices=_any_device(form))
     except CannotRebuild as error:
         raise Refused(f"the region cannot be rebuilt: {error}") from error
+    known = _facts(rebuilt)
     prepared = prepare(rebuilt, options or Options())
     model = _model(prepared)
+    if _facts(rebuilt) != known:
+        # The user's graph is guarded by what tracing the region found, not by what exporting it took for granted.
+        raise Refused("the exporter decided something by the sizes of the example, so the model is not for others")
     problem = difference(model, prepared.gm) if verify else None
     if problem is not None:
         raise Refused(f"the exported model gives other numbers than torch: {problem}")
@@ -151,6 +156,28 @@ def convert_form(
         symbols=prepared.symbols,
         ranges=prepared.ranges,
     )
+
+
+def _facts(rebuilt: Rebuilt) -> list[str]:
+    """What is known of the sizes of a region: conditions found true, bounds, and sizes found to be others."""
+    environments = {id(one): one for one in _environments(rebuilt)}
+    return [
+        text
+        for one in environments.values()
+        for text in (
+            *(str(guard.expr) for guard in one.guards),
+            str(sorted((str(old), str(new)) for old, new in one.replacements.items())),
+            str(sorted((str(symbol), str(bounds)) for symbol, bounds in one.var_to_range.items())),
+        )
+    ]
+
+
+def _environments(rebuilt: Rebuilt) -> Iterator[Any]:
+    for value in rebuilt.example_inputs:
+        if isinstance(value, torch.SymInt):
+            yield value.node.shape_env
+        elif isinstance(value, FakeTensor) and value.fake_mode.shape_env is not None:
+            yield value.fake_mode.shape_env
 
 
 def _reason(region: RegionGraph, error: Refused) -> Reason:

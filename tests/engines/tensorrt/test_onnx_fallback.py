@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.build import region_graph
 from djinn_fx.engines.pool.jobs import BuildError
+from djinn_fx.engines.tensorrt import onnx_fallback
 from djinn_fx.engines.tensorrt.conversion import Copy, FromInput, FromNetwork, FromSizes, Options, ViewOfInput
 from djinn_fx.engines.tensorrt.onnx_check import check_with_onnxruntime, run
 from djinn_fx.engines.tensorrt.onnx_fallback import OnnxConversion, form_of, missing_packages, onnx_request
@@ -34,6 +35,17 @@ pytest.importorskip("onnxscript", reason="needs the package onnxscript")
 pytest.importorskip("onnxruntime", reason="needs the package onnxruntime")
 
 TOKENS, WIDTH, HEADS, INNER = 6, 16, 2, 24
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_table_of_ops() -> Iterator[None]:
+    """The exporter makes its table of ops anew each time, for half a second; here it may keep it."""
+    from torch.onnx._internal.exporter import _registration
+
+    made = _registration.ONNXRegistry.from_torchlib
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(functools.cache(made)))
+        yield
 
 
 def whole(srg: SRG) -> RegionGraph:
@@ -263,6 +275,22 @@ def test_sizes_may_differ_from_call_to_call() -> None:
     assert isinstance(grown, OnnxConversion)
     assert grown.model == made.model
     assert grown.digest() != made.digest(), "another profile is another plan"
+
+
+def test_an_export_that_holds_for_the_examples_sizes_only_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = noise(3, 8)
+    torch._dynamo.mark_dynamic(x, 0)
+    region = region_of(lambda x: x * 2, x)
+    export = onnx_fallback._exported
+
+    def deciding(gm: Any) -> Any:
+        size = next(iter(gm.graph.find_nodes(op="placeholder"))).meta["val"].shape[0]
+        assert bool(size < 100)
+        return export(gm)
+
+    assert isinstance(onnx_request(region), OnnxConversion)
+    monkeypatch.setattr(onnx_fallback, "_exported", deciding)
+    assert "sizes of the example" in refused(region).detail
 
 
 def test_a_size_that_no_tensor_tells_is_refused() -> None:
