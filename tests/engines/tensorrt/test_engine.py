@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import pytest
@@ -262,6 +263,7 @@ class TestTorchTensorrt:
             ("tensorrt", {"__version__": "10.0"}),
         ):
             fake = types.ModuleType(name)
+            fake.__spec__ = ModuleSpec(name, None)  # whoever looks for the library meanwhile must be able to
             vars(fake).update(content)
             monkeypatch.setitem(sys.modules, name, fake)
         monkeypatch.setattr(torch_tensorrt_builder, "why_not", lambda: None)

@@ -1,0 +1,36 @@
+"""Tests that need a CUDA device, a torch with CUDA, and a TensorRT that runs here; elsewhere they say what is missing.
+
+None of these has been run by the people who wrote it: no machine with a GPU was at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import djinn_fx.backend
+from djinn_fx.engines.tensorrt.engine import TensorRTEngine
+
+
+def missing() -> str | None:
+    """What these tests lack here; None if nothing."""
+    if not torch.version.cuda:
+        return "this torch is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    found = TensorRTEngine().capability()
+    if not (found.can_build and found.can_run):
+        return f"TensorRT does not build and run here: {found.why_not}"
+    return None
+
+
+@pytest.fixture(autouse=True)
+def _needs_tensorrt() -> Iterator[None]:
+    problem = missing()
+    if problem is not None:
+        pytest.skip(problem)
+    djinn_fx.backend.reset()
+    yield
+    djinn_fx.backend.reset()
