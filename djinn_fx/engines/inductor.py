@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines import inductor_flags
+from djinn_fx.engines import inductor_flags, inductor_kernels
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import device_order, symbolic_inputs
 from djinn_fx.engines.prewarm import know_vector_units
@@ -87,6 +87,7 @@ class InductorEngine:
         Raises:
             EngineError: Inductor failed; the cause is chained.
         """
+        already = len(inductor_kernels.loaded_modules())
         try:
             with _neutral_context():
                 artefact = torch._inductor.standalone_compile(
@@ -98,9 +99,11 @@ class InductorEngine:
                 )
         except Exception as error:
             raise EngineError(f"inductor could not compile {region.label}: {_first_line(error)}") from error
+        payload = _serialise(artefact, region.label)
+        kernels, libraries = inductor_kernels.carried(inductor_kernels.loaded_modules()[already:])
         return Artefact(
-            header={"engine": self.name, "outputs": _output_count(region)},
-            payload=_serialise(artefact, region.label),
+            header={"engine": self.name, "outputs": _output_count(region), **kernels},
+            payload=payload + libraries if payload is not None else None,
             ready=_as_region_callable(artefact),
         )
 
@@ -145,7 +148,7 @@ class InductorEngine:
         }
 
     def load(self, artefact: Artefact) -> RegionCallable:
-        """Make stored bytes callable. Missing native kernels are rebuilt by Inductor from the stored source.
+        """Make stored bytes callable. Native kernels that are missing here and cannot be put back are built again.
 
         May be called from any thread, with Inductor's settings as they were where the engine was made.
 
@@ -161,8 +164,9 @@ class InductorEngine:
         import_runtime()
         know_vector_units()
         try:
+            payload = inductor_kernels.restored(artefact.header, artefact.payload)
             with _neutral_context(), _clean_tracing_context():
-                return _as_region_callable(AOTCompiledArtifact.deserialize(artefact.payload))
+                return _as_region_callable(AOTCompiledArtifact.deserialize(payload))
         except Exception as error:
             raise EngineError(f"inductor could not load an artefact: {_first_line(error)}") from error
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from djinn_fx.engines import inductor_flags
+from djinn_fx.engines import inductor_flags, inductor_kernels
 from djinn_fx.engines.base import Artefact, BuildRequest, RegionGraph
 from djinn_fx.engines.inductor import InductorEngine
 from djinn_fx.engines.inductor_worker import build
@@ -21,6 +24,7 @@ from djinn_fx.engines.keys import Guards, symbolic_inputs
 from djinn_fx.engines.pool.jobs import BuildDone, BuildError, BuildFailed, BuildJob, BuildOutcome, FailureKind
 from djinn_fx.engines.pool.limits import PoolLimits
 from djinn_fx.engines.pool.supervisor import BuildPool
+from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg import GraphKind
 from tests import capture, graphs
@@ -276,6 +280,68 @@ def test_loading_while_another_thread_traces_and_compiles() -> None:
         thread.join(TIMEOUT_S)
     assert not wrong, wrong
     assert rounds > 0
+
+
+def test_kernels_travel_with_the_artefact(
+    children: Children, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, repo: Any
+) -> None:
+    """A process with an empty folder of Inductor's, where no kernel can be compiled, loads and runs it."""
+    (srg,) = capture.capture(layer, layer_arguments())
+    region = whole(srg)
+    done = built(children, region)
+    files = done.header["kernels"]["files"]
+    assert files
+    values = concrete(region.example_inputs)
+    torch.save([values, list(region.gm(*copied(values)))], tmp_path / "values.pt")
+    (tmp_path / "payload").write_bytes(done.payload)
+    (tmp_path / "header").write_text(json.dumps(done.header))
+    script = f"""
+import json, pathlib, torch
+from torch._inductor.cpp_builder import CppBuilder
+from djinn_fx.engines.base import Artefact
+from djinn_fx.engines.inductor import InductorEngine
+
+build = CppBuilder.build
+
+def watched(self):
+    target = self.get_target_file_path()
+    assert not target.endswith(".main.so"), target  # a kernel
+    return build(self)
+
+CppBuilder.build = watched
+here = pathlib.Path({str(tmp_path)!r})
+values, expected = torch.load(here / "values.pt")
+header = json.loads((here / "header").read_text())
+run = InductorEngine().load(Artefact(header=header, payload=(here / "payload").read_bytes()))
+torch.testing.assert_close(list(run(values)), expected)
+print("same")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(repo), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "empty")}
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert ran.stdout.strip() == "same", ran.stderr
+    put = [str(path.relative_to(tmp_path / "empty")) for path in (tmp_path / "empty").glob("*/*.so")]
+    assert {name for name, _ in files} <= set(put)
+
+
+def test_kernels_go_nowhere_but_into_inductors_folder(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    name = f"ab/{'a' * 30}.main.so"
+
+    def header(*files: list[Any], toolchain: str | None = None) -> dict[str, Any]:
+        return {"kernels": {"toolchain": toolchain or inductor_kernels.toolchain(), "files": list(files)}}
+
+    assert inductor_kernels.restored({}, b"payload") == b"payload"
+    assert inductor_kernels.restored(header([name, 3], toolchain="another"), b"payloadabc") == b"payload"
+    assert not (tmp_path / "inductor").exists(), "made for other paths: of no use here"
+    assert inductor_kernels.restored(header([name, 3]), b"payloadabc") == b"payload"
+    assert (tmp_path / "inductor" / name).read_bytes() == b"abc"
+    bad = ["../x.so", f"ab/../../{'a' * 30}.so", f"/ab/{'a' * 30}.so", f"ab/{'a' * 30}.py", f"ab/{'a' * 30}.so\n"]
+    for wrong in (*([name, 3] for name in bad), [name, 99], [name, 0], [name, -2]):
+        with pytest.raises(ValueError, match="does not fit"):
+            inductor_kernels.restored(header(wrong), b"payloadabc")
+    with pytest.raises(EngineError, match="could not load"):
+        InductorEngine().load(Artefact(header=header(["../x.so", 3]), payload=b"payloadabc"))
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [f"{'a' * 30}.main.so"]
 
 
 def test_a_thread_that_loads_has_the_settings_of_the_one_that_made_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
