@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -91,6 +92,15 @@ def missing_packages() -> str | None:
     """What to install before anything can be exported; None if all is there."""
     absent = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     return f"install {' and '.join(absent)}: pip install {' '.join(absent)}" if absent else None
+
+
+def versions() -> dict[str, str]:
+    """Of everything besides the region that decides what is exported: for keys."""
+    found = {"converter": str(CONVERTER_VERSION), "opset": str(OPSET), "torch": str(torch.__version__)}
+    for name in ("onnx", "onnxscript", "onnx_ir"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def onnx_request(

@@ -59,6 +59,7 @@ def finish(model: Any, inputs: Sequence[tuple[str, Shape]], outputs: Sequence[tu
     if len(graph.input) != len(inputs) or len(graph.output) != len(outputs):
         raise NotTaken(f"{len(graph.input)} inputs and {len(graph.output)} outputs were exported")
     _check_ops(model)
+    _check_pads(graph)
     _strip(model)
     _compute_outputs(graph)
     _rename(graph)
@@ -107,6 +108,17 @@ def _check_ops(model: Any) -> None:
             raise NotTaken(f"the op {node.op_type}")
         if any(one.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for one in node.attribute):
             raise NotTaken(f"the op {node.op_type}, which is control flow")
+
+
+def _check_pads(graph: Any) -> None:
+    """Negative padding of any kind but by a constant: runtimes do not agree on what it means."""
+    constants = {one.name: one for one in graph.initializer}
+    for node in graph.node:
+        modes = [one.s for one in node.attribute if one.name == "mode"]
+        if node.op_type == "Pad" and modes not in ([], [b"constant"]):
+            pads = constants.get(node.input[1])
+            if pads is None or bool((onnx.numpy_helper.to_array(pads) < 0).any()):
+                raise NotTaken("padding by less than nothing, or by sizes not known, that repeats the input")
 
 
 def _strip(model: Any) -> None:

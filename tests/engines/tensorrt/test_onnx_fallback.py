@@ -23,7 +23,7 @@ from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt import onnx_fallback
 from djinn_fx.engines.tensorrt.conversion import Copy, FromInput, FromNetwork, FromSizes, Options, ViewOfInput
 from djinn_fx.engines.tensorrt.onnx_check import check_with_onnxruntime, run
-from djinn_fx.engines.tensorrt.onnx_fallback import OnnxConversion, form_of, missing_packages, onnx_request
+from djinn_fx.engines.tensorrt.onnx_fallback import OnnxConversion, form_of, missing_packages, onnx_request, versions
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg import SRG
 from tests import graphs
@@ -489,6 +489,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], str]] = {
         "batch_norm",
     ),
     "divisor": (lambda a: F.avg_pool2d(a, 2, divisor_override=3), (X,), "avg_pool2d"),
+    "negative padding": (lambda a: F.pad(a, (-1, 2, 0, 1), mode="replicate"), (X,), "0"),
     "antialias": (lambda a: F.interpolate(a, size=(4, 5), mode="bilinear", antialias=True), (X,), "upsample"),
     "no elements": (lambda a: a[:0].sum(0), (noise(3, 4),), "slice"),
     "no ONNX op": (lambda a: torch.searchsorted(a, a), (noise(5),), "searchsorted"),
@@ -528,6 +529,7 @@ def test_sizes_that_depend_on_data_are_refused() -> None:
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     region = traced(lambda x: x + 1, noise(3))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert {"torch", "onnx", "onnxscript", "converter"} <= set(versions())
     assert "onnxscript" in str(missing_packages())
     assert "pip install onnx onnxscript" in refused(region).detail
 
