@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor as Values
 
-from tests.engines.tensorrt.making import needs_tensorrt, one_layer, run, told
+from djinn_fx.engines.tensorrt.evaluate import evaluate
+from tests.engines.tensorrt.making import assembled, needs_tensorrt, one_layer, run, told, trt
 
 pytestmark = needs_tensorrt
 
@@ -96,3 +97,51 @@ def test_attention(dtype: torch.dtype) -> None:
     check("attention", [scaled, k, v], plain(is_causal=True), causal="upper_left")
     last = torch.ones(5, 7, dtype=torch.bool).tril(2)
     check("attention", [scaled, k, v], plain(attn_mask=last), causal="lower_right")
+
+
+def test_what_tensorrt_does_otherwise_than_torch_is_shown() -> None:
+    """A converter that trusts these layers fails its comparison with eager."""
+    nan = float("nan")
+    a, b = torch.tensor([1.0, nan]), torch.tensor([nan, 2.0])
+    check("elementwise", [a, b], torch.tensor([1.0, 2.0]), op="max")
+    check("activation", [a], torch.tensor([1.0, 0.0]), op="clip", alpha=0.0, beta=3.0)
+    one, tenth = torch.tensor([1.0]), torch.tensor([0.1])
+    assert (one // tenth).item() == 9.0
+    check("elementwise", [one, tenth], torch.tensor([10.0]), op="floor_div")
+
+
+def test_layers_may_be_listed_before_what_they_read() -> None:
+    network = assembled(one_layer("unary", [told("float32", 3)], [told("float32", 3)], op="exp"))
+    first = network.get_layer(0)
+    negated = network.add_unary(network.get_input(0), trt.UnaryOperation.NEG)
+    first.set_input(0, negated.get_output(0))
+    x = numbers(3)
+    close(evaluate(trt, network, [x])[0], torch.exp(-x))
+
+
+def test_inputs_may_be_given_by_name() -> None:
+    network = assembled(one_layer("elementwise", [told("float32", 3)] * 2, [told("float32", 3)], op="sub"))
+    x, y = numbers(3), numbers(3) * 2
+    close(evaluate(trt, network, {"input1": y, "input0": x})[0], x - y)
+
+
+@pytest.mark.parametrize("value", [torch.ones(4), torch.ones(3, 1), torch.ones(3, dtype=torch.float16)])
+def test_inputs_of_another_kind_are_refused(value: Values) -> None:
+    network = assembled(one_layer("unary", [told("float32", 3)], [told("float32", 3)], op="exp"))
+    with pytest.raises(ValueError):
+        evaluate(trt, network, [value])
+
+
+def test_a_layer_without_a_meaning_is_refused() -> None:
+    network = assembled(one_layer("unary", [told("float32", 3)], [told("float32", 3)], op="exp"))
+    network.add_non_zero(network.get_input(0), trt.int64)
+    with pytest.raises(NotImplementedError):
+        evaluate(trt, network, [numbers(3)])
+
+
+def test_symbols_may_be_any_size_of_their_range() -> None:
+    rows = told("float32", "k0", 4)
+    network = one_layer("concatenation", [rows, told("float32", "k1", 4)], [told("float32", "k0+k1", 4)], axis=0)
+    for first, second in ((1, 5), (3, 2)):
+        x, y = numbers(first, 4), numbers(second, 4)
+        close(run(network, x, y)[0], torch.cat([x, y]))

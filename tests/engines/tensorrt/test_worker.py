@@ -24,13 +24,14 @@ FLAVOUR = "tensorrt_rtx"
 
 #: Builds what comes as JSON on standard input; says what it built and what it had to import.
 CHILD = """
-import hashlib, json, resource, sys
+import hashlib, json, pathlib, re, sys
 from djinn_fx.engines.tensorrt.worker import build
 request = json.load(sys.stdin)
 header, plan = build(request, ())
 print(json.dumps({
     "digest": hashlib.sha256(plan).hexdigest(), "header": header, "torch": "torch" in sys.modules,
-    "kilobytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    "kilobytes": int(re.search(r"VmHWM:\\s*([0-9]+)", pathlib.Path("/proc/self/status").read_text())[1])
+    if sys.platform == "linux" else 0,
 }))
 """
 
