@@ -34,13 +34,13 @@ TRANSFORMERS = ["transformers>=4.56"]
 # that one is found too. The ONNX packages are for regions that the direct converter does not take.
 TENSORRT = [
     "tensorrt-rtx>=1.7.1.116,<1.8; sys_platform == 'linux' and platform_machine == 'x86_64'",
-    "onnx>=1.18",
-    "onnxscript>=0.5",
+    "onnx>=1.23",
+    "onnxscript>=0.7",
 ]
 TEST = [
     *TRANSFORMERS,
     *TENSORRT,
-    "onnxruntime>=1.22",
+    "onnxruntime>=1.31",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
