@@ -33,6 +33,8 @@ CONVERTER_VERSION = 1
 #: Peak memory in bytes of a child and the compilers it runs: whole Llama graphs of 221, 1041, 2122 and 3362 ops took
 #: 605, 633, 685 and 721 MiB together (torch 2.13 for CPU, g++ 12, one compiler at a time).
 _BASE_MEMORY, _MEMORY_PER_OP = 700_000_000, 60_000
+#: With an accelerator its libraries come on top: a guess, nothing was measured.
+_ACCELERATOR_MEMORY = 3_000_000_000
 #: They took 12 to 81 s on 2 cores that others used too; this is for what hangs.
 _BASE_SECONDS, _SECONDS_PER_OP = 300.0, 0.5
 
@@ -114,10 +116,13 @@ class InductorEngine:
         except CannotRebuild as error:
             return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=f"inductor in a child: {error}", node=region.label)
         ops = len(region.canonical["ops"])
+        base = _ACCELERATOR_MEMORY if asked["devices"] else _BASE_MEMORY
         return BuildRequest(
-            worker="inductor", request=asked, memory_bytes=_BASE_MEMORY + ops * _MEMORY_PER_OP,
+            worker="inductor",
+            request=asked,
+            memory_bytes=base + ops * _MEMORY_PER_OP,
             timeout_s=_BASE_SECONDS + ops * _SECONDS_PER_OP,
-        )  # fmt: skip
+        )
 
     def _asked(self, region: RegionGraph) -> dict[str, Any]:
         """The request as a JSON object.
