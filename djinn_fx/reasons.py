@@ -29,7 +29,6 @@ class ReasonKind(str, Enum):
     WAITING = "waiting"
     BUDGET = "budget"
     NOT_RUNNABLE = "not-runnable"
-    DEFERRED = "deferred"
 
 
 @dataclass(frozen=True, kw_only=True)

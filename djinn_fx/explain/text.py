@@ -27,6 +27,9 @@ _INDENT = 14
 _IMPORTANCE = (
     ReasonKind.FALLBACK,
     ReasonKind.ENGINE_REFUSED,
+    ReasonKind.NOT_RUNNABLE,
+    ReasonKind.BUDGET,
+    ReasonKind.WAITING,
     ReasonKind.UNCACHEABLE,
     ReasonKind.CACHE_UNUSABLE,
     ReasonKind.UNPRICED,
