@@ -1,16 +1,18 @@
 """From a network description to TensorRT's ``INetworkDefinition``; every shape and type is checked against it.
 
-Needs TensorRT and numpy, not torch. TensorRT trusts its caller: a setter given nonsense says so in a log and keeps its
-default, which would build another network than the one described. So every error that it logs ends the assembly, and
-every layer's outputs are compared with what the description says they are.
+Needs TensorRT alone, neither torch nor numpy. TensorRT trusts its caller: a setter given nonsense says so in a log and
+keeps its default, which would build another network than the one described. So every error that it logs ends the
+assembly, and every layer's outputs are compared with what the description says they are.
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
+import struct
+import weakref
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt.attributes import Attributes
@@ -19,15 +21,11 @@ from djinn_fx.engines.tensorrt.flavour import messages, strongly_typed
 from djinn_fx.engines.tensorrt.kinds import KINDS
 from djinn_fx.engines.tensorrt.network import Layer, Network, Tensor, input_name, output_name
 
-#: How constants are read; bfloat16 is no numpy type and is widened to float32, exactly, then cast by TensorRT.
-_NUMPY = {
-    "float32": np.float32,
-    "float16": np.float16,
-    "bfloat16": np.uint16,
-    "int64": np.int64,
-    "int32": np.int32,
-    "bool": np.bool_,
-}
+#: Bytes of the constants of each network: TensorRT reads them when it builds.
+_KEPT: weakref.WeakKeyDictionary[Any, list[bytes]] = weakref.WeakKeyDictionary()
+
+#: How numbers of a type are packed.
+_PACKED = {"float32": "f", "int64": "q", "int32": "i"}
 
 
 def layer_name(index: int, layer: Layer) -> str:
@@ -86,23 +84,27 @@ class Assembly:
         wanted = self.dtype(dtype)
         return value if value.dtype == wanted else self.add("add_cast", value, wanted).get_output(0)
 
-    def constant(self, array: np.ndarray[Any, Any]) -> Any:
-        """A constant of a numpy array, which TensorRT keeps a hold of."""
-        array = np.ascontiguousarray(array) if array.ndim else array
-        if array.size == 0:  # no pointer may be given for no values
-            weights = self.trt.Weights(self.trt.DataType(self._of(array)))
-            return self.add("add_constant", array.shape, weights).get_output(0)
-        return self.add("add_constant", array.shape, array).get_output(0)
+    def numbers(self, dtype: str, shape: Sequence[int], values: Sequence[float]) -> Any:
+        """A constant of a few numbers."""
+        try:
+            return self.constant(dtype, shape, struct.pack(f"={len(values)}{_PACKED[dtype]}", *values))
+        except (struct.error, OverflowError) as error:
+            raise self.error(f"{list(values)} are no numbers of type {dtype}") from error
 
-    def _of(self, array: np.ndarray[Any, Any]) -> Any:
-        return self.dtype(next(name for name, known in _NUMPY.items() if known == array.dtype))
-
-    def blob(self, dtype: str, shape: Sequence[int], data: bytes) -> Any:
+    def constant(self, dtype: str, shape: Sequence[int], data: bytes) -> Any:
         """A constant of row-major bytes; their number has been checked."""
-        flat = np.frombuffer(data, dtype=_NUMPY[dtype]).copy()
-        if dtype == "bfloat16":
-            flat = (flat.astype(np.uint32) << 16).view(np.float32)
-        return self.cast(self.constant(flat.reshape(tuple(shape))), dtype)
+        count, as_type = math.prod(shape), dtype
+        if dtype == "bfloat16":  # widened, exactly, for others cannot read it, and cast by TensorRT
+            wide = bytearray(4 * count)
+            wide[2::4], wide[3::4] = data[0::2], data[1::2]
+            data, as_type = bytes(wide), "float32"
+        if count:
+            _KEPT.setdefault(self.net, []).append(data)
+            address = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value
+            weights = self.trt.Weights(self.dtype(as_type), address, count)
+        else:  # no address may be given for no values
+            weights = self.trt.Weights(self.dtype(as_type))
+        return self.cast(self.add("add_constant", tuple(shape), weights).get_output(0), dtype)
 
     def finish(self, made: Sequence[Any], outputs: Sequence[Tensor]) -> None:
         """Compare what was made with what the description says, and stop at anything TensorRT complained of."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +12,8 @@ T = TypeVar("T")
 
 #: Sizes and positions are int64 in TensorRT; a larger number is nobody's intention.
 _LIMIT = 2**62
+#: Of float32, which TensorRT's parameters are.
+_LARGEST = (2 - 2**-23) * 2.0**127
 _NEEDED: Any = object()
 
 
@@ -49,9 +50,9 @@ class Attributes:
         return value
 
     def number(self, name: str, default: float = _NEEDED) -> float:
-        """A finite number."""
+        """A finite number of float32's range."""
         value = self._take(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
             raise self.error(f"{name} is {value!r}, not a finite number")
         return float(value)
 

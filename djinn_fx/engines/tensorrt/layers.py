@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from djinn_fx.engines.tensorrt.attributes import Attributes
 from djinn_fx.engines.tensorrt.kinds import (
     FLOATS,
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 def _constant(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
     blob = attributes.integer("blob", 0, len(a.network.blobs) - 1)
     dtype, shape = attributes.dtype("dtype"), attributes.integers("shape", None, 0)
-    return [a.blob(dtype, shape, a.network.blobs[blob])]
+    return [a.constant(dtype, shape, a.network.blobs[blob])]
 
 
 _ARITHMETIC = names("sum", "prod", "max", "min", "sub", "div", "pow", "floor_div", "greater", "less")
@@ -136,14 +134,14 @@ def _shuffle(a: Assembly, layer: Layer, attributes: Attributes, values: Values, 
 
 @kind("squeeze", 1)
 def _squeeze(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
-    axes = np.array(attributes.axes("axes", tensor(known, 0).rank), np.int64)
-    return [a.add("add_squeeze", values[0], a.constant(axes)).get_output(0)]
+    axes = attributes.axes("axes", tensor(known, 0).rank)
+    return [a.add("add_squeeze", values[0], a.numbers("int64", (len(axes),), axes)).get_output(0)]
 
 
 @kind("unsqueeze", 1)
 def _unsqueeze(a: Assembly, layer: Layer, attributes: Attributes, values: Values, known: Known) -> list[Any]:
-    axes = np.array(attributes.axes("axes", layer.outputs[0].rank), np.int64)
-    return [a.add("add_unsqueeze", values[0], a.constant(axes)).get_output(0)]
+    axes = attributes.axes("axes", layer.outputs[0].rank)
+    return [a.add("add_unsqueeze", values[0], a.numbers("int64", (len(axes),), axes)).get_output(0)]
 
 
 _MODES = {"strict": "STRICT_BOUNDS", "fill": "FILL", "clamp": "CLAMP", "reflect": "REFLECT", "wrap": "WRAP"}

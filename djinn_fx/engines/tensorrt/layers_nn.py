@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from djinn_fx.engines.tensorrt.attributes import Attributes
 from djinn_fx.engines.tensorrt.kinds import (
     FLOATS,
@@ -217,7 +215,7 @@ def _cumulative(a: Assembly, layer: Layer, attributes: Attributes, values: Value
     types(attributes, known, 0, NUMBERS)
     axis = attributes.integer("axis", 0, tensor(known, 0).rank - 1)
     ends = attributes.flag("exclusive", False), attributes.flag("reverse", False)
-    at = a.constant(np.array(axis, np.int32))
+    at = a.numbers("int32", (), [axis])
     return [a.add("add_cumulative", values[0], at, a.trt.CumulativeOperation.SUM, *ends).get_output(0)]
 
 
@@ -241,7 +239,8 @@ def _fill(a: Assembly, layer: Layer, attributes: Attributes, values: Values, kno
         if value is None:
             if dtype != "float32" and number != int(number or 0):
                 raise attributes.error(f"{name} is {number} for integers")
-            value = a.constant(np.full(wanted, number, dtype))
+            assert number is not None
+            value = a.numbers(dtype, wanted, [number if dtype == "float32" else int(number)])
         else:
             types(attributes, known, place, (dtype,))
             if tensor(known, place).shape != wanted:
@@ -255,7 +254,7 @@ def _one_hot(a: Assembly, layer: Layer, attributes: Attributes, values: Values, 
     types(attributes, known, 0, ("int32",))
     if tensor(known, 1).shape != (2,):
         raise attributes.error(f"the values off and on are of shape {list(tensor(known, 1).shape)}")
-    depth = a.constant(np.array(attributes.integer("depth", 1, 2**31 - 1), np.int32))
+    depth = a.numbers("int32", (), [attributes.integer("depth", 1, 2**31 - 1)])
     axis = attributes.integer("axis", 0, tensor(known, 0).rank)
     return [a.add("add_one_hot", *values, depth, axis).get_output(0)]
 

@@ -1,6 +1,6 @@
 """Builds a TensorRT plan in a child process: from a network description, or from an ONNX model.
 
-Imports TensorRT and numpy, not torch. The plan is a function of the request without graph nodes' names: there is no
+Imports TensorRT, neither torch nor numpy. The plan is a function of the request without graph nodes' names: there is no
 timing cache, and layers are named by their place. It is the same byte for byte where sizes depend on at most one
 symbol; with several, TensorRT numbers some of their expressions anew in each process (see
 :mod:`djinn_fx.engines.tensorrt.apart` for what can be done about that).

@@ -211,6 +211,20 @@ def test_types_that_mean_something_else_are_refused() -> None:
     refused(one_layer("elementwise", [half, single], [single], op="sum"))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e300, 2**200, "1", None, True])
+def test_parameters_are_finite_numbers(number: Any) -> None:
+    value = told("float32", 2, 3)
+    with pytest.raises(BuildError):
+        assembled(one_layer("activation", [value], [value], op="elu", alpha=number))
+    ends = {"op": "linspace", "shape": [3], "dtype": "int32", "beta": 1}
+    writer = NetworkWriter()
+    given = writer.input(told("int32", 3))
+    made = writer.one("fill", [], told("int32", 3), alpha=number, **ends)
+    total = writer.one("elementwise", [given, made], told("int32", 3), op="sum")
+    with pytest.raises(BuildError):
+        assembled(writer.network([total], {}))
+
+
 def test_elements_outside_are_refused() -> None:
     refused(one_layer("slice", [told("float32", 4)], [told("float32", 3)], start=[2], size=[3], stride=[1]))
     refused(one_layer("slice", [told("float32", "k0")], [told("float32", 2)], start=[0], size=[2], stride=[-1]))

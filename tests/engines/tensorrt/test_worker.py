@@ -29,7 +29,7 @@ from djinn_fx.engines.tensorrt.worker import build
 request = json.load(sys.stdin)
 header, plan = build(request, ())
 print(json.dumps({
-    "digest": hashlib.sha256(plan).hexdigest(), "header": header, "torch": "torch" in sys.modules,
+    "digest": hashlib.sha256(plan).hexdigest(), "header": header, "slow": sorted({"torch", "numpy"} & set(sys.modules)),
     "kilobytes": int(re.search(r"VmHWM:\\s*([0-9]+)", pathlib.Path("/proc/self/status").read_text())[1])
     if sys.platform == "linux" else 0,
 }))
@@ -71,7 +71,7 @@ def test_a_child_needs_no_torch_and_plans_are_the_same_byte_for_byte() -> None:
             cwd=Path(__file__).parents[3],
         )
         answers.append(json.loads(done.stdout))
-    assert not answers[0]["torch"]
+    assert not answers[0]["slow"]
     assert answers[0]["kilobytes"] < 500_000
     here = build({**request(), "network": network(node="another layer of the model").to_json()}, ())
     assert answers[0]["digest"] == answers[1]["digest"] == hashlib.sha256(here[1]).hexdigest()
