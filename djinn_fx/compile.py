@@ -232,7 +232,7 @@ class _GraphCompiler:
         if self.cacheable and not constants:
             from djinn_fx.runtime.graph_cache import kept_form
 
-            kept = kept_form(program, [build.key for build in built.builds], self._settings)
+            kept = kept_form(program, [one.key if one.alone else "" for one in built.builds], self._settings)
         return captured, run, kept
 
     def plan(self, kind: GraphKind, gm: GraphModule) -> CapturedGraph:

@@ -16,7 +16,7 @@ import torch
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import Guards, device_order, symbol_places, symbolic_inputs
-from djinn_fx.engines.lazy import LazyRegion, Policy
+from djinn_fx.engines.lazy import Adopted, LazyRegion, Policy
 from djinn_fx.engines.memory import BUILDING, MEMORY, Loaded
 from djinn_fx.engines.pays import EXPERIENCE, Budget
 from djinn_fx.engines.progress import Progress
@@ -45,6 +45,7 @@ class RegionBuild:
         seconds: spent on it.
         key: of the artefact; empty if it is not kept. Of a waiting region: the key it will have on disk.
         guards: expression over the region's symbolic inputs under which the artefact is valid, if any.
+        alone: whether the artefact runs without the region's own ops beside it to be checked against.
         reasons: misses, refusals, fallbacks.
     """
 
@@ -54,6 +55,7 @@ class RegionBuild:
     seconds: float
     key: str = ""
     guards: str | None = None
+    alone: bool = True
     reasons: tuple[Reason, ...] = ()
 
 
@@ -123,8 +125,17 @@ class Builder:
                 continue
             loaded, outcome = self._now(tier, prepared, work)
             if loaded is not None:
-                return loaded.run, work.build(loaded, outcome)
+                return self._serving(work, loaded), work.build(loaded, outcome)
         return self._fallback(work)
+
+    def _serving(self, work: _RegionWork, loaded: Loaded) -> RegionCallable:
+        """An artefact as a region's callable; one that is to be checked has the region's own ops beside it."""
+        if getattr(loaded.run, "checked", None) is None:
+            return loaded.run
+        region, adopted = self._new_lazy(work, None), Adopted(loaded.engine)
+        region.build([adopted])
+        region.adopt(adopted, loaded)
+        return region
 
     # Blocking
 
@@ -211,7 +222,9 @@ class Builder:
             elif self._can_build_elsewhere(tier, prepared, work):
                 wanted.append((tier, prepared))
         if not wanted:
-            return (start.run, work.build(start, outcome)) if start is not None else self._fallback(work)
+            return (
+                (self._serving(work, start), work.build(start, outcome)) if start is not None else self._fallback(work)
+            )
         return self._lazy_region(work, wanted, start, outcome)
 
     def _known(self, tier: Tier, prepared: Prepared, work: _RegionWork) -> Reason | None:
@@ -234,17 +247,7 @@ class Builder:
     def _lazy_region(
         self, work: _RegionWork, wanted: Sequence[tuple[Tier, Prepared]], start: Loaded | None, outcome: str
     ) -> tuple[RegionCallable, RegionBuild]:
-        region = LazyRegion(
-            label=work.region.label,
-            eager=self._eager.load(self._eager.compile(work.graph)),
-            start=start,
-            ops=len(work.region.nodes),
-            repeats=work.repeats,
-            places=work.places,
-            predicted_s=work.region.cost.time_s,
-            clock_tells=work.region.device.startswith("cpu"),
-            policy=self._policy,
-        )
+        region = self._new_lazy(work, start)
         from djinn_fx.engines.background import BackgroundBuild
 
         sizes = [int(symint.node.hint) for symint in work.symints]
@@ -258,9 +261,22 @@ class Builder:
             work.note(Reason(kind=ReasonKind.WAITING, detail=detail, node=work.region.label))
         region.build(candidates)
         key = wanted[0][1].key
-        only = len(wanted) == 1 and start is None and not work.symints and wanted[0][0].store is not None
+        only = len(self._tiers) == 1 and start is None and not work.symints and self._tiers[0].store is not None
         build = work.build(start, outcome)
         return region, replace(build, key=key.digest if only and key is not None else build.key)
+
+    def _new_lazy(self, work: _RegionWork, start: Loaded | None) -> LazyRegion:
+        return LazyRegion(
+            label=work.region.label,
+            eager=self._eager.load(self._eager.compile(work.graph)),
+            start=start,
+            ops=len(work.region.nodes),
+            repeats=work.repeats,
+            places=work.places,
+            predicted_s=work.region.cost.time_s,
+            clock_tells=work.region.device.startswith("cpu"),
+            policy=self._policy,
+        )
 
 
 class _RegionWork:
@@ -293,6 +309,7 @@ class _RegionWork:
             seconds=time.perf_counter() - self._began,
             key=loaded.key if loaded is not None else "",
             guards=loaded.guards.expression if loaded is not None else None,
+            alone=getattr(loaded.run, "checked", None) is None if loaded is not None else True,
             reasons=tuple(self.reasons),
         )
 

@@ -196,21 +196,37 @@ class LazyRegion:
     def adopt(self, candidate: Candidate, loaded: Loaded) -> None:
         """An artefact of this engine is ready: calls it can serve go to it from now on, or to a better engine's."""
         rank = self._candidates.index(candidate)
-        with self._swap:
-            one = Variant(loaded.run, loaded.guards, getattr(loaded.run, "accepts", None), loaded.engine, rank)
-            self._variants = tuple(sorted((one, *self._variants), key=lambda variant: variant.rank))
-            first = self._variants[0]
-            self.engine = first.engine
-            if first.serves_all:
-                self.run = first.run
-            else:
-                self.run = Dispatch(self.places, self._variants, self._eager, weakref.ref(self))
+        checked = getattr(loaded.run, "checked", None)
+        run = checked(self._eager, Dropping(weakref.ref(self), rank)) if checked is not None else loaded.run
+        one = Variant(run, loaded.guards, getattr(run, "accepts", None), loaded.engine, rank)
         candidate.move(State.READY)
+        self._serve((one, *self._variants))
         if one.serves_all:
             for worse in self._candidates[rank + 1 :]:
                 worse.cancel()
         self._watching = any(self._may_still_come(one) for one in self._candidates)
         log.info("region %s runs on %s", self.label, loaded.engine)
+
+    def drop(self, rank: int, reason: Reason) -> None:
+        """An engine turned out to give wrong answers, or none: calls go to the next one."""
+        self._serve([one for one in self._variants if one.rank != rank])
+        candidate = self._candidates[rank]
+        candidate.retry_at = None
+        candidate.move(State.FAILED, reason)
+        log.warning("region %s no longer runs on %s: %s", self.label, candidate.engine, reason.detail)
+
+    def _serve(self, variants: Sequence[Variant]) -> None:
+        """Send calls to the first of these that takes them, the best engine's first."""
+        with self._swap:
+            self._variants = tuple(sorted(variants, key=lambda variant: variant.rank))
+            first = self._variants[0] if self._variants else None
+            self.engine = first.engine if first is not None else "eager"
+            if first is None:
+                self.run = self._eager
+            elif first.serves_all:
+                self.run = first.run
+            else:
+                self.run = Dispatch(self.places, self._variants, self._eager, weakref.ref(self))
 
     def _may_still_come(self, one: Candidate) -> bool:
         return one.state in (State.COLD, State.QUEUED, State.BUILDING) or (
@@ -308,6 +324,36 @@ class Variant:
     def serves_all(self) -> bool:
         """Whether every call may go to it."""
         return self.guards.expression is None and self.accepts is None
+
+
+@dataclass(frozen=True)
+class Dropping:
+    """Told why an engine is not to be used any more (``checked`` of an engine that compares its first answer)."""
+
+    region: weakref.ref[LazyRegion]
+    rank: int
+
+    def __call__(self, reason: Reason) -> None:
+        """Take it out of use."""
+        region = self.region()
+        if region is not None:
+            region.drop(self.rank, reason)
+
+
+class Adopted(Candidate):
+    """An engine whose artefact was there from the start: nothing is to be built."""
+
+    def __init__(self, engine: str) -> None:
+        self.engine = engine
+
+    def submit(self) -> None:
+        """Nothing to do."""
+
+    def extend(self, sizes: Sequence[int]) -> None:
+        """Sizes it does not serve run on the region's own ops."""
+
+    def cancel(self) -> None:
+        """Nothing to do."""
 
 
 @dataclass(frozen=True)

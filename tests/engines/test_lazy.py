@@ -13,11 +13,19 @@ from typing import Any
 
 import pytest
 
+from djinn_fx.engines import lazy as lazy_module
 from djinn_fx.engines import progress
 from djinn_fx.engines.keys import Guards
-from djinn_fx.engines.lazy import Candidate, LazyRegion, Policy, State
+from djinn_fx.engines.lazy import Adopted, Candidate, LazyRegion, Policy, State
 from djinn_fx.engines.memory import Loaded
 from djinn_fx.engines.pays import Budget, Estimate, Experience
+from djinn_fx.reasons import Reason, ReasonKind
+
+
+@pytest.fixture(autouse=True)
+def _no_experience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests built does not count here."""
+    monkeypatch.setattr(lazy_module, "EXPERIENCE", Experience())
 
 
 class ByHand(Candidate):
@@ -107,6 +115,53 @@ class TestSwap:
         region = lazy(start=loaded("from the cache"))
         region.build([ByHand("tensorrt")])
         assert (region([]), region.status().engine) == (["from the cache"], "inductor")
+
+
+class TestChecked:
+    """An engine whose first answer is compared with eager's: it gets the region's own ops, and may be dropped."""
+
+    class Doubtful:
+        """Right or wrong, as the test says; what it does not accept it must not be asked."""
+
+        accepts = None
+
+        def __init__(self, right: bool) -> None:
+            self.right = right
+
+        def __call__(self, args: list[Any]) -> list[Any]:
+            return ["unchecked"]
+
+        def checked(self, reference: Any, dropped: Any) -> Any:
+            def run(args: list[Any]) -> Any:
+                if self.right:
+                    return ["checked"]
+                dropped(Reason(kind=ReasonKind.FALLBACK, detail="wrong numbers"))
+                return reference(args)
+
+            return run
+
+    def test_a_right_one_stays(self) -> None:
+        region, one = lazy(), ByHand("tensorrt")
+        region.build([one])
+        region.adopt(one, Loaded(key="", run=self.Doubtful(True), guards=Guards(expression=None), engine="tensorrt"))
+        assert (region([]), region([])) == (["checked"], ["checked"])
+
+    def test_a_wrong_one_is_dropped_and_the_next_one_runs(self) -> None:
+        region, best, second = lazy(), ByHand("tensorrt"), ByHand("inductor")
+        region.build([best, second])
+        region.adopt(second, loaded("second"))
+        region.adopt(best, Loaded(key="", run=self.Doubtful(False), guards=Guards(expression=None), engine="tensorrt"))
+        assert region([]) == ["eager"], "what was compared with is what is given"
+        assert region([]) == ["second"]
+        assert (best.state, region.status().engine) == (State.FAILED, "inductor")
+        assert best.reason is not None
+        assert best.reason.detail == "wrong numbers"
+
+    def test_adopted_from_the_start(self) -> None:
+        region, one = lazy(), Adopted("tensorrt")
+        region.build([one])
+        region.adopt(one, loaded("from the cache", "tensorrt"))
+        assert (region([]), one.state) == (["from the cache"], State.READY)
 
 
 class TestGuards:
