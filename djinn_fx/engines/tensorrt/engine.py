@@ -203,7 +203,7 @@ class TensorRTEngine:
         """The road through ONNX, or why the converter refused and this road is closed too."""
         if not self.onnx:
             return refused
-        from djinn_fx.engines.tensorrt.onnx_fallback import CONVERTER_VERSION, form_of, missing_packages
+        from djinn_fx.engines.tensorrt.onnx_fallback import form_of, missing_packages, versions
         from djinn_fx.srg.rebuild import CannotRebuild, size_hints
 
         try:
@@ -216,7 +216,7 @@ class TensorRTEngine:
             return dataclasses.replace(refused, detail=f"{refused.detail}; ONNX: {absent}")
         plain = [[hint.value, hint.positive] for hint in hints]
         asked = {"form": form, "hints": plain, "conversion": self.conversion.to_json(), **self._asked()}
-        known = [_without_devices(form), plain, CONVERTER_VERSION, str(torch.__version__)]
+        known = [_without_devices(form), plain, versions()]
         return BuildRequest(
             worker=ONNX_WORKER,
             request=asked,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from bench import gpu
 from djinn_fx.engines.tensorrt import builder, checked, session
 from djinn_fx.engines.tensorrt.assemble import assemble
 from djinn_fx.engines.tensorrt.calling import Calling, Given, Limit, Made
@@ -553,3 +558,12 @@ class TestWholeWay:
             return cache.sum(1)
 
         self.check(step, *((torch.zeros(2, 6, 4), torch.randn(2, 1, 4), torch.tensor([at])) for at in (0, 3)))
+
+    def test_a_decoder_step_with_a_static_cache(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("transformers")
+        monkeypatch.setattr(gpu, "DEVICE", "cpu")
+        step, inputs = gpu.case("llama-2-decode", torch.float32, True)
+        ids, place = inputs["input_ids"], inputs["cache_position"]
+        self.check(step, (ids, place), (ids + 1, place))
+        assert isinstance(step, gpu.DecodeStep)
+        assert step.cache.layers[1].keys[:, :, step.place].abs().sum() > 0
