@@ -1,8 +1,8 @@
 """Builds a plan in a process whose memory is laid out the same each time, so that equal requests give equal bytes.
 
-TensorRT numbers the expressions of two or more symbols in an order that depends on the addresses of its objects. Plans
-of such networks mean the same and differ in a few bytes from build to build; one symbol, or none, gives equal bytes
-anyway. A fresh process without address randomization gives equal bytes for every network. Linux only.
+TensorRT numbers expressions of symbols in an order that depends on the addresses of its objects. Plans of networks with
+symbols mean the same and may differ in a few bytes from build to build (seen with one symbol and with two); without
+symbols the bytes are equal anyway. A fresh process without address randomization gives equal bytes. Linux only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Builds a TensorRT plan in a child process: from a network description, or from an ONNX model.
 
 Imports TensorRT, neither torch nor numpy. The plan is a function of the request without graph nodes' names: there is no
-timing cache, and layers are named by their place. It is the same byte for byte where sizes depend on at most one
-symbol; with several, TensorRT numbers some of their expressions anew in each process (see
+timing cache, and layers are named by their place. It is the same byte for byte where all sizes are numbers; with
+symbols, TensorRT may number some of their expressions otherwise from build to build (see
 :mod:`djinn_fx.engines.tensorrt.apart` for what can be done about that).
 """
 
@@ -37,7 +37,7 @@ class Options:
         tf32: float32 products may be rounded to 10 bits before they are multiplied. Off: eager's are not.
         strict_nans: x - x and 0 * x are not taken for 0, which NaN and infinity would disprove.
         workspace_bytes: scratch memory a plan may ask for.
-        reproducible: equal requests give equal bytes also where sizes depend on several symbols, for a process more;
+        reproducible: equal requests give equal bytes also where sizes depend on symbols, for a process more;
             see :mod:`djinn_fx.engines.tensorrt.apart`.
     """
 
