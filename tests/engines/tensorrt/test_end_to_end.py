@@ -1,0 +1,148 @@
+"""torch.compile with djinn's TensorRT engine, on the CPU: all is real but the GPU, whose part the evaluator plays.
+
+Regions are traced, cut, converted, built into plans and kept; a plan is "run" by evaluating the network it was made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import djinn_fx.backend
+from djinn_fx.engines.base import Artefact, Capability
+from djinn_fx.engines.tensorrt import builder, session
+from djinn_fx.engines.tensorrt import engine as module
+from djinn_fx.engines.tensorrt.assemble import assemble
+from djinn_fx.engines.tensorrt.calling import Calling
+from djinn_fx.engines.tensorrt.engine import TensorRTEngine
+from djinn_fx.engines.tensorrt.evaluate import evaluate
+from djinn_fx.engines.tensorrt.flavour import logger
+from djinn_fx.engines.tensorrt.network import Network
+from djinn_fx.engines.tensorrt.session import Session
+from tests.engines.tensorrt.fake_gpu import ALIGNMENT, FakeDriver
+
+trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+
+OPTIONS: dict[str, Any] = {"engine": "tensorrt", "target": "sm89", "compile": "blocking", "on_failure": "raise"}
+
+
+class Machine:
+    """What a machine with a GPU would have done."""
+
+    def __init__(self) -> None:
+        self.networks: dict[str, Network] = {}
+        self.drivers: list[FakeDriver] = []
+        #: Turns what a plan computes into something else.
+        self.twist: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]] = lambda made: made
+
+    def build(self, request: Any, blobs: Sequence[bytes]) -> tuple[dict[str, Any], bytes]:
+        header, plan = builder.build(request, blobs)
+        self.networks[hashlib.sha256(plan).hexdigest()] = Network.from_json(request["network"], blobs)
+        return header, plan
+
+    def load(self, artefact: Artefact) -> Session:
+        assert artefact.payload is not None
+        network = self.networks[hashlib.sha256(artefact.payload).hexdigest()]
+        definition = assemble(trt, network, trt.Builder(logger(trt)))
+        calling = Calling.from_json(artefact.header["calling"])
+        driver = FakeDriver(calling, lambda given: self.twist(evaluate(trt, definition, given)))
+        self.drivers.append(driver)
+        return Session(artefact.payload, calling, driver, device_type="cpu", label="region")
+
+    @property
+    def runs(self) -> int:
+        """How often plans were run."""
+        return sum(len(context.runs) for driver in self.drivers for context in driver.contexts)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    made = Machine()
+    capability = Capability(can_build=True, can_run=True)
+    monkeypatch.setattr(session, "ALIGNMENT", ALIGNMENT)
+    monkeypatch.setattr(module, "_worker_function", lambda worker: made.build)
+    monkeypatch.setattr(TensorRTEngine, "capability", lambda self: capability)
+    monkeypatch.setattr(TensorRTEngine, "load", lambda self, artefact: made.load(artefact))
+    djinn_fx.backend.reset()
+    with torch.no_grad():
+        yield made
+    djinn_fx.backend.reset()
+
+
+def compiled(model: Any, *, dynamic: bool | None = False, **options: Any) -> Any:
+    return torch.compile(model, backend=djinn_fx.backend.djinn, dynamic=dynamic, options={**OPTIONS, **options})
+
+
+class Layer(nn.Module):
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(nn.functional.silu(self.up(self.norm(x))))
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_plan_answers_as_eager_does(machine: Machine) -> None:
+    layer = Layer().eval()
+    run = compiled(layer)
+    for _ in range(3):
+        x = torch.randn(4, 64)
+        close(run(x), layer(x))
+    (graph,) = djinn_fx.backend.compilations()
+    assert {build.engine for build in graph.builds} == {"tensorrt"}
+    assert machine.runs == 3  # the first beside eager, to be compared
+
+
+def test_twelve_layers_are_built_once_and_checked_once(machine: Machine) -> None:
+    model = nn.Sequential(*(Layer(256) for _ in range(12))).eval()
+    run = compiled(model, max_boundary_share=1.0)
+    x = torch.randn(64, 256)
+    for _ in range(2):
+        close(run(x), model(x))
+    (graph,) = djinn_fx.backend.compilations()
+    assert len(graph.plan.regions) >= 12
+    assert len(machine.networks) == sum(build.outcome == "built" for build in graph.builds)
+    assert len(machine.networks) == graph.plan.distinct_regions < 12
+    assert machine.runs == 2 * len(graph.plan.regions)
+
+
+def test_wrong_numbers_never_leave(machine: Machine) -> None:
+    machine.twist = lambda made: [one * 1.05 for one in made]
+    layer = Layer().eval()
+    run = compiled(layer)
+    for _ in range(3):
+        x = torch.randn(4, 64)
+        close(run(x), layer(x))
+    assert machine.runs == 1
+
+
+def test_sizes_outside_the_profile_run_eagerly(machine: Machine) -> None:
+    layer = Layer().eval()
+    run = compiled(layer, dynamic=True)
+    for rows in (6, 7, 6, 5000):
+        x = torch.randn(rows, 64)
+        close(run(x), layer(x))
+    assert len(djinn_fx.backend.compilations()) == 1
+    assert machine.runs == 3
+
+
+def test_a_cache_is_written_once_a_call(machine: Machine) -> None:
+    def step(cache: torch.Tensor, x: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        cache.index_copy_(1, place, x)
+        return cache.sum(1)
+
+    run = compiled(step)
+    mine, theirs = torch.zeros(2, 8, 4), torch.zeros(2, 8, 4)
+    for at in (0, 3, 3):
+        x, place = torch.randn(2, 1, 4), torch.tensor([at])
+        close(run(mine, x, place), step(theirs, x, place))
+        close(mine, theirs)
