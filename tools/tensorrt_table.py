@@ -107,7 +107,7 @@ def _samples(op: OpInfo, dtype: torch.dtype) -> Iterator[tuple[Callable[..., Any
     for sample in drawn:
         values, structure = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
         places = [place for place, value in enumerate(values) if isinstance(value, torch.Tensor)]
-        if not places:
+        if not places or any(values[place].numel() == 0 for place in places):
             continue
 
         def function(
@@ -217,7 +217,7 @@ def page(rows: Sequence[str]) -> str:
             f"float16, bfloat16, int64, int32 and bool, tried on up to {SAMPLES} of its samples: traced, converted,",
             "assembled by TensorRT, run by the evaluator and compared with eager. *yes*: all samples came out as",
             "eager's. Otherwise how many did, and the reasons of the others. float64, complex and 8-bit types are",
-            "always refused, and so are random numbers.",
+            "always refused, and so are random numbers and tensors without elements, whose samples are left out here.",
             "",
             f"Of {len(rows)} ops {yes} are taken whole and {some} in part.",
             "",

@@ -32,7 +32,7 @@ from djinn_fx.engines.tensorrt.network import NetworkWriter, Tensor
 from djinn_fx.engines.tensorrt.prune import pruned
 from djinn_fx.engines.tensorrt.scalars import numbers_to_narrow
 from djinn_fx.engines.tensorrt.sizes import Sizes
-from djinn_fx.engines.tensorrt.support import ALL, Refused, check_tensor, dtype_name, look_up, refusal
+from djinn_fx.engines.tensorrt.support import ALL, Refused, check_tensor, dtype_name, is_empty, look_up, refusal
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.graph import fake_value, tensors_of
 from djinn_fx.srg.lower import target_name
@@ -176,6 +176,9 @@ class _Conversion:
                 if new:
                     taken.append(node)
                     told |= new
+        for node in [one for one in taken if is_empty(self._fake(one))]:
+            taken.remove(node)
+            self._values[node] = None  # only joins take it, for nothing
         taken.sort(key=lambda node: self._placeholders[node])
         for number, node in enumerate(taken):
             self.node = node

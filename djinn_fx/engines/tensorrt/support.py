@@ -53,6 +53,9 @@ class Support:
     unused: frozenset[int] = frozenset()
 
 
+#: Ops that take a tensor without elements for nothing.
+_JOINS = ("aten.cat.default", "aten.concatenate.default")
+
 TABLE: dict[str, Support] = {}
 
 
@@ -94,7 +97,7 @@ def look_up(node: Node, narrowed: frozenset[Node] = frozenset()) -> Support:
     if support is None:
         raise Refused("there is no converter for it" if _is_pure(node) else "it has effects, or no converter")
     for source in node.all_input_nodes:
-        if source in narrowed:
+        if source in narrowed or (name in _JOINS and is_empty(fake_value(source))):
             continue
         for index, tensor in enumerate(tensors_of(fake_value(source))):
             check_tensor(tensor, support.types, f"{source.name}" + (f", part {index}" if index else ""))
@@ -110,6 +113,11 @@ def look_up(node: Node, narrowed: frozenset[Node] = frozenset()) -> Support:
         if isinstance(value, (tuple, list)) and taken in support.unused and user.users:
             raise Refused(f"its output {taken} is read, which TensorRT does not compute")
     return support
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value is a tensor known to have no elements."""
+    return isinstance(value, torch.Tensor) and any(isinstance(size, int) and size == 0 for size in value.shape)
 
 
 def functional_name(name: str) -> str:
@@ -137,7 +145,7 @@ def check_tensor(tensor: torch.Tensor, types: frozenset[str], what: str) -> None
         raise Refused(f"{what} has layout {tensor.layout}, or is a lazy conjugate or negative")
     if tensor.dim() > MAX_RANK:
         raise Refused(f"{what} has {tensor.dim()} dimensions, TensorRT's limit is {MAX_RANK}")
-    if any(isinstance(size, int) and size == 0 for size in tensor.shape):
+    if is_empty(tensor):
         raise Refused(f"{what} has no elements")
 
 

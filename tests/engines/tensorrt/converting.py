@@ -86,6 +86,7 @@ def run(
     *calls: Sequence[Any],
     dynamic: bool | None = False,
     options: Options | None = None,
+    copies: bool = True,
 ) -> tuple[Session, list[Any], list[Any]]:
     """Compile a function and call it; what became of it, its results, eager's, arguments after the call behind them."""
     torch._dynamo.reset()
@@ -94,8 +95,49 @@ def run(
     actual, expected = [], []
     with torch.no_grad():
         for args in calls:
-            mine, theirs = (pytree.tree_map_only(torch.Tensor, torch.clone, tuple(args)) for _ in range(2))
+            mine = theirs = tuple(args)
+            if copies:
+                mine, theirs = (pytree.tree_map_only(torch.Tensor, torch.clone, tuple(args)) for _ in range(2))
             expected.append((function(*theirs), theirs))
             actual.append((compiled(*mine), mine))
     torch._dynamo.reset()
     return session, actual, expected
+
+
+#: What results may be off by: additions in another order, and halves rounded where TensorRT rounds them.
+LIMITS = {
+    torch.float32: {"rtol": 2e-5, "atol": 2e-6},
+    torch.float16: {"rtol": 3e-3, "atol": 3e-3},
+    torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2},
+}
+
+
+def same(actual: Any, expected: Any, loose: float = 1) -> None:
+    """Results and written arguments are eager's, with its types, sizes and strides; limits are times ``loose``."""
+    mine, other = pytree.tree_leaves(actual), pytree.tree_leaves(expected)
+    assert len(mine) == len(other)
+    for place, (one, wanted) in enumerate(zip(mine, other, strict=True)):
+        if not isinstance(wanted, torch.Tensor):
+            assert one == wanted
+            continue
+        limits = {name: loose * limit for name, limit in LIMITS.get(wanted.dtype, {}).items()}
+        torch.testing.assert_close(
+            one, wanted, equal_nan=True, msg=lambda text, place=place: f"result {place}: {text}", **limits
+        )
+
+
+def check(
+    function: Callable[..., Any], *calls: tuple[Any, ...], dynamic: bool | None = False, loose: float = 1
+) -> None:
+    """A function's graph is converted whole, and gives what eager gives."""
+    session, actual, expected = run(function, *calls, dynamic=dynamic)
+    assert not session.refusals, session.refusals
+    assert len(session.conversions) == 1
+    assert session.calls == len(calls)
+    for mine, other in zip(actual, expected, strict=True):
+        same(mine, other, loose)
+
+
+def noise(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    """Standard normal numbers."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + len(shape))).to(dtype)

@@ -217,8 +217,10 @@ def _largest(emitter: Emitter, value: Value, k: int, axis: int, largest: bool) -
         raise Refused("along a dimension that is not one of the last four")
     keys, dtype = value, value.dtype
     if dtype in FLOATS:
-        # Infinity makes room for NaN above it: as the largest number there is.
+        # Infinity makes room for NaN above it as the largest number there is; float32's own largest is halved first.
         keys = emitter.cast(value, "float32")
+        if dtype == "float32":
+            keys = emitter.with_number("prod", keys, 0.5)
         top = emitter.scalar(3.4028234663852886e38, "float32", value.rank)
         endless = emitter.binary("equal", keys, emitter.scalar(float("inf"), "float32", value.rank))
         keys = emitter.select(endless, top, keys)

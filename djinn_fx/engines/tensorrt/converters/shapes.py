@@ -202,8 +202,8 @@ def _diagonal(emitter: Emitter, call: Call) -> Value:
 
 @converts("cat.default", "concatenate.default")
 def _cat(emitter: Emitter, call: Call) -> Value:
-    """Of one type; torch promotes them, and takes empty vectors for nothing."""
-    values = [emitter.cast(one, call.dtype) for one in call["tensors"]]
+    """Of one type, to which torch promotes them; what has no elements is left out."""
+    values = [emitter.cast(one, call.dtype) for one in call["tensors"] if one is not None]
     axis = axis_of(call["dim"], len(call.shape))
     return emitter.concatenate(values, axis, call.shape[axis])
 
