@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import logging
+import re
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ WORKERS.setdefault(ONNX_WORKER, "djinn_fx.engines.tensorrt.builder:build_from_on
 _CHILD_BYTES, _ONNX_CHILD_BYTES = 350_000_000, 1_200_000_000
 #: Constants are held by the request, the network and the plan, and once more while TensorRT works.
 _COPIES_OF_CONSTANTS = 4
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 #: Found for a graph module: what becomes of it. A region is asked for several times on its way.
 _Found = Conversion | Reason
@@ -105,7 +108,7 @@ class TensorRTEngine:
             return self._onnx_request(region, found)
         network = found.network
         calling = builder.calling_of(found, len(region.example_inputs))
-        asked = {"network": network.to_json(), "calling": calling.to_json(), **self._asked()}
+        asked = {"network": _with_lines(network.to_json(), region.gm), "calling": calling.to_json(), **self._asked()}
         return BuildRequest(
             worker=PLAN_WORKER,
             request=asked,
@@ -226,12 +229,24 @@ class TensorRTEngine:
 
 
 def describe(error: BuildError, region: RegionGraph) -> str:
-    """A builder's error with its stage, the node it is about and the user's line."""
-    node = next((one for one in region.gm.graph.nodes if one.name == error.node), None)
-    where = error.node or region.label
-    trace = [line.strip() for line in str(node.stack_trace or "").splitlines()] if node is not None else []
-    line = next((one for one in reversed(trace) if one.startswith("File ")), "")
-    return f"tensorrt, {error.stage}: {error.detail} [{where}]" + (f" ({line})" if line else "")
+    """A builder's error with its stage and the node it is about, which comes with the user's line."""
+    return f"tensorrt, {error.stage}: {error.detail} [{error.node or region.label}]"
+
+
+def _with_lines(network: dict[str, Any], gm: GraphModule) -> dict[str, Any]:
+    """The description with the user's line behind each node's name: what a child says of a node then tells it."""
+    lines = {node.name: _user_line(node.stack_trace) for node in gm.graph.nodes}
+    for layer in network["layers"]:
+        line = lines.get(layer["node"])
+        if line:
+            layer["node"] = f"{layer['node']}, {line}"
+    return network
+
+
+def _user_line(trace: str | None) -> str:
+    """``user.py:12``, the innermost line of the user's of a node's stack trace; "" if there is none."""
+    found = _FRAME.findall(trace or "")
+    return f"{found[-1][0]}:{found[-1][1]}" if found else ""
 
 
 def present() -> str | None:

@@ -20,8 +20,8 @@ from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, BuildRequest, RegionGraph
 from djinn_fx.engines.keys import engine_key
 from djinn_fx.engines.pool.jobs import WORKERS, BuildError
+from djinn_fx.engines.tensorrt import builder, torch_tensorrt_builder
 from djinn_fx.engines.tensorrt import engine as module
-from djinn_fx.engines.tensorrt import torch_tensorrt_builder
 from djinn_fx.engines.tensorrt.calling import Calling
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine, describe
 from djinn_fx.errors import EngineError
@@ -194,12 +194,17 @@ class TestBuild:
         regions = [region_of(mlp, torch.randn(4, 8), one.weight.detach(), one.bias.detach()) for one in layers]
         assert len({wanted(built_for(), region).identity for region in regions}) == 1
 
-    def test_an_error_has_stage_node_and_line(self) -> None:
+    def test_an_error_has_stage_node_and_line_also_from_a_child(self) -> None:
         region = region_of(mlp, *ARGS)
         node = next(node for node in region.gm.graph.nodes if node.op == "call_function")
+        plain = wanted(built_for(), region)
         node.stack_trace = '  File "user.py", line 12, in forward\n    return torch.addmm(b, x, w)'
-        text = describe(BuildError("no kernel", stage="build", node=node.name), region)
-        for part in ("build", "no kernel", node.name, "user.py", "12"):
+        with_line = wanted(built_for("sm75"), region)
+        assert with_line.identity == plain.identity  # what is said of a node is no part of the plan
+        with pytest.raises(BuildError) as caught:  # sm75 multiplies no float32
+            builder.build(with_line.request, with_line.blobs)
+        text = describe(caught.value, region)
+        for part in ("support", node.name, "user.py:12"):
             assert part in text
 
     def test_what_tensorrt_refuses_is_an_engine_error(self) -> None:
