@@ -14,6 +14,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.tensorrt import converters  # noqa: F401 (fills the support table)
+from djinn_fx.engines.tensorrt.call import Call
 from djinn_fx.engines.tensorrt.conversion import (
     Constant,
     Conversion,
@@ -27,7 +28,7 @@ from djinn_fx.engines.tensorrt.conversion import (
     ViewOfInput,
 )
 from djinn_fx.engines.tensorrt.effects import Effects
-from djinn_fx.engines.tensorrt.emitter import UNKNOWN, Bug, Call, Emitter, Value
+from djinn_fx.engines.tensorrt.emitter import UNKNOWN, Bug, Emitter, Value
 from djinn_fx.engines.tensorrt.network import NetworkWriter, Tensor
 from djinn_fx.engines.tensorrt.prune import pruned
 from djinn_fx.engines.tensorrt.scalars import numbers_to_narrow

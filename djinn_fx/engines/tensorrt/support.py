@@ -19,7 +19,8 @@ from djinn_fx.srg.graph import fake_value, tensors_of
 from djinn_fx.srg.lower import source_of, target_name
 
 if TYPE_CHECKING:
-    from djinn_fx.engines.tensorrt.emitter import Call, Emitter
+    from djinn_fx.engines.tensorrt.call import Call
+    from djinn_fx.engines.tensorrt.emitter import Emitter
 
 FLOATS = frozenset({"float32", "float16", "bfloat16"})
 INTEGERS = frozenset({"int64", "int32"})

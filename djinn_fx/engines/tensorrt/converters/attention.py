@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from djinn_fx.engines.tensorrt.call import Call
 from djinn_fx.engines.tensorrt.converters.matmul import product, scaled
 from djinn_fx.engines.tensorrt.converters.reduce import softmax
 from djinn_fx.engines.tensorrt.converters.unary import truth
-from djinn_fx.engines.tensorrt.emitter import HALVES, Call, Emitter, Value
+from djinn_fx.engines.tensorrt.emitter import HALVES, Emitter, Value
 from djinn_fx.engines.tensorrt.support import FLOATS, Refused, converts
 
 _FORMS = (
@@ -50,7 +51,8 @@ def attention(emitter: Emitter, call: Call, mask: Value | None) -> Value:
             raise Refused(f"with {name}")
     if k.shape[3] != v.shape[3]:
         raise Refused("with values of another size than keys")
-    if not isinstance(q.shape[3], int):
+    size = q.shape[3]
+    if not isinstance(size, int):
         raise Refused("with heads of a size that is not known when built")
     causal = bool(call["is_causal"]) if call.has("is_causal") else False
     if causal and mask is not None:
@@ -60,12 +62,12 @@ def attention(emitter: Emitter, call: Call, mask: Value | None) -> Value:
     if q.shape[0] != k.shape[0] or k.shape[0] != v.shape[0] or k.shape[1] != v.shape[1]:
         raise Refused("with batches or heads to be broadcast")
     scale = call["scale"]
-    q = scaled(emitter, q, 1 / math.sqrt(q.shape[3]) if scale is None else scale)
+    q = scaled(emitter, q, 1 / math.sqrt(size) if scale is None else scale)
     kind = "upper_left" if causal else "none"
     shape = (*q.shape[:3], v.shape[3])
     if mask is None:
         return emitter.layer("attention", [q, k, v], q.dtype, shape, causal=kind, decomposable=True)
-    apart = mask.dtype != "bool" and q.dtype in HALVES and not _has_kernel(q.shape[3])
+    apart = mask.dtype != "bool" and q.dtype in HALVES and not _has_kernel(size)
     mask, dead = _mask(emitter, emitter.with_rank(mask, 4), "float32" if apart else q.dtype)
     if apart:
         made = _taken_apart(emitter, q, k, v, mask)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from djinn_fx.engines.tensorrt.call import Call
 from djinn_fx.engines.tensorrt.conversion import Formula
 from djinn_fx.engines.tensorrt.converters.unary import truth
-from djinn_fx.engines.tensorrt.emitter import Call, Emitter, Value
+from djinn_fx.engines.tensorrt.emitter import Emitter, Value
 from djinn_fx.engines.tensorrt.support import FLOATS, Refused, converts
 
 

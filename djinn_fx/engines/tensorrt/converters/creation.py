@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from djinn_fx.engines.tensorrt.call import Call, wide
 from djinn_fx.engines.tensorrt.converters.elementwise import operand
-from djinn_fx.engines.tensorrt.emitter import MAX_CONSTANT, Call, Emitter, Value, wide
+from djinn_fx.engines.tensorrt.emitter import MAX_CONSTANT, Emitter, Value
 from djinn_fx.engines.tensorrt.support import FLOATS, NUMBERS, Refused, converts
 
 

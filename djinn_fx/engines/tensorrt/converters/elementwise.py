@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from djinn_fx.engines.tensorrt.call import Call, wide
 from djinn_fx.engines.tensorrt.constants import exact
 from djinn_fx.engines.tensorrt.converters.unary import clamped, truncated, truth
-from djinn_fx.engines.tensorrt.emitter import HALVES, Call, Emitter, Value, wide
+from djinn_fx.engines.tensorrt.emitter import HALVES, Emitter, Value
 from djinn_fx.engines.tensorrt.support import ALL, FLOATS, INTEGERS, Refused, converts, dtype_name
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from djinn_fx.engines.tensorrt.call import Call, axis_of
 from djinn_fx.engines.tensorrt.conversion import Formula
 from djinn_fx.engines.tensorrt.converters.elementwise import operand
 from djinn_fx.engines.tensorrt.converters.shapes import start_of
-from djinn_fx.engines.tensorrt.emitter import Call, Emitter, Value, axis_of, broadcast_shapes
+from djinn_fx.engines.tensorrt.emitter import Emitter, Value, broadcast_shapes
 from djinn_fx.engines.tensorrt.support import INTEGERS, Refused, converts
 
 

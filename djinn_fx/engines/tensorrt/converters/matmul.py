@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from djinn_fx.engines.tensorrt.call import Call
 from djinn_fx.engines.tensorrt.converters.elementwise import operand
-from djinn_fx.engines.tensorrt.emitter import HALVES, Call, Emitter, Value, broadcast_shapes
+from djinn_fx.engines.tensorrt.emitter import HALVES, Emitter, Value, broadcast_shapes
 from djinn_fx.engines.tensorrt.support import FLOATS, Refused, converts
 
 

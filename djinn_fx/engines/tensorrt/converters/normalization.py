@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from djinn_fx.engines.tensorrt.emitter import Call, Emitter, Value
+from djinn_fx.engines.tensorrt.call import Call
+from djinn_fx.engines.tensorrt.emitter import Emitter, Value
 from djinn_fx.engines.tensorrt.support import FLOATS, Refused, converts
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from djinn_fx.engines.tensorrt.call import Call, axes_of, axis_of, wide
 from djinn_fx.engines.tensorrt.conversion import Formula
 from djinn_fx.engines.tensorrt.converters.unary import truth
-from djinn_fx.engines.tensorrt.emitter import Call, Emitter, Value, axes_of, axis_of, wide
+from djinn_fx.engines.tensorrt.emitter import Emitter, Value
 from djinn_fx.engines.tensorrt.support import FLOATS, NUMBERS, Refused, converts
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from djinn_fx.engines.tensorrt.call import Call, axis_of
 from djinn_fx.engines.tensorrt.conversion import Formula
-from djinn_fx.engines.tensorrt.emitter import Call, Emitter, Value, axis_of
+from djinn_fx.engines.tensorrt.emitter import Emitter, Value
 from djinn_fx.engines.tensorrt.support import Refused, converts
 
 #: What ATen writes for "to the end".

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from djinn_fx.engines.tensorrt.emitter import Call, Emitter, Value, needs_float, wide
+from djinn_fx.engines.tensorrt.call import Call, needs_float, wide
+from djinn_fx.engines.tensorrt.emitter import Emitter, Value
 from djinn_fx.engines.tensorrt.support import FLOATS, NUMBERS, Refused, converts
 
 #: ATen ops that are one unary layer of floats. Halves are computed in float32, as torch does.
