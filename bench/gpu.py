@@ -195,7 +195,7 @@ def sides(model: torch.nn.Module, decode: bool) -> dict[str, Callable[[], Any]]:
     def with_backend(**how: Any) -> Callable[[], Any]:
         return lambda: torch.compile(model if decode else twin(model), **how)
 
-    djinn = {"backend": djinn_fx.backend.djinn, "options": {"engine": "tensorrt"}}
+    djinn = {"backend": djinn_fx.backend.djinn, "options": {"engine": "tensorrt", "compile": "blocking"}}
     found: dict[str, Callable[[], Any]] = {
         "eager": lambda: model,
         BASE: with_backend(backend="inductor"),

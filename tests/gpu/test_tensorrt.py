@@ -22,7 +22,7 @@ from tests.families import case_named
 
 pytestmark = pytest.mark.gpu
 
-OPTIONS = {"engine": "tensorrt", "on_failure": "raise"}
+OPTIONS = {"engine": "tensorrt", "compile": "blocking", "on_failure": "raise"}
 FAMILIES = ("llama/prefill", "qwen3/prefill", "gemma2/prefill", "gpt2/prefill", "bert/encode", "vit/encode",
             "resnet/encode", "convnext/encode", "t5/whole")  # fmt: skip
 

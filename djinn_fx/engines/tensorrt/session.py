@@ -29,6 +29,7 @@ from djinn_fx.engines.tensorrt.calling import Calling, Given, Made
 from djinn_fx.engines.tensorrt.checked import Checked
 from djinn_fx.engines.tensorrt.conversion import (
     Constant,
+    Formula,
     FromInput,
     FromNetwork,
     FromSizes,
@@ -138,8 +139,9 @@ class Session:
         self._device_type, self._label, self._max_contexts = device_type, label, max_contexts
         self._names = (*(one.name for one in calling.inputs), *(one.name for one in calling.outputs))
         self._dynamic = tuple(p for p, one in enumerate(calling.inputs) if not all(type(s) is int for s in one.shape))
-        self._given_types = tuple(_dtype(one.dtype) for one in calling.inputs)
+        self._takes = tuple((one.argument, _dtype(one.dtype)) for one in calling.inputs)
         self._made_types = tuple(_dtype(one.dtype) for one in calling.outputs)
+        self._shapes = tuple(_numbers(one.shape) for one in calling.outputs)
         self._target = {copy.output: copy.input for copy in calling.copies}
         self._loaded: dict[torch.device, Loaded] = {}
         self._aliases: dict[int, int] = {}
@@ -181,16 +183,13 @@ class Session:
             if outside is not None:
                 raise OutsideProfile(f"{self._label}: run: {outside}")
             symbols = calling.symbols(args)
-        device = self._device_of(args)
-        given = [
-            tensor if _fits(tensor, device, dtype) else _brought(tensor, device, dtype)
-            for tensor, dtype in zip((args[one.argument] for one in calling.inputs), self._given_types, strict=True)
-        ]
+        device, given = self._taken(args)
         with self._lock:
-            bound = self._context(device, self._driver.stream(device))
+            stream = self._driver.stream(device)
+            bound = self._context(device, stream)
             made = self._allocate(device, given, args, symbols)
             self._bind(bound, given, made)
-            bound.context.run(self._driver.stream(device))
+            bound.context.run(stream)
         for copy in calling.copies:
             if made[copy.output] is not args[copy.input]:
                 args[copy.input].copy_(made[copy.output])
@@ -205,21 +204,41 @@ class Session:
     def _inside(self, args: Sequence[Any]) -> bool:
         return self._calling.outside(args) is None
 
-    def _device_of(self, args: Sequence[Any]) -> torch.device:
-        """The one device of the arguments; a number may lie in the host's memory."""
+    def _taken(self, args: Sequence[Any]) -> tuple[torch.device, list[torch.Tensor]]:
+        """The one device of the arguments, and the plan's inputs as TensorRT can read them.
+
+        Runs on every call over every weight, so each question to a tensor is asked once.
+
+        Raises:
+            EngineError: they are on several devices, or not on one of ours.
+        """
+        given: list[torch.Tensor] = []
+        odd: list[int] = []
         device: torch.device | None = None
-        for one in self._calling.inputs:
-            tensor = args[one.argument]
-            if tensor.device.type != self._device_type:
-                if tensor.dim() == 0 and tensor.device.type == "cpu":
+        for place, (argument, dtype) in enumerate(self._takes):
+            tensor = args[argument]
+            given.append(tensor)
+            found = tensor.device
+            if found != device:
+                if found.type == "cpu" and tensor.dim() == 0 and self._device_type != "cpu":
+                    odd.append(place)  # a number in the host's memory
                     continue
-                raise EngineError(f"{self._label}: run: argument {one.argument} is on {tensor.device}")
-            if device is not None and tensor.device != device:
-                raise EngineError(f"{self._label}: run: arguments are on {device} and on {tensor.device}")
-            device = tensor.device
+                if device is not None or found.type != self._device_type:
+                    also = f" and on {device}" if device is not None else ""
+                    raise EngineError(f"{self._label}: run: argument {argument} is on {found}{also}")
+                device = found
+            if (
+                tensor.dtype is not dtype
+                or tensor.data_ptr() % ALIGNMENT
+                or not tensor.is_contiguous()
+                or tensor.is_neg()
+            ):
+                odd.append(place)
         if device is None:
             raise EngineError(f"{self._label}: run: no argument is on a {self._device_type} device")
-        return device
+        for place in odd:
+            given[place] = _brought(given[place], device, self._takes[place][1])
+        return device, given
 
     def _on(self, device: torch.device) -> Loaded:
         known = self._loaded.get(device)
@@ -277,7 +296,9 @@ class Session:
             if alias is not None:
                 made.append(given[alias])
                 continue
-            sizes = args[self._target[index]].shape if one.shape is None else evaluate_all(one.shape, symbols)
+            sizes = self._shapes[index]
+            if sizes is None:
+                sizes = args[self._target[index]].shape if one.shape is None else evaluate_all(one.shape, symbols)
             made.append(torch.empty(sizes, dtype=dtype, device=device))
         return made
 
@@ -320,17 +341,6 @@ class Session:
         return source.as_strided(evaluate_all(one.shape, symbols), evaluate_all(one.strides, symbols), offset)
 
 
-def _fits(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether TensorRT can read it where it is."""
-    return (
-        tensor.dtype is dtype
-        and tensor.is_contiguous()
-        and tensor.data_ptr() % ALIGNMENT == 0
-        and tensor.device == device
-        and not tensor.is_neg()
-    )
-
-
 def _brought(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """A copy that TensorRT can read; torch's allocator gives addresses that are multiples of more than it asks for.
 
@@ -358,6 +368,12 @@ def _dtype(name: str) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise EngineError(f"tensorrt: load: {name!r} is no element type")
     return found
+
+
+def _numbers(sizes: Sequence[Formula] | None) -> tuple[int, ...] | None:
+    """The sizes if all of them are numbers."""
+    numbers = tuple(size for size in sizes or () if type(size) is int)
+    return numbers if sizes is not None and len(numbers) == len(sizes) else None
 
 
 def _wild(one: Given | Made) -> tuple[int, ...] | None:
