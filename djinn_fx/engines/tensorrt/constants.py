@@ -29,10 +29,16 @@ def shape_of(values: Any) -> tuple[int, ...]:
 
 
 def encode(values: Sequence[float | bool], dtype: str) -> bytes:
-    """Row-major bytes, each number rounded to the type as torch rounds it."""
+    """Row-major bytes, each number rounded to the type as torch rounds it.
+
+    Raises:
+        ValueError: a number that is not whole, for a type of integers.
+    """
     if dtype == "bool":
         return struct.pack(f"<{len(values)}?", *map(bool, values))
     if dtype in ("int64", "int32"):
+        if any(value != int(value) for value in values):
+            raise ValueError(f"{values} for {dtype}")
         return struct.pack(f"<{len(values)}{_FORMATS[dtype]}", *map(int, values))
     if dtype == "bfloat16":
         return b"".join(_bfloat16(float(value)) for value in values)

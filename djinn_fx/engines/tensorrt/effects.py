@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ class Effects:
 
     def __init__(self, graph: Graph, placeholders: dict[Node, int]) -> None:
         self._order = {node: place for place, node in enumerate(graph.nodes)}
+        #: The placeholder that has a storage, and the one whose memory a node shows.
         self._owner: dict[int, Node] = {}
+        self._owners: dict[Node, Node | None] = {}
         self._placeholders = placeholders
         self._problem = ""
         self.culprit: Node | None = None
@@ -33,7 +36,8 @@ class Effects:
         for node in placeholders:
             for tensor in tensors_of(fake_value(node)):
                 self._owner.setdefault(_storage(tensor), node)
-        self._twice = {key for key in self._owner if sum(_has(node, key) for node in placeholders) > 1}
+        keys = Counter(key for node in placeholders for key in {_storage(one) for one in tensors_of(fake_value(node))})
+        self._twice = {key for key, count in keys.items() if count > 1}
         for node in graph.nodes:
             if node.op == "call_function":
                 self._look(node)
@@ -97,8 +101,10 @@ class Effects:
                 raise Refused(f"it reads {source.name}, a view of an input, after {writer.name} wrote into the input")
 
     def _owner_of(self, node: Node) -> Node | None:
-        tensors = tensors_of(fake_value(node))
-        return self._owner.get(_storage(tensors[0])) if tensors else None
+        if node not in self._owners:
+            tensors = tensors_of(fake_value(node))
+            self._owners[node] = self._owner.get(_storage(tensors[0])) if tensors else None
+        return self._owners[node]
 
     def shown(self, node: Node) -> Node | None:
         """The input whose memory a value is: it is given back as that memory, not computed."""
@@ -111,10 +117,6 @@ class Effects:
 
 def _storage(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def _has(node: Node, key: int) -> bool:
-    return any(_storage(tensor) == key for tensor in tensors_of(fake_value(node)))
 
 
 def _written(node: Node) -> list[Node]:

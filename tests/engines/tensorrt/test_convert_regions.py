@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.tensorrt import support
 from djinn_fx.engines.tensorrt.conversion import Conversion, FromInput, FromNetwork, Options, ViewOfInput, evaluate
 from djinn_fx.engines.tensorrt.convert import convert
+from djinn_fx.engines.tensorrt.simulate import simulated
 from djinn_fx.reasons import Reason, ReasonKind
-from tests.engines.tensorrt.converting import check, noise, run, same
+from tests.engines.tensorrt.converting import check, noise, run, same, trt
 from tests.engines.tensorrt.making import needs_tensorrt
 
 pytestmark = needs_tensorrt
@@ -75,14 +80,12 @@ def test_a_region_that_only_writes() -> None:
     assert len(found.copies) == 1
 
 
-def region_of(graph: torch.fx.Graph, *examples: Any) -> RegionGraph:
-    """A region of a graph made by hand; values are traced."""
+def region_of(graph: torch.fx.Graph, *examples: Tensor, device: str = "cpu") -> RegionGraph:
+    """A region of a graph made by hand; values are traced, for a device that need not be here."""
     gm = torch.fx.GraphModule({}, graph)
-    from torch._subclasses import FakeTensorMode
-    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
-
     mode = FakeTensorMode()
-    fakes = [mode.from_tensor(one) for one in examples]
+    with mode:
+        fakes = [torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device=device) for one in examples]
     FakeTensorProp(gm, mode).propagate_dont_convert_inputs(*fakes)
     return RegionGraph(
         gm=gm, structural_hash="", canonical=None, example_inputs=tuple(fakes), label="by hand", kind="inference"
@@ -185,6 +188,42 @@ def test_formulas() -> None:
     assert evaluate(["max", ["-", "k0", 4], ["%", 7, 4]], {"k0": 5}) == 3
     with pytest.raises(ValueError):
         evaluate(["^", 1, 2], {})
+
+
+# Devices
+
+FORMS: dict[str, Any] = {
+    "_scaled_dot_product_flash_attention_for_cpu": {},
+    "_scaled_dot_product_flash_attention": {},
+    "_scaled_dot_product_efficient_attention": {"attn_bias": None, "compute_log_sumexp": False},
+    "_scaled_dot_product_cudnn_attention": {"attn_bias": None, "compute_log_sumexp": False},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_traced_for_any_device_is_one_layer(form: str, causal: bool) -> None:
+    graph = torch.fx.Graph()
+    names = [graph.placeholder(name) for name in "qkv"]
+    keywords = {**FORMS[form], "is_causal": causal, "scale": 0.3}
+    made = graph.call_function(getattr(torch.ops.aten, form).default, tuple(names), keywords)
+    graph.output((graph.call_function(operator.getitem, (made, 0)),))
+    q, k, v = (noise(2, 4, 6, 16, dtype=torch.float16, seed=seed) for seed in range(3))
+    region = region_of(graph, q, k, v, device="cpu" if "cpu" in form else "cuda")
+    found = convert(region)
+    assert isinstance(found, Conversion), found
+    assert [layer.kind for layer in found.network.layers].count("attention") == 1
+    (result,) = simulated(trt, found)([q, k, v])
+    with sdpa_kernel(SDPBackend.MATH):
+        wanted = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=causal, scale=0.3)
+    same(result, wanted.half())
+
+
+def test_a_region_on_two_devices_is_refused() -> None:
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    graph.output((graph.call_function(torch.ops.aten._to_copy.default, (x,), {"device": torch.device("cuda")}),))
+    assert isinstance(convert(region_of(graph, noise(3))), Reason)
 
 
 # Refusals
