@@ -19,6 +19,9 @@ from bench.models import build
 
 Found = dict[str, Any]
 
+#: Builders that get no processor beside the calls would never end.
+PATIENCE_S = 180.0
+
 
 def first_result(model: str, quick: bool, side: str) -> Found:
     """Seconds from ``torch.compile`` to the first result, and of the call after it."""
@@ -68,7 +71,7 @@ def foreground(model: str, quick: bool, nice: int | None) -> Found:
             began = time.perf_counter()
             djinn_fx.wait_until_ready(compiled, 0.0)
             during = []
-            while _pending(compiled):
+            while _pending(compiled) and time.perf_counter() - began < PATIENCE_S:
                 during.append(call())
             build_s = time.perf_counter() - began
             after = _for_seconds(call, 3.0 if quick else 10.0)

@@ -36,7 +36,7 @@ class PoolLimits:
     idle_s: float = 60.0
     retire_bytes: int = 2 * GIB
     reply_bytes: int = 8 * GIB
-    nice: int = 19
+    nice: int = 10
     idle_class: bool = False
     check_available: bool = True
 

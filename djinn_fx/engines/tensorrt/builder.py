@@ -53,7 +53,7 @@ def build_from_onnx(request: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple
 
     hints = [SizeHint(value=value, positive=positive) for value, positive in request["hints"]]
     try:
-        found = convert_form(request["form"], hints, Options(**request["conversion"]))
+        found = convert_form(request["form"], hints, Options(**request["conversion"]), verify=True)
     except Refused as error:
         raise BuildError(f"ONNX export: {error.detail}", stage="convert") from error
     asked = {key: request[key] for key in ("flavour", "target", "options")}
