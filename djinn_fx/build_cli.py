@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ from djinn_fx.engines.build import region_graph
 from djinn_fx.engines.keys import EngineKey, Guards
 from djinn_fx.engines.pool.jobs import BuildDone, BuildJob, BuildOutcome
 from djinn_fx.engines.pool.supervisor import shared_pool
+from djinn_fx.engines.tensorrt.checked import may_round
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
 from djinn_fx.engines.tier import LOCK_TIMEOUT_S, Prepared, Tier, open_store
 from djinn_fx.errors import DjinnError, ModelFileError, SettingsError, StoreError
@@ -129,11 +130,13 @@ def _run(arguments: argparse.Namespace) -> int:
     capability = engine.capability()
     if not capability.can_build:
         raise SettingsError(str(capability.why_not))
+    found = find_model(arguments.model)
+    # The user's file may have set float32's precision, as it will on the machine that runs it.
+    engine = replace(engine, tf32=may_round(torch.backends.cuda.matmul))
     quiet = arguments.json == "-"
     fingerprint = engine.fingerprint()
     if not quiet:
         print(f"{fingerprint['flavour']} {fingerprint['version']}, target {fingerprint['target']}, into {store.root}")
-    found = find_model(arguments.model)
     tier = Tier(cast(Engine, engine), store)
     outcomes = []
     for outcome in build_model(found, tier, settings, dtype=arguments.dtype, dynamic=arguments.dynamic):
@@ -174,9 +177,9 @@ def build_model(
         for graph, outcome in _distinct(number, *cut_for_gpu(captured, settings)):
             prepared = tier.prepare(graph, for_child=True)
             if isinstance(prepared, Reason):
-                yield _changed(outcome, state="refused", why=str(prepared.detail))
+                yield replace(outcome, state="refused", why=str(prepared.detail))
             elif prepared.key is not None and store.get(prepared.key.digest) is not None:
-                yield _changed(outcome, state="there", key=prepared.key.digest)
+                yield replace(outcome, state="there", key=prepared.key.digest)
             else:
                 waiting.append(_Build(tier, prepared, outcome))
     for build in waiting:
@@ -232,11 +235,11 @@ class _Build:
         if not isinstance(found, BuildDone):
             where = f" [{found.node}]" if found.node else ""
             why = f"{found.kind.value}, {found.stage}: {found.detail}{where}"
-            return _changed(self._outcome, state="failed", seconds=found.seconds, why=why)
+            return replace(self._outcome, state="failed", seconds=found.seconds, why=why)
         kept = self._tier.write(self._prepared, found.header, found.payload, Guards(expression=None))
         if not kept:
-            return _changed(self._outcome, state="failed", why="the plan could not be put into the cache")
-        return _changed(
+            return replace(self._outcome, state="failed", why="the plan could not be put into the cache")
+        return replace(
             self._outcome, state="built", seconds=found.seconds, nbytes=len(found.payload), key=kept
         )  # fmt: skip
 
@@ -291,10 +294,6 @@ def _distinct(number: int, srg: SRG, plan: Plan) -> Iterator[tuple[RegionGraph, 
             graph=number, label=region.label, repeats=repeats, ops=len(region.nodes), state="waiting"
         )  # fmt: skip
         yield region_graph(srg, region), outcome
-
-
-def _changed(outcome: RegionOutcome, **changes: Any) -> RegionOutcome:
-    return RegionOutcome(**{**asdict(outcome), **changes})
 
 
 def _line(one: RegionOutcome) -> str:

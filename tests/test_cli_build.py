@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from djinn_fx.cli import main
 from djinn_fx.engines.store import Store
@@ -138,3 +139,15 @@ def test_text_says_that_nothing_was_run(model: str, store: Store, capsys: pytest
     assert "target sm89" in out
     assert "1 built" in out
     assert "Not run" in out
+
+
+def test_the_files_own_switches_count(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rounds.py"
+    path.write_text(MODEL + "\ntorch.set_float32_matmul_precision('high')\n")
+    try:
+        _, region = build(capsys, str(path), "--target", "sm89")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    entry = store.get(str(region["key"]))
+    assert entry is not None
+    assert entry.header["fields"]["engine"]["tf32"] == "True"

@@ -185,9 +185,21 @@ def _compare_floats(found: torch.Tensor, expected: torch.Tensor) -> str | None:
     return None
 
 
+def may_round(switch: Any) -> bool:
+    """Whether torch may use TF32 where a backend's switch says so.
+
+    Args:
+        switch: ``torch.backends.cuda.matmul`` or ``torch.backends.cudnn``.
+    """
+    try:
+        return bool(switch.allow_tf32)
+    except RuntimeError:  # torch refuses to be asked so once ``fp32_precision`` was set
+        return str(getattr(switch, "fp32_precision", "")) == "tf32"
+
+
 def _tolerance(expected: torch.Tensor) -> tuple[float, float]:
-    rounded = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    if rounded and expected.dtype is torch.float32 and expected.device.type == "cuda":
+    single = expected.dtype is torch.float32 and expected.device.type == "cuda"
+    if single and (may_round(torch.backends.cudnn) or may_round(torch.backends.cuda.matmul)):
         return _TF32
     return TOLERANCES[expected.dtype]
 

@@ -27,6 +27,7 @@ from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCall
 from djinn_fx.engines.pool.jobs import WORKERS, BuildError
 from djinn_fx.engines.tensorrt import builder, torch_tensorrt_builder
 from djinn_fx.engines.tensorrt.calling import CALLING_SCHEMA, Calling
+from djinn_fx.engines.tensorrt.checked import may_round
 from djinn_fx.engines.tensorrt.conversion import Conversion, Options
 from djinn_fx.engines.tensorrt.flavour import Flavour, flavour, gpu_problem
 from djinn_fx.engines.tensorrt.network import NETWORK_SCHEMA, Network
@@ -330,5 +331,4 @@ def _digest(value: Any) -> str:
 
 def make(settings: Settings) -> TensorRTEngine:
     """The engine as the settings and torch's own switches want it."""
-    tf32 = bool(torch.backends.cuda.matmul.allow_tf32)
-    return TensorRTEngine(target=settings.target, tf32=tf32, settings=settings)
+    return TensorRTEngine(target=settings.target, tf32=may_round(torch.backends.cuda.matmul), settings=settings)

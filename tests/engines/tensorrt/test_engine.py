@@ -309,3 +309,14 @@ def test_the_registry_knows_it() -> None:
 def test_a_child_that_builds_from_a_description_imports_no_torch() -> None:
     code = "import sys, djinn_fx.engines.tensorrt.builder; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("tf32", "True"), ("ieee", "False")])
+def test_torchs_newer_switch_for_tf32_is_heard(precision: str, tf32: str) -> None:
+    switch = torch.backends.cuda.matmul
+    before = switch.fp32_precision
+    try:
+        switch.fp32_precision = precision
+        assert registry.engine("tensorrt", Settings(target="sm89")).fingerprint()["tf32"] == tf32
+    finally:
+        switch.fp32_precision = before
