@@ -84,8 +84,14 @@ class Sizes:
             return int(expression)
         kind = type(expression).__name__
         operands = expression.args
-        if kind in ("Add", "Mul"):
-            return ["+" if kind == "Add" else "*", *(self._formula(one) for one in operands)]
+        if kind in ("Add", "Mul", "Max", "Min"):
+            # In an order that does not depend on what torch calls its symbols: equal layers are equal networks.
+            first, *rest = sorted((self._formula(one) for one in operands), key=repr)
+            if kind in ("Add", "Mul"):
+                return ["+" if kind == "Add" else "*", first, *rest]
+            for other in rest:
+                first = [kind.lower(), first, other]
+            return first
         if kind in ("Pow", "PowByNatural") and operands[1].is_Integer and 0 < operands[1] <= 8:
             return ["*", *(self._formula(operands[0]) for _ in range(int(operands[1])))]
         if kind in ("FloorDiv", "CleanDiv"):
@@ -95,11 +101,6 @@ class Sizes:
         if kind == "ModularIndexing":
             base, divisor, modulus = map(self._formula, operands)
             return ["%", ["//", base, divisor], modulus]
-        if kind in ("Max", "Min"):
-            first, *rest = (self._formula(one) for one in operands)
-            for other in rest:
-                first = [kind.lower(), first, other]
-            return first
         if expression.is_Symbol:
             raise Refused(f"the size {expression} is no tensor's size: nothing tells it to the network")
         raise Refused(f"a size reckoned as {expression}")
