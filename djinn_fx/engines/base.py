@@ -90,7 +90,13 @@ class BuildRequest:
 
 
 class Engine(Protocol):
-    """A way to run a region."""
+    """A way to run a region.
+
+    An engine whose artefacts are keyed by what it makes of a region rather than by the region's structure has an
+    attribute ``keyed_by_request``, True; its requests have an ``identity``. A callable that it loads may have
+    ``accepts(args)``, which says whether it serves a call, and ``checked(reference, dropped)``, which gives a callable
+    that compares its first answer with the region's own ops.
+    """
 
     name: str
 

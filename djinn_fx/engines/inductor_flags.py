@@ -70,13 +70,27 @@ def _switches() -> dict[str, Any]:
         ],
         "dtype": str(torch.get_default_dtype()),
         "matmul": [
-            torch.get_float32_matmul_precision(),
+            _matmul_precision(),
             matmul.allow_fp16_reduced_precision_reduction,
             matmul.allow_bf16_reduced_precision_reduction,
         ],
         "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
-        "cudnn": [torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark],
+        "cudnn": [_cudnn_tf32(), torch.backends.cudnn.benchmark],
     }
+
+
+def _matmul_precision() -> str:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch refuses to be asked so once the newer switch was set
+        return f"fp32_precision={torch.backends.cuda.matmul.fp32_precision}"
+
+
+def _cudnn_tf32() -> bool | str:
+    try:
+        return bool(torch.backends.cudnn.allow_tf32)
+    except RuntimeError:
+        return str(getattr(torch.backends.cudnn, "fp32_precision", "unknown"))
 
 
 def _set_deterministic(values: Any) -> None:
@@ -94,7 +108,8 @@ def _set_dtype(name: str) -> None:
 def _set_matmul(values: Any) -> None:
     matmul = torch.backends.cuda.matmul
     precision, fp16, bf16 = values
-    torch.set_float32_matmul_precision(precision)
+    if not precision.startswith("fp32_precision="):  # else the child's fingerprint will differ, and it refuses
+        torch.set_float32_matmul_precision(precision)
     matmul.allow_fp16_reduced_precision_reduction = fp16
     matmul.allow_bf16_reduced_precision_reduction = bf16
 

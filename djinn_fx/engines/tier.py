@@ -85,14 +85,17 @@ class Tier:
         # Not before a region is supported: an engine whose library is missing has none.
         return self.engine.fingerprint()
 
+    @property
+    def _keyed_by_request(self) -> bool:
+        return bool(getattr(self.engine, "keyed_by_request", False))
+
     def prepare(self, graph: RegionGraph, *, for_child: bool) -> Prepared | Reason:
         """The region's key and, if it is to be built in a child process, the request; or why not this engine."""
         refusal = self.engine.supports(graph)
         if refusal is not None:
             return refusal
-        keyed_by_request = getattr(self.engine, "keyed_by_request", False)
-        request = self.engine.request(graph) if for_child or keyed_by_request else None
-        if keyed_by_request and isinstance(request, Reason):
+        request = self.engine.request(graph) if for_child or self._keyed_by_request else None
+        if self._keyed_by_request and isinstance(request, Reason):
             return request
         identity = request.identity if isinstance(request, BuildRequest) else None
         key = engine_key(graph, self._fingerprint, identity) if graph.structural_hash or identity else None
@@ -198,18 +201,22 @@ class Tier:
             EngineError: the engine failed; put on record.
         """
         key = prepared.key
+        # An artefact that says itself which calls it takes relies on no facts about the graph's symbols.
+        guards = Guards(expression=None)
         try:
             artefact = self.engine.compile(prepared.graph)
         except EngineError as error:
             if key is not None:
                 self.note_failure(key, Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=prepared.graph.label))
             raise
+        if not self._keyed_by_request:
+            guards = Guards.of(symints)
         if artefact.ready is None and not self.engine.capability().can_run:
             if key is not None:
-                self.write(prepared, artefact.header, artefact.payload, Guards.of(symints))
+                self.write(prepared, artefact.header, artefact.payload, guards)
             return None
         run = artefact.ready if artefact.ready is not None else self.engine.load(artefact)
-        return self.keep(prepared, artefact, run, Guards.of(symints))
+        return self.keep(prepared, artefact, run, guards)
 
     def note_failure(self, key: EngineKey, reason: Reason) -> None:
         """Remember for a day that this key cannot be built."""

@@ -13,7 +13,8 @@ from typing import Any
 #: that module, so one that needs no torch starts in a twentieth of a second.
 WORKERS: dict[str, str] = {
     "inductor": "djinn_fx.engines.inductor_worker:build",
-    "tensorrt": "djinn_fx.engines.tensorrt.worker:build",
+    "tensorrt-plan": "djinn_fx.engines.tensorrt.builder:build",
+    "tensorrt-onnx": "djinn_fx.engines.tensorrt.builder:build_from_onnx",
 }
 
 

@@ -117,6 +117,12 @@ class BuildPool:
             self._news.put(None)
         return ticket
 
+    def run(self, job: BuildJob) -> BuildOutcome:
+        """Have a job built, and wait for it."""
+        done: queue.SimpleQueue[BuildOutcome] = queue.SimpleQueue()
+        self.submit(job, on_done=done.put)
+        return done.get()
+
     def cancel(self, ticket: Ticket) -> None:
         """The ticket's owner does not want it any more: its callbacks are not called from now on (one that is being
         called is not stopped). The last ticket of a job cancelled: the job is dropped, or its child killed. May be

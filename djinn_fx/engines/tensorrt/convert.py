@@ -27,13 +27,23 @@ from djinn_fx.engines.tensorrt.conversion import (
     SameAs,
     ViewOfInput,
 )
+from djinn_fx.engines.tensorrt.decompose import decomposed
 from djinn_fx.engines.tensorrt.effects import Effects
 from djinn_fx.engines.tensorrt.emitter import UNKNOWN, Bug, Emitter, Value
 from djinn_fx.engines.tensorrt.network import NetworkWriter, Tensor
 from djinn_fx.engines.tensorrt.prune import pruned
 from djinn_fx.engines.tensorrt.scalars import numbers_to_narrow
 from djinn_fx.engines.tensorrt.sizes import Sizes
-from djinn_fx.engines.tensorrt.support import ALL, Refused, check_tensor, dtype_name, is_empty, look_up, refusal
+from djinn_fx.engines.tensorrt.support import (
+    ALL,
+    Refused,
+    check_tensor,
+    dtype_name,
+    is_empty,
+    is_known,
+    look_up,
+    refusal,
+)
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.graph import fake_value, tensors_of
 from djinn_fx.srg.lower import target_name
@@ -88,6 +98,7 @@ class _Conversion:
         Raises:
             Refused: with ``self.node`` the node it is about.
         """
+        self._graph = decomposed(self._graph, is_known)
         for index, node in enumerate(self._graph.find_nodes(op="placeholder")):
             self._placeholders[node] = index
         self._narrowed = numbers_to_narrow(self._graph)
@@ -213,6 +224,9 @@ class _Conversion:
                 raise Refused("this output of the op is not computed")
             self._values[node] = part
             return
+        if is_empty(fake_value(node)) and effects.written_by(node) is None:
+            self._values[node] = None
+            return
         for source in node.all_input_nodes:
             effects.check_read(source, node)
         support = look_up(node, self._narrowed)
@@ -295,6 +309,8 @@ class _Conversion:
             offset = self._sizes.formula(fake.storage_offset() - own.storage_offset())
             return ViewOfInput(input=index, shape=shape, strides=strides, offset=offset)
         value = self._values[result]
+        if value is None:
+            raise Refused("what it gives has no elements")
         return FromNetwork(output=self._network_output(value), dtype=value.dtype, shape=shape, strides=strides)
 
 

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import logging
+import uuid
 import re
 import weakref
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ import torch
 from torch.fx import GraphModule
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
-from djinn_fx.engines.pool.jobs import WORKERS, BuildError
+from djinn_fx.engines.pool.jobs import BuildError, BuildFailed, BuildJob
+from djinn_fx.engines.pool.supervisor import shared_pool
 from djinn_fx.engines.tensorrt import builder, torch_tensorrt_builder
 from djinn_fx.engines.tensorrt.calling import CALLING_SCHEMA, Calling
 from djinn_fx.engines.tensorrt.checked import may_round
@@ -42,8 +44,6 @@ from djinn_fx.srg.hashing import NoCanonicalForm
 log = logging.getLogger("djinn_fx.engines.tensorrt")
 
 PLAN_WORKER, ONNX_WORKER = "tensorrt-plan", "tensorrt-onnx"
-WORKERS.setdefault(PLAN_WORKER, "djinn_fx.engines.tensorrt.builder:build")
-WORKERS.setdefault(ONNX_WORKER, "djinn_fx.engines.tensorrt.builder:build_from_onnx")
 
 #: A child that holds TensorRT and nothing else, resident; and one that also holds torch and the exporter.
 _CHILD_BYTES, _ONNX_CHILD_BYTES = 350_000_000, 1_200_000_000
@@ -119,7 +119,7 @@ class TensorRTEngine:
         )
 
     def compile(self, region: RegionGraph) -> Artefact:
-        """Build in this process what a child would build.
+        """Build in a child process, and wait: a library that crashes must not take the user's process with it.
 
         Raises:
             EngineError: stage, node, the user's line and TensorRT's messages.
@@ -131,7 +131,7 @@ class TensorRTEngine:
                 return artefact
             raise EngineError(f"{request.detail}; {artefact}")
         try:
-            header, plan = _worker_function(request.worker)(request.request, request.blobs)
+            header, plan = _built(request, region.label)
         except BuildError as error:
             raise EngineError(describe(error, region)) from error
         return Artefact(header=header, payload=plan)
@@ -301,8 +301,25 @@ def _driver(library: str, settings: Settings) -> Any:
     return CudaDriver(Flavour(library), store)
 
 
-def _worker_function(worker: str) -> Any:
-    return {PLAN_WORKER: builder.build, ONNX_WORKER: builder.build_from_onnx}[worker]
+def _built(request: BuildRequest, label: str) -> tuple[dict[str, Any], bytes]:
+    """What a child builds of a request.
+
+    Raises:
+        BuildError: as the worker, or the child died.
+    """
+    job = BuildJob(
+        key=uuid.uuid4().hex,  # who waits has the key's lock: there is nobody to share with
+        worker=request.worker,
+        request=request.request,
+        blobs=request.blobs,
+        label=label,
+        memory_bytes=request.memory_bytes,
+        timeout_s=request.timeout_s,
+    )
+    outcome = shared_pool().run(job)
+    if isinstance(outcome, BuildFailed):
+        raise BuildError(outcome.detail, stage=outcome.stage, node=outcome.node)
+    return dict(outcome.header), outcome.payload
 
 
 def _refused(region: RegionGraph, stage: str, detail: str) -> Reason:

@@ -83,6 +83,12 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def is_known(node: Node) -> bool:
+    """Whether the table has a node's op."""
+    name = target_name(node.target)
+    return name in TABLE or functional_name(name) in TABLE
+
+
 def look_up(node: Node, narrowed: frozenset[Node] = frozenset()) -> Support:
     """The row of a node's op, its types, ranks and sizes checked.
 

@@ -65,7 +65,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     made = Machine()
     capability = Capability(can_build=True, can_run=True)
     monkeypatch.setattr(session, "ALIGNMENT", ALIGNMENT)
-    monkeypatch.setattr(module, "_worker_function", lambda worker: made.build)
+    monkeypatch.setattr(module, "_built", lambda request, label: made.build(request.request, request.blobs))
     monkeypatch.setattr(TensorRTEngine, "capability", lambda self: capability)
     monkeypatch.setattr(TensorRTEngine, "load", lambda self, artefact: made.load(artefact))
     djinn_fx.backend.reset()

@@ -172,10 +172,14 @@ def _leaky(emitter: Emitter, call: Call) -> Value:
 
 @converts("elu.default", types=FLOATS)
 def _elu(emitter: Emitter, call: Call) -> Value:
-    if call["scale"] != 1 or call["input_scale"] != 1:
-        raise Refused("with a scale")
-    value = emitter.activation("elu", compute(emitter, call), alpha=float(call["alpha"]))
-    return emitter.cast(value, call.dtype)
+    alpha, scale, inner = (float(call[name]) for name in ("alpha", "scale", "input_scale"))
+    value = compute(emitter, call)
+    if scale == inner == 1.0:
+        return emitter.cast(emitter.activation("elu", value, alpha=alpha), call.dtype)
+    below = emitter.activation("elu", emitter.with_number("prod", value, inner), alpha=1.0)
+    below = emitter.with_number("prod", below, alpha)
+    made = emitter.select(emitter.with_number("greater", value, 0.0), value, below)
+    return emitter.cast(emitter.with_number("prod", made, scale), call.dtype)
 
 
 @converts("softplus.default", types=FLOATS)
