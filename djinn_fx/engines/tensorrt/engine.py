@@ -14,8 +14,8 @@ import functools
 import hashlib
 import json
 import logging
-import uuid
 import re
+import uuid
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
