@@ -257,11 +257,11 @@ def test_what_tensorrt_has_no_equal_for_is_refused(function: Any, args: tuple[An
 def test_a_refusal_names_the_op_and_the_users_line() -> None:
     def model(x: Tensor) -> Tensor:
         y = x + 1
-        return torch.special.log_ndtr(y)
+        return torch.special.bessel_j0(y)
 
     reason = refused(model, noise(3))
     line = model.__code__.co_firstlineno + 2
-    assert "aten.special_log_ndtr.default" in reason.detail
+    assert "aten.special_bessel_j0.default" in reason.detail
     assert f"{__file__}:{line}" in reason.detail
 
 
@@ -281,3 +281,19 @@ def test_whether_nan_is_passed_on_can_be_chosen() -> None:
     relu = one(F.relu, noise(3), options=Options(propagate_nan=False))
     assert [layer.kind for layer in relu.network.layers] == ["activation"]
     assert Options().to_json() != Options(propagate_nan=False).to_json()
+
+
+# Decomposition
+
+
+def test_an_op_without_a_converter_is_taken_apart_as_torch_does() -> None:
+    def model(x: Tensor) -> list[Tensor]:
+        return [F.glu(x, 1), x.nan_to_num(), *torch.std_mean(x, 0), F.prelu(x, torch.tensor([0.2])), F.selu(x)]
+
+    check(model, (noise(4, 8),), (noise(5, 10),), dynamic=True)
+
+
+def test_what_remains_of_an_op_taken_apart_is_refused_at_the_users_line() -> None:
+    reason = refused(lambda x: F.mish(x), noise(3))
+    assert "aten.log1p.default" in reason.detail
+    assert f"{__file__}:" in reason.detail
