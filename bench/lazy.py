@@ -91,9 +91,7 @@ def _first_results(report: Report, journal: Journal, arguments: argparse.Namespa
         "first result, djinn in the background over eager", ratio(first["djinn"], first["eager"]), noise
     )
     report.bar("first_result_over_eager", made.value, FIRST_RESULT_RATIO)
-    print(
-        f"\nfirst result: {made.value:.2f} of eager's (against itself {noise.value:.2f}); second call {pause:.2f} s"
-    )
+    print(f"\nfirst result: {made.value:.2f} of eager's (against itself {noise.value:.2f}); second call {pause:.2f} s")
 
 
 def _foreground(report: Report, journal: Journal, arguments: argparse.Namespace) -> None:
