@@ -66,8 +66,11 @@ def _parts(node: Node) -> Graph | None:
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda one: known[one])
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
-    with fakes[0].fake_mode, torch.no_grad():  # type: ignore[attr-defined]
-        traced = make_fx(call, decomposition_table=dict(_table()))(*(fake_value(source) for source in sources))
+    try:
+        with fakes[0].fake_mode, torch.no_grad():  # type: ignore[attr-defined]
+            traced = make_fx(call, decomposition_table=dict(_table()))(*(fake_value(source) for source in sources))
+    except Exception:  # noqa: BLE001 (the op stays as it is, and the Reason that refuses it names it)
+        return None
     parts = traced.graph
     if any(one.op == "get_attr" or one.target is node.target for one in parts.nodes):
         return None

@@ -193,7 +193,7 @@ def _softplus(emitter: Emitter, call: Call) -> Value:
     return emitter.cast(emitter.select(linear, value, soft), call.dtype)
 
 
-@converts("hardtanh.default", types=NUMBERS)
+@converts("hardtanh.default", types=FLOATS)
 def _hardtanh(emitter: Emitter, call: Call) -> Value:
     return clamped(emitter, call.tensor("self"), call["min_val"], call["max_val"])
 
