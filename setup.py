@@ -30,8 +30,8 @@ def all_packages() -> list[str]:
 
 
 TRANSFORMERS = ["transformers>=4.56"]
-# The TensorRT that builds plans without a GPU; data-centre TensorRT ("tensorrt", from NVIDIA's index) is found too where
-# it is installed. The ONNX packages are for regions that the direct converter does not take.
+# The TensorRT that builds plans without a GPU; data-centre TensorRT ("tensorrt", from NVIDIA's index) is found too.
+# The ONNX packages are for regions that the direct converter does not take.
 TENSORRT = [
     "tensorrt-rtx>=1.7.1.116,<1.8; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "onnx>=1.23",
