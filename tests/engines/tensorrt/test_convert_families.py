@@ -127,9 +127,8 @@ def test_a_family_is_converted_and_built(family: str, dtype: torch.dtype) -> Non
     convert_and_build(family, dtype, False)
 
 
-@pytest.mark.parametrize("family", ["llama", "bert", "vit"])
-def test_a_family_is_converted_and_built_for_sizes_that_change(family: str) -> None:
-    convert_and_build(family, torch.float16, True)
+def test_a_family_is_converted_and_built_for_sizes_that_change() -> None:
+    convert_and_build("llama", torch.float16, True)
 
 
 @pytest.mark.slow
