@@ -13,11 +13,11 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test lint demo exam bench gpu format table clean
+.PHONY: test lint demo exam bench gpu format table tensorrt-table clean
 
 # A file's tests stay in one process: some share a build pool or a model. One thread each, as there are two.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not exam" --durations=10 -n $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -31,6 +31,7 @@ demo: $(READY)
 # The long examination: op_db and module_db through torch.compile, model families at real sizes.
 exam: $(READY)
 	$(BIN)/python -m tests.exam.run
+	$(BIN)/python -m pytest -q -m exam
 
 bench: $(READY)
 	$(BIN)/python bench/srg_speed.py --json bench/results/srg_speed.json
@@ -39,16 +40,18 @@ bench: $(READY)
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.
 gpu: $(READY)
-	$(BIN)/python -m pytest -q -m gpu tests/gpu
+	$(BIN)/python -m pytest -q -rs -m gpu tests/gpu
 	$(BIN)/python bench/gpu.py
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Writes README's table of settings again.
+# Writes the generated tables again: README's settings; the operators TensorRT takes, which is some minutes' work.
 table: $(READY)
 	$(BIN)/python tools/settings_table.py
+tensorrt-table: $(READY)
+	$(BIN)/python tools/tensorrt_table.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -106,7 +106,7 @@ def test_regions_of_the_zoo(name: str, training: bool, dynamic: bool) -> None:
     assert any(region.canonical["symbols"] for region in regions) == dynamic
 
 
-@pytest.mark.slow
+@pytest.mark.exam
 @pytest.mark.parametrize(("name", "training", "dynamic"), MORE_OF_THE_ZOO)
 def test_regions_of_more_of_the_zoo(name: str, training: bool, dynamic: bool) -> None:
     test_regions_of_the_zoo(name, training, dynamic)

@@ -131,7 +131,7 @@ def test_a_family_is_converted_and_built_for_sizes_that_change() -> None:
     convert_and_build("llama", torch.float16, True)
 
 
-@pytest.mark.slow
+@pytest.mark.exam
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_for_sizes_that_change(family: str, dtype: torch.dtype) -> None:
