@@ -1,0 +1,85 @@
+"""The one builder of a key across processes, and requests for other sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from djinn_fx.engines.background import _for_sizes, _OnlyBuilder
+from djinn_fx.engines.base import BuildRequest
+from djinn_fx.engines.eager import EagerEngine
+from djinn_fx.engines.keys import EngineKey, Guards
+from djinn_fx.engines.pool.jobs import BusyElsewhere
+from djinn_fx.engines.store import Store
+from djinn_fx.engines.tier import Tier
+
+KEY = EngineKey(digest="a" * 64, fields={"test": 1})
+
+
+def everything(guards: Guards) -> bool:
+    return True
+
+
+def test_who_finds_the_key_locked_comes_back_later(tmp_path: Path) -> None:
+    ours, theirs = (Tier(EagerEngine(), Store(tmp_path / "cache")) for _ in range(2))
+    guard = _OnlyBuilder(ours, KEY, everything)
+    with theirs.lock(KEY, 1.0) as held:
+        assert held
+        with pytest.raises(BusyElsewhere), guard():
+            pass
+    with guard() as found:
+        assert found is None, "the lock is free, and nothing was built"
+
+
+def test_what_another_process_built_meanwhile_is_taken(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    assert store.put(KEY.digest, {"guards": None, "engine": "eager"}, b"artefact")
+    with _OnlyBuilder(Tier(EagerEngine(), Store(tmp_path / "cache")), KEY, everything)() as found:
+        assert found is not None
+        assert (found.payload, found.header["engine"]) == (b"artefact", "eager")
+
+
+def test_an_artefact_for_other_sizes_is_not_taken(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    assert store.put(KEY.digest, {"guards": "L['t0'] == 3"}, b"artefact")
+    tier = Tier(EagerEngine(), Store(tmp_path / "cache"))
+    for size, there in ((3, True), (4, False)):
+        with _OnlyBuilder(tier, KEY, lambda guards, size=size: guards.accept([size]))() as found:  # type: ignore[misc]
+            assert (found is not None) is there
+
+
+def test_a_folder_that_cannot_hold_locks_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").mkdir(mode=0o700)
+    (tmp_path / "cache" / "locks").write_text("not a directory")
+    store, _ = Store.open(tmp_path / "cache")
+    if store is not None:
+        with _OnlyBuilder(Tier(EagerEngine(), store), KEY, everything)() as found:
+            assert found is None
+
+
+def test_without_a_cache_nobody_is_waited_for() -> None:
+    with _OnlyBuilder(Tier(EagerEngine(), None), KEY, everything)() as found:
+        assert found is None
+
+
+FORM = {"inputs": [[["torch.float32", ["k0", "k1", 8], ["8*k1", 8, 1], [0], "cpu"], [0]], [["SymInt", "k2"], []]]}
+
+
+def request(**given: object) -> BuildRequest:
+    return BuildRequest(worker="inductor", request={"form": FORM, "hints": [[5, True], [7, True], [9, None]], **given})
+
+
+def test_a_request_for_other_sizes() -> None:
+    made = _for_sizes(request(), {(0, 0): 50, (0, 1): 70, (1, None): 90})
+    assert made is not None
+    assert made.request["hints"] == [[50, True], [70, True], [90, None]]
+    assert made.request["form"] is FORM
+
+
+def test_a_size_that_is_not_told_is_not_guessed() -> None:
+    assert _for_sizes(request(), {(0, 0): 50, (0, 1): 70}) is None
+
+
+def test_a_builder_without_examples_has_no_other_sizes() -> None:
+    assert _for_sizes(BuildRequest(worker="tensorrt-plan", request={"network": {}}), {(0, 0): 50}) is None
