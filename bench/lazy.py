@@ -95,44 +95,47 @@ def _first_results(report: Report, journal: Journal, arguments: argparse.Namespa
 
 
 def _foreground(report: Report, journal: Journal, arguments: argparse.Namespace) -> None:
-    given = {"model": arguments.model, "quick": arguments.quick, "nice": arguments.nice}
-    runs = [_call(journal, f"foreground {turn}", "foreground", **given) for turn in range(arguments.runs)]
-    rows, ratios = [], []
-    for turn, run in enumerate(runs):
+    """Calls one after the other, which leave the builders next to nothing, and calls with a pause as long as each."""
+    rows, facts, worst = [], {}, []
+    wrong, builds = 0, []
+    for load, pause in (("calls without a pause", False), ("calls half of the time", True)):
+        given = {"model": arguments.model, "quick": arguments.quick, "nice": arguments.nice, "pause": pause}
+        run = _call(journal, f"foreground {load}", "foreground", **given)
         for name in ("without", "during", "after"):
-            report.measured(f"call {name} builds, run {turn}", run[name] or [0.0], "s")
-            rows.append(
-                [f"{name} {turn}", len(run[name]), *(f"{1e3 * _quantile(run[name], q):.1f}" for q in (0.5, 0.99))]
-            )
+            report.measured(f"{load}, {name} builds", run[name] or [0.0], "s")
+            figures = (f"{1e3 * _quantile(run[name], share):.1f}" for share in (0.5, 0.99))
+            rows.append([f"{load}, {name}", len(run[name]), *figures])
         half = len(run["without"]) // 2
-        ratios.append(
-            {
-                "p99": _quantile(run["during"], 0.99) / _quantile(run["without"], 0.99),
-                "p99_over_median": _quantile(run["during"], 0.99) / _quantile(run["without"], 0.5),
-                "median": _quantile(run["during"], 0.5) / _quantile(run["without"], 0.5),
-                "noise_p99": _quantile(run["without"][half:], 0.99) / _quantile(run["without"][:half], 0.99),
-                "noise_p99_over_median": _quantile(run["without"], 0.99) / _quantile(run["without"], 0.5),
-                "build_s": run["build_s"],
-            }
-        )
-    report.fact("foreground", ratios)
+        facts[load] = {
+            "p99": _quantile(run["during"], 0.99) / _quantile(run["without"], 0.99),
+            "p99 over median": _quantile(run["during"], 0.99) / _quantile(run["without"], 0.5),
+            "median": _quantile(run["during"], 0.5) / _quantile(run["without"], 0.5),
+            "noise of p99": _quantile(run["without"][half:], 0.99) / _quantile(run["without"][:half], 0.99),
+            "without: p99 over median": _quantile(run["without"], 0.99) / _quantile(run["without"], 0.5),
+            "built": run["built"], "distinct": run["distinct"], "regions": run["regions"], "repeats": run["repeats"],
+            "ready": run["ready"], "seconds of building": run["build_s"],
+        }  # fmt: skip
+        worst.append(facts[load]["p99"])
+        wrong += run["wrong"]
+        if run["ready"]:
+            builds.append(run["built"] / run["distinct"])
+    report.fact("foreground", facts)
     print("\n" + table(["calls", "number", "median ms", "p99 ms"], rows))
-    for one in ratios:
-        print(", ".join(f"{name} {value:.2f}" for name, value in one.items()))
-    report.bar("foreground_p99_during_builds", statistics.median(one["p99"] for one in ratios), FOREGROUND_RATIO)
-    report.bar("foreground_wrong_answers", sum(run["wrong"] for run in runs), 0)
-    report.bar("builds_per_distinct_region", max(run["built"] / run["distinct"] for run in runs), 1)
-    report.fact("regions", [{name: run[name] for name in ("regions", "distinct", "repeats", "built")} for run in runs])
+    for load, figures in facts.items():
+        print(f"{load}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    report.bar("foreground_p99_during_builds", max(worst), FOREGROUND_RATIO)
+    report.bar("foreground_wrong_answers", wrong, 0)
+    report.bar("builds_per_distinct_region", max(builds, default=None), 1)
 
 
 def _modes(report: Report, journal: Journal, arguments: argparse.Namespace) -> None:
     rows = []
     for name in MODES:
         given = {"model": arguments.model, "quick": arguments.quick, "compile": name, "seconds": 60.0}
-        runs = [_call(journal, f"mode {name} {turn}", "mode", **given) for turn in range(arguments.runs)]
-        report.fact(f"mode {name}", runs)
-        middle = {key: statistics.median(run[key] or float("nan") for run in runs) for key in runs[0]}
-        rows.append([name, *(f"{middle[key]:.3g}" for key in ("calls", "first_s", "longest_later_s", "ready_s"))])
+        run = _call(journal, f"mode {name}", "mode", **given)
+        report.fact(f"mode {name}", run)
+        keys = ("calls", "first_s", "longest_later_s", "ready_s")
+        rows.append([name, *("never" if run[key] is None else f"{run[key]:.3g}" for key in keys)])
     print("\n" + table(["mode, first 60 s", "calls", "first s", "longest later s", "ready after s"], rows))
 
 

@@ -36,8 +36,8 @@ class PoolLimits:
     idle_s: float = 60.0
     retire_bytes: int = 2 * GIB
     reply_bytes: int = 8 * GIB
-    nice: int = 10
-    idle_class: bool = False
+    nice: int = 19
+    idle_class: bool = True
     check_available: bool = True
 
     def __post_init__(self) -> None:

@@ -6,21 +6,23 @@ that, and with values named by their place, the bytes are the same for every ide
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import onnx
-from onnx import TensorProto
 
-#: The types TensorRT computes with, by ONNX's number, with torch's name.
-DTYPES: dict[int, str] = {
-    TensorProto.FLOAT: "float32",
-    TensorProto.FLOAT16: "float16",
-    TensorProto.BFLOAT16: "bfloat16",
-    TensorProto.INT64: "int64",
-    TensorProto.INT32: "int32",
-    TensorProto.BOOL: "bool",
-}
+def _optional(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:  # callers ask ``onnx_fallback.missing_packages`` before they come here
+        return None
+
+
+onnx = _optional("onnx")
+
+_BFLOAT16 = 16
+#: The types TensorRT computes with, by the number the ONNX standard gives them (TensorProto.DataType).
+DTYPES: dict[int, str] = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", _BFLOAT16: "bfloat16"}
 
 #: Ops that draw random numbers, or whose results have sizes that depend on data.
 _NOT_TAKEN = frozenset(
@@ -97,7 +99,7 @@ def holds_bfloat16(data: bytes) -> bool:
     types = {info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)}
     types |= {one.data_type for one in graph.initializer}
     types |= {one.i for node in graph.node if node.op_type == "Cast" for one in node.attribute if one.name == "to"}
-    return TensorProto.BFLOAT16 in types
+    return _BFLOAT16 in types
 
 
 def _check_ops(model: Any) -> None:
@@ -182,7 +184,7 @@ def _rename(graph: Any) -> None:
     for one in used:
         one.name = names[one.name]
     used.sort(key=lambda one: (one.name[0], int(one.name.lstrip("inoutv"))))
-    copies = [TensorProto.FromString(one.SerializeToString()) for one in used]
+    copies = [onnx.TensorProto.FromString(one.SerializeToString()) for one in used]
     del graph.initializer[:]
     graph.initializer.extend(copies)
     for info in (*graph.input, *graph.output):
@@ -212,9 +214,9 @@ def _check_results(model: Any, outputs: Sequence[tuple[str, Shape]]) -> None:
     except Exception as error:
         raise NotTaken(f"ONNX finds no consistent types and sizes: {_first_line(error)}") from error
     for info in (*inferred.graph.value_info, *inferred.graph.output, *_initializers(inferred)):
-        number = info.data_type if isinstance(info, TensorProto) else info.type.tensor_type.elem_type
+        number = info.data_type if isinstance(info, onnx.TensorProto) else info.type.tensor_type.elem_type
         if number not in DTYPES:
-            kind = TensorProto.DataType.Name(number) if number else "no known type"
+            kind = onnx.TensorProto.DataType.Name(number) if number else "no known type"
             raise NotTaken(f"the exported model computes {info.name} as {kind}, which TensorRT has no arithmetic for")
     for info, (dtype, shape) in zip(inferred.graph.output, outputs, strict=True):
         found = info.type.tensor_type
