@@ -102,12 +102,12 @@ def mode(model: str, quick: bool, compile: str, seconds: float) -> Found:
         compiled = torch.compile(module, backend="djinn", options=options)
         times: list[float] = []
         ready_s: float | None = None
-        while (now := time.perf_counter() - start) < seconds:
+        while time.perf_counter() - start < seconds:
             before = time.perf_counter()
             compiled(**inputs)
             times.append(time.perf_counter() - before)
             if ready_s is None and djinn_fx.status(compiled).ready:
-                ready_s = now
+                ready_s = time.perf_counter() - start
     return {
         "calls": len(times), "first_s": times[0], "longest_later_s": max(times[1:], default=0.0),
         "ready_s": ready_s, "last_s": statistics.median(times[-20:]),
@@ -181,16 +181,20 @@ def plan(model: str, quick: bool, dtype: str, target: str) -> Found:
         graph.plan.regions, key=lambda one: sum(r.structural_hash == one.structural_hash for r in graph.plan.regions)
     )
     made = engine("tensorrt", settings)
-    start = time.process_time()
-    request = made.request(region_graph(graph.srg, region))
-    convert_s = time.process_time() - start
+    convert_s = []
+    for _ in range(2):  # the first conversion of a process imports the converter
+        graph_of_region = region_graph(graph.srg, region)
+        start = time.process_time()
+        request = made.request(graph_of_region)
+        convert_s.append(time.process_time() - start)
     assert isinstance(request, BuildRequest), str(request)
     start = time.process_time()
     header, payload = worker.build(request.request, request.blobs)
     build_s = time.process_time() - start
     again = worker.build(request.request, request.blobs)[1]
     return {
-        "convert_cpu_s": convert_s, "build_cpu_s": build_s, "bytes": len(payload), "layers": header.get("layers"),
+        "first_convert_cpu_s": convert_s[0],
+        "convert_cpu_s": convert_s[1], "build_cpu_s": build_s, "bytes": len(payload), "layers": header.get("layers"),
         "digest": hashlib.sha256(payload).hexdigest(), "same_again": again == payload, "ops": len(region.nodes),
         "version": header.get("version"), "identity": request.identity,
     }  # fmt: skip
