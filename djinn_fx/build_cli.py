@@ -211,7 +211,7 @@ class _Build:
 
     def start(self) -> None:
         """Submit it."""
-        shared_pool().submit(
+        shared_pool(waited_for=True).submit(
             BuildJob(
                 key=self._key.digest,
                 worker=self._request.worker,

@@ -16,6 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 
 from djinn_fx.engines.pool.admission import pause, schedule
@@ -371,18 +372,24 @@ class BuildPool:
 # The pools of this process
 
 _pools: weakref.WeakSet[BuildPool] = weakref.WeakSet()
-_shared: BuildPool | None = None
+_shared: dict[bool, BuildPool] = {}
 _shared_lock = threading.Lock()
 _ending = False
 
 
-def shared_pool() -> BuildPool:
-    """The pool of this process, made on first use, closed when the interpreter ends; a new one in a forked process."""
-    global _shared
+def shared_pool(*, waited_for: bool = False) -> BuildPool:
+    """The pool of this process, made on first use, closed when the interpreter ends; a new one in a forked process.
+
+    Args:
+        waited_for: the one whose builds somebody waits for: its children have this process's own priority.
+    """
     with _shared_lock:
-        if _shared is None or (_shared.closed and not _ending):
-            _shared = BuildPool()
-        return _shared
+        pool = _shared.get(waited_for)
+        if pool is None or (pool.closed and not _ending):
+            limits = PoolLimits.default()
+            pool = BuildPool(replace(limits, nice=0, idle_class=False) if waited_for else limits)
+            _shared[waited_for] = pool
+        return pool
 
 
 def _close_all() -> None:

@@ -316,7 +316,7 @@ def _built(request: BuildRequest, label: str) -> tuple[dict[str, Any], bytes]:
         memory_bytes=request.memory_bytes,
         timeout_s=request.timeout_s,
     )
-    outcome = shared_pool().run(job)
+    outcome = shared_pool(waited_for=True).run(job)
     if isinstance(outcome, BuildFailed):
         raise BuildError(outcome.detail, stage=outcome.stage, node=outcome.node)
     return dict(outcome.header), outcome.payload
