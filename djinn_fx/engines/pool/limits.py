@@ -37,7 +37,7 @@ class PoolLimits:
     retire_bytes: int = 2 * GIB
     reply_bytes: int = 8 * GIB
     nice: int = 19
-    idle_class: bool = True
+    idle_class: bool = False
     check_available: bool = True
 
     def __post_init__(self) -> None:
@@ -46,11 +46,13 @@ class PoolLimits:
 
     @classmethod
     def default(cls) -> PoolLimits:
-        """For this machine and this process's share of it: one child on two cores, never more than four."""
+        """For this machine and this process's share of it: one child on two cores, never more than four; at idle
+        priority, which alone leaves the calls beside it as fast as they were (docs/decisions/0009)."""
         total = total_bytes()
         return cls(
             children=max(1, min(4, usable_cores() // 2)),
             memory_bytes=int(total * MEMORY_SHARE) if total is not None else 4 * GIB,
+            idle_class=True,
         )
 
     def hard_bytes(self, predicted_bytes: int) -> int:
