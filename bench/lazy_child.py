@@ -71,14 +71,14 @@ def foreground(model: str, quick: bool, nice: int | None, pause: bool) -> Found:
         with no_gc():
             for _ in range(3):
                 call()
-            without = _for_seconds(call, 4.0 if quick else 20.0)
+            without = _for_seconds(call, 3.0 if quick else 20.0)
             began = time.perf_counter()
             djinn_fx.wait_until_ready(compiled, 0.0)
             during = []
-            while _pending(compiled) and time.perf_counter() - began < (10.0 if quick else patience_s):
+            while _pending(compiled) and time.perf_counter() - began < (6.0 if quick else patience_s):
                 during.append(call())
             build_s = time.perf_counter() - began
-            after = _for_seconds(call, 2.0 if quick else 10.0)
+            after = _for_seconds(call, 1.0 if quick else 10.0)
         (graph,) = compilations()
         status = djinn_fx.status(compiled)
     from djinn_fx.engines.pool.supervisor import shared_pool
