@@ -18,7 +18,7 @@ from djinn_fx.engines.pays import EXPERIENCE, Budget
 from djinn_fx.engines.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, BusyElsewhere, FailureKind
 from djinn_fx.engines.pool.supervisor import BuildPool, Ticket, shared_pool
 from djinn_fx.engines.progress import watch
-from djinn_fx.engines.tier import LOCK_TIMEOUT_S, MAX_VARIANTS, Holds, Prepared, Tier
+from djinn_fx.engines.tier import LOCK_TIMEOUT_S, MAX_VARIANTS, STORED_AS, Holds, Prepared, Tier
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 
@@ -160,9 +160,8 @@ class BackgroundBuild(Candidate):
             known = self._tier.in_memory(self._key, self._holds)
             if known is not None:
                 return known
-            from_store = "fields" in outcome.header
-            kept = self._key.digest
-            if not from_store:
+            kept = outcome.header.get(STORED_AS)
+            if kept is None:
                 kept = self._tier.write(self._prepared, outcome.header, outcome.payload, guards)
             if not self._tier.engine.capability().can_run:
                 return None

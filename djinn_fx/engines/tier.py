@@ -55,6 +55,9 @@ class Found(NamedTuple):
     outcome: str
 
 
+#: In the header of what was found on disk instead of being built: the key of its entry.
+STORED_AS = "stored_as"
+
 #: Says whether an artefact's size facts are true of the sizes at hand.
 Holds = Callable[[Guards], bool]
 
@@ -148,7 +151,7 @@ class Tier:
             if entry is None:
                 return None
             if digest not in self._unusable and holds(Guards(expression=entry.header.get("guards"))):
-                return BuildDone(header=entry.header, payload=entry.payload)
+                return BuildDone(header={**entry.header, STORED_AS: digest}, payload=entry.payload)
         return None
 
     @property

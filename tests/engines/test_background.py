@@ -12,7 +12,7 @@ from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.keys import EngineKey, Guards
 from djinn_fx.engines.pool.jobs import BusyElsewhere
 from djinn_fx.engines.store import Store
-from djinn_fx.engines.tier import Tier
+from djinn_fx.engines.tier import STORED_AS, Tier
 
 KEY = EngineKey(digest="a" * 64, fields={"test": 1})
 
@@ -61,6 +61,16 @@ def test_a_folder_that_cannot_hold_locks_is_not_waited_for(tmp_path: Path, monke
 def test_without_a_cache_nobody_is_waited_for() -> None:
     with _OnlyBuilder(Tier(EagerEngine(), None), KEY, everything)() as found:
         assert found is None
+
+
+def test_an_entry_is_told_by_its_own_key_also_if_it_is_a_later_one_for_other_sizes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    for number, size in enumerate((3, 4)):
+        assert store.put(KEY.variant(number).digest, {"guards": f"L['t0'] == {size}"}, b"artefact %d" % size)
+    tier = Tier(EagerEngine(), Store(tmp_path / "cache"))
+    found = tier.stored_result(KEY, lambda guards: guards.accept([4]))
+    assert found is not None
+    assert (found.payload, found.header[STORED_AS]) == (b"artefact 4", KEY.variant(1).digest)
 
 
 FORM = {"inputs": [[["torch.float32", ["k0", "k1", 8], ["8*k1", 8, 1], [0], "cpu"], [0]], [["SymInt", "k2"], []]]}
