@@ -33,6 +33,8 @@ OTHER_VARIABLES = ("DJINN_DEBUG",)
 PROJECT_FILE = "djinn.yaml"
 #: torch's own keys in ``options=``; torch reads them, they are not ours to judge.
 TORCH_OPTIONS = ("guard_filter_fn", "use_aoti")
+#: What ``engine`` may name besides "auto".
+ENGINE_NAMES = ("inductor", "openvino", "onnxruntime", "packed", "tensorrt", "eager")
 
 
 def _setting(default: Any, meaning: str, *, accepts: str = "", compiles: bool = False, **limits: Any) -> Any:
@@ -44,9 +46,26 @@ def _setting(default: Any, meaning: str, *, accepts: str = "", compiles: bool = 
 class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     """Everything a user can set. Made by :meth:`load`; the fields' order is that of README's table."""
 
-    engine: Literal["inductor", "tensorrt", "eager"] = _setting(
-        "inductor",
-        "engine that compiles regions; Inductor takes those `tensorrt` cannot; `eager` runs each region's own code",
+    engine: str | tuple[str, ...] = _setting(
+        "auto",
+        "what regions run on: `auto` tries the engines that are installed and keeps the fastest, a list tries those, a "
+        "name is that engine; Inductor takes what it cannot; `eager` runs each region's own code",
+        accepts=", ".join(f'"{name}"' for name in ("auto", *ENGINE_NAMES)) + ", or a list of engines",
+        compiles=True,
+    )
+    verify: str = _setting(
+        "first",
+        "when an engine's results are compared with eager's: the first for each shape, a share of all calls, or never",
+        accepts='"first", "off", or "sample:" and a share, such as "sample:0.01"',
+        pattern=r"^(first|off|sample:(0?\.[0-9]+|1(\.0*)?))$",
+    )
+    precision: Literal["exact", "allow-bf16"] = _setting(
+        "exact", "whether an engine may compute float32 in bfloat16 where that is faster", compiles=True
+    )
+    weights: Literal["auto", "constant", "input"] = _setting(
+        "auto",
+        "whether `openvino` and `onnxruntime` keep a packed copy of the weights, which is faster, or read them anew on "
+        "every call; `auto`: a copy, until weights that change often make that the slower way",
         compiles=True,
     )
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
@@ -107,6 +126,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         "show on stderr which region compiles, after the first second; none: when stderr is a terminal",
         accepts="true, false, or none",
     )
+    mega_cache: bool = _setting(
+        False,
+        "put compiled regions into `torch.compiler.save_cache_artifacts()` too; who loads such a bundle must import "
+        "djinn_fx first",
+        accepts="true or false",
+    )
     cache: bool = _setting(True, "keep compiled regions on disk", accepts="true or false")
     cache_dir: str | None = _setting(
         None,
@@ -119,6 +144,20 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         "size of the disk cache above which the entries used longest ago are removed",
         accepts="a size such as 20GB or 512MiB",
     )
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _engine_names(cls, value: Any) -> Any:
+        names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
+        if not names:
+            raise ValueError("name at least one engine")
+        known = ENGINE_NAMES if len(names) > 1 else ("auto", *ENGINE_NAMES)
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                raise ValueError(f"{name!r} is none" + (f"; did you mean {near[0]!r}?" if near else ""))
+        distinct = tuple(dict.fromkeys(names))
+        return distinct if len(distinct) > 1 else distinct[0]
 
     @field_validator("passes", mode="before")
     @classmethod
@@ -155,6 +194,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         except UnitError as error:
             raise ValueError(str(error)) from error
         return value
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """``engine`` as a tuple."""
+        return (self.engine,) if isinstance(self.engine, str) else self.engine
 
     @property
     def compile_budget_s(self) -> float | None:
@@ -288,7 +332,7 @@ def read_text(name: str, text: str) -> Any:
         return None
     if bool in kinds:
         return _TRUTH.get(text.lower(), text)
-    if any(get_origin(kind) is tuple for kind in kinds):
+    if any(get_origin(kind) is tuple for kind in kinds) and (str not in kinds or "," in text):
         return re.findall(r"[^\s,{][^,{]*(?:\{[^}]*\})?", text)  # a comma inside {...} belongs to one pass's options
     number = next((kind for kind in (int, float) if kind in kinds), None)
     if number is not None:

@@ -53,7 +53,7 @@ class Shout:
 class TestSources:
     def test_defaults(self) -> None:
         settings = load()
-        assert settings.engine == "inductor"
+        assert settings.engine == "auto"
         assert settings.on_failure == "eager"
         assert settings.passes is None
         assert settings.cache_limit_bytes == 20 * 10**9

@@ -29,6 +29,7 @@ from djinn_fx.srg.extract import extract, input_value
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.hashing import canonical_form
 from djinn_fx.srg.plan import Plan, Region
+from djinn_fx.srg.record import Residency
 
 log = logging.getLogger("djinn_fx.engines")
 
@@ -366,6 +367,17 @@ def region_graph(srg: SRG, region: Region) -> RegionGraph:
         example_inputs=_values(srg, region),
         label=region.label,
         kind=srg.kind.value,
+        weights=_weights(srg, region),
+    )
+
+
+def _weights(srg: SRG, region: Region) -> tuple[int, ...]:
+    """Places of the inputs that are parameters or buffers and are not written anywhere in the graph."""
+    written = {node.args[0] for node in srg.nodes if node.target is torch.ops.aten.copy_.default}
+    inputs = [srg.node(name) for name in region.inputs]
+    kinds = (Residency.PARAMETER, Residency.BUFFER)
+    return tuple(
+        place for place, node in enumerate(inputs) if srg.record(node).residency in kinds and node not in written
     )
 
 

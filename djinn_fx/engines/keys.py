@@ -32,12 +32,20 @@ class EngineKey:
         return self if number == 0 else _key({**self.fields, "variant": number})
 
 
-def engine_key(region: RegionGraph, fingerprint: Mapping[str, str], identity: str | None = None) -> EngineKey:
+def engine_key(
+    region: RegionGraph, fingerprint: Mapping[str, str], identity: str | None = None, weights: Sequence[int] = ()
+) -> EngineKey:
     """The key of a region for an engine.
 
     The device *index* is not part of the structural hash, but generated code holds it, so it is a field here. An
     engine that says itself what its artefact depends on (``identity``, see ``BuildRequest``) has neither: the same
     plan is made from a region traced for a CPU on a build farm and from one traced on the GPU that runs it.
+
+    Args:
+        region: the region.
+        fingerprint: the engine's.
+        identity: see above.
+        weights: places of the inputs that the engine copies into what it loads.
     """
     told = {"structural_hash": region.structural_hash, "devices": _devices(region)} if identity is None else {}
     return _key(
@@ -46,7 +54,7 @@ def engine_key(region: RegionGraph, fingerprint: Mapping[str, str], identity: st
             "canonical_schema": CANONICAL_SCHEMA,
             **told,
             **({"identity": identity} if identity is not None else {}),
-            "weights": "input",
+            "weights": list(weights) or "input",
             "engine": dict(fingerprint),
         }
     )

@@ -101,7 +101,9 @@ class Tier:
         if self._keyed_by_request and isinstance(request, Reason):
             return request
         identity = request.identity if isinstance(request, BuildRequest) else None
-        key = engine_key(graph, self._fingerprint, identity) if graph.structural_hash or identity else None
+        bound = graph.weights if getattr(self.engine, "binds_weights", False) else ()
+        known = graph.structural_hash or identity
+        key = engine_key(graph, self._fingerprint, identity, bound) if known else None
         return Prepared(graph=graph, key=key, request=request)
 
     # Looking
