@@ -1,0 +1,404 @@
+"""A model under construction: nodes, constants, and the little vocabulary that every converter uses.
+
+The bytes depend on the graph alone: values are named by their place (``v12``, ``c3``), constants are kept once each,
+and a node that computes what an earlier one does is not written twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from djinn_fx.engines.onnx.values import ONNX_TYPES, Refused, Value, onnx_type, raw_bytes
+
+#: The version of the standard operators; what onnxruntime 1.2x and OpenVINO 2026 both read.
+OPSET = 21
+MICROSOFT = "com.microsoft"
+#: Operators of our own, which the OpenVINO engine teaches OpenVINO's ONNX reader.
+DJINN = "djinn"
+
+Number = int | float | bool
+Tensorlike = Value | Number
+Sizes = Sequence["int | Value"]
+
+
+class GraphBuilder:
+    """Makes one ONNX graph.
+
+    Attributes:
+        flavour: the runtime the model is for: ``"onnxruntime"`` or ``"openvino"``. A converter may emit operators of
+            the domain :data:`MICROSOFT` for the former and of :data:`DJINN` for the latter.
+    """
+
+    def __init__(self, flavour: str) -> None:
+        if flavour not in ("onnxruntime", "openvino"):
+            raise ValueError(f"unknown flavour {flavour!r}")
+        self.flavour = flavour
+        self._model = onnx.ModelProto(ir_version=10)
+        self._graph = self._model.graph
+        self._graph.name = "region"
+        self._count = 0
+        self._constants: dict[Any, Value] = {}
+        self._arrays: dict[str, np.ndarray] = {}
+        self._made: dict[Any, tuple[Value, ...]] = {}
+        self._domains: dict[str, int] = {"": OPSET}
+        self._outputs = 0
+        #: Reckons a symbolic size: set by ``convert.py``, read by ``registry.sizes_of``.
+        self.reckon: Callable[[int | torch.SymInt, Sequence[Value]], int | Value] = _no_symbols
+
+    # Nodes
+
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[Value | None],
+        dtype: torch.dtype | None = None,
+        shape: Sequence[int | None] | None = None,
+        domain: str = "",
+        symbols: tuple[str | None, ...] = (),
+        **attributes: Any,
+    ) -> Value:
+        """A node with one output.
+
+        Args:
+            kind: the operator's name.
+            inputs: None for an optional input that is left out.
+            dtype: of the output; that of the first input if not given.
+            shape: of the output; that of the first input (with its symbols) if not given. What a converter returns is
+                given the sizes that torch says it has, so only the rank of an intermediate value must be right.
+            domain: of the operator.
+            symbols: of the output's shape.
+            attributes: int, float, str, bool (as int), or a list of ints or floats, or a numpy array (a tensor); None
+                leaves it out.
+        """
+        first = next((one for one in inputs if one is not None), None)
+        if shape is None and first is not None:
+            shape, symbols = first.shape, symbols or first.symbols
+        dtype = dtype or (first.dtype if first is not None else None)
+        if shape is None or dtype is None:
+            raise ValueError(f"{kind} without inputs needs a dtype and a shape")
+        (value,) = self._node(kind, inputs, [(dtype, tuple(shape), symbols)], domain, attributes)
+        return value
+
+    def ops(
+        self,
+        kind: str,
+        inputs: Sequence[Value | None],
+        outputs: Sequence[tuple[torch.dtype, Sequence[int | None]] | None],
+        domain: str = "",
+        **attributes: Any,
+    ) -> tuple[Value, ...]:
+        """A node with several outputs: the dtype and the shape of each.
+
+        None stands for one that is left out; in the result it is a value without a name.
+        """
+        wanted = [(one[0], tuple(one[1]), ()) if one is not None else None for one in outputs]
+        return self._node(kind, inputs, wanted, domain, attributes)
+
+    def _node(
+        self,
+        kind: str,
+        inputs: Sequence[Value | None],
+        outputs: Sequence[tuple[torch.dtype, tuple[int | None, ...], tuple[str | None, ...]] | None],
+        domain: str,
+        attributes: dict[str, Any],
+    ) -> tuple[Value, ...]:
+        names = ["" if one is None else one.name for one in inputs]
+        while names and not names[-1]:
+            names.pop()
+        key = _key(kind, domain, names, attributes, len(outputs))
+        if key is not None and key in self._made:
+            return self._made[key]
+        node = self._graph.node.add()
+        node.op_type = kind
+        node.domain = domain
+        node.input.extend(names)
+        if domain:
+            self._domains.setdefault(domain, 1)
+        values: list[Value] = []
+        for output in outputs:
+            if output is None:
+                node.output.append("")
+                values.append(Value("", torch.float32, ()))
+                continue
+            value = Value(f"v{self._count}", *output)
+            self._count += 1
+            node.output.append(value.name)
+            values.append(value)
+        for name, given in attributes.items():
+            if given is not None:
+                _attribute(node, name, given)
+        made = tuple(values)
+        if key is not None:
+            self._made[key] = made
+        return made
+
+    # Constants
+
+    def constant(self, data: object, dtype: torch.dtype) -> Value:
+        """A constant: a number, nested lists, an array, or a tensor with real memory (a small one: it is copied).
+
+        Raises:
+            Refused: ONNX has no such type.
+        """
+        raw, shape, array = raw_bytes(data, dtype)
+        key = (dtype, shape, raw)
+        found = self._constants.get(key)
+        if found is not None:
+            return found
+        value = Value(f"c{len(self._constants)}", dtype, shape)
+        tensor = self._graph.initializer.add()
+        tensor.name = value.name
+        tensor.data_type = onnx_type(dtype)
+        tensor.dims.extend(shape)
+        tensor.raw_data = raw
+        self._constants[key] = value
+        if array is not None:
+            self._arrays[value.name] = array
+        return value
+
+    def array_of(self, value: Value) -> np.ndarray | None:
+        """The numbers of a value that is a constant; None for any other value (and for bfloat16)."""
+        return self._arrays.get(value.name)
+
+    def tensor(self, given: Tensorlike, dtype: torch.dtype) -> Value:
+        """A value or a Python number as a value of this type: cast, or a 0-d constant."""
+        return self.cast(given, dtype) if isinstance(given, Value) else self.constant(given, dtype)
+
+    def ints(self, numbers: Sequence[int | Value]) -> Value:
+        """A 1-D int64 value of these numbers; each Value among them is 0-d and int64."""
+        if not any(isinstance(one, Value) for one in numbers):
+            return self.constant(np.array([int(one) for one in numbers], dtype=np.int64), torch.int64)  # type: ignore[arg-type]
+        parts: list[Value] = []
+        known: list[int] = []
+        for one in numbers:
+            if isinstance(one, Value):
+                if known:
+                    parts.append(self.ints(known))
+                    known = []
+                parts.append(self.unsqueeze(self.cast(one, torch.int64), [0]))
+            else:
+                known.append(one)
+        if known:
+            parts.append(self.ints(known))
+        return parts[0] if len(parts) == 1 else self.concat(parts, 0)
+
+    # Shapes
+
+    def cast(self, value: Value, dtype: torch.dtype) -> Value:
+        """The value as another element type, as ``Tensor.to`` does it for numbers that the type can hold.
+
+        From floats to integers ONNX leaves NaN and what is out of range undefined, as C and torch do.
+        """
+        if value.dtype is dtype:
+            return value
+        array = self.array_of(value)
+        if array is not None and array.size <= 16:
+            return self.constant(torch.from_numpy(array.copy()).to(dtype), dtype)
+        return self.op("Cast", [value], dtype, to=onnx_type(dtype))
+
+    def shape_of(self, value: Value) -> Value:
+        """The sizes as a 1-D int64 value; a constant if all are known."""
+        if all(size is not None for size in value.shape):
+            return self.ints([size for size in value.shape if size is not None])
+        return self.op("Shape", [value], torch.int64, (value.rank,))
+
+    def size(self, value: Value, dim: int) -> int | Value:
+        """One size: a number if it is known, else a 0-d int64 value."""
+        dim %= max(value.rank, 1)
+        known = value.shape[dim]
+        if known is not None:
+            return known
+        shape = self.op("Shape", [value], torch.int64, (value.rank,))
+        return self.op(
+            "Gather", [shape, self.constant(dim, torch.int64)], torch.int64, (), symbols=(value.symbol(dim),)
+        )
+
+    def sizes(self, value: Value) -> list[int | Value]:
+        """All sizes, see :meth:`size`."""
+        return [self.size(value, dim) for dim in range(value.rank)]
+
+    def known(self, size: int | Value) -> int | None:
+        """A size as an entry of ``Value.shape``: the number, or None."""
+        return size if isinstance(size, int) else None
+
+    def reshape(self, value: Value, sizes: Sizes) -> Value:
+        """The elements in order under other sizes: numbers (no -1) and 0-d int64 values.
+
+        The sizes are written so that the runtimes see as many numbers as can be: a size that the input has at the
+        same place is copied, and one that is not known is left to be inferred.
+        """
+        shape = tuple(self.known(size) for size in sizes)
+        symbols = tuple(size.formula if isinstance(size, Value) else None for size in sizes)
+        if shape == value.shape and None not in shape:
+            return value
+        wanted: list[int | Value] = list(sizes)
+        unknown = [place for place, size in enumerate(sizes) if isinstance(size, Value)]
+        if unknown and 0 not in shape and 0 not in value.shape:
+            for place in list(unknown):
+                same = place < value.rank and value.shape[place] is None and value.symbol(place) is not None
+                if same and value.symbol(place) == symbols[place]:
+                    if len(unknown) == 1 and -1 not in wanted:
+                        break
+                    wanted[place] = 0
+                    unknown.remove(place)
+            if len(unknown) == 1:
+                wanted[unknown[0]] = -1
+            return self.op("Reshape", [value, self.ints(wanted)], None, shape, symbols=symbols)
+        return self.op("Reshape", [value, self.ints(wanted)], None, shape, symbols=symbols, allowzero=1)
+
+    def transpose(self, value: Value, order: Sequence[int]) -> Value:
+        """The dimensions in another order; each is counted from the front."""
+        if list(order) == list(range(value.rank)):
+            return value
+        symbols = tuple(value.symbol(dim) for dim in order)
+        return self.op(
+            "Transpose", [value], None, [value.shape[dim] for dim in order], symbols=symbols, perm=list(order)
+        )
+
+    def unsqueeze(self, value: Value, dims: Sequence[int]) -> Value:
+        """Dimensions of size 1 put in, at these places of the result, counted from the front."""
+        places = sorted(dims)
+        shape, symbols = list(value.shape), [value.symbol(dim) for dim in range(value.rank)]
+        for place in places:
+            shape.insert(place, 1)
+            symbols.insert(place, None)
+        if not value.shape and value.symbols:
+            symbols = [None] * len(shape)
+        return (
+            self.op("Unsqueeze", [value, self.ints(places)], None, shape, symbols=tuple(symbols)) if places else value
+        )
+
+    def squeeze(self, value: Value, dims: Sequence[int]) -> Value:
+        """Dimensions of size 1 taken away, at these places, counted from the front."""
+        if not dims:
+            return value
+        kept = [dim for dim in range(value.rank) if dim not in dims]
+        symbols = tuple(value.symbol(dim) for dim in kept)
+        return self.op(
+            "Squeeze", [value, self.ints(sorted(dims))], None, [value.shape[dim] for dim in kept], symbols=symbols
+        )
+
+    def expand(self, value: Value, sizes: Sizes) -> Value:
+        """Broadcast to these sizes: numbers (no -1) and 0-d int64 values; dimensions may be added in front."""
+        shape = tuple(self.known(size) for size in sizes)
+        if shape == value.shape and None not in shape:
+            return value
+        symbols = tuple(size.formula if isinstance(size, Value) else None for size in sizes)
+        return self.op("Expand", [value, self.ints(sizes)], None, shape, symbols=symbols)
+
+    def slice(
+        self,
+        value: Value,
+        dim: int,
+        start: int | Value,
+        end: int | Value,
+        step: int | Value = 1,
+        size: int | None = None,
+    ) -> Value:
+        """``value[..., start:end:step, ...]`` with ONNX's meaning: ends are clamped, negative ones count from the end."""
+        shape = [size if place == dim else one for place, one in enumerate(value.shape)]
+        symbols = tuple(None if place == dim else value.symbol(place) for place in range(value.rank))
+        bounds = [self.ints([one]) for one in (start, end, dim, step)]
+        return self.op("Slice", [value, *bounds], None, shape, symbols=symbols)
+
+    def concat(self, values: Sequence[Value], dim: int) -> Value:
+        """Joined along a dimension, counted from the front."""
+        parts = [one.shape[dim] for one in values]
+        whole = None if None in parts else sum(part for part in parts if part is not None)
+        shape = [whole if place == dim else one for place, one in enumerate(values[0].shape)]
+        symbols = tuple(None if place == dim else values[0].symbol(place) for place in range(len(shape)))
+        return self.op("Concat", values, None, shape, symbols=symbols, axis=dim)
+
+    def where(self, condition: Value, yes: Value, no: Value, shape: Sequence[int | None] | None = None) -> Value:
+        """Elements of one or the other, all three broadcast together. Give the shape where it is not ``yes``'s."""
+        return self.op("Where", [condition, yes, no], yes.dtype, yes.shape if shape is None else shape)
+
+    # The model's ends
+
+    def input(
+        self, name: str, dtype: torch.dtype, shape: Sequence[int | None], symbols: tuple[str | None, ...]
+    ) -> Value:
+        """A model input; each symbolic size gets a dimension parameter of its own name."""
+        value = Value(name, dtype, tuple(shape), symbols)
+        _declare(self._graph.input.add(), value)
+        return value
+
+    def output(self, value: Value) -> int:
+        """A new model output with this value; returns its index. Each has a name, and so memory, of its own."""
+        name = f"out{self._outputs}"
+        self._outputs += 1
+        node = self._graph.node.add()
+        node.op_type = "Identity"
+        node.input.append(value.name)
+        node.output.append(name)
+        _declare(self._graph.output.add(), Value(name, value.dtype, value.shape, value.symbols))
+        return self._outputs - 1
+
+    def finish(self) -> bytes:
+        """The model's bytes."""
+        for domain, version in self._domains.items():
+            entry = self._model.opset_import.add()
+            entry.domain, entry.version = domain, version
+        return bytes(self._model.SerializeToString(deterministic=True))
+
+
+def refuse(reason: str) -> Any:
+    """Raise :class:`Refused`, where an expression is wanted."""
+    raise Refused(reason)
+
+
+def _no_symbols(size: int | torch.SymInt, sources: Sequence[Value]) -> int | Value:
+    if isinstance(size, int):
+        return size
+    raise Refused(f"the size {size} is not known")
+
+
+def _key(kind: str, domain: str, names: list[str], attributes: dict[str, Any], outputs: int) -> Any:
+    """What tells a node's computation; None if an attribute is an array."""
+    given: list[Any] = []
+    for name, value in attributes.items():
+        if isinstance(value, np.ndarray):
+            return None
+        given.append((name, tuple(value) if isinstance(value, (list, tuple)) else value, type(value)))
+    return (kind, domain, tuple(names), tuple(given), outputs)
+
+
+def _attribute(node: Any, name: str, given: Any) -> None:
+    entry = node.attribute.add()
+    entry.name = name
+    if isinstance(given, (bool, int)):
+        entry.type, entry.i = onnx.AttributeProto.INT, int(given)
+    elif isinstance(given, float):
+        entry.type, entry.f = onnx.AttributeProto.FLOAT, given
+    elif isinstance(given, str):
+        entry.type, entry.s = onnx.AttributeProto.STRING, given.encode()
+    elif isinstance(given, np.ndarray):
+        entry.type = onnx.AttributeProto.TENSOR
+        entry.t.CopyFrom(onnx.numpy_helper.from_array(given))
+    elif all(isinstance(one, int) for one in given):
+        entry.type = onnx.AttributeProto.INTS
+        entry.ints.extend(given)
+    else:
+        entry.type = onnx.AttributeProto.FLOATS
+        entry.floats.extend(given)
+
+
+def _declare(info: Any, value: Value) -> None:
+    info.name = value.name
+    tensor = info.type.tensor_type
+    tensor.elem_type = ONNX_TYPES[value.dtype] if value.dtype in ONNX_TYPES else onnx_type(value.dtype)
+    tensor.shape.SetInParent()
+    for place, size in enumerate(value.shape):
+        entry = tensor.shape.dim.add()
+        if size is not None:
+            entry.dim_value = size
+        elif value.symbols and value.symbols[place]:
+            entry.dim_param = value.symbols[place]
+
+
+__all__ = ["DJINN", "MICROSOFT", "OPSET", "GraphBuilder", "Number", "Refused", "Sizes", "Tensorlike", "Value", "refuse"]
