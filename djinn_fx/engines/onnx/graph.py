@@ -41,14 +41,17 @@ class GraphBuilder:
         self._model = onnx.ModelProto(ir_version=10)
         self._graph = self._model.graph
         self._graph.name = "region"
+        self._nodes: list[Any] = []
+        self._inputs: list[Value] = []
         self._count = 0
         self._constants: dict[Any, Value] = {}
         self._arrays: dict[str, np.ndarray] = {}
         self._made: dict[Any, tuple[Value, ...]] = {}
-        self._domains: dict[str, int] = {"": OPSET}
         self._outputs = 0
         #: Reckons a symbolic size: set by ``convert.py``, read by ``registry.sizes_of``.
         self.reckon: Callable[[int | torch.SymInt, Sequence[Value]], int | Value] = _no_symbols
+        #: The value of another node of the graph, for converters that look behind their arguments; set likewise.
+        self.value_of: Callable[[Any], Any] = lambda node: None
 
     # Nodes
 
@@ -113,12 +116,8 @@ class GraphBuilder:
         key = _key(kind, domain, names, attributes, len(outputs))
         if key is not None and key in self._made:
             return self._made[key]
-        node = self._graph.node.add()
-        node.op_type = kind
-        node.domain = domain
-        node.input.extend(names)
-        if domain:
-            self._domains.setdefault(domain, 1)
+        node = onnx.NodeProto(op_type=kind, domain=domain, input=names)
+        self._nodes.append(node)
         values: list[Value] = []
         for output in outputs:
             if output is None:
@@ -137,6 +136,11 @@ class GraphBuilder:
             self._made[key] = made
         return made
 
+    @property
+    def outputs(self) -> int:
+        """How many model outputs there are so far."""
+        return self._outputs
+
     # Constants
 
     def constant(self, data: object, dtype: torch.dtype) -> Value:
@@ -151,11 +155,6 @@ class GraphBuilder:
         if found is not None:
             return found
         value = Value(f"c{len(self._constants)}", dtype, shape)
-        tensor = self._graph.initializer.add()
-        tensor.name = value.name
-        tensor.data_type = onnx_type(dtype)
-        tensor.dims.extend(shape)
-        tensor.raw_data = raw
         self._constants[key] = value
         if array is not None:
             self._arrays[value.name] = array
@@ -300,7 +299,7 @@ class GraphBuilder:
         step: int | Value = 1,
         size: int | None = None,
     ) -> Value:
-        """``value[..., start:end:step, ...]`` with ONNX's meaning: ends are clamped, negative ones count from the end."""
+        """``value[..., start:end:step, ...]`` as ONNX has it: ends are clamped, negative ones are from the end."""
         shape = [size if place == dim else one for place, one in enumerate(value.shape)]
         symbols = tuple(None if place == dim else value.symbol(place) for place in range(value.rank))
         bounds = [self.ints([one]) for one in (start, end, dim, step)]
@@ -323,28 +322,38 @@ class GraphBuilder:
     def input(
         self, name: str, dtype: torch.dtype, shape: Sequence[int | None], symbols: tuple[str | None, ...]
     ) -> Value:
-        """A model input; each symbolic size gets a dimension parameter of its own name."""
+        """A model input; each symbolic size gets a dimension parameter of its own name. Unread inputs are left out."""
+        onnx_type(dtype)
         value = Value(name, dtype, tuple(shape), symbols)
-        _declare(self._graph.input.add(), value)
+        self._inputs.append(value)
         return value
 
     def output(self, value: Value) -> int:
         """A new model output with this value; returns its index. Each has a name, and so memory, of its own."""
         name = f"out{self._outputs}"
         self._outputs += 1
-        node = self._graph.node.add()
-        node.op_type = "Identity"
-        node.input.append(value.name)
-        node.output.append(name)
+        self._nodes.append(onnx.NodeProto(op_type="Identity", input=[value.name], output=[name]))
         _declare(self._graph.output.add(), Value(name, value.dtype, value.shape, value.symbols))
         return self._outputs - 1
 
-    def finish(self) -> bytes:
-        """The model's bytes."""
-        for domain, version in self._domains.items():
-            entry = self._model.opset_import.add()
-            entry.domain, entry.version = domain, version
-        return bytes(self._model.SerializeToString(deterministic=True))
+    def finish(self) -> tuple[bytes, tuple[str, ...]]:
+        """The model's bytes, and the names of the inputs it reads, in order. What nothing reads is left out."""
+        read = {output.name for output in self._graph.output}
+        kept = []
+        for node in reversed(self._nodes):
+            if any(name in read for name in node.output):
+                kept.append(node)
+                read.update(node.input)
+        self._graph.node.extend(reversed(kept))
+        inputs = [one for one in self._inputs if one.name in read]
+        for one in inputs:
+            _declare(self._graph.input.add(), one)
+        for (dtype, shape, raw), value in self._constants.items():
+            if value.name in read:
+                self._graph.initializer.add(name=value.name, data_type=onnx_type(dtype), dims=shape, raw_data=raw)
+        for domain in sorted({node.domain for node in kept} | {""}):
+            self._model.opset_import.add(domain=domain, version=OPSET if domain == "" else 1)
+        return bytes(self._model.SerializeToString(deterministic=True)), tuple(one.name for one in inputs)
 
 
 def refuse(reason: str) -> Any:

@@ -20,6 +20,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.graph import GraphBuilder
 from djinn_fx.engines.onnx.values import Refused, Value
+from djinn_fx.srg.graph import fake_value
 
 Converter = Callable[..., "Value | tuple[Value | None, ...]"]
 
@@ -54,7 +55,7 @@ def load() -> dict[str, Converter]:
 
 def fake(node: Node) -> Any:
     """What torch says a node gives: a fake tensor, a SymInt, a number, or a tuple of these."""
-    return node.meta.get("val")
+    return fake_value(node)
 
 
 def result_dtype(node: Node) -> torch.dtype:
@@ -64,14 +65,15 @@ def result_dtype(node: Node) -> torch.dtype:
     return dtype
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _sample(dtype: torch.dtype, dimensioned: bool) -> torch.Tensor:
     return torch.empty((1,) if dimensioned else (), dtype=dtype)
 
 
 def promoted(first: Value | int | float | bool, second: Value | int | float | bool) -> torch.dtype:
     """The type in which torch computes with two operands: tensors win over 0-d tensors, these over numbers."""
-    return torch.result_type(*(_sample(x.dtype, bool(x.shape)) if isinstance(x, Value) else x for x in (first, second)))
+    operands: list[Any] = [_sample(x.dtype, bool(x.shape)) if isinstance(x, Value) else x for x in (first, second)]
+    return torch.result_type(operands[0], operands[1])
 
 
 def sizes_of(b: GraphBuilder, node: Node, *sources: Value) -> list[int | Value]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod, PythonMod
 from torch.utils._sympy.functions import Max as TorchMax
@@ -20,13 +20,15 @@ class Symbols:
     """Where each size symbol of a region can be read.
 
     Attributes:
-        places: a model input and the dimension that is a symbol, by the symbol's name.
-        scalars: a 0-d int64 model input that is a symbol, by the symbol's name.
+        places: a model input and the dimension that is this formula, by the formula's text.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, missing: Callable[[str], Value]) -> None:
+        """Args:
+        missing: a symbol that is in no place so far, by name, as a 0-d int64 value; may raise Refused.
+        """
         self.places: dict[str, tuple[Value, int]] = {}
-        self.scalars: dict[str, Value] = {}
+        self._missing = missing
         self._reckoned: dict[Any, int | Value] = {}
 
     def reckon(self, b: GraphBuilder, size: int | torch.SymInt, sources: Sequence[Value] = ()) -> int | Value:
@@ -60,7 +62,7 @@ class Symbols:
     def _work_out(self, b: GraphBuilder, expression: Any) -> int | Value:
         if expression.is_Integer:
             return int(expression)
-        if expression.is_Symbol:
+        if expression.is_Symbol or str(expression) in self.places:
             return self._read(b, str(expression))
         if expression.is_Pow and expression.exp.is_Integer and int(expression.exp) > 0:
             parts = [self._reckon(b, expression.base)] * int(expression.exp)
@@ -79,14 +81,12 @@ class Symbols:
         raise Refused(f"the size {expression} is not reckoned")
 
     def _read(self, b: GraphBuilder, name: str) -> Value:
-        if name in self.places:
-            value, dim = self.places[name]
-            size = b.size(value, dim)
-            assert isinstance(size, Value)
-            return size
-        if name in self.scalars:
-            return self.scalars[name]
-        raise Refused(f"the size {name} is in none of the region's inputs")
+        if name not in self.places:
+            return self._missing(name)
+        value, dim = self.places[name]
+        size = b.size(value, dim)
+        assert isinstance(size, Value)
+        return size
 
 
 def _fold(b: GraphBuilder, kind: str, parts: Sequence[int | Value]) -> Value:

@@ -1,0 +1,318 @@
+"""From a region to an ONNX model: what is computed, what it is fed, and what becomes of its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from djinn_fx.engines.base import RegionGraph
+from djinn_fx.engines.onnx import registry
+from djinn_fx.engines.onnx.decompose import parts_of
+from djinn_fx.engines.onnx.formulas import Formulas, expression_of
+from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
+from djinn_fx.engines.onnx.results import Results
+from djinn_fx.engines.onnx.signature import Fed, Signature
+from djinn_fx.engines.onnx.sizes import Symbols
+from djinn_fx.engines.tensorrt.effects import Effects
+from djinn_fx.engines.tensorrt.support import Refused as EffectsRefused
+from djinn_fx.srg.graph import attribute, fake_value, tensors_of
+from djinn_fx.srg.lower import source_of, target_name
+
+#: Part of the engines' fingerprints: a new number makes every kept model stale.
+CONVERTER_VERSION = "1"
+
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+_CHECKS = (
+    "aten._assert_scalar.default",
+    "aten._assert_tensor_metadata.default",
+    "aten.sym_constrain_range_for_size.default",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxRegion:
+    """A region as an ONNX model.
+
+    Attributes:
+        model: its bytes; every argument that is read is an input, weights too.
+        signature: how it hangs on the region.
+    """
+
+    model: bytes
+    signature: Signature
+
+
+def convert(region: RegionGraph, flavour: str) -> OnnxRegion:
+    """A region as an ONNX model.
+
+    Args:
+        region: to convert; it is left as it is.
+        flavour: ``"onnxruntime"`` or ``"openvino"``.
+
+    Raises:
+        Refused: it cannot be converted exactly; the text names the op and the user's line.
+    """
+    conversion = _Conversion(region, flavour)
+    try:
+        return conversion.run()
+    except (Refused, EffectsRefused) as refused:
+        raise Refused(_located(conversion.node, str(refused))) from refused
+
+
+def _located(node: Node | None, detail: str) -> str:
+    if node is None:
+        return detail
+    line = source_of(node)
+    op = target_name(node.target) if node.op == "call_function" else f"{node.op} {node.name}"
+    return f"{op}: {detail}" + (f" (at {line})" if line else "")
+
+
+class _Conversion:
+    def __init__(self, region: RegionGraph, flavour: str) -> None:
+        self._graph = region.gm.graph
+        self._table = registry.load()
+        self._places = {node: place for place, node in enumerate(self._graph.find_nodes(op="placeholder"))}
+        self._examples = region.example_inputs
+        self._formulas = Formulas([self._fake(node) for node in self._places])
+        self._symbols = Symbols(self._read_symbol)
+        self._builder = GraphBuilder(flavour)
+        self._builder.reckon = lambda size, sources: self._symbols.reckon(self._builder, size, sources)
+        self._builder.value_of = self._value_of
+        self._values: dict[Node, Any] = {}
+        self._fed: dict[str, Fed] = {}
+        #: What the conversion is at, for messages.
+        self.node: Node | None = None
+
+    def run(self) -> OnnxRegion:
+        self._check_targets()
+        effects = Effects(self._graph, self._places)
+        self.node = effects.culprit
+        effects.check()
+        self.node = None
+        for node in self._live(effects):
+            self.node = node
+            if node.op == "placeholder":
+                self._take(node)
+            elif node.op == "get_attr":
+                self._values[node] = self._constant(node)
+            elif not isinstance(self._fake(node), _SYMBOLIC):
+                for source in node.all_input_nodes:
+                    effects.check_read(source, node)
+                self._values[node] = self._convert(node, effects)
+        self.node = None
+        results = Results(self._builder, self._formulas, self._places, self._values, self._fake)
+        returned = results.of(self._graph.output_node().args[0], effects)
+        mutated = tuple(
+            (self._places[written], self._builder.output(self._values[written])) for written in effects.written
+        )
+        model, names = self._builder.finish()
+        signature = Signature(
+            fed=tuple(self._fed[name] for name in names),
+            results=returned,
+            mutated=mutated,
+            outputs=self._builder.outputs,
+            symbols=dict(sorted(self._formulas.used.items())),
+        )
+        return OnnxRegion(model=model, signature=signature)
+
+    # The graph
+
+    def _fake(self, node: Node) -> Any:
+        value = fake_value(node)
+        if value is None and node in self._places:
+            return self._examples[self._places[node]]
+        return value
+
+    def _check_targets(self) -> None:
+        for node in self._graph.nodes:
+            if node.op != "call_function":
+                continue
+            schema = getattr(node.target, "_schema", None)
+            if schema is not None and schema.is_mutable and target_name(node.target) != "aten.copy_.default":
+                self.node = node
+                raise Refused("it has effects besides its value")
+
+    def _live(self, effects: Effects) -> list[Node]:
+        """The nodes whose values are needed, in the order of the graph."""
+        output = self._graph.output_node()
+        wanted = [node for node in output.all_input_nodes if effects.shown(node) is None] + effects.writers
+        live: set[Node] = set()
+        while wanted:
+            node = wanted.pop()
+            if node in live:
+                continue
+            live.add(node)
+            if not isinstance(self._fake(node), _SYMBOLIC):  # else it is reckoned from the inputs' sizes
+                wanted += node.all_input_nodes
+        for node in self._graph.nodes:
+            impure = node.op == "call_function" and node not in live and node.is_impure()
+            if impure and target_name(node.target) not in _CHECKS:
+                self.node = node
+                raise Refused("it has an effect besides its value")
+        return [node for node in self._graph.nodes if node in live]
+
+    # Inputs
+
+    def _take(self, node: Node) -> None:
+        fake = self._fake(node)
+        if isinstance(fake, torch.Tensor):
+            self._check_tensor(fake)
+            self._values[node] = self._declare(self._places[node], fake)
+
+    def _declare(self, place: int, fake: Any) -> Value:
+        shape, symbols = _sizes(fake.shape) if isinstance(fake, torch.Tensor) else ((), (str(expression_of(fake)),))
+        dtype = fake.dtype if isinstance(fake, torch.Tensor) else torch.int64
+        name = f"p{place}"
+        self._fed[name] = Fed(name=name, place=place, dtype=str(dtype).removeprefix("torch."), sizes=shape)
+        value = self._builder.input(name, dtype, shape, symbols)
+        if isinstance(fake, torch.Tensor):
+            for dim, symbol in enumerate(symbols):
+                if symbol is not None:
+                    self._symbols.places.setdefault(symbol, (value, dim))
+        return value
+
+    def _read_symbol(self, name: str) -> Value:
+        """A symbol that no tensor fed so far tells: its argument is fed as well."""
+        where = self._formulas.where(name)
+        if where is None:
+            raise Refused(f"the size {name} is in none of the region's arguments")
+        place, dim = where
+        node = next(one for one, other in self._places.items() if other == place)
+        value = self._declare(place, self._fake(node))
+        if dim is None:
+            return value
+        self._values.setdefault(node, value)
+        size = self._builder.size(value, dim)
+        assert isinstance(size, Value)
+        return size
+
+    def _constant(self, node: Node) -> Value:
+        tensor = attribute(self._graph.owning_module, node.target)
+        if not isinstance(tensor, torch.Tensor):
+            raise Refused(f"it holds a {type(tensor).__name__}")
+        return self._builder.constant(tensor, tensor.dtype)
+
+    # Nodes
+
+    def _convert(self, node: Node, effects: Effects | None) -> Any:
+        name = target_name(node.target)
+        if name == "operator.getitem":
+            part = self._values[node.args[0]][node.args[1]]  # type: ignore[index]
+            if part is None:
+                raise Refused(f"output {node.args[1]} of the op before it is not computed")
+            return part
+        if name == "aten.copy_.default" and effects is not None:
+            return self._write(node, effects)
+        fakes = tensors_of(fake_value(node))
+        if not fakes:
+            raise Refused("it gives no tensor")
+        for fake in fakes:
+            self._check_tensor(fake)
+        convert = self._table.get(name)
+        refused = Refused("there is no converter for it")
+        if convert is not None:
+            try:
+                return self._stamped(
+                    convert(self._builder, node, *self._given(node.args), **self._given(node.kwargs)), node
+                )
+            except Refused as error:
+                refused = error
+        parts = parts_of(node)
+        if parts is None:
+            raise refused
+        return self._stamped(self._through(parts, node), node)
+
+    def _through(self, parts: Graph, node: Node) -> Any:
+        """A node's value by way of the ops it is made of."""
+        for source, placeholder in zip(node.all_input_nodes, parts.find_nodes(op="placeholder"), strict=True):
+            self._values[placeholder] = self._values.get(source)
+        for part in parts.nodes:
+            if part.op == "call_function" and not isinstance(fake_value(part), _SYMBOLIC):
+                try:
+                    self._values[part] = self._convert(part, None)
+                except Refused as error:
+                    raise Refused(f"{error} in {target_name(part.target)}, a part of it") from error
+        return self._given(parts.output_node().args[0])
+
+    def _write(self, node: Node, effects: Effects) -> Value:
+        """``copy_`` into an argument: its new value, as all later readers see it."""
+        target = effects.written_by(node)
+        assert target is not None
+        fake = self._fake(target)
+        value = self._values[node.args[1]]  # type: ignore[index]
+        value = self._builder.cast(value, fake.dtype)
+        if tuple(map(str, fake_value(node.args[1]).shape)) != tuple(map(str, fake.shape)):  # type: ignore[arg-type]
+            value = self._builder.expand(value, [self._builder.reckon(size, ()) for size in fake.shape])
+        for shown in effects.same_as(target):
+            self._values[shown] = value
+        return value
+
+    def _given(self, given: Any) -> Any:
+        """Arguments with nodes replaced by their values."""
+        if isinstance(given, Node):
+            fake = self._fake(given)
+            if isinstance(fake, torch.SymInt):
+                return self._builder.reckon(fake, ())
+            if isinstance(fake, _SYMBOLIC):
+                raise Refused(f"{given.name} is a symbolic {type(fake).__name__[3:].lower()}")
+            if given in self._values and self._values[given] is not None:
+                return self._values[given]
+            if fake is None or isinstance(fake, (bool, int, float)):
+                return fake
+            raise Refused(f"{given.name} has no value in ONNX")
+        if isinstance(given, (list, tuple)):
+            return [self._given(one) for one in given]
+        if isinstance(given, Mapping):
+            return {name: self._given(one) for name, one in given.items()}
+        return given
+
+    def _value_of(self, node: Any) -> Any:
+        return self._values.get(node)
+
+    def _check_tensor(self, fake: torch.Tensor) -> None:
+        if fake.device.type != "cpu":
+            raise Refused(f"it is on {fake.device.type}")
+        if fake.layout is not torch.strided or fake.is_conj() or fake.is_neg():
+            raise Refused(f"its layout is {fake.layout}, or it is a lazy conjugate or negative")
+        if fake.dtype is torch.float64 and self._builder.flavour == "openvino":
+            raise Refused("OpenVINO computes float64 as float32")
+
+    def _stamped(self, value: Any, node: Node) -> Any:
+        return _stamp(value, fake_value(node))
+
+
+def _sizes(shape: Any) -> tuple[tuple[int | None, ...], tuple[str | None, ...]]:
+    """Sizes as a Value has them, and the formulas of the symbolic ones."""
+    expressions = [expression_of(size) for size in shape]
+    known = tuple(one if isinstance(one, int) else None for one in expressions)
+    if None not in known:
+        return known, ()
+    return known, tuple(None if isinstance(one, int) else str(one) for one in expressions)
+
+
+def _stamp(value: Any, fake: Any) -> Any:
+    """The value with the sizes torch says it has.
+
+    Raises:
+        Refused: it is of another type or rank, which is a mistake in its converter.
+    """
+    if isinstance(fake, (tuple, list)):
+        return tuple(None if one is None else _stamp(one, other) for one, other in zip(value, fake, strict=True))
+    if not isinstance(fake, torch.Tensor):
+        return value
+    if not isinstance(value, Value):
+        raise Refused(f"its converter gave {value!r}")
+    shape, symbols = _sizes(fake.shape)
+    if value.dtype is not fake.dtype or value.rank != len(shape):
+        raise Refused(f"its converter gave {value.dtype} {list(value.shape)} for {fake.dtype} {list(shape)}")
+    for mine, wanted in zip(value.shape, shape, strict=True):
+        if mine is not None and wanted is not None and mine != wanted:
+            raise Refused(f"its converter gave sizes {list(value.shape)} for {list(shape)}")
+    return Value(value.name, value.dtype, shape, symbols)
+
+
+__all__ = ["CONVERTER_VERSION", "OnnxRegion", "convert"]

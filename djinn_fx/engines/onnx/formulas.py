@@ -1,0 +1,111 @@
+"""Torch's symbolic sizes as formulas that a signature keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.onnx.values import Refused
+from djinn_fx.engines.tensorrt.conversion import Formula
+
+
+def expression_of(size: Any) -> Any:
+    """A size as a number or a sympy expression; it is never guarded on.
+
+    Raises:
+        Refused: it is a symbolic float or bool.
+    """
+    if isinstance(size, torch.SymInt):
+        expression = size.node.expr
+        return int(expression) if expression.is_number else expression
+    if isinstance(size, (torch.SymFloat, torch.SymBool)):
+        raise Refused(f"{size} is a symbolic {type(size).__name__[3:].lower()}, not a size")
+    return int(size)
+
+
+class Formulas:
+    """Formulas over the symbols that a region's arguments tell.
+
+    Attributes:
+        used: the symbols that formulas asked for so far, and where each is read.
+    """
+
+    def __init__(self, arguments: Sequence[Any]) -> None:
+        """Args:
+        arguments: fake tensors, SymInts and whatever else, one per argument of the region.
+        """
+        self._places: dict[str, tuple[int, int | None]] = {}
+        self.used: dict[str, tuple[int, int | None]] = {}
+        for place, argument in enumerate(arguments):
+            if isinstance(argument, torch.SymInt):
+                self._note(expression_of(argument), place, None)
+            elif isinstance(argument, torch.Tensor):
+                for dim, size in enumerate(argument.shape):
+                    self._note(expression_of(size), place, dim)
+
+    def _note(self, expression: Any, place: int, dim: int | None) -> None:
+        if not isinstance(expression, int) and expression.is_Symbol:
+            self._places.setdefault(str(expression), (place, dim))
+
+    def where(self, name: str) -> tuple[int, int | None] | None:
+        """The argument, and the dimension of it, that is this symbol."""
+        return self._places.get(name)
+
+    def of(self, size: Any) -> Formula:
+        """A size as a formula.
+
+        Raises:
+            Refused: no argument tells a symbol of it, or it is reckoned in another way than sums, products, divisions.
+        """
+        return self._of(expression_of(size))
+
+    def all_of(self, sizes: Sequence[Any]) -> tuple[Formula, ...]:
+        """Several sizes."""
+        return tuple(self.of(size) for size in sizes)
+
+    def _of(self, expression: Any) -> Formula:
+        if isinstance(expression, int):
+            return expression
+        if expression.is_Integer:
+            return int(expression)
+        if expression.is_Symbol:
+            name = str(expression)
+            if name not in self._places:
+                raise Refused(f"the size {name} is in none of the region's arguments")
+            self.used[name] = self._places[name]
+            return name
+        kind = type(expression).__name__
+        if kind in ("Add", "Mul"):
+            return ["+" if kind == "Add" else "*", *map(self._of, expression.args)]
+        if kind in ("Max", "Min"):
+            first, *rest = map(self._of, expression.args)
+            for other in rest:
+                first = [kind.lower(), first, other]
+            return first
+        if kind in ("Pow", "PowByNatural") and expression.args[1].is_Integer and 0 < expression.args[1] <= 8:
+            return ["*", *(self._of(expression.args[0]) for _ in range(int(expression.args[1])))]
+        if kind in ("FloorDiv", "CleanDiv"):
+            return ["//", *map(self._of, expression.args)]
+        if kind in ("Mod", "PythonMod"):
+            return ["%", *map(self._of, expression.args)]
+        raise Refused(f"a size is reckoned as {expression}")
+
+
+def is_contiguous(sizes: Sequence[Any], strides: Sequence[Any]) -> bool:
+    """Whether strides are those of a contiguous tensor, where that can be told; sizes of 1 count too."""
+    wanted: Any = 1
+    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
+        if expression_of(stride) != wanted:
+            return False
+        # As torch does: a dimension without elements counts as one of size 1.
+        size = expression_of(size)
+        wanted = wanted * (max(size, 1) if isinstance(size, int) else size)
+    return True
+
+
+def hint_of(size: Any, hints: Mapping[Any, int]) -> int:
+    """A size with each symbol taken for its hint."""
+    expression = expression_of(size)
+    return expression if isinstance(expression, int) else int(expression.xreplace(hints))
