@@ -9,9 +9,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch._functorch.config
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
@@ -33,6 +34,9 @@ from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.plan import Plan
 from djinn_fx.srg.record import GraphKind, Residency
+
+if TYPE_CHECKING:
+    from djinn_fx.runtime.serialise import Ahead
 
 log = logging.getLogger("djinn_fx")
 
@@ -101,6 +105,10 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
     """
     passes = passes_for(settings)
     kinds = _input_kinds(gm, example_inputs)
+    if ahead_of_time():
+        from djinn_fx.runtime.serialise import compile_ahead
+
+        return compile_ahead(gm, example_inputs, settings, lambda chosen: _GraphCompiler(chosen, passes, kinds))
     weights = [one for one, kind in zip(example_inputs, kinds, strict=False) if kind is not Residency.INPUT]
     handle = GraphHandle(gm, [one for one in weights if isinstance(one, torch.Tensor)])
     compiler = _GraphCompiler(settings, passes, kinds, handle)
@@ -113,6 +121,12 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
     )
     handle.deferred = weakref.ref(deferred)
     return deferred
+
+
+def ahead_of_time() -> bool:
+    """Whether torch's ``aot_compile`` asks for a function that can be saved."""
+    config = torch._functorch.config
+    return bool(getattr(config, "force_autograd_cache", False) and getattr(config, "bypass_autograd_cache_key", False))
 
 
 def passes_for(settings: Settings) -> tuple[Pass, ...]:
@@ -161,6 +175,8 @@ class _GraphCompiler:
         self._passes = passes
         self._kinds = kinds
         self._residency: dict[str, Residency] = {}
+        #: Set while a function that can be saved is compiled.
+        self.ahead: Ahead | None = None
         self.cacheable = (
             settings.cache
             and settings.engine != "eager"
@@ -197,7 +213,7 @@ class _GraphCompiler:
             "fw_compiler": functools.partial(self._compile, GraphKind.FORWARD),
             "bw_compiler": functools.partial(self._compile, GraphKind.BACKWARD),
         }
-        if self.cacheable:
+        if self.cacheable or self.ahead is not None:
             from djinn_fx.runtime.graph_cache import cacheable
 
             compilers = {name: cacheable(compiler) for name, compiler in compilers.items()}
@@ -212,6 +228,8 @@ class _GraphCompiler:
     def _compile(self, kind: GraphKind, gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
         captured, run, kept = self.compile_aten(kind, gm)
         _HISTORY.append(captured)
+        if self.ahead is not None:
+            return self.ahead.graph(captured.srg, captured.plan, captured.builds, run)
         if self.cacheable:
             from djinn_fx.runtime.graph_cache import DjinnGraph
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class DjinnGraph(OutputCode):
         return self._run(inputs)  # type: ignore[arg-type]
 
     def prepare_for_serialization(self) -> None:
-        """Drop what only lives in this process.
+        """Torch has made a copy of this object to keep: drop from it what only lives in this process.
 
         Raises:
             BypassAOTAutogradCache: the graph cannot be kept; torch then leaves it out of its cache without a word.
@@ -71,7 +71,13 @@ class DjinnGraph(OutputCode):
         if self._run is not None:
             return
         assert self._stored is not None, "only kept graphs are loaded"
-        program, keys, settings = _read(self._stored)
+        form = json.loads(self._stored)
+        if "table" in form:  # compiled ahead of time
+            from djinn_fx.runtime.ahead import restore
+
+            self._run = restore(form)
+            return
+        program, keys, settings = program_from_json(form["program"]), form["keys"], Settings(**form["settings"])
         callables = [load_artefact(settings, key) for key in keys]
         missing = [key[:12] for key, run in zip(keys, callables, strict=True) if run is None]
         if missing:
@@ -89,10 +95,7 @@ def kept_form(program: Program, keys: Sequence[str], settings: Settings) -> str 
     form = {
         "settings": settings.model_dump(exclude={"passes"}),
         "keys": list(keys),
-        "arguments": program.arguments,
-        "slots": program.slots,
-        "results": list(program.results),
-        "steps": [[s.region, s.inputs, s.outputs, s.frees] for s in program.steps],
+        "program": program_to_json(program),
     }
     try:
         return json.dumps(form)
@@ -101,14 +104,23 @@ def kept_form(program: Program, keys: Sequence[str], settings: Settings) -> str 
         return None
 
 
-def _read(text: str) -> tuple[Program, list[str], Settings]:
-    form = json.loads(text)
+def program_to_json(program: Program) -> dict[str, Any]:
+    """A program as JSON, but for literal results that are none."""
+    return {
+        "arguments": program.arguments,
+        "slots": program.slots,
+        "results": list(program.results),
+        "steps": [[s.region, s.inputs, s.outputs, s.frees] for s in program.steps],
+    }
+
+
+def program_from_json(form: Mapping[str, Any]) -> Program:
+    """What :func:`program_to_json` wrote."""
     steps = tuple(
         Step(region=region, inputs=tuple(inputs), outputs=tuple(outputs), frees=tuple(frees))
         for region, inputs, outputs, frees in form["steps"]
     )
-    program = Program(arguments=form["arguments"], slots=form["slots"], steps=steps, results=tuple(form["results"]))
-    return program, list(form["keys"]), Settings(**form["settings"])
+    return Program(arguments=form["arguments"], slots=form["slots"], steps=steps, results=tuple(form["results"]))
 
 
 def cacheable(compiler: Callable[..., Any]) -> Any:

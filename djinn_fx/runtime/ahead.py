@@ -1,0 +1,224 @@
+"""A graph compiled ahead of time: a JSON text from which it is made again, with the artefacts that travel beside it.
+
+Where a region has no artefact, or one that needs the region's own ops beside it, its canonical form is in the text.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
+from djinn_fx.engines.build import RegionBuild, region_graph
+from djinn_fx.engines.keys import Guards, device_order
+from djinn_fx.engines.memory import MEMORY, Loaded
+from djinn_fx.engines.registry import engine
+from djinn_fx.errors import EngineError, StoreError
+from djinn_fx.runtime.carried import Carried
+from djinn_fx.runtime.executor import executable, program_of
+from djinn_fx.runtime.graph_cache import program_from_json, program_to_json
+from djinn_fx.runtime.replay import CannotReplay, first_loss, replay
+from djinn_fx.settings import Settings
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.plan import Plan
+
+log = logging.getLogger("djinn_fx.runtime")
+
+#: What the function that is being compiled or loaded carries.
+_CARRIED: ContextVar[Carried | None] = ContextVar("djinn_fx_carried", default=None)
+
+
+@contextlib.contextmanager
+def carrying(carried: Carried) -> Iterator[None]:
+    """Graphs that are made or loaded inside take their artefacts from here."""
+    token = _CARRIED.set(carried)
+    try:
+        yield
+    finally:
+        _CARRIED.reset(token)
+
+
+def carried_now() -> Carried | None:
+    """What is carried here and now; None outside of ahead-of-time compilation and loading."""
+    return _CARRIED.get()
+
+
+# Writing
+
+
+def form_of(srg: SRG, plan: Plan, builds: Sequence[RegionBuild], settings: Settings) -> str:
+    """The text a graph can be made from again; its artefacts are carried from now on.
+
+    Raises:
+        EngineError: a region has neither an artefact nor a canonical form, or a constant cannot be written down.
+    """
+    program, constants = program_of(srg, plan)
+    table: list[dict[str, Any]] = []
+    known: dict[tuple[str, str], int] = {}
+    callables = []
+    for region, build in zip(plan.regions, builds, strict=True):
+        same = (build.key, region.structural_hash)
+        if not region.structural_hash or same not in known:
+            known[same] = len(table)
+            table.append(_row(region_graph(srg, region), build))
+        callables.append(known[same])
+    form = {
+        "settings": settings.model_dump(exclude={"passes"}),
+        "program": program_to_json(program),
+        "callables": callables,
+        "table": table,
+        "constants": [[place, *_constant(value)] for place, value in constants.items()],
+        "devices": sorted({str(one) for one in device_order(node.meta.get("val") for node in srg.gm.graph.nodes)}),
+    }
+    try:
+        return json.dumps(form)
+    except TypeError as error:
+        raise EngineError(f"the graph cannot be saved: it returns a value that is no JSON value ({error})") from error
+
+
+def _row(graph: RegionGraph, build: RegionBuild) -> dict[str, Any]:
+    carried = carried_now()
+    assert carried is not None, "only called while something is being carried"
+    row: dict[str, Any] = {"label": graph.label, "engine": build.engine}
+    entry = carried.get(build.key) if build.key else None
+    if entry is not None:
+        row["key"] = build.key
+    elif build.engine != "eager":
+        log.warning("region %s is saved as its own ops: %s's artefact cannot be carried", graph.label, build.engine)
+        row["engine"] = "eager"
+    try:
+        row["devices"] = _device_names(graph)
+        row["form"] = _proved_form(graph, row["devices"])
+    except CannotReplay as error:
+        if entry is None:
+            raise EngineError(
+                f"region {graph.label} cannot be saved: {error}; torch.compile without aot_compile runs it"
+            ) from error
+        log.debug("region %s has no form beside its artefact: %s", graph.label, error)
+    return row
+
+
+def _proved_form(graph: RegionGraph, devices: Mapping[str, str]) -> Any:
+    """The region's canonical form as it will be read back.
+
+    Raises:
+        CannotReplay: it has none, or what is made of it is not the region.
+    """
+    if graph.canonical is None:
+        raise CannotReplay("it calls something that has no stable name")
+    form = json.loads(json.dumps(graph.canonical))
+    lost = first_loss(graph.gm, replay(form, devices))
+    if lost is not None:
+        raise CannotReplay(f"its graph cannot be written down: {lost}")
+    for op in form["ops"]:
+        op[3] = None  # what it computes is known from what it reads
+    form["inputs"] = [None] * len(form["inputs"])
+    return form
+
+
+def _device_names(graph: RegionGraph) -> dict[str, str]:
+    """The device that each numbered one of the region's form is.
+
+    Raises:
+        CannotReplay: it is on several devices of one type; which is which does not show in the form.
+    """
+    names: dict[str, str] = {}
+    for device in map(torch.device, device_order(node.meta.get("val") for node in graph.gm.graph.nodes)):
+        if device.index is not None and device.type != "cpu":
+            if names.setdefault(f"{device.type}#0", str(device)) != str(device):
+                raise CannotReplay(f"it is on several devices of the type {device.type}")
+    return names
+
+
+def _constant(value: Any) -> tuple[dict[str, Any], str]:
+    """A constant tensor as JSON: what it is, and its bytes.
+
+    Raises:
+        EngineError: it is no plain tensor.
+    """
+    plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout is torch.strided
+    if not plain or value.is_conj() or value.is_neg() or value.is_quantized:
+        raise EngineError(f"the graph cannot be saved: it holds a constant {type(value).__name__}")
+    reach = 1 + sum((size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True))
+    memory = value.detach().as_strided((reach if value.numel() else 0,), (1,)).to("cpu").contiguous()
+    raw = memory.view(torch.uint8).numpy().tobytes() if memory.numel() else b""
+    header = {
+        "dtype": str(value.dtype).removeprefix("torch."),
+        "shape": list(value.shape),
+        "strides": list(value.stride()),
+        "device": str(value.device),
+    }
+    return header, base64.b64encode(raw).decode()
+
+
+# Reading
+
+
+def restore(form: Mapping[str, Any]) -> RegionCallable:
+    """The boxed callable of a text.
+
+    Raises:
+        StoreError: an artefact is neither carried nor in the cache.
+        EngineError: an artefact or a form does not fit this process.
+    """
+    settings = Settings(**form["settings"])
+    carried = carried_now() or Carried()
+    missing = [row["key"][:12] for row in form["table"] if "key" in row and carried.get(row["key"]) is None]
+    if missing:
+        raise StoreError(f"artefacts are neither carried nor in the cache: {', '.join(missing)}")
+    loaded = [_region(row, carried, settings) for row in form["table"]]
+    constants = {place: _tensor(header, text) for place, header, text in form["constants"]}
+    return executable(program_from_json(form["program"]), [loaded[one] for one in form["callables"]], constants)
+
+
+def _tensor(header: Mapping[str, Any], text: str) -> torch.Tensor:
+    dtype = getattr(torch, header["dtype"])
+    raw = bytearray(base64.b64decode(text))
+    memory = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+    return memory.to(header["device"]).as_strided(header["shape"], header["strides"])
+
+
+def _region(row: Mapping[str, Any], carried: Carried, settings: Settings) -> RegionCallable:
+    if "key" not in row:
+        return _own_ops(row)
+    run = _artefact(row, carried, settings)
+    if getattr(run, "checked", None) is None:
+        return run
+    return _checked(row, run)
+
+
+def _own_ops(row: Mapping[str, Any]) -> RegionCallable:
+    """The region's own ops, one by one."""
+    try:
+        gm = replay(row["form"], row["devices"])
+    except CannotReplay as error:
+        raise EngineError(f"region {row['label']} cannot run here: {error}") from error
+
+    def run(args: list[Any]) -> Sequence[Any]:
+        given = tuple(args)
+        args.clear()
+        results: Sequence[Any] = gm(*given)
+        return results
+
+    return run
+
+
+def _artefact(row: Mapping[str, Any], carried: Carried, settings: Settings) -> RegionCallable:
+    key = row["key"]
+    known = next((one for one in MEMORY.variants(key) if one.key == key), None)
+    if known is not None:
+        return known.run
+    entry = carried.get(key)
+    assert entry is not None, "looked for before"
+    name = str(entry.header.get("engine"))
+    run = engine(name, settings).load(Artefact(header=entry.header, payload=entry.payload))
+    MEMORY.add(key, Loaded(key=key, run=run, guards=Guards(expression=entry.header.get("guards")), engine=name))
+    return run
