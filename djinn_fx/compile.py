@@ -18,8 +18,9 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.fx import GraphModule
 
+from djinn_fx.choice import Chosen, compete, contenders
 from djinn_fx.deferred import DeferredGraph, deferrable
-from djinn_fx.engines.build import Builder, RegionBuild
+from djinn_fx.engines.build import Builder, RegionBuild, tier_names
 from djinn_fx.engines.memory import MEMORY
 from djinn_fx.engines.prewarm import prewarm
 from djinn_fx.errors import SettingsError
@@ -190,7 +191,7 @@ class _GraphCompiler:
 
     def compile(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Trace, plan and build one of Dynamo's graphs, or take it whole from torch's cache."""
-        if self._settings.engine == "inductor" and self._settings.compile == "blocking":
+        if self._inductor_is_next():
             prewarm(example_inputs)
         if not self.cacheable:
             return self.through_aot(gm, example_inputs)
@@ -198,6 +199,12 @@ class _GraphCompiler:
 
         with keeping(self._settings, self.tag()):
             return self.through_aot(gm, example_inputs)
+
+    def _inductor_is_next(self) -> bool:
+        """Whether the caller will wait for Inductor, as far as can be told before tracing."""
+        competing = contenders(self._settings, GraphKind.INFERENCE, "cpu") and not torch.is_grad_enabled()
+        first = tier_names(self._settings)[:1]
+        return self._settings.compile == "blocking" and not competing and first == ("inductor",)
 
     def tag(self) -> str:
         """What a kept graph depends on besides the settings."""
@@ -240,6 +247,11 @@ class _GraphCompiler:
         """Plan and build one ATen graph: what was decided, the boxed callable, its stored form if it has one."""
         captured = self.plan(kind, gm)
         srg, plan = captured.srg, captured.plan
+        chosen = compete(srg, plan, self._settings, kind, _device_of(srg))
+        if isinstance(chosen, Chosen):
+            if self._handle is not None:
+                self._handle.add(chosen.callables)
+            return replace(captured, plan=chosen.plan, builds=(chosen.build,)), chosen.run, None
         built = self._builder.build(srg, plan)
         captured = replace(captured, builds=built.builds)
         if self._handle is not None:

@@ -15,9 +15,11 @@ from torch._dynamo.eval_frame import innermost_fn
 from torch.fx import GraphModule
 
 from djinn_fx.deferred import DeferredGraph
+from djinn_fx.engines.contest import Contest, ContestBySize, ContestStatus, Standing
 from djinn_fx.engines.lazy import CHANGED, LazyRegion, RegionStatus, State, TierStatus
 from djinn_fx.errors import DjinnError
 from djinn_fx.reasons import Reason
+from djinn_fx.units import format_bytes, format_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +31,22 @@ class ModelStatus:
         unplanned: how many of them still run as Dynamo made them.
         regions: the regions for which an engine was or is to be built in the background, one for all that are alike.
         reasons: why a graph stays as Dynamo made it.
+        contests: the graphs for which several engines compete, and which of them answered last.
     """
 
     graphs: int
     unplanned: int
     regions: tuple[RegionStatus, ...]
     reasons: tuple[Reason, ...] = ()
+    contests: tuple[ContestStatus, ...] = ()
 
     @property
     def ready(self) -> bool:
         """Whether nothing is left to be planned or built: calls go to the best that runs here. False where a region is
-        left to its own ops because every build for it failed."""
-        return not self.unplanned and not self.reasons and all(_settled(region.tiers) for region in self.regions)
+        left to its own ops because every build for it failed. A trial between engines needs calls, it may go on."""
+        preparing = any(one.standing is Standing.PREPARING for contest in self.contests for one in contest.entrants)
+        built = all(_settled(region.tiers) for region in self.regions)
+        return not self.unplanned and not self.reasons and not preparing and built
 
     @property
     def counts(self) -> dict[str, int]:
@@ -53,6 +59,7 @@ class ModelStatus:
         waiting = f"; {self.unplanned} of {self.graphs} graphs not planned yet" if self.unplanned else ""
         lines = [f"{'ready' if self.ready else 'not ready'}: {counts}{waiting}"]
         lines += [f"  {_line(region)}" for region in self.regions]
+        lines += [f"  {_contest_line(contest)}" for contest in self.contests]
         return "\n".join([*lines, *(f"  {reason}" for reason in self.reasons)])
 
 
@@ -84,6 +91,21 @@ def _line(region: RegionStatus) -> str:
     return f"{region.label}{times} runs on {region.engine}; {'; '.join(tiers)}"
 
 
+def _contest_line(contest: ContestStatus) -> str:
+    entrants = []
+    for one in contest.entrants:
+        text = f"{one.engine} {one.standing.value}"
+        if one.median_s is not None:
+            text += f" {format_seconds(one.median_s)}"
+        if one.memory_bytes:
+            text += f", {format_bytes(one.memory_bytes)} of packed weights"
+        if one.reason is not None:
+            text += f" ({one.reason.detail})"
+        entrants.append(text)
+    how = "decided" if contest.decided else "on trial"
+    return f"{contest.label} runs on {contest.engine}, {how}; {'; '.join(entrants)}"
+
+
 class GraphHandle:
     """Ties what is built for a graph to the model it came from, without keeping either alive.
 
@@ -97,6 +119,7 @@ class GraphHandle:
         self.backend_id = str(gm.meta.get("backend_id", ""))
         self.deferred: weakref.ref[DeferredGraph] | None = None
         self._regions: list[weakref.ref[LazyRegion]] = []
+        self._contests: list[weakref.ref[Contest | ContestBySize]] = []
         self._weights = [weakref.ref(weight, self._one_is_gone) for weight in weights]
 
     def _one_is_gone(self, _: Any) -> None:
@@ -105,17 +128,30 @@ class GraphHandle:
                 region.cancel()
 
     def add(self, callables: Iterable[Any]) -> None:
-        """Note the lazy ones among a plan's callables, each once."""
+        """Note the lazy ones and the contests among a plan's callables, each once."""
         known = {id(region) for region in self.regions}
         for one in callables:
             if isinstance(one, LazyRegion) and id(one) not in known:
                 known.add(id(one))
                 self._regions.append(weakref.ref(one))
+            elif isinstance(one, (Contest, ContestBySize)):
+                self._contests.append(weakref.ref(one))
+
+    @property
+    def contests(self) -> tuple[Contest, ...]:
+        """The contests that are still alive."""
+        alive = [one for ref in self._contests if (one := ref()) is not None]
+        return tuple(contest for one in alive for contest in ([one] if isinstance(one, Contest) else one.distinct))
 
     @property
     def regions(self) -> tuple[LazyRegion, ...]:
         """Those that are still alive."""
         return tuple(region for ref in self._regions if (region := ref()) is not None)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is being built or made ready."""
+        return any(one.pending for one in self.regions) or any(one.pending for one in self.contests)
 
     def reads_any_of(self, tensors: frozenset[int]) -> bool:
         """Whether one of these tensors, by identity, is an input of the graph."""
@@ -140,6 +176,7 @@ def status(model: Callable[..., Any]) -> ModelStatus:
         unplanned=sum(not graph.planned for graph in deferred),
         regions=tuple(region.status() for handle in handles for region in handle.regions),
         reasons=tuple(graph.reason for graph in deferred if graph.reason is not None),
+        contests=tuple(contest.status() for handle in handles for contest in handle.contests),
     )
 
 
@@ -156,7 +193,7 @@ def wait_until_ready(model: Callable[..., Any], timeout: float | None = None) ->
         for region in handle.regions:
             region.submit_all()
     with CHANGED:
-        while any(region.pending for handle in handles for region in handle.regions):
+        while any(handle.pending for handle in handles):
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 break

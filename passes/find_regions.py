@@ -175,6 +175,12 @@ def _total(srg: SRG, nodes: Sequence[Node]) -> Cost:
     return sum(costs[1:], costs[0]) if costs else Cost()
 
 
+def whole_region(srg: SRG) -> Region | None:
+    """The whole graph as one region, whatever the graph was cut into; None if it has no ops."""
+    ops = op_list(srg)
+    return _whole_region(srg, ops) if ops.nodes else None
+
+
 def _whole_region(srg: SRG, ops: OpList) -> Region:
     """One region with the graph's own signature, so that a call passes straight through."""
     sources = [n for n in srg.nodes if n.op == "get_attr" and srg.record(n).outputs]

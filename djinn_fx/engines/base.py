@@ -42,7 +42,7 @@ class RegionGraph:
         example_inputs: fake tensors, SymInts and numbers, one per placeholder.
         label: for messages.
         kind: ``"inference"``, ``"forward"`` or ``"backward"``.
-        weights: places of the inputs that are parameters or buffers and are not written by the region.
+        weights: places of the inputs that are parameters, buffers or constants, and are not written by the graph.
     """
 
     gm: GraphModule

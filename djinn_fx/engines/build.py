@@ -69,13 +69,19 @@ class Built:
 
 
 class Builder:
-    """Gets the callables of plans, one settings' worth of engines, store and budget."""
+    """Gets the callables of plans, one settings' worth of engines, store and budget.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    Args:
+        settings: in force.
+        names: the engines to ask, the best first; those that the settings name if None.
+        mode: as the setting ``compile``, which it is if None.
+    """
+
+    def __init__(self, settings: Settings, names: Sequence[str] | None = None, *, mode: str | None = None) -> None:
+        self._settings, self._mode = settings, mode or settings.compile
         self._eager: Engine = engine("eager", settings)
-        self._tiers = tiers_for(settings)
-        self._policy = Policy(at_once=settings.compile == "background", budget=Budget(settings.compile_budget_s))
+        self._tiers = tiers_for(settings, tier_names(settings) if names is None else names)
+        self._policy = Policy(at_once=self._mode == "background", budget=Budget(settings.compile_budget_s))
 
     def build(self, srg: SRG, plan: Plan) -> Built:
         """One callable per region, in the order of the plan's regions.
@@ -107,6 +113,20 @@ class Builder:
         indices = range(len(plan.regions))
         return Built(callables=tuple(callables[i] for i in indices), builds=tuple(builds[i] for i in indices))
 
+    def each(self, srg: SRG, plan: Plan, region: Region) -> tuple[list[Loaded], list[Reason]]:
+        """What every engine makes of a region, in this process, and why the others make nothing of it."""
+        work = _RegionWork(srg, plan, region, symbolic_inputs(_values(srg, region)))
+        found = []
+        for tier in self._tiers:
+            prepared = tier.prepare(work.graph, for_child=False)
+            if isinstance(prepared, Reason):
+                work.reasons.append(prepared)
+                continue
+            loaded, _ = self._now(tier, prepared, work)
+            if loaded is not None:
+                found.append(loaded)
+        return found, work.reasons
+
     def _may_share(self, srg: SRG, region: Region, symints: Sequence[torch.SymInt], build: RegionBuild) -> bool:
         """Whether a repeat may use the artefact of its twin: same device indices, and true size facts."""
         if _devices(srg, region) != _devices(srg, srg.regions[build.region]):
@@ -117,7 +137,7 @@ class Builder:
         """Ask the engines in order; what none of them takes runs eagerly."""
         if not self._tiers:
             return self._eager.load(self._eager.compile(work.graph)), work.build(None, "built")
-        if self._settings.compile != "blocking":
+        if self._mode != "blocking":
             return self._lazily(work)
         for tier in self._tiers:
             prepared = tier.prepare(work.graph, for_child=False)
@@ -331,6 +351,19 @@ def _again(build: RegionBuild, region: Region) -> RegionBuild:
     )
 
 
+def tier_names(settings: Settings) -> tuple[str, ...]:
+    """The engines that regions may run on besides eager, the best first.
+
+    Those the settings name, and below them Inductor, which is ready earlier or takes what others cannot.
+    """
+    if settings.engine == "eager":
+        return ()
+    named = [name for name in settings.engines if name not in ("auto", "eager")]
+    if settings.engine == "auto" and torch.cuda.is_available() and engine("tensorrt", settings).capability().can_run:
+        named = ["tensorrt"]
+    return tuple(dict.fromkeys((*named, "inductor")))
+
+
 def load_artefact(settings: Settings, key: str) -> RegionCallable | None:
     """The callable of a stored artefact by its key alone; None if it is not there or cannot be loaded."""
     known = MEMORY.variants(key)
@@ -372,10 +405,10 @@ def region_graph(srg: SRG, region: Region) -> RegionGraph:
 
 
 def _weights(srg: SRG, region: Region) -> tuple[int, ...]:
-    """Places of the inputs that are parameters or buffers and are not written anywhere in the graph."""
+    """Places of the inputs that are parameters, buffers or constants and are not written anywhere in the graph."""
     written = {node.args[0] for node in srg.nodes if node.target is torch.ops.aten.copy_.default}
     inputs = [srg.node(name) for name in region.inputs]
-    kinds = (Residency.PARAMETER, Residency.BUFFER)
+    kinds = (Residency.PARAMETER, Residency.BUFFER, Residency.CONSTANT)
     return tuple(
         place for place, node in enumerate(inputs) if srg.record(node).residency in kinds and node not in written
     )

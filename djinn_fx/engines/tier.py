@@ -277,13 +277,7 @@ def open_store(settings: Settings) -> tuple[Store | None, Reason | None]:
     return Store.open(root, settings.cache_limit_bytes)
 
 
-def tiers_for(settings: Settings) -> tuple[Tier, ...]:
-    """The engines a region may run on besides eager, the best first.
-
-    The one the settings name, and below it Inductor, which is ready earlier or takes what the other cannot.
-    """
-    if settings.engine == "eager":
-        return ()
-    names = dict.fromkeys((settings.engine, "inductor"))
+def tiers_for(settings: Settings, names: Sequence[str]) -> tuple[Tier, ...]:
+    """These engines, each with its part of the cache."""
     store, reason = open_store(settings)
     return tuple(Tier(engine(name, settings), store, reason) for name in names)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from djinn_fx.engines.build import tier_names
 from djinn_fx.errors import DjinnError, ModelFileError
 from djinn_fx.explain.check import compare, copy_inputs, is_random, results, run_eager
 from djinn_fx.explain.find_model import FoundModel
@@ -64,7 +65,7 @@ def examine(
         found.module, file=found.file, attr=found.attr, rule=found.rule, mode="training" if training else "inference"
     )
     breaks = [reason.replace(str(found.path), found.file) for reason in result.graph_breaks]
-    return make_report(info, result.graphs, breaks, check, engine=settings.engine)
+    return make_report(info, result.graphs, breaks, check, engine=next(iter(tier_names(settings)), "eager"))
 
 
 def make_report(

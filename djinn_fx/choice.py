@@ -1,0 +1,199 @@
+"""Which engines compete for a graph: those that want it whole, and the plan that cuts it into regions.
+
+OpenVINO, ONNX Runtime and packed linears do best with the whole graph and copies of its weights; Inductor with one
+artefact for many layers. So the whole graph is one piece of work, for which each of the former is an entrant of a
+contest (``engines/contest.py``), and the plan's regions, run one after the other, are one more. A graph that none of
+them takes whole is cut, and they are asked for each region.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.build import Builder, Built, RegionBuild, region_graph
+from djinn_fx.engines.contest import Contest, ContestBySize, Entrant
+from djinn_fx.engines.decisions import decision_key, recall, remember
+from djinn_fx.engines.eager import EagerEngine
+from djinn_fx.engines.keys import symbol_places
+from djinn_fx.engines.lazy import LazyRegion
+from djinn_fx.engines.registry import engine
+from djinn_fx.engines.tier import open_store
+from djinn_fx.passes.find_regions import whole_region
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.runtime.executor import Program, executable, program_of
+from djinn_fx.settings import Settings
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.plan import Plan, Region
+from djinn_fx.srg.record import GraphKind
+
+log = logging.getLogger("djinn_fx")
+
+#: Engines that want the whole graph and keep copies of its weights, in the order in which they are tried.
+WHOLE = ("openvino", "onnxruntime", "packed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A graph for which engines compete.
+
+    Attributes:
+        plan: with the whole graph as its one region.
+        run: the graph's callable.
+        program: what it runs.
+        constants: of the program.
+        callables: the contest, and regions that are built in the background: what a user may wait for.
+        build: how the region got its callable.
+    """
+
+    plan: Plan
+    run: RegionCallable
+    program: Program
+    constants: Mapping[int, Any]
+    callables: tuple[Any, ...]
+    build: RegionBuild
+
+
+def contenders(settings: Settings, kind: GraphKind, device: str) -> tuple[str, ...]:
+    """The engines of :data:`WHOLE` that the settings want for such a graph and that are installed.
+
+    An engine that the settings name is in even if its library is missing: that is then said.
+    """
+    if kind is not GraphKind.INFERENCE or not device.startswith("cpu"):
+        return ()
+    if settings.engine == "auto":
+        return tuple(name for name in WHOLE if engine(name, settings).capability().can_run)
+    return tuple(name for name in settings.engines if name in WHOLE)
+
+
+def compete(srg: SRG, plan: Plan, settings: Settings, kind: GraphKind, device: str) -> Chosen | Sequence[Reason]:
+    """Have engines compete for a graph; the Reasons, if none of them takes it whole."""
+    names = contenders(settings, kind, device)
+    if not names:
+        return ()
+    region = whole_region(srg)
+    if region is None:
+        return ()
+    return _Choice(srg, plan, settings, region).make(names)
+
+
+class _Choice:
+    """One graph on its way to a contest."""
+
+    def __init__(self, srg: SRG, plan: Plan, settings: Settings, region: Region) -> None:
+        self._srg, self._plan, self._settings, self._region = srg, plan, settings, region
+        self._graph = region_graph(srg, region)
+        self._store, _ = open_store(settings)
+        self._contests: list[Contest] = []
+
+    def make(self, names: Sequence[str]) -> Chosen | Sequence[Reason]:
+        builder = Builder(self._settings, names, mode="blocking")
+        whole = replace(self._plan, regions=(self._region,), order=(0,), transfers=())
+        found, reasons = builder.each(self._srg, whole, self._region)
+        if not found:
+            return reasons
+        program, constants = program_of(self._srg, whole)
+        cut, regions = self._cut_entrant()
+        eager = EagerEngine()
+        reference = eager.load(eager.compile(self._graph))
+        runs = [(one.engine, one.run) for one in found]
+        engines = [*names, *(("inductor",) if cut is not None else ())]
+        fingerprints = [engine(name, self._settings).fingerprint() for name in engines]
+        contest = functools.partial(self._contest, runs, cut, reference, fingerprints)
+        places = symbol_places(self._graph.example_inputs)
+        run: Any = ContestBySize(places, contest) if places else contest(())
+        told = Reason(
+            kind=ReasonKind.WHOLE, detail=f"one region: {', '.join(one.engine for one in found)} take it whole"
+        )
+        plan = replace(whole, reasons=(*self._plan.reasons, told))
+        build = RegionBuild(
+            region=0, engine=found[0].engine, outcome="built", seconds=0.0, alone=False, reasons=tuple(reasons)
+        )
+        return Chosen(
+            plan=plan,
+            run=executable(program, [run], constants),
+            program=program,
+            constants=constants,
+            callables=(run, *regions),
+            build=build,
+        )
+
+    def _cut_entrant(self) -> tuple[Callable[[], Entrant] | None, tuple[LazyRegion, ...]]:
+        """The plan's regions on Inductor; built in the background, or only when nobody else is left."""
+        names = self._settings.engines
+        if self._settings.engine != "auto" and "inductor" not in names:
+            return None, ()
+        background = self._settings.compile == "background"
+        built = Builder(self._settings, ("inductor",), mode="background" if background else "lazy").build(
+            self._srg, self._plan
+        )
+        lazy = tuple({id(one): one for one in built.callables if isinstance(one, LazyRegion)}.values())
+        run = self._as_whole(built)
+
+        def make() -> Entrant:
+            arrived = functools.partial(_all_built, lazy)
+            return Entrant(
+                "inductor", run, arrived=arrived, summon=None if background else functools.partial(_submit, lazy)
+            )
+
+        return make, lazy if background else ()
+
+    def _as_whole(self, built: Built) -> RegionCallable:
+        """The plan's regions, one after the other, with the inputs and outputs of the whole region."""
+        program, constants = program_of(self._srg, self._plan)
+        returned = list(self._srg.output.args[0])  # type: ignore[arg-type]
+        names = [getattr(node, "name", None) for node in returned]
+        results = tuple(program.results[names.index(name)] for name in self._region.outputs)
+        run = executable(replace(program, results=results), built.callables, constants)
+        if len(self._region.inputs) == program.arguments:
+            return run
+
+        def without_constants(args: list[Any]) -> Sequence[Any]:
+            del args[program.arguments :]  # its program has them itself
+            return run(args)
+
+        return without_constants
+
+    def _contest(
+        self,
+        runs: Sequence[tuple[str, RegionCallable]],
+        cut: Callable[[], Entrant] | None,
+        reference: RegionCallable,
+        fingerprints: Sequence[Mapping[str, str]],
+        sizes: Sequence[int],
+    ) -> Contest:
+        """The contest for calls of about these sizes."""
+        key = decision_key(self._graph.structural_hash, self._graph.weights, sizes, fingerprints)
+        known = recall(self._store, key) if self._graph.structural_hash else None
+        entrants = [Entrant(name, run) for name, run in runs]
+        if cut is not None:
+            entrants.append(cut())
+        if self._settings.engine == "auto" or "eager" in self._settings.engines:
+            entrants.append(Entrant("eager", reference))
+
+        def decided(name: str, seconds: Mapping[str, float]) -> None:
+            if self._graph.structural_hash and len(seconds) > 1:
+                remember(self._store, key, self._region.label, name, seconds)
+
+        return Contest(
+            label=self._region.label,
+            entrants=entrants,
+            reference=reference,
+            waits=self._settings.compile == "blocking",
+            decided=decided,
+            remembered=known.engine if known is not None else None,
+        )
+
+
+def _all_built(regions: Sequence[LazyRegion]) -> bool:
+    """Whether every region runs on an engine, so far as one is still to come."""
+    return not any(region.pending or region.engine == "eager" for region in regions)
+
+
+def _submit(regions: Sequence[LazyRegion]) -> None:
+    for region in regions:
+        region.submit_all()

@@ -1,0 +1,456 @@
+"""Several engines for one piece of work: each answers some of the calls, the fastest answers the rest.
+
+A trial costs no extra work. Every call must be answered anyway, so while engines are compared they answer in turn, and
+the time of each answer is noted: interleaved, on the real arguments. After ``ROUNDS`` answers of each, the one with the
+least median serves. Whoever served before is replaced only by one that is faster by more than ``MARGIN``; an engine
+that takes more than twice as long as the best is out after two answers.
+
+An engine that has to be made ready for these arguments (a session with these weights) is made ready inside a call
+where the caller waits for compiling anyway, else in a thread while others answer. What no engine can answer as things
+are (weights changed a moment ago, sizes never seen) the region's own ops do: they are always right.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.lazy import CHANGED
+from djinn_fx.errors import EngineError
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.units import format_seconds
+
+log = logging.getLogger("djinn_fx.engines.contest")
+
+#: Answers of each engine that are timed, after one that is not.
+ROUNDS = 5
+#: By how much, as a share, a newcomer must be faster than who serves.
+MARGIN = 0.03
+#: Out after two answers: slower than the best so far by this factor.
+HOPELESS = 2.0
+#: Calls between two looks at whether an engine that was not there yet has come.
+_LOOK_EVERY = 16
+#: Contests for different sizes of one graph; further sizes share the latest.
+_MAX_SIZES = 64
+
+
+class Standing(str, Enum):
+    """How an entrant stands."""
+
+    WAITING = "waiting"
+    PREPARING = "preparing"
+    TRIAL = "trial"
+    SERVING = "serving"
+    BEATEN = "beaten"
+    OUT = "out"
+
+
+class Entrant:
+    """One engine in a contest.
+
+    Args:
+        engine: its name.
+        run: answers; may have ``attempt`` and ``prepare`` (``engines.base.Engine``).
+        arrived: whether it can take part yet; None: from the start.
+        summon: has it built although nobody asked for it yet; None: nothing to build.
+
+    Attributes:
+        standing: see :class:`Standing`.
+        seconds: of its timed answers.
+        reason: why it is out.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        run: RegionCallable,
+        *,
+        arrived: Callable[[], bool] | None = None,
+        summon: Callable[[], None] | None = None,
+    ) -> None:
+        self.engine, self.run = engine, run
+        self.attempt: Callable[[list[Any]], Sequence[Any] | None] | None = getattr(run, "attempt", None)
+        self.prepare: Callable[[list[Any]], Callable[[], None] | None] | None = getattr(run, "prepare", None)
+        self.arrived, self.summon = arrived, summon
+        self.standing = Standing.WAITING
+        self.seconds: list[float] = []
+        self.answers = 0
+        self.reason: Reason | None = None
+
+    @property
+    def median_s(self) -> float | None:
+        """Median seconds of an answer; None before the first that was timed."""
+        return statistics.median(self.seconds) if self.seconds else None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the copies of weights it holds."""
+        return int(getattr(self.run, "memory_bytes", 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntrantStatus:
+    """An entrant now. ``median_s``: seconds of an answer; ``memory_bytes``: of its copies of weights."""
+
+    engine: str
+    standing: Standing
+    median_s: float | None
+    answers: int
+    memory_bytes: int
+    reason: Reason | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContestStatus:
+    """A contest now.
+
+    Attributes:
+        label: what is computed.
+        engine: the one that gave the latest answer.
+        decided: whether the trial is over.
+        entrants: the engines.
+        reason: why the one that serves was chosen, with the runner-up.
+    """
+
+    label: str
+    engine: str
+    decided: bool
+    entrants: tuple[EntrantStatus, ...]
+    reason: Reason | None
+
+
+class Contest:
+    """See the module's text. A ``RegionCallable``.
+
+    Args:
+        label: for messages.
+        entrants: in the order in which they answer; the first that can is the first to serve.
+        reference: the region's own ops.
+        waits: whether callers wait while an engine is made ready for them.
+        synchronise: waits for work that a call leaves queued on a device; None where there is none.
+        decided: told the outcome: engine, median seconds by engine.
+        remembered: the engine that an earlier trial of the same work chose.
+    """
+
+    def __init__(
+        self,
+        *,
+        label: str,
+        entrants: Sequence[Entrant],
+        reference: RegionCallable,
+        waits: bool,
+        synchronise: Callable[[], None] | None = None,
+        decided: Callable[[str, Mapping[str, float]], None] | None = None,
+        remembered: str | None = None,
+    ) -> None:
+        self.label, self.entrants = label, tuple(entrants)
+        self.reason: Reason | None = None
+        #: Engine of the latest answer.
+        self.engine = "eager"
+        self._reference, self._waits, self._synchronise = reference, waits, synchronise
+        self._decided, self._remembered = decided, remembered
+        self._lock = threading.RLock()
+        self._serving: Entrant | None = None
+        self._calls = 0
+        self._answer: RegionCallable = self._on_trial
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        """Answer a call."""
+        return self._answer(args)
+
+    # Serving
+
+    def _serve(self, args: list[Any]) -> Sequence[Any]:
+        """After the decision: the winner answers, if it can as things are."""
+        serving = self._serving
+        assert serving is not None, "a decision was made"
+        if serving.attempt is None:
+            return serving.run(args)
+        made = serving.attempt(args)
+        return made if made is not None else self._stand_in(serving, args)
+
+    def _stand_in(self, entrant: Entrant, args: list[Any]) -> Sequence[Any]:
+        """The engine cannot answer now: make it ready, or let the region's own ops answer while that is done."""
+        if entrant.standing is Standing.OUT:
+            self._reopen(entrant)
+            return self._on_trial(args)
+        if self._ready(entrant, args) and entrant.attempt is not None:
+            made = entrant.attempt(args)
+            if made is not None:
+                return made
+        return self._reference(args)
+
+    # Making ready
+
+    def _ready(self, entrant: Entrant, args: list[Any]) -> bool:
+        """Whether it can answer this call; if not, what it lacks is being done, or it is out."""
+        if entrant.prepare is None:
+            return True
+        work = entrant.prepare(args)
+        if work is None:
+            return True
+        if entrant.standing is Standing.PREPARING:
+            return False
+        if self._waits and not self._anybody_else(entrant):
+            return self._do(entrant, work)
+        before, entrant.standing = entrant.standing, Standing.PREPARING
+
+        def prepare() -> None:
+            done = self._do(entrant, work)
+            with CHANGED:
+                if done:
+                    entrant.standing = before
+                CHANGED.notify_all()
+
+        threading.Thread(target=prepare, name=f"djinn prepares {entrant.engine}", daemon=True).start()
+        return False
+
+    def _anybody_else(self, entrant: Entrant) -> bool:
+        """Whether another engine has answered already, so that nobody needs to wait for this one."""
+        return any(one.answers for one in self.entrants if one is not entrant and one.standing is Standing.TRIAL)
+
+    def _do(self, entrant: Entrant, work: Callable[[], None]) -> bool:
+        try:
+            work()
+        except EngineError as error:
+            self._out(entrant, str(error))
+            return False
+        return True
+
+    def _out(self, entrant: Entrant, why: str) -> None:
+        entrant.standing = Standing.OUT
+        detail = f"{entrant.engine}: {why}"
+        entrant.reason = Reason(kind=ReasonKind.FALLBACK, detail=detail, node=self.label)
+        log.warning("%s no longer runs on %s", self.label, detail)
+        _release(entrant)
+
+    def drop(self, engine: str, reason: Reason) -> None:
+        """An engine is not to be used any more: its answers were wrong, or it failed."""
+        for entrant in self.entrants:
+            if entrant.engine == engine and entrant.standing is not Standing.OUT:
+                entrant.standing, entrant.reason = Standing.OUT, reason
+                log.warning("%s no longer runs on %s: %s", self.label, engine, reason.detail)
+                _release(entrant)
+                self._reopen(entrant)
+
+    def _reopen(self, lost: Entrant) -> None:
+        with self._lock:
+            if self._serving is lost:
+                self._serving, self._answer = None, self._on_trial
+
+    # Trial
+
+    def _on_trial(self, args: list[Any]) -> Sequence[Any]:
+        self._calls += 1
+        entrant = self._next(args)
+        if entrant is None:
+            self.engine = "eager"
+            return self._reference(args)
+        answers_before = entrant.answers
+        start = time.perf_counter()
+        made = entrant.run(args) if entrant.attempt is None else entrant.attempt(args)
+        if self._synchronise is not None:
+            self._synchronise()
+        seconds = time.perf_counter() - start
+        if made is None:
+            return self._reference(args)
+        self.engine = entrant.engine
+        entrant.answers = answers_before + 1
+        # An engine that is being made ready uses the processor: times taken beside it say nothing.
+        if entrant.standing is Standing.TRIAL and entrant.answers > 1 and not self.pending:
+            entrant.seconds.append(seconds)
+        self._judge()
+        return made
+
+    def _next(self, args: list[Any]) -> Entrant | None:
+        """Who answers this call: of those that take part and can, the one with the fewest answers."""
+        self._admit()
+        for entrant in sorted(self._on_trial_now(), key=lambda one: one.answers):
+            if self._ready(entrant, args):
+                return entrant
+        return self._serving
+
+    def _on_trial_now(self) -> list[Entrant]:
+        return [one for one in self.entrants if one.standing is Standing.TRIAL]
+
+    def _admit(self) -> None:
+        """Let those that have come take part. Where somebody knows the winner already, it alone."""
+        for entrant in self.entrants:
+            if entrant.standing is Standing.WAITING and (entrant.arrived is None or entrant.arrived()):
+                known = self._remembered
+                entrant.standing = Standing.TRIAL if known in (None, entrant.engine) else Standing.BEATEN
+        if self._serving is None and not self._on_trial_now() and not self.pending:
+            self._fall_back_on_others()
+
+    def _fall_back_on_others(self) -> None:
+        """Nobody is there: those that were beaten or passed over, and have built what nobody asked for until now."""
+        self._remembered = None
+        for entrant in self.entrants:
+            if entrant.standing is Standing.BEATEN:
+                entrant.standing = Standing.TRIAL
+            elif entrant.standing is Standing.WAITING and entrant.summon is not None:
+                summon, entrant.summon = entrant.summon, None
+                summon()
+
+    def _judge(self) -> None:
+        """Put out who is hopeless; decide when everybody who takes part has answered often enough."""
+        with self._lock:
+            on_trial = self._on_trial_now()
+            timed = [one for one in on_trial if len(one.seconds) >= 2]
+            if not on_trial or self._answer != self._on_trial:
+                return
+            if timed:
+                best = min(min(one.seconds) for one in timed)
+                for one in timed:
+                    if min(one.seconds) > HOPELESS * best:
+                        one.standing = Standing.BEATEN
+                on_trial = self._on_trial_now()
+            alone = len(on_trial) == 1 and not any(
+                one.standing in (Standing.WAITING, Standing.PREPARING) and one.summon is None for one in self.entrants
+            )
+            enough = 1 if alone else ROUNDS
+            preparing = any(one.standing is Standing.PREPARING for one in self.entrants)
+            if not preparing and all(len(one.seconds) >= enough for one in on_trial):
+                self._decide(on_trial)
+
+    def _decide(self, on_trial: Sequence[Entrant]) -> None:
+        order = sorted(on_trial, key=lambda one: one.median_s or 0.0)
+        best = order[0]
+        held = next((one for one in on_trial if one is self._serving), None)
+        if held is not None and (best.median_s or 0.0) > (1 - MARGIN) * (held.median_s or 0.0):
+            best = held
+        for one in on_trial:
+            if one is not best:
+                one.standing = Standing.BEATEN
+        best.standing = Standing.SERVING
+        self._serving = best
+        self.engine = best.engine
+        self.reason = self._why(best)
+        for one in self.entrants:
+            if one.standing is Standing.BEATEN:
+                _release(one)
+        log.info("%s", self.reason)
+        if self._decided is not None:
+            self._decided(best.engine, self.medians())
+        # Who is there only if summoned does not come by itself.
+        waiting = any(one.standing is Standing.WAITING and one.summon is None for one in self.entrants)
+        self._answer = self._serve_and_look if waiting else self._fast(best)
+
+    def _fast(self, best: Entrant) -> RegionCallable:
+        return best.run if best.attempt is None and best.arrived is None else self._serve
+
+    def medians(self) -> dict[str, float]:
+        """Median seconds of an answer, by engine, of those that were timed."""
+        return {one.engine: one.median_s for one in self.entrants if one.median_s is not None}
+
+    def _why(self, best: Entrant) -> Reason:
+        others = sorted(
+            (one for one in self.entrants if one is not best and one.seconds), key=lambda o: o.median_s or 0.0
+        )
+        second = others[0] if others else None
+        own = f"{format_seconds(best.median_s)} a call" if best.median_s is not None else "the only one there is"
+        return Reason(
+            kind=ReasonKind.ENGINE_CHOSEN,
+            detail=f"{best.engine}: {own}",
+            node=self.label,
+            runner_up=second.engine if second is not None else None,
+            runner_up_cost=f"{format_seconds(second.median_s)} a call" if second and second.median_s else None,
+        )
+
+    # A newcomer
+
+    def _serve_and_look(self, args: list[Any]) -> Sequence[Any]:
+        """As :meth:`_serve`, with a look from time to time at who has come since."""
+        self._calls += 1
+        if self._calls % _LOOK_EVERY == 0:
+            came = [o for o in self.entrants if o.standing is Standing.WAITING and (o.arrived is None or o.arrived())]
+            if came:
+                with self._lock:
+                    self._rematch(came)
+                return self._on_trial(args)
+        return self._serve(args)
+
+    def _rematch(self, came: Sequence[Entrant]) -> None:
+        """Who serves and who has come answer in turn, all timed anew."""
+        assert self._serving is not None, "somebody serves"
+        for one in (self._serving, *came):
+            one.standing, one.answers, one.seconds = Standing.TRIAL, 0, []
+        self._remembered = None
+        self._answer = self._on_trial
+
+    # Telling
+
+    @property
+    def decided(self) -> bool:
+        """Whether the trial is over and nobody is still to come."""
+        return self._serving is not None and self._answer != self._on_trial
+
+    @property
+    def pending(self) -> bool:
+        """Whether an engine is being made ready."""
+        return any(one.standing is Standing.PREPARING for one in self.entrants)
+
+    def status(self) -> ContestStatus:
+        """A snapshot."""
+        entrants = tuple(
+            EntrantStatus(
+                engine=one.engine,
+                standing=one.standing,
+                median_s=one.median_s,
+                answers=one.answers,
+                memory_bytes=one.memory_bytes,
+                reason=one.reason,
+            )
+            for one in self.entrants
+        )
+        return ContestStatus(
+            label=self.label, engine=self.engine, decided=self.decided, entrants=entrants, reason=self.reason
+        )
+
+
+def _release(entrant: Entrant) -> None:
+    """Let go of the copies of weights that a beaten engine holds."""
+    release = getattr(entrant.run, "release", None)
+    if release is not None:
+        release()
+
+
+class ContestBySize:
+    """A contest for each order of magnitude of the sizes that differ from call to call. A ``RegionCallable``.
+
+    Args:
+        places: where the size symbols are read off the arguments (``keys.symbol_places``).
+        make: makes the contest for sizes like these; given the number of bits of each.
+    """
+
+    def __init__(self, places: Sequence[tuple[int, int | None]], make: Callable[[tuple[int, ...]], Contest]) -> None:
+        self._places, self._make = tuple(places), make
+        self.contests: dict[tuple[int, ...], Contest] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        """Answer a call."""
+        sizes = tuple(
+            [int(args[place] if dim is None else args[place].shape[dim]).bit_length() for place, dim in self._places]
+        )
+        contest = self.contests.get(sizes)
+        return (contest if contest is not None else self._new(sizes))(args)
+
+    @property
+    def distinct(self) -> list[Contest]:
+        """Each contest once."""
+        return list({id(one): one for one in list(self.contests.values())}.values())
+
+    def _new(self, sizes: tuple[int, ...]) -> Contest:
+        with self._lock:
+            if sizes not in self.contests:
+                full = len(self.contests) >= _MAX_SIZES
+                self.contests[sizes] = next(reversed(self.contests.values())) if full else self._make(sizes)
+            return self.contests[sizes]

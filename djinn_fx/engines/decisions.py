@@ -1,0 +1,103 @@
+"""What trials found, on disk: for this work, these sizes, this machine and these versions, which engine was fastest.
+
+An entry of the store without a payload. It is only ever a hint: the engine named must still pass its own checks, and
+where it is not to be had the trial is run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.store import Store
+
+log = logging.getLogger("djinn_fx.engines.contest")
+
+#: Raised when what an entry holds changes its meaning.
+DECISION_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The outcome of a trial.
+
+    Attributes:
+        engine: the fastest.
+        seconds: median seconds of an answer, by engine, of all that took part.
+        created: when, ISO 8601.
+    """
+
+    engine: str
+    seconds: Mapping[str, float]
+    created: str
+
+
+def decision_key(
+    structural_hash: str, weights: Sequence[int], sizes: Sequence[int], fingerprints: Sequence[Mapping[str, str]]
+) -> str:
+    """The key of a decision.
+
+    Args:
+        structural_hash: of the work.
+        weights: places of its inputs that are weights.
+        sizes: what stands for the values of its size symbols.
+        fingerprints: of the engines that take part.
+    """
+    fields = {
+        "schema": DECISION_SCHEMA,
+        "what": "decision",
+        "structural_hash": structural_hash,
+        "weights": list(weights),
+        "sizes": list(sizes),
+        "machine": [platform.machine(), _processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+        "torch": str(torch.__version__),
+        "engines": sorted(json.dumps(dict(one), sort_keys=True) for one in fingerprints),
+    }
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def remember(store: Store | None, key: str, label: str, engine: str, seconds: Mapping[str, float]) -> None:
+    """Put the outcome of a trial on disk."""
+    if store is None:
+        return
+    header: dict[str, Any] = {
+        "schema": DECISION_SCHEMA,
+        "what": "decision",
+        "engine": engine,
+        "label": label,
+        "seconds": dict(seconds),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    store.put(key, header, b"")
+
+
+def recall(store: Store | None, key: str) -> Decision | None:
+    """The outcome of an earlier trial; None if there was none."""
+    entry = store.get(key) if store is not None else None
+    if entry is None:
+        return None
+    header = entry.header
+    seconds = header.get("seconds")
+    if header.get("what") != "decision" or not isinstance(seconds, Mapping):
+        log.warning("the entry %s is no decision; it is ignored", key[:12])
+        return None
+    known = {str(name): float(value) for name, value in seconds.items() if isinstance(value, (int, float))}
+    return Decision(engine=str(header.get("engine")), seconds=known, created=str(header.get("created")))
+
+
+def _processor() -> str:
+    """The processor's name: two of the same architecture may differ in everything that matters here."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor()

@@ -1,0 +1,298 @@
+"""Engines compete: who answers, who wins, who comes later, who is out, and that every answer is right."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from djinn_fx.engines import contest as contest_module
+from djinn_fx.engines.contest import MARGIN, ROUNDS, Contest, ContestBySize, Entrant, Standing
+from djinn_fx.errors import EngineError
+from djinn_fx.reasons import Reason, ReasonKind
+
+
+class Clock:
+    """Time that only engines spend."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(contest_module, "time", made)
+    return made
+
+
+class Plain:
+    """An engine that always answers, in so many seconds."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock, self.seconds, self.calls = clock, seconds, 0
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        self.calls += 1
+        self.clock.now += self.seconds
+        value = args[0]
+        args.clear()
+        return [value + 1]
+
+
+class Bound(Plain):
+    """An engine that must be made ready for what it is given."""
+
+    def __init__(self, clock: Clock, seconds: float, *, fails: str = "") -> None:
+        super().__init__(clock, seconds)
+        self.ready, self.fails, self.prepared, self.released = False, fails, 0, 0
+
+    def attempt(self, args: list[Any]) -> Sequence[Any] | None:
+        return self(args) if self.ready else None
+
+    def prepare(self, args: list[Any]) -> Callable[[], None] | None:
+        if self.ready:
+            return None
+
+        def work() -> None:
+            self.prepared += 1
+            if self.fails:
+                raise EngineError(self.fails)
+            self.ready = True
+
+        return work
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def call(contest: Any, times: int = 1) -> None:
+    for value in range(times):
+        args = [value]
+        assert list(contest(args)) == [value + 1]
+
+
+def make(
+    clock: Clock, entrants: Sequence[Entrant], *, waits: bool = True, decided: Any = None, remembered: str | None = None
+) -> tuple[Contest, Plain]:
+    reference = Plain(clock, 10.0)
+    contest = Contest(
+        label="layer", entrants=entrants, reference=reference, waits=waits, decided=decided, remembered=remembered
+    )
+    return contest, reference
+
+
+class TestTrial:
+    def test_the_fastest_serves_and_the_runner_up_is_named(self, clock: Clock) -> None:
+        runs = {"a": Plain(clock, 1.2), "b": Plain(clock, 1.0), "c": Plain(clock, 1.1)}
+        told: list[tuple[str, Mapping[str, float]]] = []
+        contest, reference = make(
+            clock, [Entrant(n, r) for n, r in runs.items()], decided=lambda *how: told.append(how)
+        )
+        call(contest, 3 * (ROUNDS + 1))
+        assert contest.decided
+        assert contest.engine == "b"
+        assert told == [("b", {"a": pytest.approx(1.2), "b": pytest.approx(1.0), "c": pytest.approx(1.1)})]
+        assert contest.reason is not None
+        assert (contest.reason.kind, contest.reason.runner_up) == (ReasonKind.ENGINE_CHOSEN, "c")
+        before = {name: run.calls for name, run in runs.items()}
+        call(contest, 10)
+        assert {name: run.calls - before[name] for name, run in runs.items()} == {"a": 0, "b": 10, "c": 0}
+        assert reference.calls == 0
+
+    def test_they_answer_in_turn(self, clock: Clock) -> None:
+        runs = [Plain(clock, 1.0), Plain(clock, 1.0)]
+        contest, _ = make(clock, [Entrant("a", runs[0]), Entrant("b", runs[1])])
+        for _ in range(ROUNDS):
+            call(contest, 2)
+            assert runs[0].calls == runs[1].calls
+
+    def test_the_hopeless_are_out_after_two_timed_answers(self, clock: Clock) -> None:
+        slow = Plain(clock, 5.0)
+        contest, _ = make(
+            clock, [Entrant("slow", slow), Entrant("a", Plain(clock, 1.0)), Entrant("b", Plain(clock, 1.1))]
+        )
+        call(contest, 40)
+        assert slow.calls == 3
+        assert contest.engine == "a"
+
+    def test_one_alone_serves_after_its_first_timed_answer(self, clock: Clock) -> None:
+        contest, _ = make(clock, [Entrant("a", Plain(clock, 1.0))])
+        call(contest, 2)
+        assert contest.decided
+
+    def test_what_was_found_before_is_not_tried_again(self, clock: Clock) -> None:
+        other = Plain(clock, 0.5)
+        contest, _ = make(clock, [Entrant("a", other), Entrant("b", Plain(clock, 1.0))], remembered="b")
+        call(contest, 20)
+        assert contest.engine == "b"
+        assert other.calls == 0
+
+    def test_what_was_found_before_but_is_gone_is_no_hindrance(self, clock: Clock) -> None:
+        contest, reference = make(clock, [Entrant("a", Plain(clock, 1.0))], remembered="removed")
+        call(contest, 20)
+        assert contest.engine == "a"
+        assert reference.calls == 0
+
+
+class TestReadiness:
+    def test_the_caller_waits_for_the_first_only(self, clock: Clock) -> None:
+        first, second = Bound(clock, 1.0), Bound(clock, 1.1)
+        contest, reference = make(clock, [Entrant("a", first), Entrant("b", second)])
+        call(contest)
+        assert (first.calls, first.prepared, reference.calls) == (1, 1, 0)
+        wait_for(lambda: call(contest) or contest.decided)
+        assert contest.engine == "a"
+        assert second.prepared == 1
+        assert second.released == 1
+
+    def test_nobody_waits_in_the_background(self, clock: Clock) -> None:
+        engine = Bound(clock, 1.0)
+        contest, reference = make(clock, [Entrant("a", engine)], waits=False)
+        call(contest)
+        assert reference.calls == 1
+        wait_for(lambda: call(contest) or contest.decided)
+        assert engine.prepared == 1
+        assert contest.engine == "a"
+
+    def test_changed_weights_are_served_by_the_regions_own_ops_until_it_is_ready_again(self, clock: Clock) -> None:
+        engine = Bound(clock, 1.0)
+        contest, reference = make(clock, [Entrant("a", engine)], waits=False)
+        wait_for(lambda: call(contest) or contest.decided)
+        before, engine.ready = reference.calls, False
+        call(contest)
+        assert reference.calls == before + 1
+        wait_for(lambda: engine.ready)
+        wait_for(lambda: contest.entrants[0].standing is Standing.SERVING)
+        call(contest)
+        assert reference.calls == before + 1
+        assert engine.prepared == 2
+
+    def test_an_engine_that_cannot_be_made_ready_is_out(self, clock: Clock) -> None:
+        broken, good = Bound(clock, 1.0, fails="no kernel for this"), Plain(clock, 3.0)
+        contest, _ = make(clock, [Entrant("a", broken), Entrant("b", good)])
+        call(contest, 20)
+        assert contest.engine == "b"
+        assert broken.calls == 0
+        reason = contest.status().entrants[0].reason
+        assert reason is not None
+        assert reason.kind is ReasonKind.FALLBACK
+        assert "no kernel" in reason.detail
+
+    def test_when_the_winner_fails_later_the_others_compete_again(self, clock: Clock) -> None:
+        winner, other = Bound(clock, 1.0), Plain(clock, 1.5)
+        contest, _ = make(clock, [Entrant("a", winner), Entrant("b", other)])
+        call(contest, 30)
+        assert contest.engine == "a"
+        winner.ready, winner.fails = False, "out of memory"
+        call(contest, 20)
+        assert contest.engine == "b"
+        assert contest.decided
+
+    def test_without_any_engine_the_regions_own_ops_answer(self, clock: Clock) -> None:
+        contest, reference = make(clock, [Entrant("a", Bound(clock, 1.0, fails="broken"))])
+        call(contest, 5)
+        assert reference.calls == 5
+        assert contest.engine == "eager"
+
+    def test_a_dropped_engine_gives_no_further_answer(self, clock: Clock) -> None:
+        wrong, other = Plain(clock, 1.0), Plain(clock, 2.5)
+        contest, _ = make(clock, [Entrant("a", wrong), Entrant("b", other)])
+        call(contest, 30)
+        before = wrong.calls
+        contest.drop("a", Reason(kind=ReasonKind.FALLBACK, detail="wrong"))
+        call(contest, 10)
+        assert wrong.calls == before
+        assert contest.engine == "b"
+
+
+class TestNewcomers:
+    def contest(self, clock: Clock, seconds: float) -> tuple[Contest, list[bool]]:
+        here = [False]
+        late = Entrant("late", Plain(clock, seconds), arrived=lambda: here[0])
+        contest, _ = make(clock, [Entrant("a", Plain(clock, 1.0)), late])
+        call(contest, 30)
+        assert contest.engine == "a"
+        here[0] = True
+        call(contest, 60)
+        return contest, here
+
+    def test_a_faster_one_takes_over(self, clock: Clock) -> None:
+        contest, _ = self.contest(clock, 0.5)
+        assert contest.engine == "late"
+        assert contest.decided
+
+    def test_one_that_is_hardly_faster_does_not(self, clock: Clock) -> None:
+        contest, _ = self.contest(clock, 1.0 - MARGIN / 2)
+        assert contest.engine == "a"
+        assert contest.decided
+
+    def test_what_nobody_asked_for_is_built_when_nobody_else_is_left(self, clock: Clock) -> None:
+        summoned: list[bool] = []
+        reserve = Entrant(
+            "reserve", Plain(clock, 1.0), arrived=lambda: bool(summoned), summon=lambda: summoned.append(True)
+        )
+        broken = Bound(clock, 1.0, fails="broken")
+        contest, _ = make(clock, [Entrant("a", broken), reserve])
+        call(contest, 10)
+        assert summoned == [True]
+        assert contest.engine == "reserve"
+
+    def test_it_is_not_built_as_long_as_somebody_serves(self, clock: Clock) -> None:
+        summoned: list[bool] = []
+        reserve = Entrant(
+            "reserve", Plain(clock, 1.0), arrived=lambda: bool(summoned), summon=lambda: summoned.append(True)
+        )
+        contest, _ = make(clock, [Entrant("a", Plain(clock, 1.0)), reserve])
+        call(contest, 40)
+        assert not summoned
+        assert contest.decided
+
+
+class TestSizes:
+    def test_each_order_of_magnitude_has_a_contest_of_its_own(self, clock: Clock) -> None:
+        made: dict[tuple[int, ...], Contest] = {}
+
+        def contest(sizes: tuple[int, ...]) -> Contest:
+            # Which engine is faster depends on the size.
+            a, b = (1.0, 1.5) if sizes[0] < 5 else (1.5, 1.0)
+            made[sizes], _ = make(clock, [Entrant("a", Plain(clock, a)), Entrant("b", Plain(clock, b))])
+            return made[sizes]
+
+        by_size = ContestBySize([(0, None)], contest)
+        for value in [3, 100] * 20:
+            assert list(by_size([value])) == [value + 1]
+        assert {sizes: one.engine for sizes, one in made.items()} == {(2,): "a", (7,): "b"}
+
+
+def test_threads_get_their_own_answers(clock: Clock) -> None:
+    engines = [Bound(clock, 1.0), Bound(clock, 1.1), Plain(clock, 1.2)]
+    contest, _ = make(clock, [Entrant(str(place), one) for place, one in enumerate(engines)])
+    wrong: list[int] = []
+
+    def work(base: int) -> None:
+        for value in range(base, base + 200):
+            if list(contest([value])) != [value + 1]:
+                wrong.append(value)
+
+    threads = [threading.Thread(target=work, args=(1000 * number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def wait_for(happened: Callable[[], Any]) -> None:
+    """Until it has; the builders of these tests need no time, so a second is a long time."""
+    event = threading.Event()
+    for _ in range(500):
+        if happened():
+            return
+        event.wait(0.002)
+    raise AssertionError("it did not happen")
