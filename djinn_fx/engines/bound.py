@@ -1,0 +1,291 @@
+"""A region with its weights bound into a runtime's session, where they are constants: packed once, read fast.
+
+One artefact serves many layers, so a region has a session for each set of weights that it is called with. Before a
+session answers, :mod:`djinn_fx.engines.watch` says whether its copies still are the weights. If they are not, a new one
+is opened; the time is spent by whoever runs the work that :meth:`BoundRegion.prepare` hands out. Weights that change
+again and again are not worth a copy: the region then reads them on every call, for good.
+
+A session is dropped when some weight of it has no other holder left, for then no call can ask for it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from djinn_fx.engines.feeding import Feeder
+from djinn_fx.engines.onnx.signature import Signature
+from djinn_fx.engines.watch import Watch, picker
+from djinn_fx.errors import EngineError
+from djinn_fx.reasons import Reason, ReasonKind
+
+log = logging.getLogger("djinn_fx.engines")
+
+#: This many sessions opened anew because weights had changed, ...
+MAX_REBINDS = 3
+#: ... within this many calls, and the region reads its weights on every call.
+REBIND_WINDOW = 100
+#: More sets of weights than this at a time, and the region reads them on every call.
+MAX_SETS = 256
+#: How often opening a session is begun again because the weights changed meanwhile.
+_TRIES = 3
+
+
+class Session(Protocol):
+    """A model opened by a runtime. May be called from several threads at once.
+
+    Attributes:
+        memory_bytes: of the copies it keeps of weights.
+    """
+
+    memory_bytes: int
+
+    def run(self, args: list[Any]) -> list[Any]:
+        """The region's results; writes what the region writes. Leaves the list as it is.
+
+        Raises:
+            EngineError: the runtime failed; nothing was written.
+        """
+        ...
+
+
+#: Opens a session in which these weights, by their places, are constants. Raises EngineError.
+Opener = Callable[[dict[int, torch.Tensor]], Session]
+
+
+@dataclass(frozen=True)
+class _Bound:
+    session: Session
+    watch: Watch | None
+    threads: int
+
+
+class _Forks:
+    """Counts the forks between this process and the one that imported the module."""
+
+    count = 0
+    #: Sessions of a parent process. Their threads are not in this one, and closing them would wait for these threads.
+    abandoned: list[object] = []  # noqa: RUF012  (one for the process)
+
+    @classmethod
+    def happened(cls) -> None:
+        cls.count += 1
+
+
+os.register_at_fork(after_in_child=_Forks.happened)
+
+
+def forks() -> int:
+    """How many forks lie between this process and the one that first imported this module."""
+    return _Forks.count
+
+
+class BoundRegion:
+    """See the module's text.
+
+    Args:
+        engine: its name.
+        label: of the region.
+        signature: of the model.
+        weights: places of arguments that are weights, among those the model is fed.
+        opener: opens a session.
+        mode: ``"auto"``, ``"constant"`` or ``"input"``, as the setting ``weights``.
+
+    Attributes:
+        engine: the engine's name.
+        mutated: places of arguments that a run writes into.
+        reason: why the region reads its weights on every call, once it does so because they change too often.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: str,
+        label: str,
+        signature: Signature,
+        weights: Sequence[int],
+        opener: Opener,
+        mode: str = "auto",
+    ) -> None:
+        self.engine, self.label, self.mode = engine, label, mode
+        self.mutated = tuple(sorted({place for place, _ in signature.mutated}))
+        self.reason: Reason | None = None
+        fed = {one.place for one in signature.fed}
+        self._places = tuple(place for place in weights if place in fed and place not in self.mutated)
+        self._pick = picker(self._places)
+        self._opener = opener
+        self._all = Feeder(signature.fed)
+        self._others = Feeder([one for one in signature.fed if one.place not in self._places])
+        self._reading = mode == "input" or not self._places
+        self._key_place: int | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._forks = forks()
+        self._lock = threading.Lock()
+        self._sets: dict[int, _Bound] = {}
+        self._reader: _Bound | None = None
+        self._calls = 0
+        self._rebinds: deque[int] = deque(maxlen=MAX_REBINDS)
+
+    # Calling
+
+    def attempt(self, args: list[Any]) -> Sequence[Any] | None:
+        """Run, if a session is open for exactly these weights and takes these arguments; empties the list.
+
+        Otherwise None, with the arguments untouched.
+
+        Raises:
+            EngineError: the runtime failed. Nothing was written, and the list is as it was.
+        """
+        self._calls += 1
+        bound = self._ready(args)
+        if bound is None:
+            return None
+        results = bound.session.run(args)
+        args.clear()
+        return results
+
+    def prepare(self, args: Sequence[Any]) -> Callable[[], None] | None:
+        """The work after which :meth:`attempt` would serve these arguments; None if it would now.
+
+        The work may be done in any thread. It raises EngineError where the engine cannot serve them. It holds the
+        weights among the arguments, not the others.
+        """
+        if self._ready(args) is not None:
+            return None
+        refusal = self._all.refusal(args)
+        if refusal is not None:
+            return lambda: self._fail(refusal)
+        weights = list(self._pick(args)) if self._places else []
+        return lambda: self._open(weights)
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        """Run, opening a session first if one must be. Empties the list.
+
+        Raises:
+            EngineError: the engine cannot. Nothing was written, and the list is as it was.
+        """
+        for _ in range(_TRIES):
+            results = self.attempt(args)
+            if results is not None:
+                return results
+            work = self.prepare(args)
+            if work is not None:
+                work()
+        # Weights that change while a session is being opened for them.
+        self._read_from_now_on("its weights change while they are being packed")
+        work = self.prepare(args)
+        if work is not None:
+            work()
+        results = self.attempt(args)
+        return results if results is not None else self._fail("a session that was just opened does not serve the call")
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the copies of weights that open sessions keep, as each session counts them."""
+        sessions = [bound.session for bound in list(self._sets.values())]
+        return sum(session.memory_bytes for session in sessions)
+
+    @property
+    def sets(self) -> int:
+        """How many sets of weights are bound."""
+        return len(self._sets)
+
+    def _fail(self, why: str) -> Any:
+        raise EngineError(f"{self.engine}: {self.label}: {why}")
+
+    # Which session
+
+    def _ready(self, args: Sequence[Any]) -> _Bound | None:
+        if self._forks != forks():
+            self._after_fork()
+        if self._reading:
+            bound = self._reader
+            serves = bound is not None and self._all.takes(args)
+        else:
+            weights = self._pick(args)
+            bound = self._sets.get(self._key(weights))
+            serves = bound is not None and bound.watch is not None and bound.watch.holds(weights)
+            serves = serves and self._others.takes(args)
+        return bound if serves and bound is not None and bound.threads == torch.get_num_threads() else None
+
+    def _key(self, weights: Sequence[torch.Tensor]) -> int:
+        """Tells sets apart, nearly: where the memory of the largest weight is."""
+        if self._key_place is None:
+            self._key_place = max(range(len(weights)), key=lambda place: weights[place].numel())
+        return weights[self._key_place].data_ptr()
+
+    def _after_fork(self) -> None:
+        """In a child process: its parent's sessions have no threads here."""
+        _Forks.abandoned.append((self._sets, self._reader))
+        self._begin()
+
+    # Opening
+
+    def _open(self, weights: Sequence[torch.Tensor]) -> None:
+        """Open a session for these weights, unless somebody has meanwhile."""
+        if self._reading:
+            with self._lock:
+                if self._reader is None or self._reader.threads != torch.get_num_threads():
+                    self._reader = _Bound(self._opener({}), None, torch.get_num_threads())
+            return
+        with self._lock:
+            key = self._key(weights)
+            old = self._sets.get(key)
+            stale = old is not None and old.watch is not None and not old.watch.holds(weights)
+            if old is not None and not stale and old.threads == torch.get_num_threads():
+                return
+            self._sweep()
+            if stale:
+                self._sets.pop(key, None)
+                self._rebinds.append(self._calls)
+            often = len(self._rebinds) == MAX_REBINDS and self._calls - self._rebinds[0] < REBIND_WINDOW
+            if self.mode == "auto" and (often or len(self._sets) >= MAX_SETS):
+                self._read_from_now_on(
+                    f"its weights changed {MAX_REBINDS} times within {REBIND_WINDOW} calls"
+                    if often
+                    else f"it is called with more than {MAX_SETS} sets of weights"
+                )
+            else:
+                self._sets[key] = self._bind(weights)
+                return
+        self._open(weights)
+
+    def _bind(self, weights: Sequence[torch.Tensor]) -> _Bound:
+        threads = torch.get_num_threads()
+        for _ in range(_TRIES):
+            watch = Watch(weights)
+            session = self._opener(dict(zip(self._places, watch.kept, strict=True)))
+            if watch.holds(weights):
+                watch.settle(weights, self._on_death)
+                return _Bound(session, watch, threads)
+        return self._fail("its weights change while they are being packed")  # type: ignore[no-any-return]
+
+    def _read_from_now_on(self, why: str) -> None:
+        detail = f"{self.engine} reads the weights on every call instead of packing them: {why}"
+        self.reason = Reason(kind=ReasonKind.FALLBACK, detail=detail, node=self.label)
+        log.info("%s", self.reason)
+        self._reading = True
+        self._sets.clear()
+
+    # Dropping
+
+    def _on_death(self) -> None:
+        """Some weight's tensor object is going away; its hold on the memory follows."""
+        self._sweep(dying=1)
+
+    def _sweep(self, dying: int = 0) -> None:
+        """Drop the sessions whose weights nobody else holds. Takes no lock: may interrupt any line of this class."""
+        if self._forks != forks():
+            return
+        for key, bound in list(self._sets.items()):
+            if bound.watch is not None and bound.watch.orphaned(dying):
+                self._sets.pop(key, None)

@@ -1,0 +1,80 @@
+"""Arguments of a call as the contiguous tensors a runtime is given, or why it cannot be given them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.onnx.signature import Fed
+
+
+class Feeder:
+    """Turns arguments into the inputs of a model, in its order.
+
+    A tensor that is contiguous is given as it is; another is copied. A number becomes a 0-d tensor.
+
+    Args:
+        fed: the inputs, without those that the session holds itself.
+    """
+
+    def __init__(self, fed: Sequence[Fed]) -> None:
+        self._plan = [
+            (one.place, getattr(torch, one.dtype), one.sizes, None not in one.sizes, one.sizes == ()) for one in fed
+        ]
+
+    def refusal(self, args: Sequence[Any]) -> str | None:
+        """Why the model does not take these arguments; None if it does."""
+        for place, dtype, sizes, _, scalar in self._plan:
+            value = args[place]
+            if not isinstance(value, torch.Tensor):
+                if scalar and isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
+                    continue
+                return f"argument {place} is {type(value).__name__}, not a tensor"
+            if value.dtype is not dtype:
+                return f"argument {place} is {value.dtype}, not {dtype}"
+            if not value.is_cpu or value.layout is not torch.strided:
+                return f"argument {place} is not an ordinary tensor on the CPU"
+            if not _fits(value.shape, sizes):
+                return f"argument {place} has the sizes {tuple(value.shape)}, not {sizes}"
+        return None
+
+    def takes(self, args: Sequence[Any]) -> bool:
+        """Whether the model takes these arguments. The same as ``refusal(args) is None``, fast."""
+        for place, dtype, sizes, exact, scalar in self._plan:
+            value = args[place]
+            try:
+                if value.dtype is not dtype or not value.is_cpu:
+                    return False
+                if value.shape != sizes and (exact or not _fits(value.shape, sizes)):
+                    return False
+            except AttributeError:  # a number
+                if not scalar or type(value) is not int:
+                    return self.refusal(args) is None
+        return True
+
+    def tensors(self, args: Sequence[Any]) -> list[torch.Tensor]:
+        """The inputs. They share memory with the arguments where that can be."""
+        found = []
+        for place, _, _, _, scalar in self._plan:
+            value = args[place]
+            if scalar and not isinstance(value, torch.Tensor):
+                value = torch.tensor(int(value), dtype=torch.int64)
+            elif not value.is_contiguous() or value.is_neg() or value._is_zerotensor():
+                value = plain(value)
+            found.append(value)
+        return found
+
+
+def plain(value: torch.Tensor) -> torch.Tensor:
+    """The tensor, detached, with its elements in order in memory as they are: no lazy negation, nothing left out."""
+    value = value.detach().resolve_neg()
+    # clone() gives a tensor of zeros memory of its own.
+    return value.clone(memory_format=torch.contiguous_format) if value._is_zerotensor() else value.contiguous()
+
+
+def _fits(shape: Sequence[int], sizes: Sequence[int | None]) -> bool:
+    return len(shape) == len(sizes) and all(
+        wanted is None or size == wanted for size, wanted in zip(shape, sizes, strict=True)
+    )

@@ -1,0 +1,68 @@
+"""What sessions of ONNX models have in common: results from a model's outputs, and which weights get packed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.onnx.signature import Given, Signature
+
+#: Operators for which runtimes keep a copy of a constant operand in an order of their own.
+_PACKING = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul", "FusedConv", "FusedGemm"})
+#: Operators through which a constant reaches another one: folded when a session is opened.
+_PASSING = frozenset({"Transpose", "Reshape", "Cast", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Expand"})
+
+
+class Finisher:
+    """Makes a region's results of its model's outputs.
+
+    Args:
+        signature: of the model.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+        self._writes = bool(signature.mutated)
+        whole = [one.output for one in signature.results if isinstance(one, Given) and one.sizes is None]
+        self._order = whole if len(whole) == len(signature.results) else None
+        self._as_they_are = self._order == list(range(signature.outputs))
+
+    def results(self, outputs: list[torch.Tensor], args: Sequence[Any], written: bool = False) -> list[Any]:
+        """Write what the region writes, unless that was done already, and give the results in order."""
+        if self._as_they_are:
+            return outputs
+        if self._writes and not written:
+            with torch.no_grad():
+                self._signature.write_back(outputs, args)
+        if self._order is not None:
+            return [outputs[place] for place in self._order]
+        return self._signature.assemble(outputs, args)
+
+
+def packed_bytes(graph: Any, weights: Mapping[str, torch.Tensor]) -> int:
+    """Bytes of the weights that a runtime packs, and so holds a second time.
+
+    Counted, not measured: every weight of two or more dimensions that a product or a convolution reads, itself or by
+    way of an operator that only moves elements. Tables that are looked up are read where they are.
+
+    Args:
+        graph: an ONNX ``GraphProto``.
+        weights: by their names in it.
+    """
+    source = {name: name for name in weights}
+    packed: set[str] = set()
+    for node in graph.node:
+        read = [source[name] for name in node.input if name in source]
+        if node.op_type in _PASSING and node.input and node.input[0] in source:
+            source[node.output[0]] = source[node.input[0]]
+        elif node.op_type in _PACKING:
+            packed.update(read)
+    return sum(weights[name].nbytes for name in packed if weights[name].dim() > 1)
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"

@@ -1,0 +1,30 @@
+"""The ONNX Runtime engine: regions as ONNX models, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.bound import Session
+from djinn_fx.engines.onnx_engine import OnnxEngine, options_of
+from djinn_fx.settings import Settings
+
+
+class OnnxRuntimeEngine(OnnxEngine):
+    """See :class:`djinn_fx.engines.onnx_engine.OnnxEngine`. Its float32 is float32 with either ``precision``."""
+
+    name = "onnxruntime"
+    libraries = ("onnxruntime", "onnx")
+
+    def session(self, model: bytes, signature: Any, weights: Mapping[int, torch.Tensor], label: str) -> Session:
+        """Open a model; see the base class."""
+        from djinn_fx.engines.onnxruntime_session import OrtSession
+
+        return OrtSession(model, signature, weights, threads=torch.get_num_threads(), label=label)
+
+
+def make(settings: Settings) -> OnnxRuntimeEngine:
+    """The engine as the settings want it."""
+    return OnnxRuntimeEngine(**options_of(settings))

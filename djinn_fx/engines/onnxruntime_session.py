@@ -1,0 +1,174 @@
+"""A region's model opened by ONNX Runtime. The only module that uses its Python binding's inner layer.
+
+Arguments are read where torch has them and results are memory of ONNX Runtime's that torch takes over (DLPack), so
+nothing is copied on the way. Weights that are constants are given as initializers over torch's memory; ONNX Runtime
+adds what it packs of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.capi import _pybind_state as native
+
+from djinn_fx.engines.feeding import Feeder, plain
+from djinn_fx.engines.onnx.signature import Signature
+from djinn_fx.engines.onnx_session import Finisher, first_line, packed_bytes
+from djinn_fx.errors import EngineError
+
+#: Weights up to this many bytes are written into the model: the optimizer sees their values.
+_INLINE_BYTES = 512
+
+_NUMPY_TYPES = {
+    "float32": np.float32,
+    "float64": np.float64,
+    "float16": np.float16,
+    "int8": np.int8,
+    "int16": np.int16,
+    "int32": np.int32,
+    "int64": np.int64,
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "uint32": np.uint32,
+    "uint64": np.uint64,
+    "bool": np.bool_,
+}
+
+
+def session_options(threads: int) -> Any:
+    """How sessions are opened: one call at a time on this many threads, which do not spin when there is nothing to do.
+
+    Threads that spin take the processors from torch's own between two calls.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.set_denormal_as_zero", "0")
+    options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
+    return options
+
+
+class OrtSession:
+    """An open model; see :class:`djinn_fx.engines.bound.Session`.
+
+    Args:
+        model: the model's bytes; every input of the region is an input of it.
+        signature: of the model.
+        weights: by place: what is constant from now on.
+        threads: that it runs on.
+        label: of the region, for messages.
+
+    Raises:
+        EngineError: ONNX Runtime does not take the model.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        signature: Signature,
+        weights: Mapping[int, torch.Tensor],
+        *,
+        threads: int,
+        label: str,
+    ) -> None:
+        self._label = label
+        options = session_options(threads)
+        named = {one.name: plain(weights[one.place]) for one in signature.fed if one.place in weights}
+        self.memory_bytes = 0
+        if named:
+            model, self.memory_bytes = _bind(model, named, options)
+        try:
+            self._public = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EngineError(f"onnxruntime: cannot open {label}: {first_line(error)}") from error
+        self._session = self._public._sess
+        fed = [one for one in signature.fed if one.place not in weights]
+        self._feeder, self._finisher = Feeder(fed), Finisher(signature)
+        self._names = [one.name for one in fed]
+        self._types = [_NUMPY_TYPES.get(one.dtype) for one in fed]
+        self._pushes = self._push_all if None not in self._types else self._push_each
+        self._bools = [one.dtype == "bool" for one in fed]
+        self._outputs = [one.name for one in self._session.outputs_meta]
+        self._bool_outputs = [k for k, one in enumerate(self._session.outputs_meta) if one.type == "tensor(bool)"]
+        cpu = native.OrtDevice(native.OrtDevice.cpu(), native.OrtDevice.default_memory(), 0)
+        self._in_devices, self._out_devices = [cpu] * len(fed), [cpu] * len(self._outputs)
+        self._options = native.RunOptions()
+        self._options.log_severity_level = 4
+
+    def run(self, args: list[Any]) -> list[Any]:
+        """The region's results.
+
+        Raises:
+            EngineError: ONNX Runtime failed; nothing was written.
+        """
+        tensors = self._feeder.tensors(args)
+        outputs = native.OrtValueVector()
+        try:
+            self._session.run_with_ortvaluevector(
+                self._options, self._names, self._pushes(tensors), self._outputs, outputs, self._out_devices
+            )
+        except Exception as error:
+            raise EngineError(f"onnxruntime: {self._label}: {first_line(error)}") from error
+        found = outputs.to_dlpacks(_FROM_DLPACK)
+        for place in self._bool_outputs:
+            found[place] = found[place].view(torch.bool)
+        return self._finisher.results(found, args)
+
+    def _push_all(self, tensors: list[torch.Tensor]) -> Any:
+        """The tensors as ONNX Runtime's values, in one call."""
+        values = native.OrtValueVector()
+        pointers = [t.data_ptr() or _SOMEWHERE.data_ptr() for t in tensors]
+        values.push_back_batch(tensors, pointers, self._types, [t.shape for t in tensors], self._in_devices)
+        return values
+
+    def _push_each(self, tensors: list[torch.Tensor]) -> Any:
+        """The same where one has a type that numpy lacks (bfloat16)."""
+        values = native.OrtValueVector()
+        for tensor, is_bool in zip(tensors, self._bools, strict=True):
+            values.push_back(_TO_DLPACK(tensor.detach()), is_bool)
+        return values
+
+
+#: Where tensors without elements are said to be: torch says nowhere, which ONNX Runtime does not take.
+_SOMEWHERE = torch.empty(8)
+_TO_DLPACK: Callable[[torch.Tensor], Any] = torch._C._to_dlpack
+_FROM_DLPACK: Callable[[Any], torch.Tensor] = torch._C._from_dlpack
+
+
+def _bind(model: bytes, weights: Mapping[str, torch.Tensor], options: Any) -> tuple[bytes, int]:
+    """The model with these inputs turned into initializers; their values go into the options.
+
+    Returns:
+        The model, and the bytes of weights that will be packed.
+    """
+    proto = onnx.ModelProto.FromString(model)
+    graph = proto.graph
+    rest = [one for one in graph.input if one.name not in weights]
+    types = {one.name: one.type.tensor_type.elem_type for one in graph.input}
+    del graph.input[:]
+    graph.input.extend(rest)
+    shared: dict[str, Any] = {}
+    for name, weight in weights.items():
+        entry = graph.initializer.add()
+        entry.name, entry.data_type = name, types[name]
+        entry.dims.extend(weight.shape)
+        if weight.nbytes <= _INLINE_BYTES:
+            entry.raw_data = weight.reshape(-1).view(torch.uint8).numpy().tobytes()
+            continue
+        entry.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "torch"), ("offset", "0"), ("length", str(weight.nbytes))):
+            part = entry.external_data.add()
+            part.key, part.value = key, value
+        shared[name] = onnxruntime.OrtValue(native.OrtValue.from_dlpack(_TO_DLPACK(weight), weight.dtype is torch.bool))
+    if shared:
+        options.add_external_initializers(list(shared), list(shared.values()))
+    return proto.SerializeToString(), packed_bytes(graph, weights)

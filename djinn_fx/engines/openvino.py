@@ -1,0 +1,40 @@
+"""The OpenVINO engine: regions as ONNX models, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.bound import Session, forks
+from djinn_fx.engines.onnx_engine import OnnxEngine, options_of
+from djinn_fx.errors import EngineError
+from djinn_fx.settings import Settings
+
+
+class OpenVinoEngine(OnnxEngine):
+    """See :class:`djinn_fx.engines.onnx_engine.OnnxEngine`. Rounds float32 to bfloat16 only with ``allow-bf16``."""
+
+    name = "openvino"
+    libraries = ("openvino", "onnx")
+
+    def session(self, model: bytes, signature: Any, weights: Mapping[int, torch.Tensor], label: str) -> Session:
+        """Open a model; see the base class."""
+        if forks():
+            raise EngineError(f"openvino: {label}: OpenVINO does not work in a process that was forked off another")
+        from djinn_fx.engines.openvino_session import OpenVinoSession
+
+        return OpenVinoSession(
+            model,
+            signature,
+            weights,
+            threads=torch.get_num_threads(),
+            precision=self.precision,
+            label=label,
+        )
+
+
+def make(settings: Settings) -> OpenVinoEngine:
+    """The engine as the settings want it."""
+    return OpenVinoEngine(**options_of(settings))

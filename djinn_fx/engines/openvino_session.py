@@ -1,0 +1,272 @@
+"""A region's model opened by OpenVINO. The only module that uses its Python binding's inner layer.
+
+Arguments are read where torch has them. Results are written into memory that torch then owns: of a size that is known,
+memory that an earlier result has left; else memory that OpenVINO makes for this one result. Setting a tensor costs
+microseconds, so what stays where it was (a cache of keys and values) is not set again.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+import torch
+from openvino import _pyopenvino as native
+
+from djinn_fx.engines.feeding import Feeder, plain
+from djinn_fx.engines.onnx.signature import Fed, Signature
+from djinn_fx.engines.onnx_session import Finisher, first_line, packed_bytes
+from djinn_fx.engines.openvino_extensions import core
+from djinn_fx.errors import EngineError
+
+_INFER = native.InferRequest
+
+#: torch's names of element types: numpy's type code, and whether OpenVINO must be told the type.
+_TYPES: dict[str, tuple[str, Any]] = {
+    "float32": ("<f4", None),
+    "float16": ("<f2", None),
+    "bfloat16": ("<u2", openvino.Type.bf16),
+    "int8": ("|i1", None),
+    "int16": ("<i2", None),
+    "int32": ("<i4", None),
+    "int64": ("<i8", None),
+    "uint8": ("|u1", None),
+    "uint16": ("<u2", None),
+    "uint32": ("<u4", None),
+    "uint64": ("<u8", None),
+    "bool": ("|b1", None),
+}
+#: Where tensors without elements are said to be.
+_SOMEWHERE = torch.empty(8)
+#: Buffers of one output that are kept for later calls.
+_MAX_BUFFERS = 3
+
+
+def settings(threads: int, precision: str) -> dict[str, Any]:
+    """How models are compiled: for one call at a time on this many threads; float32 is float32 unless allowed otherwise."""
+    chosen: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }
+    if precision == "exact":
+        chosen["INFERENCE_PRECISION_HINT"] = "f32"
+        chosen["KV_CACHE_PRECISION"] = "f32"
+    return chosen
+
+
+class OpenVinoSession:
+    """An open model; see :class:`djinn_fx.engines.bound.Session`.
+
+    Args:
+        model: the model's bytes; every input of the region is an input of it.
+        signature: of the model.
+        weights: by place: what is constant from now on.
+        threads: that it runs on.
+        precision: ``"exact"`` or ``"allow-bf16"``.
+        label: of the region, for messages.
+
+    Raises:
+        EngineError: OpenVINO does not take the model.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        signature: Signature,
+        weights: Mapping[int, torch.Tensor],
+        *,
+        threads: int,
+        precision: str,
+        label: str,
+    ) -> None:
+        self._label = label
+        named = {one.name: plain(weights[one.place]) for one in signature.fed if one.place in weights}
+        self.memory_bytes = packed_bytes(onnx.ModelProto.FromString(model).graph, named) if named else 0
+        fed = [one for one in signature.fed if one.place not in weights]
+        try:
+            graph = core().read_model(model)
+            _bind(graph, named)
+            self._compiled = core().compile_model(graph, "CPU", settings(threads, precision))
+        except Exception as error:
+            raise EngineError(f"openvino: cannot open {label}: {first_line(error)}") from error
+        self._kept = named
+        self._feeder, self._finisher = Feeder(fed), Finisher(signature)
+        names = [next(iter(port.get_names())) for port in self._compiled.inputs]
+        self._inputs = [_Input(one, names.index(one.name)) for one in fed if one.name in names]
+        self._used = [place for place, one in enumerate(fed) if one.name in names]
+        self._all_used = len(self._used) == len(fed)
+        self._requests: list[_Request] = []
+
+    def run(self, args: list[Any]) -> list[Any]:
+        """The region's results.
+
+        Raises:
+            EngineError: OpenVINO failed; nothing was written.
+        """
+        tensors = self._feeder.tensors(args)
+        if not self._all_used:
+            tensors = [tensors[place] for place in self._used]
+        try:
+            # One thread at a time has a request; list.pop and list.append are atomic.
+            request = self._requests.pop()
+        except IndexError:
+            request = _Request(self._compiled, self._inputs)
+        try:
+            outputs = request.run(tensors)
+        except Exception as error:
+            raise EngineError(f"openvino: {self._label}: {first_line(error)}") from error
+        results = self._finisher.results(outputs, args)
+        self._requests.append(request)
+        return results
+
+
+class _Input:
+    """How one input is set."""
+
+    def __init__(self, fed: Fed, index: int) -> None:
+        self.index = index
+        self.code, self.type = _TYPES[fed.dtype]
+
+    def tensor(self, pointer: int, shape: tuple[int, ...]) -> Any:
+        """A tensor of OpenVINO over this memory, which it does not keep alive."""
+        array = np.asarray(_Memory(pointer, shape, self.code))
+        if self.type is None:
+            return native.Tensor(array, True)
+        return native.Tensor(array, shape, self.type)
+
+
+class _Memory:
+    """Memory as numpy's array interface describes it."""
+
+    __slots__ = ("__array_interface__",)
+
+    def __init__(self, pointer: int, shape: tuple[int, ...], code: str) -> None:
+        where = pointer or _SOMEWHERE.data_ptr()
+        self.__array_interface__ = {"shape": shape, "typestr": code, "data": (where, False), "version": 3}
+
+
+class _Buffer:
+    """Memory for one output, and whether a result handed out earlier still shows it.
+
+    Args:
+        tensor: of OpenVINO.
+        shown: what results refer to: their holding it is how one tells.
+    """
+
+    __slots__ = ("_idle", "shown", "tensor")
+
+    def __init__(self, tensor: Any, shown: Any) -> None:
+        self.tensor, self.shown = tensor, shown
+        self._idle = 0
+
+    def settle(self) -> None:
+        """Say that nobody reads it now."""
+        self._idle = self._references()
+
+    def is_free(self) -> bool:
+        """Whether nobody reads it any more."""
+        return self._references() == self._idle
+
+    def _references(self) -> int:
+        return sys.getrefcount(self.shown)
+
+
+class _Output:
+    """Memory for one output of a request, call after call."""
+
+    def __init__(self, port: Any) -> None:
+        self._element = port.get_element_type()
+        shape = port.get_partial_shape()
+        self._fixed = tuple(shape.to_shape()) if shape.is_static else None
+        self._rank = 0 if shape.rank.is_dynamic else shape.rank.get_length()
+        self._bfloat16 = self._element == openvino.Type.bf16
+        self._buffers: list[_Buffer] = []
+
+    def free(self) -> _Buffer:
+        """A buffer that nobody reads."""
+        for buffer in self._buffers:
+            if buffer.is_free():
+                return buffer
+        if len(self._buffers) == _MAX_BUFFERS:
+            del self._buffers[0]
+        self._buffers.append(self._new())
+        self._buffers[-1].settle()
+        return self._buffers[-1]
+
+    def _new(self) -> _Buffer:
+        if self._fixed is None:
+            tensor = native.Tensor(self._element, openvino.Shape([0] * self._rank))
+            return _Buffer(tensor, tensor)
+        code = np.dtype(np.uint16) if self._bfloat16 else np.dtype(self._element.to_dtype())
+        size = math.prod(self._fixed) * code.itemsize
+        # Not numpy's memory: torch's is aligned as vector units like it.
+        array = torch.empty(max(size, 1), dtype=torch.uint8).numpy()[:size].view(code).reshape(self._fixed)
+        return _Buffer(native.Tensor(array, self._fixed, self._element), array)
+
+    def result(self, buffer: _Buffer) -> torch.Tensor:
+        """What OpenVINO has written, as a tensor of torch; while that lives, the buffer is not free."""
+        found = torch.from_numpy(buffer.shown if self._fixed is not None else buffer.shown.data)
+        return found.view(torch.bfloat16) if self._bfloat16 else found
+
+
+class _Request:
+    """An inference request and what is set on it. Used by one thread at a time."""
+
+    def __init__(self, compiled: Any, inputs: list[_Input]) -> None:
+        self._request = compiled.create_infer_request()
+        self._inputs = inputs
+        self._at: list[tuple[int, Any]] = [(-1, None)] * len(inputs)
+        self._outputs = [_Output(port) for port in compiled.outputs]
+        self._set: list[Any] = [None] * len(self._outputs)
+
+    def run(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The model's outputs, each in memory of its own."""
+        moved: dict[int, Any] = {}
+        for place, tensor in enumerate(tensors):
+            at = (tensor.data_ptr(), tensor.shape)
+            if self._at[place] != at:
+                one = self._inputs[place]
+                moved[one.index] = one.tensor(*at)
+                self._at[place] = at
+        if moved:
+            _INFER.set_input_tensors(self._request, moved)
+        buffers = [one.free() for one in self._outputs]
+        fresh = {place: buffer.tensor for place, buffer in enumerate(buffers) if self._set[place] is not buffer}
+        if fresh:
+            _INFER.set_output_tensors(self._request, fresh)
+            self._set = buffers
+        # Not infer(): it makes arrays of all outputs.
+        _INFER.start_async(self._request, _NOTHING, None)
+        _INFER.wait(self._request)
+        return [one.result(buffer) for one, buffer in zip(self._outputs, buffers, strict=True)]
+
+
+#: No more inputs to set.
+_NOTHING: dict[int, Any] = {}
+
+
+def _bind(graph: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Turn these inputs of a model into constants over torch's memory."""
+    named = {name: parameter for parameter in graph.get_parameters() for name in parameter.output(0).get_names()}
+    for name, weight in weights.items():
+        parameter = named.get(name)
+        if parameter is None:  # nothing reads it
+            continue
+        code, element = _TYPES[str(weight.dtype).removeprefix("torch.")]
+        flat = weight.reshape(-1).view(torch.uint8).numpy().view(code) if weight.numel() else np.empty(0, code)
+        array = flat.reshape(tuple(weight.shape))
+        tensor = native.Tensor(array, True) if element is None else native.Tensor(array, array.shape, element)
+        constant = openvino.op.Constant(tensor, shared_memory=True)
+        constant.set_friendly_name(parameter.get_friendly_name())
+        for target in parameter.output(0).get_target_inputs():
+            target.replace_source_output(constant.output(0))
+        graph.remove_parameter(parameter)
+    graph.validate_nodes_and_infer_types()
