@@ -9,21 +9,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from djinn_fx.backend import capture
+from djinn_fx.command_line import FOUND_WRONG, OK, carry_out, json_target, write_json
 from djinn_fx.compile import CapturedGraph, passes_for
 from djinn_fx.engines.base import BuildRequest, Engine, RegionGraph
 from djinn_fx.engines.build import region_graph
@@ -44,8 +41,6 @@ from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.plan import Plan
 from djinn_fx.units import format_bytes
-
-OK, SOME_REFUSED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 SCHEMA = "djinn-build/1"
 #: What the regions are cut for; the trace itself says "cpu".
@@ -99,25 +94,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        arguments = parser().parse_args(argv)
-    except SystemExit as stopped:  # argparse has printed why
-        return stopped.code if isinstance(stopped.code, int) else BAD_INPUT
-    try:
-        return _run(arguments)
-    except DjinnError as error:
-        if os.environ.get("DJINN_DEBUG") == "1":
-            traceback.print_exc()
-        print(f"djinn build: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("djinn build: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    return carry_out(parser(), _run, argv, "djinn build")
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.json not in (None, "-") and not Path(arguments.json).absolute().parent.is_dir():
-        raise ModelFileError(f"--json {arguments.json}: there is no such directory")
+    target = json_target(arguments.json)
     settings = Settings.load(None, {"engine": "tensorrt", **({"target": arguments.target} if arguments.target else {})})
     store, reason = open_store(settings)
     if store is None:
@@ -143,13 +124,15 @@ def _run(arguments: argparse.Namespace) -> int:
         outcomes.append(outcome)
         if not quiet:
             print(_line(outcome), flush=True)
-    if arguments.json is not None:
-        _write(
-            arguments.json, {"schema": SCHEMA, "fingerprint": dict(fingerprint), "regions": [*map(asdict, outcomes)]}
-        )
+    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    told = {"schema": SCHEMA, "fingerprint": dict(fingerprint), "regions": [*map(asdict, outcomes)], "date": date}
+    if quiet:
+        print(json.dumps(told, indent=1))
+    elif target is not None:
+        write_json(target, json.dumps(told, indent=1))
     if not quiet:
         print(_summary(outcomes))
-    return OK if all(one.state in ("built", "there") for one in outcomes) else SOME_REFUSED
+    return OK if all(one.state in ("built", "there") for one in outcomes) else FOUND_WRONG
 
 
 def build_model(
@@ -312,15 +295,3 @@ def _summary(outcomes: Sequence[RegionOutcome]) -> str:
     return (
         f"{told or 'no region computes anything'}; {nbytes} in {seconds:.2f} s of building. Not run: no GPU takes part."
     )
-
-
-def _write(name: str, content: dict[str, Any]) -> None:
-    text = json.dumps({**content, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}, indent=1)
-    if name == "-":
-        print(text)
-        return
-    try:
-        with open(name, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-    except OSError as error:
-        raise ModelFileError(f"--json {name}: cannot be written: {error.strerror}") from error

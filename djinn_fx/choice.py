@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.engines.build import Builder, Built, RegionBuild, region_graph
+from djinn_fx.engines.build import Builder, Built, RegionBuild, region_graph, tier_names
 from djinn_fx.engines.contest import Contest, ContestBySize, Entrant
-from djinn_fx.engines.decisions import decision_key, recall, remember
+from djinn_fx.engines.decisions import Decision, decision_key, recall, remember
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.engines.lazy import LazyRegion
@@ -30,6 +30,7 @@ from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.srg.record import GraphKind
+from djinn_fx.units import format_seconds
 
 log = logging.getLogger("djinn_fx")
 
@@ -78,19 +79,28 @@ def compete(srg: SRG, plan: Plan, settings: Settings, kind: GraphKind, device: s
     region = whole_region(srg)
     if region is None:
         return ()
-    return _Choice(srg, plan, settings, region).make(names)
+    return _Choice(srg, plan, settings, region, names).make()
 
 
 class _Choice:
     """One graph on its way to a contest."""
 
-    def __init__(self, srg: SRG, plan: Plan, settings: Settings, region: Region) -> None:
+    def __init__(self, srg: SRG, plan: Plan, settings: Settings, region: Region, names: Sequence[str]) -> None:
+        self._names = tuple(names)
         self._srg, self._plan, self._settings, self._region = srg, plan, settings, region
         self._graph = region_graph(srg, region)
         self._store, _ = open_store(settings)
         self._contests: list[Contest] = []
 
-    def make(self, names: Sequence[str]) -> Chosen | Sequence[Reason]:
+    def make(self) -> Chosen | Sequence[Reason]:
+        """The contest; the Reasons, if no engine takes the graph whole, or another one was found to be the fastest."""
+        names = self._names
+        places = symbol_places(self._graph.example_inputs)
+        known = None if places else self._known(())
+        if known is not None and known.engine not in ("eager", *names):
+            return (_chosen_before(known, self._region),)
+        if known is not None and known.engine in names:
+            names = (known.engine,)
         builder = Builder(self._settings, names, mode="blocking")
         whole = replace(self._plan, regions=(self._region,), order=(0,), transfers=())
         found, reasons = builder.each(self._srg, whole, self._region)
@@ -101,10 +111,7 @@ class _Choice:
         eager = EagerEngine()
         reference = eager.load(eager.compile(self._graph))
         runs = [(one.engine, one.run) for one in found]
-        engines = [*names, *(("inductor",) if cut is not None else ())]
-        fingerprints = [engine(name, self._settings).fingerprint() for name in engines]
-        contest = functools.partial(self._contest, runs, cut, reference, fingerprints)
-        places = symbol_places(self._graph.example_inputs)
+        contest = functools.partial(self._contest, runs, cut, reference)
         run: Any = ContestBySize(places, contest) if places else contest(())
         told = Reason(
             kind=ReasonKind.WHOLE, detail=f"one region: {', '.join(one.engine for one in found)} take it whole"
@@ -121,6 +128,18 @@ class _Choice:
             callables=(run, *regions),
             build=build,
         )
+
+    def _key(self, sizes: Sequence[int]) -> str:
+        """Under which the outcome is kept: all engines that could take part count; empty if it cannot be kept."""
+        if not self._graph.structural_hash:
+            return ""
+        named = (*self._names, *tier_names(self._settings))
+        fingerprints = [engine(name, self._settings).fingerprint() for name in named]
+        return decision_key(self._graph.structural_hash, self._graph.weights, sizes, fingerprints)
+
+    def _known(self, sizes: Sequence[int]) -> Decision | None:
+        key = self._key(sizes)
+        return recall(self._store, key) if key else None
 
     def _cut_entrant(self) -> tuple[Callable[[], Entrant] | None, tuple[LazyRegion, ...]]:
         """The plan's regions on Inductor; built in the background, or only when nobody else is left."""
@@ -163,12 +182,10 @@ class _Choice:
         runs: Sequence[tuple[str, RegionCallable]],
         cut: Callable[[], Entrant] | None,
         reference: RegionCallable,
-        fingerprints: Sequence[Mapping[str, str]],
         sizes: Sequence[int],
     ) -> Contest:
         """The contest for calls of about these sizes."""
-        key = decision_key(self._graph.structural_hash, self._graph.weights, sizes, fingerprints)
-        known = recall(self._store, key) if self._graph.structural_hash else None
+        key, known = self._key(sizes), self._known(sizes)
         entrants = [Entrant(name, run) for name, run in runs]
         if cut is not None:
             entrants.append(cut())
@@ -176,7 +193,7 @@ class _Choice:
             entrants.append(Entrant("eager", reference))
 
         def decided(name: str, seconds: Mapping[str, float]) -> None:
-            if self._graph.structural_hash and len(seconds) > 1:
+            if key and len(seconds) > 1:
                 remember(self._store, key, self._region.label, name, seconds)
 
         return Contest(
@@ -187,6 +204,18 @@ class _Choice:
             decided=decided,
             remembered=known.engine if known is not None else None,
         )
+
+
+def _chosen_before(known: Decision, region: Region) -> Reason:
+    others = {name: seconds for name, seconds in known.seconds.items() if name != known.engine}
+    second = min(others, key=lambda name: others[name], default=None)
+    return Reason(
+        kind=ReasonKind.ENGINE_CHOSEN,
+        detail=f"{known.engine}: the fastest in the trial of {known.created}",
+        node=region.label,
+        runner_up=second,
+        runner_up_cost=f"{format_seconds(others[second])} a call" if second is not None else None,
+    )
 
 
 def _all_built(regions: Sequence[LazyRegion]) -> bool:

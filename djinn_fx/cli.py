@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import sys
@@ -14,9 +15,16 @@ from djinn_fx.errors import DjinnError
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
+#: Commands that read their own arguments and need torch: the module whose ``main`` carries them out, and what for.
+WITH_TORCH = {
+    "explain": ("djinn_fx.explain.__main__", "report what djinn decides about a model, and why"),
+    "tune": ("djinn_fx.tune_cli", "try the engines on a model and remember the fastest"),
+    "build": ("djinn_fx.build_cli", "build a model's TensorRT plans for a GPU, here or elsewhere"),
+}
+
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of every subcommand but ``explain`` and ``build``, which read their own."""
+    """The arguments of every subcommand but those that read their own."""
     made = argparse.ArgumentParser(
         prog="djinn",
         description="The torch.compile backend djinn: look after its cache, ask it what it decides and why.",
@@ -25,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"djinn-fx {djinn_fx.__version__}")
     commands = made.add_subparsers(metavar="COMMAND", required=True)
     cache_cli.add_parser(commands)
-    commands.add_parser("explain", help="report what djinn decides about a model, and why", add_help=False)
-    commands.add_parser("build", help="build a model's TensorRT plans for a GPU, here or elsewhere", add_help=False)
+    for name, (_, purpose) in WITH_TORCH.items():
+        commands.add_parser(name, help=purpose, add_help=False)
     return made
 
 
@@ -36,10 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a label may hold what the terminal's encoding lacks
     try:
-        if words[:1] == ["explain"]:
-            return _explain(words[1:])
-        if words[:1] == ["build"]:
-            return _build(words[1:])
+        if words and words[0] in WITH_TORCH:
+            return _with_torch(words[0], words[1:])
         arguments = parser().parse_args(words)
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -62,20 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _explain(words: list[str]) -> int:
+def _with_torch(command: str, words: list[str]) -> int:
     try:
-        from djinn_fx.explain.__main__ import main as explain
+        module = importlib.import_module(WITH_TORCH[command][0])
     except ModuleNotFoundError as error:
-        return _without_torch("explain", error)
-    return explain(words)
-
-
-def _build(words: list[str]) -> int:
-    try:
-        from djinn_fx.build_cli import main as build
-    except ModuleNotFoundError as error:
-        return _without_torch("build", error)
-    return build(words)
+        return _without_torch(command, error)
+    code: int = module.main(words)
+    return code
 
 
 def _without_torch(command: str, error: ModuleNotFoundError) -> int:

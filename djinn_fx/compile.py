@@ -252,6 +252,8 @@ class _GraphCompiler:
             if self._handle is not None:
                 self._handle.add(chosen.callables)
             return replace(captured, plan=chosen.plan, builds=(chosen.build,)), chosen.run, None
+        plan = replace(plan, reasons=(*plan.reasons, *chosen))
+        captured = replace(captured, plan=plan)
         built = self._builder.build(srg, plan)
         captured = replace(captured, builds=built.builds)
         if self._handle is not None:

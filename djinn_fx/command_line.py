@@ -1,0 +1,95 @@
+"""What the commands share: how they end, how they read ``--option`` and ``--json``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from djinn_fx.errors import DjinnError, ModelFileError, SettingsError
+
+#: Exit codes; each command gives the second its own meaning.
+OK, FOUND_WRONG, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def carry_out(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], argv: Sequence[str] | None, error: str
+) -> int:
+    """Parse the words and run the command; what goes wrong is one message on stderr after ``error``."""
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as stopped:  # argparse has printed why
+        return stopped.code if isinstance(stopped.code, int) else BAD_INPUT
+    try:
+        return run(arguments)
+    except DjinnError as problem:
+        if os.environ.get("DJINN_DEBUG") == "1":
+            traceback.print_exc()
+        print(f"{error}: {problem}", file=sys.stderr)
+        return BAD_INPUT
+    except BrokenPipeError:  # whoever read stdout has gone, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """``--option KEY=VALUE``."""
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="one of torch.compile's options=; repeatable"
+    )
+
+
+def read_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` pairs as ``options=``, the values read as YAML.
+
+    Raises:
+        SettingsError: a pair is none, or its value cannot be read.
+    """
+    import yaml
+
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (equals and key):
+            raise SettingsError(f"--option {pair}: write it as key=value")
+        try:
+            value = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError as error:
+            raise SettingsError(f"--option {pair}: the value cannot be read: {error}") from error
+        options[key] = None if value == "none" else value
+    return options
+
+
+def json_target(name: str | None) -> Path | None:
+    """Where ``--json`` is to be written, checked before any work is done; None for nowhere or stdout.
+
+    Raises:
+        ModelFileError: it cannot be written there.
+    """
+    if name is None or name == "-":
+        return None
+    target = Path(name)
+    if target.is_dir():
+        raise ModelFileError(f"--json {name}: is a directory; name a file")
+    if not target.absolute().parent.is_dir():
+        raise ModelFileError(f"--json {name}: there is no directory {target.absolute().parent}")
+    return target
+
+
+def write_json(target: Path, text: str) -> None:
+    """Write a report.
+
+    Raises:
+        ModelFileError: it cannot be written there.
+    """
+    try:
+        target.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ModelFileError(f"--json {target}: cannot be written: {error.strerror}") from error
