@@ -29,6 +29,7 @@ class ReasonKind(str, Enum):
     WAITING = "waiting"
     BUDGET = "budget"
     NOT_RUNNABLE = "not-runnable"
+    QUARANTINED = "quarantined"
 
 
 @dataclass(frozen=True, kw_only=True)

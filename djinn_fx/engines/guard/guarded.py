@@ -1,0 +1,305 @@
+"""An engine's callable that is trusted once its first answers were eager's, and not used once one was not.
+
+The first call for each new input shape runs both: eager on the arguments themselves, whose results are returned, and
+then the engine on a copy of what it writes. Wrong numbers never leave such a call. What is compared, and how, is in
+:mod:`~djinn_fx.engines.guard.compare`; where only numbers differ, a run in float64 decides
+(:mod:`~djinn_fx.engines.guard.judge`).
+The very first call tries the engine twice: an engine that hands out memory it writes again shows itself then.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.base import RegionCallable, RegionGraph
+from djinn_fx.engines.guard.compare import Bounds
+from djinn_fx.engines.guard.examine import Case, Finding, examine
+from djinn_fx.engines.guard.tolerance import Work, draws_random_numbers, tolerance, work_of
+from djinn_fx.engines.guard.trial import Randomness, capturing, copied
+from djinn_fx.engines.keys import symbol_places
+from djinn_fx.errors import EngineError
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.srg.graph import fake_value
+
+log = logging.getLogger("djinn_fx.engines.guard")
+
+#: Input shapes whose first answer is compared; what comes after them is trusted.
+MAX_SIGNATURES = 16
+#: Sets of weights whose first answer is compared, where a region serves several layers.
+MAX_BINDINGS = 64
+
+#: Writes a reproducer: arguments as they were, the engine's results, eager's, what is wrong. None: it could not.
+Reproduce = Callable[[Sequence[Any], Sequence[Any], Sequence[Any], str], Path | None]
+
+
+def sampling(verify: str) -> int | None:
+    """Of how many later calls one is checked, by the setting ``verify``; None if none is.
+
+    Raises:
+        ValueError: neither ``first``, ``off`` nor ``sample:SHARE`` with a share above 0 and at most 1.
+    """
+    if verify in ("first", "off"):
+        return None
+    kind, _, share = verify.partition(":")
+    try:
+        value = float(share)
+    except ValueError:
+        value = 0.0
+    if kind != "sample" or not 0.0 < value <= 1.0:
+        raise ValueError(f"verify is {verify!r}: it must be first, off, or sample:SHARE with 0 < SHARE <= 1")
+    return max(1, round(1.0 / value))
+
+
+def guarded(
+    run: Any,
+    reference: RegionCallable,
+    *,
+    label: str,
+    engine: str,
+    verify: str,
+    mutated: tuple[int, ...],
+    on_quarantine: Callable[[Reason], None],
+    reproduce: Reproduce | None,
+    high_precision: RegionCallable | None,
+    region: RegionGraph | None = None,
+    bindings: int = 1,
+    allow_bf16: bool = False,
+) -> GuardedRegion:
+    """An engine's callable with the region's own ops beside it.
+
+    Args:
+        run: takes a list it may clear; may also have ``attempt``, ``prepare`` and ``accepts``. On an ``EngineError``
+            the arguments are as they were.
+        reference: the region, run eagerly.
+        label: of the region, for messages.
+        engine: the engine's name, for messages.
+        verify: ``first``; ``sample:0.01``: also every hundredth later call; ``off``: nothing is compared.
+        mutated: the arguments that a call writes into.
+        on_quarantine: told once why the engine is not used any more: ``QUARANTINED``, or ``FALLBACK`` if it failed.
+        reproduce: writes what is needed to see a miss again.
+        high_precision: the region in float64, see ``precise.fp64_reference``.
+        region: what is run. With it, tolerances are the narrower ones of its ops, the layouts that were promised count
+            as right, and a region of fixed sizes is trusted after one call.
+        bindings: sets of weights that are to be compared, where they are bound one by one (``region.weights``).
+        allow_bf16: float32 may be computed in bfloat16 (the setting ``precision``): its bounds are then bfloat16's.
+
+    Raises:
+        ValueError: ``verify`` is none of these.
+    """
+    facts = _Facts(region, bindings, allow_bf16)
+    return GuardedRegion(
+        run,
+        reference,
+        label=label,
+        engine=engine,
+        facts=facts,
+        checks=verify != "off",
+        every=sampling(verify),
+        mutated=mutated,
+        on_quarantine=on_quarantine,
+        reproduce=reproduce,
+        high_precision=high_precision,
+    )
+
+
+class _Facts:
+    """What the guard needs to know of a region."""
+
+    def __init__(self, region: RegionGraph | None, bindings: int, allow_bf16: bool) -> None:
+        work = Work.UNKNOWN if region is None else work_of(region.gm)
+        self.bounds: Bounds = functools.partial(tolerance, work=work, allow_bf16=allow_bf16)
+        self.random = region is None or draws_random_numbers(region.gm)
+        self.layouts = () if region is None else _promised(region)
+        self._places = None if region is None else symbol_places(region.example_inputs)
+        weights: tuple[int, ...] = getattr(region, "weights", ()) if region is not None else ()
+        self._weight = weights[0] if weights and bindings > 1 else None
+        self.enough = min(bindings, MAX_BINDINGS) if self._weight is not None else 1
+        if self._places != ():
+            self.enough = max(self.enough, MAX_SIGNATURES)
+
+    def signature(self, args: Sequence[Any]) -> tuple[Any, ...]:
+        """What tells calls apart that are compared one by one."""
+        places = self._places
+        if places is None:
+            return tuple(one.shape if isinstance(one, torch.Tensor) else one if type(one) is int else 0 for one in args)
+        sizes = tuple(args[place] if dim is None else args[place].shape[dim] for place, dim in places)
+        return sizes if self._weight is None else (*sizes, args[self._weight].data_ptr())
+
+
+def _promised(region: RegionGraph) -> tuple[tuple[int, ...] | None, ...]:
+    """Strides of the results as the tracer saw them, where they are numbers."""
+    returned: Any = region.gm.graph.output_node().args[0]
+    found: list[tuple[int, ...] | None] = []
+    for node in returned:
+        value = fake_value(node) if isinstance(node, torch.fx.Node) else None
+        plain = isinstance(value, torch.Tensor) and value.layout is torch.strided
+        strides = tuple(value.stride()) if plain and value is not None else ()
+        found.append(strides if plain and all(type(stride) is int for stride in strides) else None)
+    return tuple(found)
+
+
+class GuardedRegion:
+    """See the module's text; made by :func:`guarded`.
+
+    Attributes:
+        verdict: None until the engine's first answer was compared; True if it was right, False if it is out of use.
+        trusted: the engine's own callable, once no call will be compared any more: callers may go to it directly.
+        accepts: as the engine's; what it does not accept goes to ``reference`` here too.
+        engine: the engine's name.
+        mutated: the arguments that a call writes into.
+    """
+
+    def __init__(
+        self,
+        run: Any,
+        reference: RegionCallable,
+        *,
+        label: str,
+        engine: str,
+        facts: _Facts,
+        checks: bool,
+        every: int | None,
+        mutated: tuple[int, ...],
+        on_quarantine: Callable[[Reason], None],
+        reproduce: Reproduce | None,
+        high_precision: RegionCallable | None,
+    ) -> None:
+        self.label, self.engine, self.mutated = label, engine, tuple(mutated)
+        self.accepts: Callable[[Sequence[Any]], bool] | None = getattr(run, "accepts", None)
+        self.verdict: bool | None = None
+        self.trusted: Any = None if checks else run
+        self._run, self._reference, self._facts, self._every = run, reference, facts, every
+        self._attempt = getattr(run, "attempt", None)
+        self._prepare = getattr(run, "prepare", None) if self._attempt is not None else None
+        self._told, self._reproduce, self._precise = on_quarantine, reproduce, high_precision
+        self._seen: set[tuple[Any, ...]] = set()
+        self._later = itertools.count(1)
+        self._lock = threading.Lock()
+        self._dropped = False
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the engine's packed copies now; 0 if it does not say."""
+        return int(getattr(self._run, "memory_bytes", 0))
+
+    # Running
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        """Run the region: by the engine if it is trusted and takes these arguments, else eagerly. Empties the list."""
+        results = self._served(self._run, args)
+        return self._reference(args) if results is None else results
+
+    def attempt(self, args: list[Any]) -> Sequence[Any] | None:
+        """Run, if the engine serves these arguments as it stands; else None, the arguments as they were.
+
+        On a call that is compared the results are eager's.
+        """
+        return self._served(self._attempt or self._run, args)
+
+    def prepare(self, args: Sequence[Any]) -> Callable[[], None] | None:
+        """As the engine's: the work after which ``attempt`` serves these arguments; None if there is none to do."""
+        if self.verdict is False or self._prepare is None:
+            return None
+        work: Callable[[], None] | None = self._prepare(args)
+        return work
+
+    def _served(self, run: Any, args: list[Any]) -> Sequence[Any] | None:
+        if self.verdict is False or (self.accepts is not None and not self.accepts(args)):
+            return None
+        if self.trusted is not None:
+            return self._plain(run, args)
+        signature = self._facts.signature(args)
+        known = signature in self._seen or len(self._seen) >= self._facts.enough
+        if known and (self._every is None or next(self._later) % self._every):
+            return self._plain(run, args)
+        # One thread compares; others do not wait for it.
+        if capturing() or not self._lock.acquire(blocking=False):
+            return self._plain(run, args) if known else None
+        try:
+            return self._compared(run, args, signature)
+        finally:
+            self._lock.release()
+
+    def _plain(self, run: Any, args: list[Any]) -> Sequence[Any] | None:
+        given = len(args)
+        try:
+            results: Sequence[Any] | None = run(args)
+        except EngineError as error:
+            self._drop(ReasonKind.FALLBACK, str(error))
+            if len(args) != given:
+                raise  # they are gone, so eager cannot be asked
+            return None
+        return results
+
+    # Comparing
+
+    def _compared(self, run: Any, args: list[Any], signature: tuple[Any, ...]) -> Sequence[Any] | None:
+        """Eager's results, and the engine's held against them; None if the engine does not take the arguments."""
+        if self.verdict is False:
+            return None
+        if self._prepare is not None and run is self._attempt and self._prepare(args) is not None:
+            return None
+        kept = list(args)
+        try:
+            pristine = copied(kept, self.mutated)
+        except torch.OutOfMemoryError as error:
+            self._drop(ReasonKind.FALLBACK, f"no memory to compare its first answer: {error}")
+            return None
+        chance = Randomness(kept) if self._facts.random else None
+        expected = self._reference(args)
+        after = chance.now() if chance is not None else []
+        case = Case(
+            pristine=pristine,
+            kept=kept,
+            expected=expected,
+            mutated=self.mutated,
+            reference=self._reference,
+            precise=self._precise,
+            bounds=self._facts.bounds,
+            layouts=self._facts.layouts,
+            rewind=chance.rewind if chance is not None else lambda: None,
+        )
+        finding = examine(run, case, tries=2 if self.verdict is None else 1)
+        if chance is not None:
+            chance.set(after)
+        self._conclude(finding, case, signature)
+        return expected
+
+    def _conclude(self, finding: Finding, case: Case, signature: tuple[Any, ...]) -> None:
+        if finding.failed:
+            self._drop(ReasonKind.FALLBACK, finding.failed)
+        elif finding.wrong:
+            self._quarantine(finding, case)
+        elif finding.ran:
+            self._seen.add(signature)
+            self.verdict = True
+            if self._every is None and len(self._seen) >= self._facts.enough:
+                self.trusted = self._run
+            log.info("region %s: %s answers as eager does", self.label, self.engine)
+
+    def _quarantine(self, finding: Finding, case: Case) -> None:
+        self.verdict = False
+        folder = None
+        if self._reproduce is not None:
+            folder = self._reproduce(case.pristine, finding.found, case.expected, finding.wrong)
+        shown = f"; `djinn repro {folder}` shows it" if folder is not None else ""
+        self._drop(
+            ReasonKind.QUARANTINED,
+            f"not used for this region any more, its answer is not eager's: {finding.wrong}{shown}",
+        )
+
+    def _drop(self, kind: ReasonKind, why: str) -> None:
+        self.verdict, self.trusted = False, None
+        if not self._dropped:
+            self._dropped = True
+            reason = Reason(kind=kind, detail=f"{self.engine}: {why}", node=self.label)
+            log.warning("region %s: %s", self.label, reason.detail)
+            self._told(reason)
