@@ -230,6 +230,4 @@ def first_place(b: GraphBuilder, hit: Value, dim: int, keep: bool) -> Value:
     if not keep:
         del shape[dim]
     number = b.cast(hit, torch.float32)
-    return b.op(
-        "ArgMax", [number], torch.int64, shape, symbols=(None,) * len(shape), axis=dim, keepdims=int(keep)
-    )
+    return b.op("ArgMax", [number], torch.int64, shape, symbols=(None,) * len(shape), axis=dim, keepdims=int(keep))

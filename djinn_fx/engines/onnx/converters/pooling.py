@@ -1,0 +1,157 @@
+"""Pools of one to three dimensions besides the two-dimensional ones that convolutional networks are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.fx import Node
+
+from djinn_fx.engines.onnx.converters.parts import binary
+from djinn_fx.engines.onnx.graph import GraphBuilder, Value
+from djinn_fx.engines.onnx.registry import Refused, converts, fake
+
+
+def spread(given: int | Sequence[int] | None, dims: int, default: Sequence[int]) -> list[int]:
+    """A number for each dimension."""
+    if given is None or (not isinstance(given, int) and not given):
+        return list(default)
+    numbers = [given] if isinstance(given, int) else list(given)
+    return numbers * dims if len(numbers) == 1 else numbers
+
+
+def batched(b: GraphBuilder, x: Value, dims: int) -> Value:
+    """With a batch dimension."""
+    return x if x.rank == dims + 2 else b.unsqueeze(x, [0])
+
+
+def unbatched(b: GraphBuilder, x: Value, dims: int, rank: int) -> Value:
+    """Without the batch dimension that :func:`batched` put in."""
+    return x if rank == dims + 2 else b.squeeze(x, [0])
+
+
+def surplus(
+    x: Value, result: Any, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """How far the last windows reach beyond the padding on the far side (``ceil_mode``).
+
+    Raises:
+        Refused: a size is not known.
+    """
+    dims, found = len(kernel), []
+    for place in range(dims):
+        size, wanted = x.shape[x.rank - dims + place], result.shape[result.dim() - dims + place]
+        if size is None or not isinstance(wanted, int):
+            raise Refused("with sizes rounded up that are not known before the call")
+        reach = (wanted - 1) * stride[place] + dilation[place] * (kernel[place] - 1) + 1
+        found.append(max(0, reach - size - 2 * padding[place]))
+    return found
+
+
+@converts("aten.max_pool3d_with_indices.default")
+def _max_pool3d(
+    b: GraphBuilder,
+    node: Node,
+    x: Value,
+    kernel_size: list[int],
+    stride: list[int] = (),  # type: ignore[assignment]
+    padding: list[int] | int = 0,
+    dilation: list[int] | int = 1,
+    ceil_mode: bool = False,
+) -> tuple[Value | None, ...]:
+    """The largest of each window; where it stood is not computed."""
+    kernel = spread(kernel_size, 3, ())
+    steps, apart = spread(stride, 3, kernel), spread(dilation, 3, ())
+    around = spread(padding, 3, ())
+    if not x.is_float:
+        raise Refused(f"of {x.dtype}")
+    result = fake(node)[0]
+    more = surplus(x, result, kernel, steps, around, apart) if ceil_mode else [0] * 3
+    value = batched(b, x, 3)
+    shape = [*value.shape[:2], *(size if isinstance(size, int) else None for size in result.shape[-3:])]
+    pads = [*around, *(one + two for one, two in zip(around, more, strict=True))]
+    made = b.op("MaxPool", [value], None, shape, kernel_shape=kernel, strides=steps, pads=pads, dilations=apart)
+    return unbatched(b, made, 3, x.rank), None
+
+
+@converts("aten.avg_pool3d.default", "aten.avg_pool1d.default")
+def _avg_pool(
+    b: GraphBuilder,
+    node: Node,
+    x: Value,
+    kernel_size: list[int],
+    stride: list[int] = (),  # type: ignore[assignment]
+    padding: list[int] | int = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Value:
+    dims = 3 if "3d" in str(node.target) else 1
+    kernel = spread(kernel_size, dims, ())
+    steps, around = spread(stride, dims, kernel), spread(padding, dims, ())
+    return averaged(b, node, x, kernel, steps, around, ceil_mode, count_include_pad, divisor_override)
+
+
+def averaged(
+    b: GraphBuilder,
+    node: Node,
+    x: Value,
+    kernel: list[int],
+    steps: list[int],
+    around: list[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Value:
+    """An average pool of any number of dimensions, as torch divides."""
+    dims = len(kernel)
+    if not x.is_float:
+        raise Refused(f"of {x.dtype}")
+    result = fake(node)
+    if ceil_mode and any(surplus(x, result, kernel, steps, around, [1] * dims)):
+        raise Refused("with windows that reach beyond the padding")
+    value = batched(b, x, dims)
+    shape = [*value.shape[:2], *(size if isinstance(size, int) else None for size in result.shape[-dims:])]
+    inside = count_include_pad or divisor_override is not None
+    made = b.op(
+        "AveragePool", [value], None, shape, kernel_shape=kernel, strides=steps, pads=[*around, *around],
+        count_include_pad=int(inside and any(around)),
+    )  # fmt: skip
+    if divisor_override is not None:
+        total = 1
+        for size in kernel:
+            total *= size
+        made = binary(b, "Mul", made, total / divisor_override)
+    return unbatched(b, made, dims, x.rank)
+
+
+def _even(x: Value, sizes: Sequence[Any]) -> list[int]:
+    """The windows of an adaptive pool, where all are equally large.
+
+    Raises:
+        Refused: they are not, or a size is not known.
+    """
+    windows = []
+    for place, wanted in enumerate(sizes):
+        size = x.shape[x.rank - len(sizes) + place]
+        if size is None or not isinstance(wanted, int) or not wanted or size % wanted:
+            raise Refused("with windows that are not all equally large")
+        windows.append(size // wanted)
+    return windows
+
+
+@converts("aten._adaptive_avg_pool3d.default")
+def _adaptive_average(b: GraphBuilder, node: Node, x: Value, output_size: list[int]) -> Value:
+    windows = _even(x, output_size)
+    return averaged(b, node, x, windows, windows, [0] * len(windows), False, False, None)
+
+
+@converts("aten.adaptive_max_pool2d.default", "aten.adaptive_max_pool3d.default")
+def _adaptive_max(b: GraphBuilder, node: Node, x: Value, output_size: list[int]) -> tuple[Value | None, ...]:
+    windows = _even(x, output_size)
+    dims, value = len(windows), batched(b, x, len(windows))
+    made = b.op("MaxPool", [value], None, [*value.shape[:2], *output_size], kernel_shape=windows, strides=windows)
+    return unbatched(b, made, dims, x.rank), None
+
+
+__all__ = ["averaged", "batched", "spread", "surplus", "unbatched"]

@@ -1,0 +1,164 @@
+"""Order along a dimension: the k largest, sorted elements, and running extremes and products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch.fx import Node
+
+from djinn_fx.engines.onnx.converters.binary import log_of_sum
+from djinn_fx.engines.onnx.converters.parts import (
+    along,
+    axis,
+    binary,
+    both,
+    either,
+    equal,
+    iota,
+    isnan,
+    less,
+    select,
+    unary,
+    wide,
+)
+from djinn_fx.engines.onnx.graph import GraphBuilder, Value
+from djinn_fx.engines.onnx.registry import Refused, converts, result_dtype
+
+
+def _keys(b: GraphBuilder, x: Value) -> Value:
+    """Numbers in the same order, with NaN above all as torch has it: the runtimes' TopK has no place for NaN.
+
+    Infinity makes room for NaN: it counts as the largest finite number.
+    """
+    if x.dtype is torch.bool:
+        return b.cast(x, torch.int32)
+    if not x.is_float:
+        return x
+    keys = b.cast(x, wide(x.dtype))
+    keys = select(b, equal(b, keys, math.inf), torch.finfo(torch.float32).max, keys)
+    return select(b, isnan(b, keys), math.inf, keys)
+
+
+def _best(b: GraphBuilder, x: Value, k: int | Value, at: int, largest: bool) -> tuple[Value, Value]:
+    """The k largest or smallest along a dimension in order, and their places."""
+    keys = _keys(b, x)
+    shape = [b.known(k) if place == at else size for place, size in enumerate(x.shape)]
+    _, places = b.ops(
+        "TopK",
+        [keys, b.ints([k])],
+        [(keys.dtype, shape), (torch.int64, shape)],
+        axis=at,
+        largest=int(largest),
+        sorted=1,
+    )
+    return b.op("GatherElements", [x, places], x.dtype, shape, axis=at), places
+
+
+@converts("aten.topk.default")
+def _topk(
+    b: GraphBuilder, node: Node, x: Value, k: int | Value, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Value, Value]:
+    """Where elements are equal torch does not say whose place it gives: so of floats only, where that is rare."""
+    if not x.is_float:
+        raise Refused(f"of {x.dtype}: which of equal elements is chosen is not torch's choice")
+    if not x.rank or 0 in x.shape or k == 0:
+        raise Refused("of a single number, or of none")
+    return _best(b, x, k, axis(dim, x.rank), largest)
+
+
+@converts("aten.sort.default", "aten.sort.stable")
+def _sort(
+    b: GraphBuilder,
+    node: Node,
+    x: Value,
+    dim: int = -1,
+    descending: bool = False,
+    *,
+    stable: bool | None = None,
+) -> tuple[Value, Value]:
+    """The runtimes keep equal elements in their order, and so does torch on the CPU."""
+    if isinstance(dim, bool):  # sort.stable's arguments are by name; sort.default's by place
+        raise Refused("with arguments in another order")
+    if not x.rank or 0 in x.shape:
+        raise Refused("of a single number, or of none")
+    at = axis(dim, x.rank)
+    return _best(b, x, b.size(x, at), at, descending)
+
+
+@converts("aten.kthvalue.default")
+def _kth(b: GraphBuilder, node: Node, x: Value, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Value, Value]:
+    if not x.is_float or not x.rank:
+        raise Refused("of integers: which of equal elements is chosen is not torch's choice")
+    at = axis(dim, x.rank)
+    found, places = _best(b, x, k, at, False)
+    found, places = (b.slice(one, at, k - 1, k, size=1) for one in (found, places))
+    return (found, places) if keepdim else (b.squeeze(found, [at]), b.squeeze(places, [at]))
+
+
+# Running results, in as many steps as the size has binary digits
+
+#: Longer dimensions are not unrolled.
+_LONGEST = 4096
+
+
+def _running(b: GraphBuilder, x: Value, at: int, join: Callable[[Value, Value], Value], neutral: float) -> Value:
+    """Each element joined with all before it."""
+    size = _steps_along(x, at)
+    step = 1
+    while step < size:
+        held = b.slice(x, at, 0, size - step, size=size - step)
+        sizes = [step if place == at else one for place, one in enumerate(b.sizes(x))]
+        front = b.expand(b.constant(neutral, x.dtype), sizes)
+        x = join(b.concat([front, held], at), x)
+        step *= 2
+    return x
+
+
+def _steps_along(x: Value, at: int) -> int:
+    size = x.shape[at]
+    if size is None or size > _LONGEST:
+        raise Refused(f"along a dimension of more than {_LONGEST} elements, or of a size that is not known")
+    return size
+
+
+@converts("aten.cumprod.default")
+def _cumprod(b: GraphBuilder, node: Node, x: Value, dim: int, *, dtype: torch.dtype | None = None) -> Value:
+    value = b.cast(x, wide(result_dtype(node)))
+    if value.rank:
+        value = _running(b, value, axis(dim, x.rank), lambda old, new: binary(b, "Mul", old, new), 1)
+    return b.cast(value, result_dtype(node))
+
+
+@converts("aten.logcumsumexp.default")
+def _logcumsumexp(b: GraphBuilder, node: Node, x: Value, dim: int) -> Value:
+    value = b.cast(x, wide(result_dtype(node)))
+    if value.rank:
+        value = _running(b, value, axis(dim, x.rank), lambda old, new: log_of_sum(b, old, new), -math.inf)
+    return b.cast(value, result_dtype(node))
+
+
+@converts("aten.cummax.default", "aten.cummin.default")
+def _running_extreme(b: GraphBuilder, node: Node, x: Value, dim: int) -> tuple[Value, Value]:
+    """The last place where there are several; NaN stays from where it is met."""
+    if not x.rank:
+        return x, b.constant(0, torch.int64)
+    at = axis(dim, x.rank)
+    size, most = _steps_along(x, at), "max" in str(node.target)
+    keys = b.cast(x, torch.int32) if x.dtype is torch.bool else x
+    places = b.expand(along(b, iota(b, size), at, x.rank), b.sizes(x))
+    step = 1
+    while step < size:
+        held, where = (b.slice(one, at, 0, size - step, size=size - step) for one in (keys, places))
+        rest = [b.slice(one, at, step, size, size=size - step) for one in (keys, places)]
+        keeps = less(b, rest[0], held) if most else less(b, held, rest[0])
+        if x.is_float:
+            keeps = either(b, keeps, both(b, isnan(b, held), unary(b, "Not", isnan(b, rest[0]))))
+        made = [select(b, keeps, old, new) for old, new in ((held, rest[0]), (where, rest[1]))]
+        keys, places = (
+            b.concat([b.slice(one, at, 0, step, size=step), new], at)
+            for one, new in zip((keys, places), made, strict=True)
+        )
+        step *= 2
+    return b.cast(keys, x.dtype), places

@@ -1,0 +1,332 @@
+"""torch's database of ops through our ONNX converter, ONNX Runtime and OpenVINO: one verdict an op, runtime and type.
+
+The runtimes run in a child process, which is started again where one crashes or hangs: that is a verdict, too.
+``python -m tests.exam.onnx_ops`` is the child: it reads requests and writes answers, JSON lines both.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import selectors
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo import core
+from torch.utils import _pytree as pytree
+
+FLAVOURS = ("onnxruntime", "openvino")
+DTYPES = ("float32", "int64", "bool", "float16")
+#: Samples of an op and type that are tried, and samples of special numbers besides.
+SAMPLES, SPECIAL = 5, 2
+#: Seconds an op may take in one type.
+PATIENCE = 120.0
+
+LIMITS = {torch.float32: {"rtol": 1e-4, "atol": 2e-5}, torch.float16: {"rtol": 5e-3, "atol": 5e-3}}
+
+#: Their results are whatever lies in memory.
+UNDEFINED = ("empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of an op in one type.
+
+    Attributes:
+        converted: samples that came out as eager's.
+        refused: reasons, and how many samples each of them.
+        wrong: what is not as it must be.
+    """
+
+    converted: int
+    refused: dict[str, int] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A verdict and what it is about."""
+
+    op: str
+    flavour: str
+    dtype: str
+    verdict: Verdict
+
+
+def full_name(op: Any) -> str:
+    """Unique within the database."""
+    return op.name + (f".{op.variant_test_name}" if op.variant_test_name else "")
+
+
+@functools.cache
+def _by_name() -> dict[str, Any]:
+    return {full_name(op): op for op in op_db}
+
+
+def names() -> list[str]:
+    """All ops, in the database's order."""
+    return list(_by_name())
+
+
+# Asking the child
+
+
+def ask(ops: Sequence[str], flavours: Sequence[str] = FLAVOURS, dtypes: Sequence[str] = DTYPES) -> Iterator[Answer]:
+    """Try ops in a child process; an op without a sample of a type has no answer."""
+    child = _Child()
+    try:
+        for op in ops:
+            for flavour, dtype in itertools.product(flavours, dtypes):
+                if getattr(torch, dtype) not in _by_name()[op].supported_dtypes("cpu"):
+                    continue
+                verdict = child.answer(op, flavour, dtype)
+                if verdict is not None:
+                    yield Answer(op, flavour, dtype, verdict)
+    finally:
+        child.end()
+
+
+class _Child:
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def answer(self, op: str, flavour: str, dtype: str) -> Verdict | None:
+        """The child's verdict; a crash or a silence is wrong."""
+        process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps([op, flavour, dtype]).encode() + b"\n")
+        process.stdin.flush()
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            line = process.stdout.readline() if selector.select(PATIENCE) else b""
+        if not line:
+            self.end()
+            return Verdict(0, {}, [f"the process that ran it ended, or took more than {PATIENCE:.0f} s"])
+        data = json.loads(line)
+        return None if data is None else Verdict(**data)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.exam.onnx_ops"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        return self._process
+
+    def end(self) -> None:
+        """End the child, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+# In the child
+
+
+def judge(name: str, flavour: str, dtype: torch.dtype) -> Verdict | None:
+    """Try an op on its samples; None if there is none with a tensor."""
+    op = _by_name()[name]
+    converted, tried, wrong = 0, 0, []
+    refused: Counter[str] = Counter()
+    for function, tensors in itertools.chain(_samples(op, dtype), _special(op, dtype)):
+        tried += 1
+        found = _attempt(function, tensors, flavour, op.name not in UNDEFINED, op.name == "topk")
+        if found is None:
+            converted += 1
+        elif found.startswith("!"):
+            wrong.append(found[1:])
+        else:
+            refused[found] += 1
+    return Verdict(converted, dict(sorted(refused.items())), sorted(set(wrong))) if tried else None
+
+
+Question = tuple[Callable[..., Any], list[torch.Tensor]]
+
+
+def _samples(op: Any, dtype: torch.dtype) -> Iterator[Question]:
+    torch.manual_seed(0)
+    for sample in itertools.islice(op.sample_inputs("cpu", dtype, requires_grad=False), SAMPLES):
+        yield from _question(op, sample)
+
+
+def _special(op: Any, dtype: torch.dtype) -> Iterator[Question]:
+    """NaN, infinities and zeros, for functions of one or two tensors."""
+    if not dtype.is_floating_point or len(op.dtypes) == 0:
+        return
+    torch.manual_seed(0)
+    if isinstance(op, core.UnaryUfuncInfo):
+        drawn = core.generate_elementwise_unary_extremal_value_tensors(op, device="cpu", dtype=dtype)
+    elif isinstance(op, core.BinaryUfuncInfo):
+        drawn = core.generate_elementwise_binary_extremal_value_tensors(op, device="cpu", dtype=dtype)
+    else:
+        return
+    for sample in itertools.islice(drawn, SPECIAL):
+        yield from _question(op, sample)
+
+
+def _question(op: Any, sample: Any) -> Iterator[Question]:
+    values, structure = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
+    places = [place for place, value in enumerate(values) if isinstance(value, torch.Tensor)]
+    if not places or any(values[place].layout is not torch.strided for place in places):
+        return
+
+    def function(*tensors: torch.Tensor) -> Any:
+        filled = list(values)
+        for place, tensor in zip(places, tensors, strict=True):
+            filled[place] = tensor
+        first, args, kwargs = pytree.tree_unflatten(filled, structure)
+        results = pytree.tree_leaves(op.op(first, *args, **kwargs))
+        # Copies: of a view of an argument there would be nothing to compute.
+        return [one.clone() for one in results if isinstance(one, torch.Tensor)]
+
+    yield function, [values[place] for place in places]
+
+
+def _attempt(
+    function: Callable[..., Any], tensors: list[torch.Tensor], flavour: str, defined: bool, by_value: bool
+) -> str | None:
+    """None if it came out right; a reason; or, after an exclamation mark, what is wrong."""
+    from djinn_fx.engines.onnx.convert import convert
+    from djinn_fx.engines.onnx.values import Refused
+
+    torch.manual_seed(0)
+    try:
+        expected = function(*(one.clone() for one in tensors))
+    except Exception as error:  # noqa: BLE001 (recorded in the verdict)
+        return f"a sample that eager refuses: {type(error).__name__}"
+    try:
+        region = _region(function, tensors)
+    except Exception as error:  # noqa: BLE001 (recorded in the verdict)
+        return f"not traced: {type(error).__name__}"
+    try:
+        converted = convert(region, flavour)
+    except Refused as refused:
+        return str(refused).split(" (at ")[0]
+    except Exception as error:  # noqa: BLE001 (recorded in the verdict)
+        return f"!the converter failed: {type(error).__name__}: {str(error)[:200]}"
+    try:
+        run = _opened(converted.model, flavour)
+    except Exception as error:  # noqa: BLE001 (recorded in the verdict)
+        return f"the runtime does not take it: {_kernel(str(error))}"
+    arguments = [one.clone() for one in tensors]
+    try:
+        fed = [arguments[one.place].contiguous() for one in converted.signature.fed]
+        outputs = run([one.name for one in converted.signature.fed], fed)
+    except Exception as error:  # noqa: BLE001 (recorded in the verdict)
+        return f"!it does not run: {type(error).__name__}: {str(error)[-160:]}"
+    converted.signature.write_back(outputs, arguments)
+    actual = converted.signature.assemble(outputs, arguments)
+    return _difference(actual, expected, defined, by_value)
+
+
+def _kernel(text: str) -> str:
+    """What a runtime says of an operator it has no kernel for, short."""
+    for mark in ("Could not find an implementation for ", "Type '", "INVALID_GRAPH"):
+        if mark in text:
+            return (mark + text.split(mark, 1)[1]).split(" with name")[0].split("\n")[0][:100]
+    return " ".join(text.split())[-120:]
+
+
+def _region(function: Callable[..., Any], tensors: list[torch.Tensor]) -> Any:
+    """The function's ATen graph, as AOTAutograd gives it to a backend."""
+    from torch._functorch.aot_autograd import aot_function
+
+    from djinn_fx.engines.base import RegionGraph
+
+    caught: list[Any] = []
+
+    def compiler(graph: Any, _: Any) -> Any:
+        caught.append(graph)
+        return graph
+
+    with torch.no_grad():
+        aot_function(function, fw_compiler=compiler, keep_inference_input_mutations=True)(*(t.clone() for t in tensors))
+    graph = caught[0]
+    fakes = tuple(node.meta["val"] for node in graph.graph.find_nodes(op="placeholder"))
+    return RegionGraph(
+        gm=graph, structural_hash="", canonical=None, kind="inference", label="sample", example_inputs=fakes
+    )
+
+
+def _opened(model: bytes, flavour: str) -> Callable[[list[str], list[torch.Tensor]], list[torch.Tensor]]:
+    """The model as a function of named tensors."""
+    if flavour == "onnxruntime":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+        def run(names: list[str], tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+            fed = {name: one.detach().numpy() for name, one in zip(names, tensors, strict=True)}
+            return [torch.from_numpy(one.copy()) for one in session.run(None, fed)]
+
+        return run
+    request = _openvino().compile_model(
+        _openvino().read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    )
+
+    def infer(names: list[str], tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        fed = {name: one.detach().numpy() for name, one in zip(names, tensors, strict=True)}
+        found = request(fed)
+        return [torch.from_numpy(found[place].copy()) for place in range(len(request.outputs))]
+
+    return infer
+
+
+@functools.cache
+def _openvino() -> Any:
+    """With the operators of our own, if the engine that teaches them is there."""
+    from djinn_fx.engines.openvino_extensions import core
+
+    return core()
+
+
+def _difference(actual: list[Any], expected: list[torch.Tensor], defined: bool, by_value: bool) -> str | None:
+    if len(actual) != len(expected):
+        return f"!{len(actual)} results for {len(expected)}"
+    for mine, other in zip(actual, expected, strict=True):
+        if (mine.shape, mine.dtype) != (other.shape, other.dtype):
+            return f"!{mine.dtype} {list(mine.shape)} for {other.dtype} {list(other.shape)}"
+        if by_value and other.dtype is torch.int64:
+            continue  # which of equal elements is chosen is not defined
+        if mine.stride() != other.stride() and mine.numel() > 1:
+            return f"!strides {mine.stride()} for {other.stride()}"
+        if defined:
+            try:
+                torch.testing.assert_close(mine, other, equal_nan=True, **LIMITS.get(other.dtype, {}))
+            except AssertionError as error:
+                return "!" + " ".join(str(error).split())[:160]
+    return None
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a runtime prints is no answer
+    for line in sys.stdin:
+        name, flavour, dtype = json.loads(line)
+        try:
+            verdict = judge(name, flavour, getattr(torch, dtype))
+        except Exception as error:  # noqa: BLE001 (recorded in the verdict)
+            verdict = Verdict(0, {f"its samples cannot be drawn: {type(error).__name__}": 1}, [])
+        answers.write(json.dumps(None if verdict is None else asdict(verdict)) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
