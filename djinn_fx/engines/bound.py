@@ -10,9 +10,11 @@ A session is dropped when some weight of it has no other holder left, for then n
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,6 +82,18 @@ class _Forks:
 
 
 os.register_at_fork(after_in_child=_Forks.happened)
+
+#: Regions that lost a weight's tensor object, while something else still held its memory: looked at again later.
+_SUSPECTS: weakref.WeakSet[BoundRegion] = weakref.WeakSet()
+
+
+def _look_again(phase: str, _: object) -> None:
+    if phase == "stop" and _SUSPECTS:
+        for region in list(_SUSPECTS):
+            region.sweep()
+
+
+gc.callbacks.append(_look_again)
 
 
 def forks() -> int:
@@ -243,7 +257,7 @@ class BoundRegion:
             stale = old is not None and old.watch is not None and not old.watch.holds(weights)
             if old is not None and not stale and old.threads == torch.get_num_threads():
                 return
-            self._sweep()
+            self.sweep()
             if stale:
                 self._sets.pop(key, None)
                 self._rebinds.append(self._calls)
@@ -278,14 +292,27 @@ class BoundRegion:
 
     # Dropping
 
-    def _on_death(self) -> None:
+    def _on_death(self, storage: int) -> None:
         """Some weight's tensor object is going away; its hold on the memory follows."""
-        self._sweep(dying=1)
+        self.sweep(dying=storage)
 
-    def _sweep(self, dying: int = 0) -> None:
-        """Drop the sessions whose weights nobody else holds. Takes no lock: may interrupt any line of this class."""
+    def sweep(self, dying: int = 0) -> None:
+        """Drop the sessions whose weights nobody else holds. Takes no lock: may interrupt any line of this class.
+
+        Args:
+            dying: the storage that one of its holders is about to let go of.
+        """
         if self._forks != forks():
             return
+        doubtful = False
         for key, bound in list(self._sets.items()):
-            if bound.watch is not None and bound.watch.orphaned(dying):
+            if bound.watch is None:
+                continue
+            if bound.watch.orphaned(dying):
                 self._sets.pop(key, None)
+            else:
+                doubtful = doubtful or bound.watch.bereaved
+        if doubtful:
+            _SUSPECTS.add(self)
+        else:
+            _SUSPECTS.discard(self)

@@ -13,8 +13,10 @@ strides over the same memory are not looked for: Dynamo guards those of what it 
 
 from __future__ import annotations
 
+import functools
 import operator
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -47,7 +49,9 @@ class Watch:
     """
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
-        before = [_uses(weight) for weight in weights]
+        self._own: dict[int, int] = {}
+        self._storages = [weight.untyped_storage()._cdata for weight in weights]
+        self._before = [_uses(weight) for weight in weights]
         self._objects: tuple[weakref.ref[torch.Tensor], ...] = ()
         self._pointers = [weight.data_ptr() for weight in weights]
         counted = [place for place, weight in enumerate(weights) if not weight.is_inference()]
@@ -56,8 +60,6 @@ class Watch:
         self.kept = [weight.detach() for weight in weights]
         self._views = [view for weight in self.kept for view in _probes(weight)]
         self._seen = b"".join(self._views)
-        self._before = before
-        self._own = [0] * len(before)
 
     def holds(self, weights: Sequence[torch.Tensor]) -> bool:
         """Whether these are the watched weights, unchanged as far as can be seen."""
@@ -73,26 +75,54 @@ class Watch:
 
     # Weights that nobody else has any more
 
-    def settle(self, weights: Sequence[torch.Tensor], on_death: Callable[[], None]) -> None:
-        """Say that all who share memory with ``kept`` by now are the engine's own; be told when a weight dies.
+    def settle(self, weights: Sequence[torch.Tensor], on_death: Callable[[int], None]) -> None:
+        """Say that all who have come to share memory with ``kept`` are the engine's own; be told when a weight dies.
 
         Args:
             weights: as given before.
-            on_death: called, from any thread and at any moment, when somebody's tensor object goes away; ask
-                :meth:`orphaned` then.
+            on_death: called, from any thread and at any moment, when somebody's tensor object goes away, with what
+                :meth:`orphaned` is to be asked with.
         """
-        now = [_uses(weight) for weight in weights]
-        self._own = [max(after - before, 1) for after, before in zip(now, self._before, strict=True)]
-        distinct = {id(weight): weight for weight in weights}
-        self._objects = tuple(weakref.ref(weight, lambda _: on_death()) for weight in distinct.values())
+        before = dict(zip(self._storages, self._before, strict=True))
+        for weight, storage in zip(weights, self._storages, strict=True):
+            if storage not in self._own:
+                self._own[storage] = max(_uses(weight) - before[storage], 1)
+                _OWN[storage] += self._own[storage]
+        distinct = {id(weight): (weight, place) for place, weight in enumerate(weights)}
+        self._objects = tuple(
+            weakref.ref(weight, functools.partial(_tell, on_death, self._storages[place]))
+            for weight, place in distinct.values()
+        )
+
+    def __del__(self) -> None:
+        for storage, count in self._own.items():
+            _OWN[storage] -= count
+            if not _OWN[storage]:
+                del _OWN[storage]
+
+    @property
+    def bereaved(self) -> bool:
+        """Whether a tensor object that was given is gone, or about to go."""
+        return any(reference() is None for reference in self._objects)
 
     def orphaned(self, dying: int = 0) -> bool:
-        """Whether nobody else holds the memory of some weight: then no call can bring these weights again.
+        """Whether nobody but engines holds the memory of some weight: then no call can bring these weights again.
 
         Args:
-            dying: how many holders are about to let go.
+            dying: as ``on_death`` was told; 0 at any other time.
         """
-        return any(_uses(kept) - own <= dying for kept, own in zip(self.kept, self._own, strict=True))
+        return any(
+            _uses(kept) - _OWN[storage] <= (storage == dying)
+            for kept, storage in zip(self.kept, self._storages, strict=True)
+        )
+
+
+#: How many of those that hold a storage are sessions, by the storage's address.
+_OWN: Counter[int] = Counter()
+
+
+def _tell(on_death: Callable[[int], None], storage: int, _: object) -> None:
+    on_death(storage)
 
 
 def _probes(weight: torch.Tensor) -> Iterator[memoryview]:
