@@ -198,6 +198,11 @@ class GraphBuilder:
         array = self.array_of(value)
         if array is not None and array.size <= 16:
             return self.constant(torch.from_numpy(array.copy()).to(dtype), dtype)
+        if dtype is torch.bool and value.is_float:
+            # OpenVINO's Cast takes NaN for False.
+            wide = self.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
+            zero = self.constant(0.0, wide.dtype)
+            return self.op("Not", [self.op("Equal", [wide, zero], dtype)])
         return self.op("Cast", [value], dtype, to=onnx_type(dtype))
 
     def shape_of(self, value: Value) -> Value:

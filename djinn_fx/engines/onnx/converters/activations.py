@@ -1,0 +1,162 @@
+"""Functions of one real number, and softmax."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from djinn_fx.engines.onnx.converters.elementwise import clamp
+from djinn_fx.engines.onnx.graph import MICROSOFT, GraphBuilder, Number, Refused, Value
+from djinn_fx.engines.onnx.kernels import arithmetic, compare, select, unary, wide
+from djinn_fx.engines.onnx.registry import converts, result_dtype
+
+
+def _function(kind: str) -> Any:
+    def convert(b: GraphBuilder, node: Node, x: Value) -> Value:
+        return unary(b, kind, x, result_dtype(node))
+
+    return convert
+
+
+for _name, _kind in (
+    ("exp", "Exp"),
+    ("log", "Log"),
+    ("sqrt", "Sqrt"),
+    ("reciprocal", "Reciprocal"),
+    ("sigmoid", "Sigmoid"),
+    ("tanh", "Tanh"),
+    ("erf", "Erf"),
+    ("sin", "Sin"),
+    ("cos", "Cos"),
+):
+    converts(f"aten.{_name}.default")(_function(_kind))
+
+
+@converts("aten.rsqrt.default")
+def rsqrt(b: GraphBuilder, node: Node, x: Value) -> Value:
+    dtype = result_dtype(node)
+    root = b.op("Sqrt", [b.cast(b.cast(x, dtype), wide(b, dtype))])
+    return b.cast(b.op("Reciprocal", [root]), dtype)
+
+
+@converts("aten.relu.default")
+def relu(b: GraphBuilder, node: Node, x: Value) -> Value:
+    return arithmetic(b, "Relu" if x.is_float else "Max", [x] if x.is_float else [x, b.constant(0, x.dtype)], x.dtype)
+
+
+@converts("aten.gelu.default")
+def gelu(b: GraphBuilder, node: Node, x: Value, approximate: str = "none") -> Value:
+    if x.dtype is torch.float64:
+        raise Refused("no kernel computes Gelu in float64")
+    return unary(b, "Gelu", x, x.dtype, approximate=approximate)
+
+
+@converts("aten.silu.default")
+def silu(b: GraphBuilder, node: Node, x: Value) -> Value:
+    value = b.cast(x, wide(b, x.dtype))
+    if b.flavour == "onnxruntime" and value.dtype is torch.float32:
+        return b.cast(b.op("QuickGelu", [value], domain=MICROSOFT, alpha=1.0), x.dtype)
+    return b.cast(b.op("Mul", [value, b.op("Sigmoid", [value])]), x.dtype)
+
+
+@converts("aten.softplus.default")
+def softplus(b: GraphBuilder, node: Node, x: Value, beta: Number = 1, threshold: Number = 20) -> Value:
+    inner = wide(b, x.dtype)
+    value = b.cast(x, inner)
+    scaled = value if beta == 1 else b.op("Mul", [value, b.constant(beta, inner)])
+    # log(1 + exp(x)), written so that it neither overflows nor loses small numbers' digits where it need not.
+    result = b.op("Softplus", [scaled])
+    if beta != 1:
+        result = b.op("Div", [result, b.constant(beta, inner)])
+    return b.cast(select(b, compare(b, "Greater", scaled, b.constant(threshold, inner)), value, result), x.dtype)
+
+
+@converts("aten.hardtanh.default")
+def hardtanh(b: GraphBuilder, node: Node, x: Value, min_val: Number = -1, max_val: Number = 1) -> Value:
+    return clamp(b, node, x, min_val, max_val)  # type: ignore[no-any-return]
+
+
+@converts("aten.leaky_relu.default")
+def leaky_relu(b: GraphBuilder, node: Node, x: Value, negative_slope: Number = 0.01) -> Value:
+    inner = wide(b, x.dtype)
+    value = b.cast(x, inner)
+    scaled = b.op("Mul", [value, b.constant(negative_slope, inner)])
+    return b.cast(select(b, compare(b, "Greater", value, b.constant(0.0, inner)), value, scaled), x.dtype)
+
+
+@converts("aten.elu.default")
+def elu(b: GraphBuilder, node: Node, x: Value, alpha: Number = 1, scale: Number = 1, input_scale: Number = 1) -> Value:
+    if x.dtype is torch.float64:
+        raise Refused("Elu's attribute is float32")
+    inner = wide(b, x.dtype)
+    value = b.cast(x, inner)
+    # x where it is positive, else alpha * (exp(input_scale * x) - 1), and all of it scaled.
+    negative = value if input_scale == 1 else b.op("Mul", [value, b.constant(input_scale, inner)])
+    curve = b.op("Elu", [negative], alpha=float(alpha))
+    positive = compare(b, "Greater", value, b.constant(0.0, inner))
+    result = curve if input_scale == 1 else select(b, positive, value, curve)
+    return b.cast(result if scale == 1 else b.op("Mul", [result, b.constant(scale, inner)]), x.dtype)
+
+
+@converts("aten.hardsigmoid.default")
+def hardsigmoid(b: GraphBuilder, node: Node, x: Value) -> Value:
+    inner = wide(b, x.dtype)
+    shifted = b.op("Add", [b.cast(x, inner), b.constant(3.0, inner)])
+    bounded = clamp_in(b, shifted, 0.0, 6.0)
+    return b.cast(b.op("Div", [bounded, b.constant(6.0, inner)]), x.dtype)
+
+
+@converts("aten.hardswish.default")
+def hardswish(b: GraphBuilder, node: Node, x: Value) -> Value:
+    inner = wide(b, x.dtype)
+    value = b.cast(x, inner)
+    if inner is torch.float32:
+        return b.cast(b.op("HardSwish", [value]), x.dtype)
+    bounded = clamp_in(b, b.op("Add", [value, b.constant(3.0, inner)]), 0.0, 6.0)
+    return b.cast(b.op("Div", [b.op("Mul", [value, bounded]), b.constant(6.0, inner)]), x.dtype)
+
+
+@converts("aten.mish.default")
+def mish(b: GraphBuilder, node: Node, x: Value) -> Value:
+    inner = wide(b, x.dtype)
+    value = b.cast(x, inner)
+    return b.cast(b.op("Mul", [value, b.op("Tanh", [b.op("Softplus", [value])])]), x.dtype)
+
+
+def clamp_in(b: GraphBuilder, value: Value, low: float, high: float) -> Value:
+    """Floats between two numbers, NaN kept."""
+    for kind, number in (("Less", low), ("Greater", high)):
+        bound = b.constant(number, value.dtype)
+        value = select(b, compare(b, kind, value, bound), bound, value)
+    return value
+
+
+@converts("aten._softmax.default", "aten._safe_softmax.default", "aten.softmax.int")
+def softmax(b: GraphBuilder, node: Node, x: Value, dim: int, *_: Any, **__: Any) -> Value:
+    dtype = result_dtype(node)
+    if not x.shape:
+        raise Refused("the softmax of a single number")
+    value = b.cast(b.cast(x, dtype), wide(b, dtype))
+    result = b.op("Softmax", [value], axis=dim % x.rank)
+    if "_safe_softmax" in str(node.target):
+        low = b.constant(-math.inf, value.dtype)
+        highest = b.op("ReduceMax", [value, b.ints([dim % x.rank])], shape=_kept(x, dim), keepdims=1)
+        empty = compare(b, "Equal", highest, low)
+        result = select(b, empty, b.constant(0.0, value.dtype), result)
+    return b.cast(result, dtype)
+
+
+def _kept(x: Value, dim: int) -> tuple[int | None, ...]:
+    return tuple(1 if place == dim % x.rank else size for place, size in enumerate(x.shape))
+
+
+@converts("aten._log_softmax.default", "aten.log_softmax.int")
+def log_softmax(b: GraphBuilder, node: Node, x: Value, dim: int, *_: Any, **__: Any) -> Value:
+    dtype = result_dtype(node)
+    if not x.shape:
+        raise Refused("the softmax of a single number")
+    value = b.cast(b.cast(x, dtype), wide(b, dtype))
+    return b.cast(b.op("LogSoftmax", [value], axis=dim % x.rank), dtype)

@@ -1,0 +1,181 @@
+"""Scaled dot-product attention in the forms that ATen has for it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from djinn_fx.engines.onnx.converters.normalization import reads
+from djinn_fx.engines.onnx.graph import DJINN, GraphBuilder, Number, Refused, Value
+from djinn_fx.engines.onnx.kernels import compare, select
+from djinn_fx.engines.onnx.registry import converts
+
+
+@converts("aten._scaled_dot_product_flash_attention_for_cpu.default")
+def flash_for_cpu(
+    b: GraphBuilder,
+    node: Node,
+    q: Value,
+    k: Value,
+    v: Value,
+    dropout: Number = 0.0,
+    causal: bool = False,
+    attn_mask: Value | None = None,
+    scale: Number | None = None,
+) -> Any:
+    if reads(node, 1):
+        raise Refused("the logarithms of the sums are read")
+    return attention(b, q, k, v, attn_mask, dropout, causal, scale), None
+
+
+@converts("aten.scaled_dot_product_attention.default")
+def plain(
+    b: GraphBuilder,
+    node: Node,
+    q: Value,
+    k: Value,
+    v: Value,
+    attn_mask: Value | None = None,
+    dropout: Number = 0.0,
+    causal: bool = False,
+    scale: Number | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    return attention(b, q, k, v, attn_mask, dropout, causal, scale)
+
+
+@converts("aten._scaled_dot_product_attention_math.default", "aten._scaled_dot_product_attention_math_for_mps.default")
+def math_form(
+    b: GraphBuilder,
+    node: Node,
+    q: Value,
+    k: Value,
+    v: Value,
+    attn_mask: Value | None = None,
+    dropout: Number = 0.0,
+    causal: bool = False,
+    dropout_mask: Value | None = None,
+    scale: Number | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    if reads(node, 1) or dropout_mask is not None:
+        raise Refused("the attention weights are read, or given a dropout mask")
+    return attention(b, q, k, v, attn_mask, dropout, causal, scale), None
+
+
+def attention(
+    b: GraphBuilder,
+    q: Value,
+    k: Value,
+    v: Value,
+    mask: Value | None,
+    dropout: Number,
+    causal: bool,
+    scale: Number | None,
+) -> Value:
+    """``softmax(q @ kᵀ * scale + mask) @ v``; a query that no key is allowed for gets zeros, as in torch.
+
+    Args:
+        b: the builder.
+        q: [..., heads, queries, width].
+        k: [..., key heads, keys, width]; the heads are a multiple of the key heads.
+        v: [..., key heads, keys, value width].
+        mask: added to the scores, or True where a key takes part; broadcasts to [..., heads, queries, keys].
+        dropout: must be 0.
+        causal: query i sees the keys up to i.
+        scale: None for ``1 / sqrt(width)``.
+    """
+    if dropout != 0:
+        raise Refused("dropout is random")
+    width = q.shape[-1]
+    if scale is None and width is None:
+        raise Refused("the width of the heads differs from call to call")
+    factor = 1.0 / math.sqrt(width) if scale is None and width else float(scale or 0.0)
+    inner = torch.float32 if q.dtype in (torch.float16, torch.bfloat16) else q.dtype
+    k, v = (_repeated(b, one, q) for one in (k, v))
+    q32, k32, v32 = (b.cast(one, inner) for one in (q, k, v))
+    bias, some = _bias(b, mask, q, k, causal, inner)
+    if b.flavour == "openvino":
+        out = _openvino(b, q32, k32, v32, bias, factor, causal and bias is None)
+    else:
+        out = _products(b, q32, k32, v32, bias, factor)
+    if some is not None:
+        out = select(b, some, out, b.constant(0.0, inner))
+    return b.cast(out, q.dtype)
+
+
+def _repeated(b: GraphBuilder, value: Value, q: Value) -> Value:
+    """Keys or values with as many heads as the queries have: each repeated in place."""
+    if value.rank < 3 or value.shape[-3] == q.shape[-3]:
+        return value
+    mine, wanted = value.shape[-3], q.shape[-3]
+    if mine is None or wanted is None or wanted % mine:
+        raise Refused("heads that differ from call to call")
+    if value.rank != 4:
+        raise Refused("grouped heads in other than four dimensions")
+    sizes = b.sizes(value)
+    spread = b.expand(b.unsqueeze(value, [2]), [sizes[0], mine, wanted // mine, sizes[2], sizes[3]])
+    return b.reshape(spread, [sizes[0], wanted, sizes[2], sizes[3]])
+
+
+def _bias(
+    b: GraphBuilder, mask: Value | None, q: Value, k: Value, causal: bool, dtype: torch.dtype
+) -> tuple[Value | None, Value | None]:
+    """What is added to the scores, and for which queries any key is allowed (None: for all)."""
+    low, zero = b.constant(-math.inf, dtype), b.constant(0.0, dtype)
+    if causal:
+        if mask is not None:
+            raise Refused("a mask and causality at once")
+        if b.flavour == "openvino":
+            return None, None
+        return select(b, _triangle(b, q, k), zero, low), None
+    if mask is None:
+        return None, None
+    if not mask.shape:
+        raise Refused("a mask of one number")
+    shape = (*mask.shape[:-1], 1)
+    symbols = tuple(mask.symbol(dim) for dim in range(mask.rank - 1)) + (None,)
+    if mask.dtype is torch.bool:
+        highest = b.op("ReduceMax", [b.cast(mask, torch.int32), b.ints([-1])], None, shape, symbols=symbols, keepdims=1)
+        some = b.cast(highest, torch.bool)
+        # A query without keys gets no mask, so that its softmax is a number; its answer is then replaced by zeros.
+        allowed = b.op("Or", [mask, b.op("Not", [some])], torch.bool)
+        return select(b, allowed, zero, low), some
+    added = b.cast(mask, dtype)
+    highest = b.op("ReduceMax", [added, b.ints([-1])], None, shape, symbols=symbols, keepdims=1)
+    some = b.op("Not", [compare(b, "Equal", highest, low)])
+    return select(b, some, added, zero), some
+
+
+def _triangle(b: GraphBuilder, q: Value, k: Value) -> Value:
+    """Where query i sees key j: ``j <= i`` [queries, keys]."""
+    zero, one = b.constant(0, torch.int64), b.constant(1, torch.int64)
+    ranges = []
+    for value in (q, k):
+        size = b.size(value, value.rank - 2)
+        if isinstance(size, int):
+            ranges.append(b.constant(list(range(size)), torch.int64))
+        else:
+            ranges.append(b.op("Range", [zero, size, one], torch.int64, (None,), symbols=(size.formula,)))
+    return compare(b, "LessOrEqual", b.unsqueeze(ranges[1], [0]), b.unsqueeze(ranges[0], [1]))
+
+
+def _products(b: GraphBuilder, q: Value, k: Value, v: Value, bias: Value | None, scale: float) -> Value:
+    order = [*range(k.rank - 2), k.rank - 1, k.rank - 2]
+    shape = (*q.shape[:-1], k.shape[-2])
+    scores = b.op("MatMul", [q, b.transpose(k, order)], None, shape, symbols=(None,) * len(shape))
+    if scale != 1:
+        scores = b.op("Mul", [scores, b.constant(scale, q.dtype)])
+    if bias is not None:
+        scores = b.op("Add", [scores, bias])
+    weights = b.op("Softmax", [scores], axis=-1)
+    return b.op("MatMul", [weights, v], None, (*q.shape[:-1], v.shape[-1]))
+
+
+def _openvino(b: GraphBuilder, q: Value, k: Value, v: Value, bias: Value | None, scale: float, causal: bool) -> Value:
+    inputs = [q, k, v, bias, b.constant(scale, q.dtype)]
+    shape = (*q.shape[:-1], v.shape[-1])
+    return b.op("ScaledDotProductAttention", inputs, None, shape, domain=DJINN, causal=int(causal))

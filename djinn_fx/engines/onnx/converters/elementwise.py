@@ -1,0 +1,365 @@
+"""Arithmetic, comparisons, logic and selection, element by element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from djinn_fx.engines.onnx.graph import GraphBuilder, Number, Refused, Tensorlike, Value
+from djinn_fx.engines.onnx.kernels import arithmetic, broadcast, compare, negate, select, wide
+from djinn_fx.engines.onnx.registry import converts, promoted, result_dtype
+
+
+def _scaled(b: GraphBuilder, value: Tensorlike, alpha: Tensorlike, dtype: torch.dtype) -> Value:
+    operand = b.tensor(value, dtype)
+    if not isinstance(alpha, Value) and alpha == 1:
+        return operand
+    return arithmetic(b, "Mul", [operand, b.tensor(alpha, dtype)], dtype)
+
+
+@converts("aten.add.Tensor", "aten.add.Scalar")
+def add(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike, alpha: Tensorlike = 1) -> Value:
+    dtype = result_dtype(node)
+    if dtype is torch.bool:
+        if alpha != 1:
+            raise Refused("a sum of truth values, scaled")
+        return _logic(b, "Or", x, y)
+    return arithmetic(b, "Add", [b.tensor(x, dtype), _scaled(b, y, alpha, dtype)], dtype)
+
+
+@converts("aten.sub.Tensor", "aten.sub.Scalar")
+def sub(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike, alpha: Tensorlike = 1) -> Value:
+    dtype = result_dtype(node)
+    return arithmetic(b, "Sub", [b.tensor(x, dtype), _scaled(b, y, alpha, dtype)], dtype)
+
+
+@converts("aten.rsub.Tensor", "aten.rsub.Scalar")
+def rsub(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike, alpha: Tensorlike = 1) -> Value:
+    dtype = result_dtype(node)
+    return arithmetic(b, "Sub", [b.tensor(y, dtype), _scaled(b, x, alpha, dtype)], dtype)
+
+
+@converts("aten.mul.Tensor", "aten.mul.Scalar")
+def mul(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
+    dtype = result_dtype(node)
+    if dtype is torch.bool:
+        return _logic(b, "And", x, y)
+    return arithmetic(b, "Mul", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype)
+
+
+@converts("aten.div.Tensor", "aten.div.Scalar", "aten.true_divide.Tensor")
+def div(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
+    dtype = result_dtype(node)
+    return arithmetic(b, "Div", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype)
+
+
+@converts("aten.div.Tensor_mode", "aten.div.Scalar_mode")
+def div_mode(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike, rounding_mode: str | None = None) -> Value:
+    dtype = result_dtype(node)
+    if rounding_mode is None:
+        return div(b, node, x, y)  # type: ignore[no-any-return]
+    if rounding_mode == "floor":
+        return floor_divide(b, node, x, y)  # type: ignore[no-any-return]
+    if dtype.is_floating_point:
+        inner = wide(b, dtype)
+        whole = b.cast(arithmetic(b, "Div", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype), inner)
+        return b.cast(truncated(b, whole), dtype)
+    _check_divisor(b, y)
+    return arithmetic(b, "Div", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype)
+
+
+def truncated(b: GraphBuilder, value: Value) -> Value:
+    """Rounded towards zero, the sign of zero kept; ONNX has no such operator."""
+    down, up = b.op("Floor", [value]), b.op("Ceil", [value])
+    return b.where(b.op("Less", [value, b.constant(0.0, value.dtype)], torch.bool, value.shape), up, down)
+
+
+def _check_divisor(b: GraphBuilder, divisor: Tensorlike) -> None:
+    """Integers are divided as torch does it: onnxruntime fails on a zero as torch does, OpenVINO gives a number."""
+    array = b.array_of(divisor) if isinstance(divisor, Value) else None
+    known = not isinstance(divisor, Value) or array is not None or divisor.formula is not None
+    if b.flavour == "openvino" and not known:
+        raise Refused("OpenVINO divides integers by zero without an error")
+    if (not isinstance(divisor, Value) and divisor == 0) or (array is not None and (array == 0).any()):
+        raise Refused("an integer is divided by zero")
+
+
+@converts("aten.floor_divide.default", "aten.floor_divide.Scalar")
+def floor_divide(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
+    dtype = result_dtype(node)
+    first, second = b.tensor(x, dtype), b.tensor(y, dtype)
+    if dtype.is_floating_point:
+        return _floor_divide_floats(b, first, second, dtype)
+    _check_divisor(b, y)
+    # Mod has the divisor's sign, so what is left can be divided without a rest.
+    inner = wide(b, dtype)
+    first, second = b.cast(first, inner), b.cast(second, inner)
+    shape = broadcast(first, second)
+    rest = b.op("Mod", [first, second], shape=shape)
+    return b.cast(b.op("Div", [b.op("Sub", [first, rest], shape=shape), second], shape=shape), dtype)
+
+
+def _floor_divide_floats(b: GraphBuilder, first: Value, second: Value, dtype: torch.dtype) -> Value:
+    """As c10's div_floor_floating does it: by way of the remainder, so that ``1 // 0.1`` is 9."""
+    inner = wide(b, dtype)
+    first, second = b.cast(first, inner), b.cast(second, inner)
+    shape = broadcast(first, second)
+    zero, one, half = (b.constant(number, inner) for number in (0.0, 1.0, 0.5))
+    ratio = b.op("Div", [first, second], shape=shape)
+    rest = _fmod(b, first, second)
+    whole = b.op("Div", [b.op("Sub", [first, rest], shape=shape), second], shape=shape)
+    signs = [b.op("Less", [value, zero], torch.bool, value.shape) for value in (rest, second)]
+    differ = b.op("Xor", signs, torch.bool, shape)
+    differ = b.op("And", [differ, negate(b, b.op("Equal", [rest, zero], torch.bool))], torch.bool, shape)
+    whole = b.where(differ, b.op("Sub", [whole, one]), whole)
+    floor = b.op("Floor", [whole])
+    near = b.op("Less", [half, b.op("Sub", [whole, floor])], torch.bool, shape)
+    floor = b.where(near, b.op("Add", [floor, one]), floor)
+    # A quotient of zero has the ratio's sign; a division by zero is the ratio.
+    none = b.op("Mul", [ratio, zero])
+    floor = b.where(b.op("Equal", [whole, zero], torch.bool), none, floor)
+    return b.cast(b.where(b.op("Equal", [second, zero], torch.bool), ratio, floor, shape), dtype)
+
+
+def _fmod(b: GraphBuilder, first: Value, second: Value) -> Value:
+    if b.flavour == "openvino":
+        raise Refused("OpenVINO's remainder of floats is not exact")
+    return b.op("Mod", [first, second], shape=broadcast(first, second), fmod=1)
+
+
+@converts("aten.remainder.Tensor", "aten.remainder.Scalar", "aten.remainder.Scalar_Tensor")
+def remainder(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
+    dtype = result_dtype(node)
+    if dtype.is_floating_point:
+        inner = wide(b, dtype)
+        first, second = (b.cast(b.tensor(one, dtype), inner) for one in (x, y))
+        rest = _fmod(b, first, second)
+        zero, shape = b.constant(0.0, inner), broadcast(first, second)
+        signs = [b.op("Less", [value, zero], torch.bool, value.shape) for value in (rest, second)]
+        differ = b.op("Xor", signs, torch.bool, shape)
+        differ = b.op("And", [differ, negate(b, b.op("Equal", [rest, zero], torch.bool))], torch.bool, shape)
+        return b.cast(b.where(differ, b.op("Add", [rest, second], shape=shape), rest), dtype)
+    _check_divisor(b, y)
+    return arithmetic(b, "Mod", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype)
+
+
+@converts("aten.fmod.Tensor", "aten.fmod.Scalar")
+def fmod(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
+    dtype = result_dtype(node)
+    if dtype.is_floating_point:
+        inner = wide(b, dtype)
+        return b.cast(_fmod(b, *(b.cast(b.tensor(one, dtype), inner) for one in (x, y))), dtype)
+    _check_divisor(b, y)
+    return arithmetic(b, "Mod", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype, fmod=1)
+
+
+@converts("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar")
+def power(b: GraphBuilder, node: Node, x: Tensorlike, exponent: Tensorlike) -> Value:
+    dtype = result_dtype(node)
+    if not dtype.is_floating_point:
+        if isinstance(exponent, Value) or exponent != int(exponent) or not 0 <= exponent <= 8 or dtype is torch.bool:
+            raise Refused("ONNX's power of integers goes by way of floats")
+        total = b.tensor(1, dtype) if exponent == 0 else b.tensor(x, dtype)
+        for _ in range(int(exponent) - 1):
+            total = arithmetic(b, "Mul", [total, b.tensor(x, dtype)], dtype)
+        assert isinstance(x, Value)
+        return total if exponent else b.expand(total, b.sizes(x))
+    inner = wide(b, dtype)
+    base = b.cast(b.tensor(x, dtype), inner)
+    if isinstance(exponent, Value):
+        return arithmetic(b, "Pow", [b.tensor(x, dtype), b.tensor(exponent, dtype)], dtype)
+    return b.cast(_power(b, base, float(exponent)), dtype)
+
+
+def _power(b: GraphBuilder, base: Value, exponent: float) -> Value:
+    """Powers that torch computes in another way than by its power function are done as torch does."""
+    if exponent == 1:
+        return base
+    if exponent in (0.5, -0.5):
+        root = b.op("Sqrt", [base])
+        return root if exponent > 0 else b.op("Reciprocal", [root])
+    if exponent in (-1, -2):
+        return b.op("Reciprocal", [base if exponent == -1 else b.op("Mul", [base, base])])
+    return b.op("Pow", [base, b.constant(exponent, base.dtype)])
+
+
+def _comparison(kind: str, negated: bool = False) -> Any:
+    def convert(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
+        dtype = promoted(x, y)
+        result = compare(b, kind, b.tensor(x, dtype), b.tensor(y, dtype))
+        return negate(b, result) if negated else result
+
+    return convert
+
+
+for _name, _kind in (
+    ("eq", "Equal"),
+    ("lt", "Less"),
+    ("le", "LessOrEqual"),
+    ("gt", "Greater"),
+    ("ge", "GreaterOrEqual"),
+):
+    converts(f"aten.{_name}.Tensor", f"aten.{_name}.Scalar")(_comparison(_kind))
+converts("aten.ne.Tensor", "aten.ne.Scalar")(_comparison("Equal", negated=True))
+
+
+def _logic(b: GraphBuilder, kind: str, *given: Tensorlike) -> Value:
+    values = [b.tensor(one, torch.bool) for one in given]
+    return b.op(kind, values, torch.bool, broadcast(*values))
+
+
+@converts("aten.logical_and.default")
+def logical_and(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
+    return _logic(b, "And", x, y)
+
+
+@converts("aten.logical_or.default")
+def logical_or(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
+    return _logic(b, "Or", x, y)
+
+
+@converts("aten.logical_xor.default")
+def logical_xor(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
+    return _logic(b, "Xor", x, y)
+
+
+@converts("aten.logical_not.default")
+def logical_not(b: GraphBuilder, node: Node, x: Value) -> Value:
+    return negate(b, b.cast(x, torch.bool))
+
+
+def _bitwise(logic: str, bits: str) -> Any:
+    def convert(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
+        dtype = result_dtype(node)
+        if dtype is torch.bool:
+            return _logic(b, logic, x, y)
+        operands = [b.tensor(x, dtype), b.tensor(y, dtype)]
+        return b.op(bits, operands, dtype, broadcast(*operands))
+
+    return convert
+
+
+for _name, _kind, _bits in (("and", "And", "BitwiseAnd"), ("or", "Or", "BitwiseOr"), ("xor", "Xor", "BitwiseXor")):
+    converts(f"aten.bitwise_{_name}.Tensor", f"aten.bitwise_{_name}.Scalar", f"aten.bitwise_{_name}.Scalar_Tensor")(
+        _bitwise(_kind, _bits)
+    )
+converts("aten.__and__.Tensor", "aten.__and__.Scalar")(_bitwise("And", "BitwiseAnd"))
+converts("aten.__or__.Tensor", "aten.__or__.Scalar")(_bitwise("Or", "BitwiseOr"))
+converts("aten.__xor__.Tensor", "aten.__xor__.Scalar")(_bitwise("Xor", "BitwiseXor"))
+
+
+@converts("aten.bitwise_not.default")
+def bitwise_not(b: GraphBuilder, node: Node, x: Value) -> Value:
+    return negate(b, x) if x.dtype is torch.bool else b.op("BitwiseNot", [x])
+
+
+@converts("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar")
+def where(b: GraphBuilder, node: Node, condition: Value, x: Tensorlike, y: Tensorlike) -> Value:
+    dtype = result_dtype(node)
+    return select(b, b.cast(condition, torch.bool), b.tensor(x, dtype), b.tensor(y, dtype))
+
+
+@converts("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
+def masked_fill(b: GraphBuilder, node: Node, x: Value, mask: Value, value: Tensorlike) -> Value:
+    return select(b, b.cast(mask, torch.bool), b.tensor(value, x.dtype), x)
+
+
+def _bounded(b: GraphBuilder, kind: str, x: Value, bound: Value) -> Value:
+    """The greater (``Max``) or the smaller; NaN where one of the two is NaN."""
+    if x.dtype is torch.bool:
+        return _logic(b, "Or" if kind == "Max" else "And", x, bound)
+    if b.flavour == "onnxruntime" or not x.is_float:
+        inner = wide(b, x.dtype, exact=True)
+        shape = broadcast(x, bound)
+        return b.cast(b.op(kind, [b.cast(x, inner), b.cast(bound, inner)], inner, shape), x.dtype)
+    beyond = compare(b, "Less" if kind == "Max" else "Greater", x, bound)
+    result = select(b, beyond, bound, x)
+    if b.array_of(bound) is not None:
+        return result
+    return select(b, negate(b, compare(b, "Equal", bound, bound)), bound, result)
+
+
+@converts("aten.maximum.default")
+def maximum(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
+    dtype = result_dtype(node)
+    return _bounded(b, "Max", b.cast(x, dtype), b.cast(y, dtype))
+
+
+@converts("aten.minimum.default")
+def minimum(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
+    dtype = result_dtype(node)
+    return _bounded(b, "Min", b.cast(x, dtype), b.cast(y, dtype))
+
+
+@converts("aten.clamp.default", "aten.clamp.Tensor")
+def clamp(b: GraphBuilder, node: Node, x: Value, min: Tensorlike | None = None, max: Tensorlike | None = None) -> Value:
+    dtype = result_dtype(node)
+    value = b.cast(x, dtype)
+    for kind, bound in (("Max", min), ("Min", max)):
+        if bound is not None:
+            value = _bounded(b, kind, value, b.tensor(bound, dtype))
+    return value
+
+
+@converts("aten.clamp_min.default", "aten.clamp_min.Tensor")
+def clamp_min(b: GraphBuilder, node: Node, x: Value, min: Tensorlike) -> Value:
+    return clamp(b, node, x, min)  # type: ignore[no-any-return]
+
+
+@converts("aten.clamp_max.default", "aten.clamp_max.Tensor")
+def clamp_max(b: GraphBuilder, node: Node, x: Value, max: Tensorlike) -> Value:
+    return clamp(b, node, x, None, max)  # type: ignore[no-any-return]
+
+
+@converts("aten.neg.default")
+def neg(b: GraphBuilder, node: Node, x: Value) -> Value:
+    return arithmetic(b, "Neg", [x], x.dtype)
+
+
+@converts("aten.abs.default")
+def absolute(b: GraphBuilder, node: Node, x: Value) -> Value:
+    return arithmetic(b, "Abs", [x], x.dtype)
+
+
+@converts("aten.addcmul.default")
+def addcmul(b: GraphBuilder, node: Node, x: Value, y: Value, z: Value, value: Number = 1) -> Value:
+    return _fused(b, "Mul", x, y, z, value, result_dtype(node))
+
+
+@converts("aten.addcdiv.default")
+def addcdiv(b: GraphBuilder, node: Node, x: Value, y: Value, z: Value, value: Number = 1) -> Value:
+    return _fused(b, "Div", x, y, z, value, result_dtype(node))
+
+
+def _fused(b: GraphBuilder, kind: str, x: Value, y: Value, z: Value, value: Number, dtype: torch.dtype) -> Value:
+    """``x + value * y (* or /) z``, from left to right as torch's kernels do it."""
+    inner = wide(b, dtype)
+    x, y, z = (b.cast(b.cast(one, dtype), inner) for one in (x, y, z))
+    scaled = y if value == 1 else arithmetic(b, "Mul", [b.constant(value, inner), y], inner)
+    return b.cast(arithmetic(b, "Add", [x, arithmetic(b, kind, [scaled, z], inner)], inner), dtype)
+
+
+@converts(
+    "aten.clone.default",
+    "aten.alias.default",
+    "aten.detach.default",
+    "aten.lift_fresh_copy.default",
+    "aten.lift_fresh.default",
+    "aten.contiguous.default",
+    "prims.device_put.default",
+)
+def same(b: GraphBuilder, node: Node, x: Value, *_: Any, **__: Any) -> Value:
+    return x
+
+
+@converts("aten._to_copy.default", "aten.to.dtype", "prims.convert_element_type.default")
+def to_copy(b: GraphBuilder, node: Node, x: Value, *_: Any, **__: Any) -> Value:
+    return b.cast(x, result_dtype(node))
+
+
+@converts("aten.copy.default")
+def copy(b: GraphBuilder, node: Node, x: Value, source: Tensorlike, non_blocking: bool = False) -> Value:
+    value = b.tensor(source, x.dtype)
+    return value if value.shape == x.shape and None not in x.shape else b.expand(value, b.sizes(x))

@@ -1,0 +1,106 @@
+"""Elementwise work in the types that the runtimes compute as torch does.
+
+What is known of them (onnxruntime 1.31, OpenVINO 2026.4, CPU; each was tried):
+
+- float16 and bfloat16 have few kernels: the work is done in float32 and rounded, as torch does it.
+- Narrow integers have few kernels in onnxruntime and saturate in OpenVINO, where torch wraps around: onnxruntime does
+  the work in int32 and casts, which wraps; OpenVINO is not asked.
+- OpenVINO keeps int64 as int32, takes NaN for greater than any number, and forgets it in Relu, Clip, Max and Min.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
+
+#: What both runtimes' elementwise kernels take.
+PLAIN = (torch.float32, torch.float64, torch.int32, torch.int64)
+_NARROW = (torch.int8, torch.uint8, torch.int16, torch.uint16)
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def wide(b: GraphBuilder, dtype: torch.dtype, exact: bool = False) -> torch.dtype:
+    """The type to compute in for operands of a type.
+
+    Args:
+        b: the builder.
+        dtype: of the operands; not bool.
+        exact: the result is one of the operands, or a truth value: nothing can overflow.
+
+    Raises:
+        Refused: none is right.
+    """
+    if dtype in PLAIN:
+        return dtype
+    if dtype in _HALF:
+        return torch.float32
+    if dtype in _NARROW:
+        if b.flavour == "openvino" and not exact:
+            raise Refused(f"OpenVINO's {str(dtype).removeprefix('torch.')} does not wrap around as torch's does")
+        return torch.int32
+    if dtype is torch.uint32 and exact:
+        return torch.int64
+    raise Refused(f"no kernel computes in {str(dtype).removeprefix('torch.')}")
+
+
+def broadcast(*values: Value) -> tuple[int | None, ...]:
+    """The shape of values broadcast together: a size is known if a number other than 1 is among its operands."""
+    rank = max(value.rank for value in values)
+    shape: list[int | None] = []
+    for place in range(-rank, 0):
+        sizes = [value.shape[place] for value in values if value.rank >= -place]
+        known = [size for size in sizes if size is not None and size != 1]
+        shape.append(known[0] if known else (None if None in sizes else 1))
+    return tuple(shape)
+
+
+def arithmetic(b: GraphBuilder, kind: str, values: Sequence[Value], dtype: torch.dtype, **attributes: Any) -> Value:
+    """An operator whose operands and result are of one type, done in :func:`wide`'s and given back in ``dtype``."""
+    inner = wide(b, dtype)
+    operands = [b.cast(value, inner) for value in values]
+    return b.cast(b.op(kind, operands, inner, broadcast(*values), **attributes), dtype)
+
+
+def compare(b: GraphBuilder, kind: str, first: Value, second: Value) -> Value:
+    """``Less``, ``LessOrEqual``, ``Greater``, ``GreaterOrEqual`` or ``Equal``, of operands of one type; NaN is in no order."""
+    if first.dtype is torch.bool:
+        inner = torch.bool if kind == "Equal" else torch.int32
+    else:
+        inner = wide(b, first.dtype, exact=True)
+    operands = [b.cast(first, inner), b.cast(second, inner)]
+    if kind in ("Greater", "GreaterOrEqual"):
+        kind = {"Greater": "Less", "GreaterOrEqual": "LessOrEqual"}[kind]
+        operands.reverse()
+    return b.op(kind, operands, torch.bool, broadcast(first, second))
+
+
+def negate(b: GraphBuilder, value: Value) -> Value:
+    """The other truth value."""
+    return b.op("Not", [value])
+
+
+def select(b: GraphBuilder, condition: Value, yes: Value, no: Value) -> Value:
+    """Elements of one or the other, which have one type."""
+    shape = broadcast(condition, yes, no)
+    if yes.dtype is torch.bool:
+        taken = b.op("And", [condition, yes], shape=broadcast(condition, yes))
+        left = b.op("And", [negate(b, condition), no], torch.bool, broadcast(condition, no))
+        return b.op("Or", [taken, left], shape=shape)
+    inner = wide(b, yes.dtype, exact=True)
+    return b.cast(b.op("Where", [condition, b.cast(yes, inner), b.cast(no, inner)], inner, shape), yes.dtype)
+
+
+def unary(b: GraphBuilder, kind: str, value: Value, dtype: torch.dtype, **attributes: Any) -> Value:
+    """A function of real numbers, of a value cast to ``dtype`` first, which is a floating-point type."""
+    inner = wide(b, dtype)
+    rounded = b.cast(b.cast(value, dtype), inner)
+    return b.cast(b.op(kind, [rounded], **attributes), dtype)
+
+
+def is_size(value: Any) -> bool:
+    """Whether an operand is a size, and so no negative number."""
+    return isinstance(value, Value) and value.formula is not None
