@@ -45,6 +45,8 @@ class GraphBuilder:
         self._inputs: list[Value] = []
         self._count = 0
         self._constants: dict[Any, Value] = {}
+        self._numbers: dict[tuple[torch.dtype, str], Value] = {}
+        self._vectors: dict[tuple[int, ...], Value] = {}
         self._arrays: dict[str, np.ndarray] = {}
         self._made: dict[Any, tuple[Value, ...]] = {}
         self._outputs = 0
@@ -149,6 +151,15 @@ class GraphBuilder:
         Raises:
             Refused: ONNX has no such type.
         """
+        if isinstance(data, (bool, int, float)):
+            # repr tells 0.0 from -0.0, and gives NaN an equal.
+            plain = (dtype, repr(data))
+            if plain not in self._numbers:
+                self._numbers[plain] = self._constant(data, dtype)
+            return self._numbers[plain]
+        return self._constant(data, dtype)
+
+    def _constant(self, data: object, dtype: torch.dtype) -> Value:
         raw, shape, array = raw_bytes(data, dtype)
         key = (dtype, shape, raw)
         found = self._constants.get(key)
@@ -171,7 +182,10 @@ class GraphBuilder:
     def ints(self, numbers: Sequence[int | Value]) -> Value:
         """A 1-D int64 value of these numbers; each Value among them is 0-d and int64."""
         if not any(isinstance(one, Value) for one in numbers):
-            return self.constant(np.array([int(one) for one in numbers], dtype=np.int64), torch.int64)  # type: ignore[arg-type]
+            vector = tuple(int(one) for one in numbers)  # type: ignore[arg-type]
+            if vector not in self._vectors:
+                self._vectors[vector] = self._constant(np.array(vector, dtype=np.int64), torch.int64)
+            return self._vectors[vector]
         parts: list[Value] = []
         known: list[int] = []
         for one in numbers:
@@ -197,7 +211,7 @@ class GraphBuilder:
             return value
         array = self.array_of(value)
         if array is not None and array.size <= 16:
-            return self.constant(torch.from_numpy(array.copy()).to(dtype), dtype)
+            return self._constant(torch.from_numpy(array.copy()).to(dtype), dtype)
         if dtype is torch.bool and value.is_float:
             # OpenVINO's Cast takes NaN for False.
             wide = self.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -66,7 +66,10 @@ def arithmetic(b: GraphBuilder, kind: str, values: Sequence[Value], dtype: torch
 
 
 def compare(b: GraphBuilder, kind: str, first: Value, second: Value) -> Value:
-    """``Less``, ``LessOrEqual``, ``Greater``, ``GreaterOrEqual`` or ``Equal``, of operands of one type; NaN is in no order."""
+    """``Less``, ``LessOrEqual``, ``Greater``, ``GreaterOrEqual`` or ``Equal``, of operands of one type.
+
+    NaN is in no order.
+    """
     if first.dtype is torch.bool:
         inner = torch.bool if kind == "Equal" else torch.int32
     else:

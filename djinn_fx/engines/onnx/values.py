@@ -117,8 +117,23 @@ def raw_bytes(data: object, dtype: torch.dtype) -> tuple[bytes, tuple[int, ...],
     elif dtype is torch.bfloat16:
         return raw_bytes(torch.tensor(np.asarray(data).tolist(), dtype=dtype), dtype)
     else:
-        # Through torch, so that a double becomes a float as torch rounds it, and infinity stays infinity.
-        array = np.asarray(data)
-        if array.dtype != _NUMPY_TYPES[dtype]:
-            array = torch.tensor(array.tolist(), dtype=dtype).reshape(array.shape).numpy()
+        array = _as_array(np.asarray(data), dtype)
     return np.ascontiguousarray(array).tobytes(), tuple(array.shape), array
+
+
+def _as_array(given: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+    """Numbers as an array of an element type: floats are rounded to nearest, integers must fit, as for torch."""
+    wanted = _NUMPY_TYPES[dtype]
+    if given.dtype == wanted:
+        return given
+    if given.dtype.kind == "O":
+        raise Refused("it holds a number that no element type holds")
+    if dtype in _INTEGERS and given.size and given.dtype.kind in "iuf":
+        limits = np.iinfo(wanted)
+        if given.min() < limits.min or given.max() > limits.max:
+            raise Refused(f"{given.ravel()[0]} is no {np.dtype(wanted).name}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return given.astype(wanted)
+
+
+_INTEGERS = frozenset(dtype for dtype in _NUMPY_TYPES if not dtype.is_floating_point and dtype is not torch.bool)

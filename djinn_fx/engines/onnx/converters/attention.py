@@ -137,7 +137,7 @@ def _bias(
     if not mask.shape:
         raise Refused("a mask of one number")
     shape = (*mask.shape[:-1], 1)
-    symbols = tuple(mask.symbol(dim) for dim in range(mask.rank - 1)) + (None,)
+    symbols = (*(mask.symbol(dim) for dim in range(mask.rank - 1)), None)
     if mask.dtype is torch.bool:
         highest = b.op("ReduceMax", [b.cast(mask, torch.int32), b.ints([-1])], None, shape, symbols=symbols, keepdims=1)
         some = b.cast(highest, torch.bool)

@@ -54,7 +54,7 @@ def arange(b: GraphBuilder, node: Node, *given: Number | Value, **named: Any) ->
             numbers = [start + step * place for place in range(count)]
             return b.constant(torch.tensor(numbers, dtype=dtype), dtype)
         return b.constant(torch.arange(*given, dtype=dtype), dtype)  # type: ignore[arg-type]
-    if not plain and dtype.is_floating_point or (plain and (start != int(start) or step != int(step))):
+    if (not plain and dtype.is_floating_point) or (plain and (start != int(start) or step != int(step))):
         raise Refused("a range of fractions whose length differs from call to call")
     zero, one = b.constant(0, torch.int64), b.constant(1, torch.int64)
     symbols = (count.formula if isinstance(count, Value) else None,)

@@ -45,7 +45,7 @@ def layer_norm(
     inner = wide(b, x.dtype)
     value = b.cast(x, inner)
     native = "native" in str(node.target)
-    if native and (reads(node, 1) or reads(node, 2)) or inner is torch.float64:
+    if (native and (reads(node, 1) or reads(node, 2))) or inner is torch.float64:
         return _layer_norm_parts(b, value, len(shape), weight, bias, eps, x.dtype, native)
     scale = b.cast(weight, inner) if weight is not None else b.expand(b.constant(1.0, inner), _known(shape))
     inputs = [value, scale, None if bias is None else b.cast(bias, inner)]
