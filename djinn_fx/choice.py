@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.engines.build import Builder, Built, RegionBuild, region_graph, tier_names
+from djinn_fx.engines.build import BOUND, Builder, Built, RegionBuild, region_graph, tier_names
 from djinn_fx.engines.contest import Contest, ContestBySize, Entrant
 from djinn_fx.engines.decisions import Decision, decision_key, recall, remember
 from djinn_fx.engines.eager import EagerEngine
+from djinn_fx.engines.entrants import Contestants
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.engines.lazy import LazyRegion
 from djinn_fx.engines.registry import engine
@@ -33,9 +34,6 @@ from djinn_fx.srg.record import GraphKind
 from djinn_fx.units import format_seconds
 
 log = logging.getLogger("djinn_fx")
-
-#: Engines that want the whole graph and keep copies of its weights, in the order in which they are tried.
-WHOLE = ("openvino", "onnxruntime", "packed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,20 +58,19 @@ class Chosen:
 
 
 def contenders(settings: Settings, kind: GraphKind, device: str) -> tuple[str, ...]:
-    """The engines of :data:`WHOLE` that the settings want for such a graph and that are installed.
+    """The engines of :data:`BOUND` that the settings want for such a graph and that are installed.
 
     An engine that the settings name is in even if its library is missing: that is then said.
     """
     if kind is not GraphKind.INFERENCE or not device.startswith("cpu"):
         return ()
     if settings.engine == "auto":
-        return tuple(name for name in WHOLE if engine(name, settings).capability().can_run)
-    return tuple(name for name in settings.engines if name in WHOLE)
+        return tuple(name for name in BOUND if engine(name, settings).capability().can_run)
+    return tuple(name for name in settings.engines if name in BOUND)
 
 
-def compete(srg: SRG, plan: Plan, settings: Settings, kind: GraphKind, device: str) -> Chosen | Sequence[Reason]:
-    """Have engines compete for a graph; the Reasons, if none of them takes it whole."""
-    names = contenders(settings, kind, device)
+def compete(srg: SRG, plan: Plan, settings: Settings, names: Sequence[str]) -> Chosen | Sequence[Reason]:
+    """Have these engines compete for a graph; the Reasons, if none of them takes it whole."""
     if not names:
         return ()
     region = whole_region(srg)
@@ -101,24 +98,21 @@ class _Choice:
             return (_chosen_before(known, self._region),)
         if known is not None and known.engine in names:
             names = (known.engine,)
-        builder = Builder(self._settings, names, mode="blocking")
         whole = replace(self._plan, regions=(self._region,), order=(0,), transfers=())
-        found, reasons = builder.each(self._srg, whole, self._region)
-        if not found:
+        made, reasons = Builder(self._settings, mode="blocking").each(self._srg, whole, self._region, names)
+        if not made:
             return reasons
         program, constants = program_of(self._srg, whole)
         cut, regions = self._cut_entrant()
         eager = EagerEngine()
         reference = eager.load(eager.compile(self._graph))
-        runs = [(one.engine, one.run) for one in found]
-        contest = functools.partial(self._contest, runs, cut, reference)
+        contest = functools.partial(self._contest, Contestants(self._graph, made, reference, self._settings), cut)
         run: Any = ContestBySize(places, contest) if places else contest(())
-        told = Reason(
-            kind=ReasonKind.WHOLE, detail=f"one region: {', '.join(one.engine for one in found)} take it whole"
-        )
+        takers = ", ".join(one.tier.name for one in made)
+        told = Reason(kind=ReasonKind.WHOLE, detail=f"one region: {takers} would rather have it whole")
         plan = replace(whole, reasons=(*self._plan.reasons, told))
         build = RegionBuild(
-            region=0, engine=found[0].engine, outcome="built", seconds=0.0, alone=False, reasons=tuple(reasons)
+            region=0, engine=made[0].tier.name, outcome="built", seconds=0.0, alone=False, reasons=tuple(reasons)
         )
         return Chosen(
             plan=plan,
@@ -147,9 +141,7 @@ class _Choice:
         if self._settings.engine != "auto" and "inductor" not in names:
             return None, ()
         background = self._settings.compile == "background"
-        built = Builder(self._settings, ("inductor",), mode="background" if background else "lazy").build(
-            self._srg, self._plan
-        )
+        built = Builder(self._settings, mode="background" if background else "lazy").build(self._srg, self._plan)
         lazy = tuple({id(one): one for one in built.callables if isinstance(one, LazyRegion)}.values())
         run = self._as_whole(built)
 
@@ -177,33 +169,16 @@ class _Choice:
 
         return without_constants
 
-    def _contest(
-        self,
-        runs: Sequence[tuple[str, RegionCallable]],
-        cut: Callable[[], Entrant] | None,
-        reference: RegionCallable,
-        sizes: Sequence[int],
-    ) -> Contest:
+    def _contest(self, contestants: Contestants, cut: Callable[[], Entrant] | None, sizes: Sequence[int]) -> Contest:
         """The contest for calls of about these sizes."""
         key, known = self._key(sizes), self._known(sizes)
-        entrants = [Entrant(name, run) for name, run in runs]
-        if cut is not None:
-            entrants.append(cut())
-        if self._settings.engine == "auto" or "eager" in self._settings.engines:
-            entrants.append(Entrant("eager", reference))
 
         def decided(name: str, seconds: Mapping[str, float]) -> None:
             if key and len(seconds) > 1:
                 remember(self._store, key, self._region.label, name, seconds)
 
-        return Contest(
-            label=self._region.label,
-            entrants=entrants,
-            reference=reference,
-            waits=self._settings.compile == "blocking",
-            decided=decided,
-            remembered=known.engine if known is not None else None,
-        )
+        others = (cut(),) if cut is not None else ()
+        return contestants.contest(*others, decided=decided, remembered=known.engine if known is not None else None)
 
 
 def _chosen_before(known: Decision, region: Region) -> Reason:

@@ -176,6 +176,7 @@ class _GraphCompiler:
         self._passes = passes
         self._kinds = kinds
         self._residency: dict[str, Residency] = {}
+        self._builders: dict[Sequence[str], Builder] = {}
         #: Set while a function that can be saved is compiled.
         self.ahead: Ahead | None = None
         self.cacheable = (
@@ -185,9 +186,10 @@ class _GraphCompiler:
             and not torch.compiler.config.force_disable_caches
         )
 
-    @functools.cached_property
-    def _builder(self) -> Builder:
-        return Builder(self._settings)
+    def _builder(self, bound: Sequence[str]) -> Builder:
+        if bound not in self._builders:
+            self._builders[bound] = Builder(self._settings, bound)
+        return self._builders[bound]
 
     def compile(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Trace, plan and build one of Dynamo's graphs, or take it whole from torch's cache."""
@@ -247,14 +249,15 @@ class _GraphCompiler:
         """Plan and build one ATen graph: what was decided, the boxed callable, its stored form if it has one."""
         captured = self.plan(kind, gm)
         srg, plan = captured.srg, captured.plan
-        chosen = compete(srg, plan, self._settings, kind, _device_of(srg))
+        names = contenders(self._settings, kind, _device_of(srg))
+        chosen = compete(srg, plan, self._settings, names)
         if isinstance(chosen, Chosen):
             if self._handle is not None:
                 self._handle.add(chosen.callables)
             return replace(captured, plan=chosen.plan, builds=(chosen.build,)), chosen.run, None
         plan = replace(plan, reasons=(*plan.reasons, *chosen))
         captured = replace(captured, plan=plan)
-        built = self._builder.build(srg, plan)
+        built = self._builder(names).build(srg, plan)
         captured = replace(captured, builds=built.builds)
         if self._handle is not None:
             self._handle.add(built.callables)

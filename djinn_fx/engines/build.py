@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
+from djinn_fx.engines.contest import ContestBySize
+from djinn_fx.engines.entrants import Contestants, Made
 from djinn_fx.engines.keys import Guards, device_order, symbol_places, symbolic_inputs
 from djinn_fx.engines.lazy import Adopted, LazyRegion, Policy
 from djinn_fx.engines.memory import BUILDING, MEMORY, Loaded
@@ -73,14 +75,14 @@ class Builder:
 
     Args:
         settings: in force.
-        names: the engines to ask, the best first; those that the settings name if None.
+        bound: engines that keep copies of weights; a region that some of them take runs on the fastest of these.
         mode: as the setting ``compile``, which it is if None.
     """
 
-    def __init__(self, settings: Settings, names: Sequence[str] | None = None, *, mode: str | None = None) -> None:
+    def __init__(self, settings: Settings, bound: Sequence[str] = (), *, mode: str | None = None) -> None:
         self._settings, self._mode = settings, mode or settings.compile
         self._eager: Engine = engine("eager", settings)
-        self._tiers = tiers_for(settings, tier_names(settings) if names is None else names)
+        self._tiers, self._bound = tiers_for(settings, tier_names(settings)), tiers_for(settings, bound)
         self._policy = Policy(at_once=self._mode == "background", budget=Budget(settings.compile_budget_s))
 
     def build(self, srg: SRG, plan: Plan) -> Built:
@@ -113,19 +115,22 @@ class Builder:
         indices = range(len(plan.regions))
         return Built(callables=tuple(callables[i] for i in indices), builds=tuple(builds[i] for i in indices))
 
-    def each(self, srg: SRG, plan: Plan, region: Region) -> tuple[list[Loaded], list[Reason]]:
-        """What every engine makes of a region, in this process, and why the others make nothing of it."""
+    def each(self, srg: SRG, plan: Plan, region: Region, names: Sequence[str]) -> tuple[list[Made], list[Reason]]:
+        """What each of these engines makes of a region, in this process, and why the others make nothing of it."""
         work = _RegionWork(srg, plan, region, symbolic_inputs(_values(srg, region)))
-        found = []
-        for tier in self._tiers:
+        return self._each(work, tiers_for(self._settings, names)), work.reasons
+
+    def _each(self, work: _RegionWork, tiers: Sequence[Tier]) -> list[Made]:
+        made = []
+        for tier in tiers:
             prepared = tier.prepare(work.graph, for_child=False)
             if isinstance(prepared, Reason):
                 work.reasons.append(prepared)
                 continue
             loaded, _ = self._now(tier, prepared, work)
             if loaded is not None:
-                found.append(loaded)
-        return found, work.reasons
+                made.append(Made(tier=tier, prepared=prepared, loaded=loaded))
+        return made
 
     def _may_share(self, srg: SRG, region: Region, symints: Sequence[torch.SymInt], build: RegionBuild) -> bool:
         """Whether a repeat may use the artefact of its twin: same device indices, and true size facts."""
@@ -135,6 +140,13 @@ class Builder:
 
     def _region(self, work: _RegionWork) -> tuple[RegionCallable, RegionBuild]:
         """Ask the engines in order; what none of them takes runs eagerly."""
+        made = self._each(work, self._bound)
+        if made:
+            reference = self._eager.load(self._eager.compile(work.graph))
+            contestants = Contestants(work.graph, made, reference, self._settings, work.repeats)
+            many = bool(work.places)
+            run = ContestBySize(work.places, lambda _: contestants.contest()) if many else contestants.contest()
+            return run, replace(work.build(made[0].loaded, "built"), key="", alone=False)
         if not self._tiers:
             return self._eager.load(self._eager.compile(work.graph)), work.build(None, "built")
         if self._mode != "blocking":
@@ -351,6 +363,10 @@ def _again(build: RegionBuild, region: Region) -> RegionBuild:
     )
 
 
+#: Engines that keep copies of weights and want the whole graph, in the order in which they are tried.
+BOUND = ("openvino", "onnxruntime", "packed")
+
+
 def tier_names(settings: Settings) -> tuple[str, ...]:
     """The engines that regions may run on besides eager, the best first.
 
@@ -358,7 +374,7 @@ def tier_names(settings: Settings) -> tuple[str, ...]:
     """
     if settings.engine == "eager":
         return ()
-    named = [name for name in settings.engines if name not in ("auto", "eager")]
+    named = [name for name in settings.engines if name not in ("auto", "eager", *BOUND)]
     if settings.engine == "auto" and torch.cuda.is_available() and engine("tensorrt", settings).capability().can_run:
         named = ["tensorrt"]
     return tuple(dict.fromkeys((*named, "inductor")))

@@ -75,14 +75,24 @@ class Entrant:
         arrived: Callable[[], bool] | None = None,
         summon: Callable[[], None] | None = None,
     ) -> None:
-        self.engine, self.run = engine, run
-        self.attempt: Callable[[list[Any]], Sequence[Any] | None] | None = getattr(run, "attempt", None)
-        self.prepare: Callable[[list[Any]], Callable[[], None] | None] | None = getattr(run, "prepare", None)
+        self.engine = engine
+        self._use(run)
         self.arrived, self.summon = arrived, summon
         self.standing = Standing.WAITING
         self.seconds: list[float] = []
         self.answers = 0
         self.reason: Reason | None = None
+
+    def _use(self, run: RegionCallable) -> None:
+        self.run = run
+        self.attempt: Callable[[list[Any]], Sequence[Any] | None] | None = getattr(run, "attempt", None)
+        self.prepare: Callable[[list[Any]], Callable[[], None] | None] | None = getattr(run, "prepare", None)
+
+    def unwrap(self) -> None:
+        """Go straight to the engine once its answers are trusted (``engines/guard``)."""
+        trusted = getattr(self.run, "trusted", None)
+        if trusted is not None:
+            self._use(trusted)
 
     @property
     def median_s(self) -> float | None:
@@ -173,7 +183,11 @@ class Contest:
         assert serving is not None, "a decision was made"
         if serving.attempt is None:
             return serving.run(args)
-        made = serving.attempt(args)
+        try:
+            made = serving.attempt(args)
+        except EngineError as error:  # nothing was written, and the arguments are as they were
+            self._out(serving, str(error))
+            made = None
         return made if made is not None else self._stand_in(serving, args)
 
     def _stand_in(self, entrant: Entrant, args: list[Any]) -> Sequence[Any]:
@@ -254,8 +268,15 @@ class Contest:
             self.engine = "eager"
             return self._reference(args)
         answers_before = entrant.answers
+        entrant.unwrap()
         start = time.perf_counter()
-        made = entrant.run(args) if entrant.attempt is None else entrant.attempt(args)
+        try:
+            made = entrant.run(args) if entrant.attempt is None else entrant.attempt(args)
+        except EngineError as error:
+            if entrant.attempt is None:
+                raise
+            self._out(entrant, str(error))
+            made = None
         if self._synchronise is not None:
             self._synchronise()
         seconds = time.perf_counter() - start
@@ -330,6 +351,7 @@ class Contest:
             if one is not best:
                 one.standing = Standing.BEATEN
         best.standing = Standing.SERVING
+        best.unwrap()
         self._serving = best
         self.engine = best.engine
         self.reason = self._why(best)

@@ -44,6 +44,11 @@ class Memory:
         with self._lock:
             self._loaded.setdefault(key, []).append(loaded)
 
+    def forget(self, key: str) -> None:
+        """Forget what is loaded for a key."""
+        with self._lock:
+            self._loaded.pop(key, None)
+
     def clear(self) -> None:
         """Forget all; callables in use stay alive with their graphs."""
         with self._lock:
