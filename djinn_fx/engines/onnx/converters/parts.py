@@ -1,8 +1,8 @@
 """Small pieces that several themes are made of; nothing here is a converter.
 
-What the runtimes do not do as torch does is worked round here, once (measured on onnxruntime 1.31 and OpenVINO 2026.4,
-CPU): OpenVINO's ``Greater`` and ``GreaterOrEqual`` hold where an operand is NaN, its ``Max``, ``Min``, ``Clip``, ``Relu``
-and ``Exp`` lose NaN, and ``ReduceMax`` and ``ReduceMin`` of both runtimes lose it on long rows.
+What the runtimes do not do as torch does is worked round here (seen with onnxruntime 1.31 and OpenVINO 2026.4 on CPU):
+OpenVINO's ``Greater`` and ``GreaterOrEqual`` hold where an operand is NaN, its ``Max``, ``Min``, ``Clip``, ``Relu`` and
+``Exp`` lose NaN, and ``ReduceMax`` and ``ReduceMin`` of both runtimes lose it on long rows.
 """
 
 from __future__ import annotations

@@ -137,8 +137,7 @@ def _averaged(b: GraphBuilder, x: Value, total: Value, index: Value, at: int, in
     ones = b.expand(b.constant(1.0, x.dtype), b.sizes(index))
     start = b.expand(b.constant(1.0 if include_self else 0.0, x.dtype), b.sizes(x))
     many = elements(b, start, index, ones, at, "add")
-    made = binary(b, "Div", total, select(b, equal(b, many, 0.0), 1.0, many))
-    return made
+    return binary(b, "Div", total, select(b, equal(b, many, 0.0), 1.0, many))
 
 
 @converts("aten.index_add.default")
