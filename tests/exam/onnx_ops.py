@@ -24,7 +24,10 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo import core
 from torch.utils import _pytree as pytree
 
-FLAVOURS = ("onnxruntime", "openvino")
+from djinn_fx.engines.onnx.convert import convert
+from djinn_fx.engines.onnx.values import Refused
+from tests.engines.onnx.running import FLAVOURS, opened, region_of
+
 #: Samples of an op that are tried in each type, and samples of special numbers in float32 besides.
 SAMPLES = {"float32": 4, "int64": 3, "bool": 2, "float16": 2}
 SPECIAL = 2
@@ -208,7 +211,7 @@ def _attempt(
     except Exception as error:  # noqa: BLE001 (recorded in the verdict)
         return dict.fromkeys(flavours, f"a sample that eager refuses: {type(error).__name__}")
     try:
-        region = _region(function, tensors)
+        region = region_of(function, tensors)
     except Exception as error:  # noqa: BLE001 (recorded in the verdict)
         return dict.fromkeys(flavours, f"not traced: {type(error).__name__}")
     found: dict[str, Any] = {flavour: _run(region, flavour, tensors, expected, name) for flavour in flavours}
@@ -233,9 +236,6 @@ def _further(actual: list[Any], expected: list[torch.Tensor], exact: list[torch.
 
 def _run(region: Any, flavour: str, tensors: list[torch.Tensor], expected: list[torch.Tensor], name: str) -> Any:
     """The verdict; of halves that differ from eager's the results themselves."""
-    from djinn_fx.engines.onnx.convert import convert
-    from djinn_fx.engines.onnx.values import Refused
-
     try:
         converted = convert(region, flavour)
     except Refused as refused:
@@ -243,7 +243,7 @@ def _run(region: Any, flavour: str, tensors: list[torch.Tensor], expected: list[
     except Exception as error:  # noqa: BLE001 (recorded in the verdict)
         return f"!the converter failed: {type(error).__name__}: {str(error)[:200]}"
     try:
-        run = _opened(converted.model, flavour)
+        run = opened(converted.model, flavour)
     except Exception as error:  # noqa: BLE001 (recorded in the verdict)
         return f"the runtime does not take it: {_kernel(str(error))}"
     arguments = [one.clone() for one in tensors]
@@ -266,62 +266,6 @@ def _kernel(text: str) -> str:
         if mark in text:
             return (mark + text.split(mark, 1)[1]).split(" with name")[0].split("\n")[0][:100]
     return " ".join(text.split())[-120:]
-
-
-def _region(function: Callable[..., Any], tensors: list[torch.Tensor]) -> Any:
-    """The function's ATen graph, as AOTAutograd gives it to a backend."""
-    from torch._functorch.aot_autograd import aot_function
-
-    from djinn_fx.engines.base import RegionGraph
-
-    caught: list[Any] = []
-
-    def compiler(graph: Any, _: Any) -> Any:
-        caught.append(graph)
-        return graph
-
-    with torch.no_grad():
-        aot_function(function, fw_compiler=compiler, keep_inference_input_mutations=True)(*(t.clone() for t in tensors))
-    graph = caught[0]
-    fakes = tuple(node.meta["val"] for node in graph.graph.find_nodes(op="placeholder"))
-    return RegionGraph(
-        gm=graph, structural_hash="", canonical=None, kind="inference", label="sample", example_inputs=fakes
-    )
-
-
-def _opened(model: bytes, flavour: str) -> Callable[[list[str], list[torch.Tensor]], list[torch.Tensor]]:
-    """The model as a function of named tensors."""
-    if flavour == "onnxruntime":
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-        def run(names: list[str], tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-            fed = {name: one.detach().numpy() for name, one in zip(names, tensors, strict=True)}
-            return [torch.from_numpy(one.copy()) for one in session.run(None, fed)]
-
-        return run
-    request = _openvino().compile_model(
-        _openvino().read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    )
-
-    def infer(names: list[str], tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        fed = {name: one.detach().numpy() for name, one in zip(names, tensors, strict=True)}
-        found = request(fed)
-        return [torch.from_numpy(found[place].copy()) for place in range(len(request.outputs))]
-
-    return infer
-
-
-@functools.cache
-def _openvino() -> Any:
-    """With the operators of our own, if the engine that teaches them is there."""
-    from djinn_fx.engines.openvino_extensions import core
-
-    return core()
 
 
 def _difference(actual: list[Any], expected: list[torch.Tensor], defined: bool, by_value: bool) -> str | None:
