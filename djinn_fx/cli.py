@@ -20,6 +20,7 @@ WITH_TORCH = {
     "explain": ("djinn_fx.explain.__main__", "report what djinn decides about a model, and why"),
     "tune": ("djinn_fx.tune_cli", "try the engines on a model and remember the fastest"),
     "build": ("djinn_fx.build_cli", "build a model's TensorRT plans for a GPU, here or elsewhere"),
+    "repro": ("djinn_fx.repro_cli", "run a region alone whose engine gave a wrong answer, and compare"),
 }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import shlex
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -94,7 +95,7 @@ def guarded(
     Raises:
         ValueError: ``verify`` is none of these.
     """
-    facts = _Facts(region, bindings, allow_bf16)
+    facts = Facts(region, bindings, allow_bf16)
     return GuardedRegion(
         run,
         reference,
@@ -110,7 +111,7 @@ def guarded(
     )
 
 
-class _Facts:
+class Facts:
     """What the guard needs to know of a region."""
 
     def __init__(self, region: RegionGraph | None, bindings: int, allow_bf16: bool) -> None:
@@ -164,7 +165,7 @@ class GuardedRegion:
         *,
         label: str,
         engine: str,
-        facts: _Facts,
+        facts: Facts,
         checks: bool,
         every: int | None,
         mutated: tuple[int, ...],
@@ -290,7 +291,7 @@ class GuardedRegion:
         folder = None
         if self._reproduce is not None:
             folder = self._reproduce(case.pristine, finding.found, case.expected, finding.wrong)
-        shown = f"; `djinn repro {folder}` shows it" if folder is not None else ""
+        shown = f"; `djinn repro {shlex.quote(str(folder))}` shows it" if folder is not None else ""
         self._drop(
             ReasonKind.QUARANTINED,
             f"not used for this region any more, its answer is not eager's: {finding.wrong}{shown}",
