@@ -1,0 +1,194 @@
+"""A rewritten region opened with a set of weights: packed where that was measured to pay, the rest read as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from djinn_fx.engines import packed_ops
+from djinn_fx.engines.packed_alias import Roots, foldable, is_fresh
+from djinn_fx.engines.packed_code import Choice, Products, Writer
+from djinn_fx.engines.packed_graph import products
+from djinn_fx.engines.product_speed import ProductSpeed, Shape
+from djinn_fx.srg.graph import fake_value
+
+
+class PackedPlan:
+    """What is known of a region before it sees weights.
+
+    Args:
+        gm: see :func:`packed_graph.rewritten`.
+        weights: places of the inputs that keep their values from call to call.
+        speed: tells the fastest way for a shape.
+
+    Attributes:
+        watched: places of the weights of which copies are kept: those that are packed, or folded into a constant.
+    """
+
+    def __init__(self, gm: GraphModule, weights: Sequence[int], speed: ProductSpeed) -> None:
+        self.graph: Graph = gm.graph
+        self._gm = gm
+        self._speed = speed
+        placeholders = self.graph.find_nodes(op="placeholder")
+        self._places = {node: place for place, node in enumerate(placeholders)}
+        self._weights = frozenset(placeholders[place] for place in weights)
+        self._foldable = foldable(self.graph, self._weights)
+        ways = self._ways()
+        read = [node.args[1] for node, how in ways.items() if how != "aten"]
+        read += self._folded()
+        self.watched = tuple(sorted({self._places[one] for node in read for one in self._made_of(node)}))
+
+    # -- what is kept -----------------------------------------------------------------------------------------------
+
+    def _made_of(self, node: Node) -> set[Node]:
+        """The weights that a constant is made of."""
+        if node in self._weights:
+            return {node}
+        return set().union(*(self._made_of(source) for source in node.all_input_nodes))
+
+    def _folded(self) -> list[Node]:
+        """The constants to be made once: new memory, read by something that is done in every call."""
+        roots = Roots(self.graph)
+        found = []
+        for node in self.graph.nodes:
+            if node not in self._foldable or all(user in self._foldable for user in node.users):
+                continue
+            if all(root in self._foldable and is_fresh(root) for root in roots.of(node)):
+                found.append(node)
+        return found
+
+    def _ways(self) -> dict[Node, str]:
+        return {node: self._speed.best(shape_of(node)) if rows_of(node) else "aten" for node in products(self.graph)}
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def open(self, given: Mapping[int, torch.Tensor]) -> PackedSession:
+        """The region with these weights, by place: all that are watched, or none.
+
+        Without any the region reads its weights on every call.
+        """
+        with packed_ops.real_values():
+            return self._open({self._node(place): value.detach() for place, value in given.items()})
+
+    def _node(self, place: int) -> Node:
+        return next(node for node, number in self._places.items() if number == place)
+
+    def _open(self, given: Mapping[Node, torch.Tensor]) -> PackedSession:
+        values: dict[Node, Any] = dict(given)
+        bound = all(self._node(place) in given for place in self.watched)
+        folded = self._folded() if bound else []
+        known = {node: self._value(node, values) for node in folded}
+        choices: dict[Node, Choice] = {}
+        for node, how in self._ways().items():
+            right = node.args[1]
+            may = bound and all(self._places[one] in self.watched for one in self._made_of(right))  # type: ignore[arg-type]
+            choices[node] = self._choice(node, how if may else "aten", values)
+        held = [given[node] for node in given]
+        copies = [value for one in known.values() for value in _tensors(one)]
+        memory = sum(_new_bytes(value, held) for value in copies)
+        memory += sum(choice.bytes for choice in choices.values())
+        writer = Writer(self.graph, {**known, **self._attributes()})
+        writer.special = Products(writer, choices)
+        return PackedSession(writer.function(), memory, tuple(choice.how for choice in choices.values()))
+
+    def _attributes(self) -> dict[Node, Any]:
+        return {node: _attribute(self._gm, str(node.target)) for node in self.graph.find_nodes(op="get_attr")}
+
+    def _value(self, node: Node, values: dict[Node, Any]) -> Any:
+        """A constant's value; what it is made of is kept in ``values``."""
+        if node in values:
+            return values[node]
+        if node.op == "get_attr":
+            values[node] = _attribute(self._gm, str(node.target))
+            return values[node]
+        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda one: self._value(one, values))
+        values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return values[node]
+
+    def _choice(self, node: Node, how: str, values: dict[Node, Any]) -> Choice:
+        if how == "aten":
+            return Choice(how="aten")
+        right: Any = node.args[1]
+        fresh = right not in values
+        weight = self._value(right, values).t()
+        rows, exact = rows_of(node), is_exact(node)
+        if how == "onednn":
+            packed = packed_ops.pack_onednn_op()(weight, rows)
+        else:
+            packed = packed_ops.pack_mkl_op()(weight, rows)
+        # MKL reserves 8 MB more than it writes to, which stay untouched: the weight's own size is what is used.
+        size = weight.numel() * weight.element_size()
+        if fresh and right not in self._weights:
+            del values[right]
+        return Choice(
+            how=how, rows=rows, exact=exact, weight=weight if how == "mkl" else None, packed=packed, bytes=size
+        )
+
+
+class PackedSession:
+    """A region ready to be called; see ``engines.bound.Session``.
+
+    Attributes:
+        memory_bytes: of packed weights and folded constants, counted from their sizes.
+        ways: how each product is done, in graph order.
+    """
+
+    def __init__(self, function: Any, memory_bytes: int, ways: tuple[str, ...]) -> None:
+        self._function = function
+        self.memory_bytes = memory_bytes
+        self.ways = ways
+
+    def run(self, args: list[Any]) -> list[Any]:
+        """The region's results. Leaves the list as it is."""
+        results: list[Any] = self._function(args)
+        return results
+
+
+def shape_of(node: Node) -> Shape:
+    """What is to be measured for a product."""
+    x, right, bias, after = (*node.args, "none")[:4]
+    k, n = fake_value(right).shape  # type: ignore[arg-type]
+    return Shape(
+        m=rows_of(node),
+        k=int(k),
+        n=int(n),
+        dtype=fake_value(x).dtype,
+        bias=bias is not None,
+        after=str(after),  # type: ignore[arg-type]
+    )
+
+
+def rows_of(node: Node) -> int:
+    """How many rows a product has, in the sizes the region was traced with. Guards nothing."""
+    rows = 1
+    for size in fake_value(node.args[0]).shape[:-1]:  # type: ignore[arg-type]
+        rows *= int(size.node.hint) if isinstance(size, torch.SymInt) else size
+    return rows
+
+
+def is_exact(node: Node) -> bool:
+    """Whether a product has the same number of rows in every call."""
+    return all(type(size) is int for size in fake_value(node.args[0]).shape)  # type: ignore[arg-type]
+
+
+def _new_bytes(value: torch.Tensor, held: Sequence[torch.Tensor]) -> int:
+    storage = value.untyped_storage()
+    if any(storage._cdata == one.untyped_storage()._cdata for one in held):
+        return 0
+    return int(storage.nbytes())
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [one for one in value if isinstance(one, torch.Tensor)]
+
+
+def _attribute(gm: GraphModule, target: str) -> Any:
+    found: Any = gm
+    for part in target.split("."):
+        found = getattr(found, part)
+    return found
