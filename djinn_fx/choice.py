@@ -79,6 +79,21 @@ def compete(srg: SRG, plan: Plan, settings: Settings, names: Sequence[str]) -> C
     return _Choice(srg, plan, settings, region, names).make()
 
 
+def outlook(srg: SRG, plan: Plan, settings: Settings, names: Sequence[str]) -> tuple[Reason, ...]:
+    """Which of these engines would take a graph whole, and why the others would not; nothing is built."""
+    region = whole_region(srg) if names else None
+    if region is None:
+        return ()
+    graph = region_graph(srg, region)
+    reasons = [engine(name, settings).supports(graph) for name in names]
+    takers = [name for name, reason in zip(names, reasons, strict=True) if reason is None]
+    told = [reason for reason in reasons if reason is not None]
+    if takers:
+        detail = f"{', '.join(takers)} would rather have the whole graph; a trial decides between them and the regions"
+        told.append(Reason(kind=ReasonKind.WHOLE, detail=detail))
+    return tuple(told)
+
+
 class _Choice:
     """One graph on its way to a contest."""
 
@@ -112,7 +127,14 @@ class _Choice:
         told = Reason(kind=ReasonKind.WHOLE, detail=f"one region: {takers} would rather have it whole")
         plan = replace(whole, reasons=(*self._plan.reasons, told))
         build = RegionBuild(
-            region=0, engine=made[0].tier.name, outcome="built", seconds=0.0, alone=False, reasons=tuple(reasons)
+            region=0,
+            engine=made[0].tier.name,
+            outcome="built",
+            seconds=0.0,
+            key=made[0].loaded.key,
+            # Who won an earlier trial has been checked on this machine: it needs nothing beside it any more.
+            alone=known is not None and self._settings.verify in ("first", "off"),
+            reasons=tuple(reasons),
         )
         return Chosen(
             plan=plan,
@@ -128,7 +150,8 @@ class _Choice:
         if not self._graph.structural_hash:
             return ""
         named = (*self._names, *tier_names(self._settings))
-        fingerprints = [engine(name, self._settings).fingerprint() for name in named]
+        engines = [engine(name, self._settings) for name in named]
+        fingerprints = [one.fingerprint() for one in engines if one.capability().can_build]
         return decision_key(self._graph.structural_hash, self._graph.weights, sizes, fingerprints)
 
     def _known(self, sizes: Sequence[int]) -> Decision | None:

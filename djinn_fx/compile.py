@@ -18,7 +18,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.fx import GraphModule
 
-from djinn_fx.choice import Chosen, compete, contenders
+from djinn_fx.choice import Chosen, compete, contenders, outlook
 from djinn_fx.deferred import DeferredGraph, deferrable
 from djinn_fx.engines.build import Builder, RegionBuild, tier_names
 from djinn_fx.engines.memory import MEMORY
@@ -29,7 +29,7 @@ from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
 from djinn_fx.readiness import HANDLES, GraphHandle
 from djinn_fx.reasons import Reason
-from djinn_fx.runtime.executor import executable, program_of
+from djinn_fx.runtime.executor import Program, executable, program_of
 from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.lower import lower
@@ -171,7 +171,7 @@ class _GraphCompiler:
         kinds: Sequence[Residency],
         handle: GraphHandle | None = None,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._handle = handle
         self._passes = passes
         self._kinds = kinds
@@ -188,7 +188,7 @@ class _GraphCompiler:
 
     def _builder(self, bound: Sequence[str]) -> Builder:
         if bound not in self._builders:
-            self._builders[bound] = Builder(self._settings, bound)
+            self._builders[bound] = Builder(self.settings, bound)
         return self._builders[bound]
 
     def compile(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -199,20 +199,20 @@ class _GraphCompiler:
             return self.through_aot(gm, example_inputs)
         from djinn_fx.runtime.graph_cache import keeping
 
-        with keeping(self._settings, self.tag()):
+        with keeping(self.settings, self.tag()):
             return self.through_aot(gm, example_inputs)
 
     def _inductor_is_next(self) -> bool:
         """Whether the caller will wait for Inductor, as far as can be told before tracing."""
-        competing = contenders(self._settings, GraphKind.INFERENCE, "cpu") and not torch.is_grad_enabled()
-        first = tier_names(self._settings)[:1]
-        return self._settings.compile == "blocking" and not competing and first == ("inductor",)
+        competing = contenders(self.settings, GraphKind.INFERENCE, "cpu") and not torch.is_grad_enabled()
+        first = tier_names(self.settings)[:1]
+        return self.settings.compile == "blocking" and not competing and first == ("inductor",)
 
     def tag(self) -> str:
         """What a kept graph depends on besides the settings."""
         from djinn_fx.engines.store import default_cache_dir
 
-        directory = self._settings.cache_dir or default_cache_dir()
+        directory = self.settings.cache_dir or default_cache_dir()
         # Code made for wider vectors or other threads must not be picked up; torch's key has neither.
         return f"{torch.backends.cpu.get_cpu_capability()}-{torch.get_num_threads()}-{directory}"
 
@@ -249,12 +249,13 @@ class _GraphCompiler:
         """Plan and build one ATen graph: what was decided, the boxed callable, its stored form if it has one."""
         captured = self.plan(kind, gm)
         srg, plan = captured.srg, captured.plan
-        names = contenders(self._settings, kind, _device_of(srg))
-        chosen = compete(srg, plan, self._settings, names)
+        names = contenders(self.settings, kind, _device_of(srg))
+        chosen = compete(srg, plan, self.settings, names)
         if isinstance(chosen, Chosen):
             if self._handle is not None:
                 self._handle.add(chosen.callables)
-            return replace(captured, plan=chosen.plan, builds=(chosen.build,)), chosen.run, None
+            captured = replace(captured, plan=chosen.plan, builds=(chosen.build,))
+            return captured, chosen.run, self._kept(chosen.program, chosen.constants, captured.builds)
         plan = replace(plan, reasons=(*plan.reasons, *chosen))
         captured = replace(captured, plan=plan)
         built = self._builder(names).build(srg, plan)
@@ -263,18 +264,21 @@ class _GraphCompiler:
             self._handle.add(built.callables)
         program, constants = program_of(srg, plan)
         run = executable(program, built.callables, constants)
-        kept = None
-        if self.cacheable and not constants:
-            from djinn_fx.runtime.graph_cache import kept_form
+        return captured, run, self._kept(program, constants, built.builds)
 
-            kept = kept_form(program, [one.key if one.alone else "" for one in built.builds], self._settings)
-        return captured, run, kept
+    def _kept(self, program: Program, constants: Mapping[int, Any], builds: Sequence[RegionBuild]) -> str | None:
+        """The stored form of a graph, if it has one."""
+        if not self.cacheable or constants:
+            return None
+        from djinn_fx.runtime.graph_cache import kept_form
+
+        return kept_form(program, [one.key if one.alone else "" for one in builds], self.settings)
 
     def plan(self, kind: GraphKind, gm: GraphModule) -> CapturedGraph:
         """Lower one ATen graph and run the passes."""
         srg = lower(gm, kind, self._placeholder_kinds(kind, gm))
-        context = PassContext(device=_device_of(srg), expected_calls=self._settings.expected_calls)
-        result = run_passes(srg, self._passes, context, check=self._settings.check_passes)
+        context = PassContext(device=_device_of(srg), expected_calls=self.settings.expected_calls)
+        result = run_passes(srg, self._passes, context, check=self.settings.check_passes)
         plan = plan_of(srg)
         if not plan.order:
             plan = replace(plan, order=tuple(range(len(plan.regions))))
@@ -370,7 +374,10 @@ def _recording(compiler: _GraphCompiler, graphs: list[CapturedGraph], build: boo
             captured, run, _ = compiler.compile_aten(kind, gm)
             graphs.append(captured)
             return make_boxed_func_from(run)
-        graphs.append(compiler.plan(kind, gm))
+        planned = compiler.plan(kind, gm)
+        names = contenders(compiler.settings, kind, _device_of(planned.srg))
+        reasons = (*planned.plan.reasons, *outlook(planned.srg, planned.plan, compiler.settings, names))
+        graphs.append(replace(planned, plan=replace(planned.plan, reasons=reasons)))
         return make_boxed_func(gm.forward)
 
     compiler._compile = compile_and_note  # type: ignore[method-assign]
