@@ -9,12 +9,12 @@ import base64
 import contextlib
 import json
 import logging
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
 from djinn_fx.engines.build import RegionBuild, region_graph
@@ -22,6 +22,7 @@ from djinn_fx.engines.keys import Guards, device_order
 from djinn_fx.engines.memory import MEMORY, Loaded
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
+from djinn_fx.reasons import Reason
 from djinn_fx.runtime.carried import Carried
 from djinn_fx.runtime.executor import executable, program_of
 from djinn_fx.runtime.graph_cache import program_from_json, program_to_json
@@ -60,6 +61,10 @@ def form_of(srg: SRG, plan: Plan, builds: Sequence[RegionBuild], settings: Setti
     Raises:
         EngineError: a region has neither an artefact nor a canonical form, or a constant cannot be written down.
     """
+    carried = carried_now()
+    assert carried is not None, "graphs are written only while something is being carried"
+    devices = device_order(node.meta.get("val") for node in srg.gm.graph.nodes)
+    carried.devices.update(devices)
     program, constants = program_of(srg, plan)
     table: list[dict[str, Any]] = []
     known: dict[tuple[str, str], int] = {}
@@ -68,7 +73,7 @@ def form_of(srg: SRG, plan: Plan, builds: Sequence[RegionBuild], settings: Setti
         same = (build.key, region.structural_hash)
         if not region.structural_hash or same not in known:
             known[same] = len(table)
-            table.append(_row(region_graph(srg, region), build))
+            table.append(_row(region_graph(srg, region), build, carried))
         callables.append(known[same])
     form = {
         "settings": settings.model_dump(exclude={"passes"}),
@@ -76,7 +81,7 @@ def form_of(srg: SRG, plan: Plan, builds: Sequence[RegionBuild], settings: Setti
         "callables": callables,
         "table": table,
         "constants": [[place, *_constant(value)] for place, value in constants.items()],
-        "devices": sorted({str(one) for one in device_order(node.meta.get("val") for node in srg.gm.graph.nodes)}),
+        "devices": list(devices),
     }
     try:
         return json.dumps(form)
@@ -84,9 +89,7 @@ def form_of(srg: SRG, plan: Plan, builds: Sequence[RegionBuild], settings: Setti
         raise EngineError(f"the graph cannot be saved: it returns a value that is no JSON value ({error})") from error
 
 
-def _row(graph: RegionGraph, build: RegionBuild) -> dict[str, Any]:
-    carried = carried_now()
-    assert carried is not None, "only called while something is being carried"
+def _row(graph: RegionGraph, build: RegionBuild, carried: Carried) -> dict[str, Any]:
     row: dict[str, Any] = {"label": graph.label, "engine": build.engine}
     entry = carried.get(build.key) if build.key else None
     if entry is not None:
@@ -132,9 +135,9 @@ def _device_names(graph: RegionGraph) -> dict[str, str]:
     """
     names: dict[str, str] = {}
     for device in map(torch.device, device_order(node.meta.get("val") for node in graph.gm.graph.nodes)):
-        if device.index is not None and device.type != "cpu":
-            if names.setdefault(f"{device.type}#0", str(device)) != str(device):
-                raise CannotReplay(f"it is on several devices of the type {device.type}")
+        numbered = device.index is not None and device.type != "cpu"
+        if numbered and names.setdefault(f"{device.type}#0", str(device)) != str(device):
+            raise CannotReplay(f"it is on several devices of the type {device.type}")
     return names
 
 
@@ -148,8 +151,9 @@ def _constant(value: Any) -> tuple[dict[str, Any], str]:
     if not plain or value.is_conj() or value.is_neg() or value.is_quantized:
         raise EngineError(f"the graph cannot be saved: it holds a constant {type(value).__name__}")
     reach = 1 + sum((size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True))
-    memory = value.detach().as_strided((reach if value.numel() else 0,), (1,)).to("cpu").contiguous()
-    raw = memory.view(torch.uint8).numpy().tobytes() if memory.numel() else b""
+    with unset_fake_temporarily():  # torch traces while this is written
+        memory = value.detach().as_strided((reach if value.numel() else 0,), (1,)).to("cpu").contiguous()
+        raw = memory.view(torch.uint8).numpy().tobytes() if memory.numel() else b""
     header = {
         "dtype": str(value.dtype).removeprefix("torch."),
         "shape": list(value.shape),
@@ -171,6 +175,7 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
     """
     settings = Settings(**form["settings"])
     carried = carried_now() or Carried()
+    carried.devices.update(form["devices"])
     missing = [row["key"][:12] for row in form["table"] if "key" in row and carried.get(row["key"]) is None]
     if missing:
         raise StoreError(f"artefacts are neither carried nor in the cache: {', '.join(missing)}")
@@ -182,8 +187,9 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
 def _tensor(header: Mapping[str, Any], text: str) -> torch.Tensor:
     dtype = getattr(torch, header["dtype"])
     raw = bytearray(base64.b64decode(text))
-    memory = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
-    return memory.to(header["device"]).as_strided(header["shape"], header["strides"])
+    with unset_fake_temporarily():
+        memory = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+        return memory.to(header["device"]).as_strided(header["shape"], header["strides"])
 
 
 def _region(row: Mapping[str, Any], carried: Carried, settings: Settings) -> RegionCallable:
@@ -193,6 +199,26 @@ def _region(row: Mapping[str, Any], carried: Carried, settings: Settings) -> Reg
     if getattr(run, "checked", None) is None:
         return run
     return _checked(row, run)
+
+
+def _checked(row: Mapping[str, Any], run: Any) -> RegionCallable:
+    """An artefact whose first answer is held against the region's own ops, which take the calls that it cannot."""
+    own = _own_ops(row)
+    dropped: list[Reason] = []
+
+    def drop(reason: Reason) -> None:
+        dropped.append(reason)
+        log.warning("region %s no longer runs on %s: %s", row["label"], row["engine"], reason.detail)
+
+    checked = run.checked(own, drop)
+    accepts = getattr(checked, "accepts", None)
+
+    def call(args: list[Any]) -> Sequence[Any]:
+        serves = not dropped and (accepts is None or accepts(args))
+        results: Sequence[Any] = checked(args) if serves else own(args)
+        return results
+
+    return call
 
 
 def _own_ops(row: Mapping[str, Any]) -> RegionCallable:

@@ -33,6 +33,8 @@ class Carried:
     def __init__(self, store: Store | None = None) -> None:
         self._store = store
         self._entries: dict[str, StoredEntry] = {}
+        #: That the graphs run on.
+        self.devices: set[str] = set()
 
     def get(self, key: str) -> StoredEntry | None:
         """The artefact of a key; carried from now on."""
@@ -47,6 +49,10 @@ class Carried:
     def keys(self) -> tuple[str, ...]:
         """What is carried."""
         return tuple(self._entries)
+
+    def entries(self) -> tuple[StoredEntry, ...]:
+        """The artefacts themselves."""
+        return tuple(self._entries.values())
 
     @property
     def nbytes(self) -> int:
@@ -85,6 +91,7 @@ def from_bytes(data: bytes) -> tuple[bytes, Carried]:
         StoreError: as :func:`made_by_of`.
     """
     entry, carried = _read(data), Carried()
+    carried.devices.update(entry.header["made_by"].get("devices", ()))
     torch_bytes, position = b"", 0
     try:
         for name, size in entry.header["parts"]:

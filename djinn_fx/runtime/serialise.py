@@ -1,4 +1,4 @@
-"""``torch.compile(model, backend="djinn").forward.aot_compile(...)``: functions that are saved and loaded without tracing.
+"""``torch.compile(model, backend="djinn").forward.aot_compile(...)``: functions that are saved, and loaded untraced.
 
 Torch asks a backend for a ``SerializableCallable`` and puts its bytes into a file beside Dynamo's code and guards. Ours
 are JSON, the engines' artefacts, and what torch pickles of AOTAutograd's result (:mod:`djinn_fx.runtime.carried`); the
@@ -144,9 +144,7 @@ def compile_ahead(
             return _compiled(gm, example_inputs, compiler(chosen), Ahead(chosen, Carried(store)), False)
 
 
-def _compiled(
-    gm: Any, example_inputs: Sequence[Any], compiler: Compiler, ahead: Ahead, remembered: bool
-) -> SavedGraph:
+def _compiled(gm: Any, example_inputs: Sequence[Any], compiler: Compiler, ahead: Ahead, remembered: bool) -> SavedGraph:
     """Compile, or take the graph from torch's cache if it may be there."""
     compiler.ahead = ahead
     tag = f"ahead-{'' if remembered else uuid.uuid4().hex}-{compiler.tag()}"
@@ -159,12 +157,12 @@ def _compiled(
 
 
 def _made_by(carried: Carried) -> dict[str, Any]:
+    """What a file was made by: versions, the machine, and each engine's fingerprint."""
     engines: dict[str, Any] = {}
-    for key in carried.keys():
-        entry = carried.get(key)
-        fingerprint = dict(entry.header.get("fields", {}).get("engine", {})) if entry is not None else {}
+    for entry in carried.entries():
+        fingerprint = dict(entry.header.get("fields", {}).get("engine", {}))
         engines[str(fingerprint.get("engine", "unknown"))] = fingerprint
-    return {**_here(), "engines": engines}
+    return {**_here(), "engines": engines, "devices": sorted(carried.devices)}
 
 
 def _here() -> dict[str, str]:
@@ -177,8 +175,10 @@ def _here() -> dict[str, str]:
 
 
 def _check(made_by: Mapping[str, Any]) -> None:
-    """Raises:
-    EngineError: something is not as it was.
+    """Whether a file fits here.
+
+    Raises:
+        EngineError: something is not as it was where the file was made.
     """
     differences = [
         f"{name} was {made_by.get(name)}, is {value}" for name, value in _here().items() if made_by.get(name) != value
@@ -186,11 +186,20 @@ def _check(made_by: Mapping[str, Any]) -> None:
     for name, saved in made_by.get("engines", {}).items():
         if not differences:
             differences = _engine_differences(name, saved, Settings(**made_by["settings"]))
+    differences += [f"it runs on {one}, which is not here" for one in made_by.get("devices", ()) if not _is_here(one)]
     if differences:
         raise EngineError(
             f"the saved function does not fit here: {'; '.join(differences)}. Compile and save it here, or where it "
             "is the same"
         )
+
+
+def _is_here(name: str) -> bool:
+    device = torch.device(name)
+    if device.type in ("cpu", "meta"):
+        return True
+    module = getattr(torch, device.type, None)
+    return bool(module is not None and module.is_available() and (device.index or 0) < module.device_count())
 
 
 def _engine_differences(name: str, saved: Mapping[str, str], settings: Settings) -> list[str]:
@@ -204,4 +213,6 @@ def _engine_differences(name: str, saved: Mapping[str, str], settings: Settings)
     else:
         here = made.fingerprint()
         names = sorted({*saved, *here} - _ONLY_SPEED)
-    return [f"{name}'s {one} was {saved.get(one)}, is {here.get(one)}" for one in names if saved.get(one) != here.get(one)]
+    return [
+        f"{name}'s {one} was {saved.get(one)}, is {here.get(one)}" for one in names if saved.get(one) != here.get(one)
+    ]

@@ -1,0 +1,323 @@
+"""Functions compiled ahead of time: saved, loaded in a new process without tracing, refused where they do not fit."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._dynamo.aot_compile import AOTCompiledFunction
+
+from djinn_fx import backend
+from djinn_fx.engines.store import Store
+from djinn_fx.errors import DjinnError, EngineError, StoreError
+from djinn_fx.runtime import carried, serialise
+from djinn_fx.runtime.serialise import SavedGraph
+
+SIDE = 8
+
+
+class Layers(nn.Module):
+    """Identical layers, so that one artefact serves many regions."""
+
+    def __init__(self, count: int = 3) -> None:
+        super().__init__()
+        layers = [nn.Sequential(nn.Linear(SIDE, SIDE), nn.GELU(), nn.LayerNorm(SIDE)) for _ in range(count)]
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
+class Cache(nn.Module):
+    """Writes into a buffer, as a key-value cache does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(SIDE, SIDE)
+        self.register_buffer("kept", torch.zeros(4, SIDE))
+
+    def forward(self, x: Tensor, places: Tensor) -> Tensor:
+        self.kept.index_copy_(0, places, self.linear(x))
+        return self.kept.sum(0)
+
+
+class Constants(nn.Module):
+    """Holds tensors that are no inputs, and returns some as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.arange(6.0).reshape(2, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        wide = torch.tensor([[1.0, 2.0, 3.0]]).expand(2, 3)
+        return x * self.table + wide, torch.tensor(True), torch.tensor([]), torch.tensor(1.5, dtype=torch.bfloat16)
+
+
+class Sizes(nn.Module):
+    """Reckons with sizes, and returns one."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        return x.reshape(x.shape[0] * x.shape[1] // 2, 2).relu(), x.shape[0] * 3
+
+
+class Dropout(nn.Module):
+    """Draws random numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x * 2, 0.5, training=True)
+
+
+class Found(nn.Module):
+    """A size that is only known at run time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch._dynamo.is_compiling() * 0 + (x > 0).sum() + x.max(0).values.argmax()
+
+
+def ahead(model: nn.Module, *args: Any, dynamic: bool | None = None, **options: Any) -> AOTCompiledFunction:
+    """The model's forward, compiled ahead of time."""
+    options.setdefault("engine", "eager")
+    compiled: Any = torch.compile(model, backend="djinn", fullgraph=True, dynamic=dynamic, options=options)
+    return compiled.forward.aot_compile((args, {}))  # type: ignore[no-any-return]
+
+
+def saved(function: AOTCompiledFunction) -> bytes:
+    """Its file's contents."""
+    return bytes(AOTCompiledFunction.serialize(function).serialized_data)
+
+
+def load(data: bytes) -> AOTCompiledFunction:
+    """As in a process that has loaded nothing yet."""
+    backend.reset()
+    return torch.compiler.load_compiled_function(io.BytesIO(data))  # type: ignore[return-value]
+
+
+def graph_of(function: AOTCompiledFunction) -> SavedGraph:
+    """The part of it that is ours."""
+    graph = function._artifacts.compiled_fn
+    assert isinstance(graph, SavedGraph)
+    return graph
+
+
+def assert_same(function: Any, model: nn.Module, *args: Any) -> None:
+    """The function gives what the model gives, and changes what it changes."""
+    twin, given = copy.deepcopy(model), copy.deepcopy(args)
+    torch.manual_seed(5)
+    want = twin(*given)
+    torch.manual_seed(5)
+    torch.testing.assert_close(function(model, *args), want)
+    for mine, its in zip(model.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize(
+    ("model", "args"),
+    [
+        (Layers(), (torch.randn(5, SIDE),)),
+        (Cache(), (torch.randn(2, SIDE), torch.tensor([0, 2]))),
+        (Constants(), (torch.randn(2, 3),)),
+        (Dropout(), (torch.randn(4, SIDE),)),
+        (Found(), (torch.randn(4, SIDE),)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+@torch.no_grad()
+def test_regions_run_as_their_own_ops_after_loading(model: nn.Module, args: tuple[Any, ...]) -> None:
+    function = ahead(model, *args)
+    assert_same(function, model, *args)
+    loaded = load(saved(function))
+    assert_same(loaded, model, *args)
+    assert graph_of(loaded)._carried.keys() == ()
+
+
+@torch.no_grad()
+def test_sizes_may_differ_from_call_to_call() -> None:
+    loaded = load(saved(ahead(Sizes(), torch.randn(4, 6), dynamic=True)))
+    for shape in ((4, 6), (10, 4), (3, 8)):
+        assert_same(loaded, Sizes(), torch.randn(shape))
+
+
+def test_gradients_come_through_a_loaded_function() -> None:
+    model, x = Layers(), torch.randn(5, SIDE)
+    twin = copy.deepcopy(model)
+    load(saved(ahead(model, x)))(model, x).sum().backward()
+    twin(x).sum().backward()
+    for mine, its in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, its.grad)
+
+
+@torch.no_grad()
+def test_a_loaded_function_can_be_saved_again() -> None:
+    model, x = Layers(), torch.randn(5, SIDE)
+    again = load(saved(load(saved(ahead(model, x)))))
+    assert_same(again, model, x)
+
+
+_CHILD = """
+import sys, torch, tests.runtime.test_aot_compile as t
+from torch._dynamo.utils import counters
+import torch._dynamo.convert_frame, torch._dynamo.symbolic_convert, torch._functorch.aot_autograd
+def never(*args, **kwargs): raise AssertionError("something was traced or compiled")
+torch._dynamo.convert_frame.fullgraph_capture = never
+torch._dynamo.symbolic_convert.InstructionTranslator.run = never
+torch._functorch.aot_autograd.create_aot_state = never
+import torch._inductor.compile_fx
+torch._inductor.compile_fx.compile_fx_inner = never
+state = torch.load(sys.argv[2])
+model = t.Layers(); model.load_state_dict(state["model"])
+with torch.no_grad(), open(sys.argv[1], "rb") as file:
+    result = torch.compiler.load_compiled_function(file)(model, state["x"])
+torch.testing.assert_close(result, state["want"])
+print("traced", counters["stats"].get("unique_graphs", 0), "aot", counters["aot_autograd"].get("total", 0))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["inductor", "eager"])
+def test_a_new_process_with_empty_caches_loads_and_runs_without_tracing(
+    engine: str, tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "first"))
+    model, x = Layers(), torch.randn(5, SIDE)
+    with torch.no_grad():
+        function = ahead(model, x, engine=engine)
+        function.save_compiled_function(str(tmp_path / "function"))
+        keys = graph_of(function)._carried.keys()
+        state = {"model": model.state_dict(), "x": x, "want": model(x)}
+    assert (len(keys) > 0) == (engine == "inductor")
+    torch.save(state, tmp_path / "state")
+    environ = {"DJINN_CACHE_DIR": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "second")}
+    arguments = [sys.executable, "-c", _CHILD, str(tmp_path / "function"), str(tmp_path / "state")]
+    done = subprocess.run(arguments, cwd=repo, env={**os.environ, **environ}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().endswith("traced 0 aot 0")
+    assert not (tmp_path / "none").exists()
+
+
+# What does not fit is refused, in words
+
+
+def graph_bytes() -> bytes:
+    """Our part of a small saved function."""
+    with torch.no_grad():
+        return SavedGraph.serialize_compile_artifacts(graph_of(ahead(Layers(1), torch.randn(2, SIDE))))
+
+
+@pytest.mark.parametrize("fact", ["torch", "djinn-fx", "Python", "the machine"])
+def test_another_version_or_machine_is_refused(fact: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = graph_bytes()
+    here = serialise._here()
+    monkeypatch.setattr(serialise, "_here", lambda: {**here, fact: "another"})
+    with pytest.raises(EngineError, match=re.escape(f"{fact} was {here[fact]}, is another")):
+        SavedGraph.deserialize_compile_artifacts(data)
+
+
+def test_another_processor_is_refused_where_machine_code_is_carried(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_by = {**serialise._here(), "settings": {"engine": "inductor"}}
+    cpu = torch.backends.cpu.get_cpu_capability()
+    fingerprint = {"engine": "inductor", "torch": str(torch.__version__), "cpu": cpu}
+    serialise._check({**made_by, "engines": {"inductor": fingerprint}})
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    serialise._check({**made_by, "engines": {}})
+    with pytest.raises(EngineError, match=f"cpu was {cpu}, is DEFAULT"):
+        serialise._check({**made_by, "engines": {"inductor": fingerprint}})
+
+
+def test_a_device_that_is_not_here_is_refused() -> None:
+    data = graph_bytes()
+    device = "cuda:7"
+    made_by = {**carried.made_by_of(data), "devices": ["cpu", device]}
+    with pytest.raises(EngineError, match=device):
+        serialise._check(made_by)
+
+
+@pytest.mark.parametrize("cut", [0, 10, 60, 0.5, 0.999])
+def test_a_file_that_is_cut_short_is_refused(cut: float) -> None:
+    data = graph_bytes()
+    short = data[: int(len(data) * cut) if isinstance(cut, float) else cut]
+    with pytest.raises(StoreError):
+        SavedGraph.deserialize_compile_artifacts(short)
+
+
+def test_a_flipped_bit_is_found_wherever_it_is() -> None:
+    data = bytearray(graph_bytes())
+    for place in range(0, len(data), len(data) // 40):
+        data[place] ^= 4
+        with pytest.raises(StoreError):
+            SavedGraph.deserialize_compile_artifacts(bytes(data))
+        data[place] ^= 4
+    assert SavedGraph.deserialize_compile_artifacts(bytes(data)) is not None
+
+
+@torch.no_grad()
+def test_weights_are_the_models_and_guarded() -> None:
+    model, x = Layers(), torch.randn(5, SIDE)
+    loaded = load(saved(ahead(model, x)))
+    for parameter in model.parameters():
+        parameter.data.mul_(1.5)  # changes neither identity nor version
+    assert_same(loaded, model, x)
+    assert_same(loaded, Layers(), x)  # other weights of the same shapes
+    other, double = Layers(), Layers().double()
+    other.layers[1][0] = nn.Linear(SIDE, SIDE, bias=False)
+    for changed, given in ((other, x), (Layers(4), x), (double, x.double()), (model, x[:3]), (model, x.double())):
+        with pytest.raises(RuntimeError, match="GuardManager check failed"):
+            loaded(changed, given)
+    with torch.enable_grad(), pytest.raises(RuntimeError, match="grad_mode"):
+        loaded(model, x)
+
+
+# What cannot be written down
+
+
+@torch.no_grad()
+def test_a_region_that_cannot_be_written_down_is_refused_when_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    from djinn_fx.runtime import ahead as module
+
+    monkeypatch.setattr(module, "first_loss", lambda original, copy: "an op is another")
+    with pytest.raises(DjinnError, match="an op is another"):
+        ahead(Layers(1), torch.randn(2, SIDE))
+
+
+@torch.no_grad()
+def test_without_a_cache_the_artefacts_are_carried_all_the_same(tmp_path: Path) -> None:
+    model, x = Layers(), torch.randn(5, SIDE)
+    function = ahead(model, x, engine="eager", cache=False, cache_dir=str(tmp_path / "unused"))
+    assert_same(load(saved(function)), model, x)
+    assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_kept_graph_whose_artefact_left_the_cache_is_compiled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    anew: list[str] = []
+    monkeypatch.setattr(serialise.log, "info", lambda text, *rest: anew.append(text))
+    model, x = Layers(1), torch.randn(5, SIDE)
+    options = {"engine": "inductor", "cache_dir": str(tmp_path / "cache")}
+    kept = None
+    for _ in range(3):  # the second or third time, torch finds the graph
+        function = ahead(model, x, **options)
+        keys = graph_of(function)._carried.keys()
+        assert len(keys) > 0
+        assert kept in (None, keys)
+        if kept is not None:
+            Store(tmp_path / "cache").clear()
+        kept = keys
+        backend.reset()
+        torch._dynamo.reset()
+    assert any("compiled anew" in text for text in anew)
+    assert_same(load(saved(function)), model, x)
