@@ -15,15 +15,29 @@ from djinn_fx.engines.guard.guarded import GuardedRegion, guarded
 from djinn_fx.engines.guard.precise import fp64_reference
 from djinn_fx.reasons import Reason
 from djinn_fx.srg import lower
-from tests.concrete import whole
+from djinn_fx.srg.hashing import canonical_form, structural_hash
 from tests.graphs import trace
 
 Fault = Callable[[list[Any], list[Any]], Sequence[Any]]
 
 
 def region_of(function: Callable[..., Any], *args: Any, symbolic: bool = False) -> RegionGraph:
-    """A function's graph as one region."""
-    return whole(lower(trace(function, *args, symbolic=symbolic)))
+    """A function's graph as one region, its inputs in the order of the arguments."""
+    gm = trace(function, *args, symbolic=symbolic)
+    output = gm.graph.output_node()
+    if not isinstance(output.args[0], (tuple, list)):
+        output.args = ((output.args[0],),)
+    gm.recompile()
+    srg = lower(gm)
+    form = canonical_form(list(srg.ops), srg.inputs, list(output.args[0]))  # type: ignore[arg-type]
+    return RegionGraph(
+        gm=gm,
+        structural_hash=structural_hash(form),
+        canonical=form,
+        example_inputs=tuple(node.meta["val"] for node in srg.inputs),
+        label="region",
+        kind="inference",
+    )
 
 
 def layer(x: Tensor, w: Tensor, cache: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
