@@ -154,7 +154,7 @@ class OnnxEngine:
             json.dumps(converted.signature.to_json(), allow_nan=False)
         except Refused as refused:
             converted = self._refusal(region, str(refused))
-        except Exception as error:  # noqa: BLE001  (a mistake in one of many converters: the Reason tells it)
+        except Exception as error:  # a mistake in one of many converters: the Reason tells it
             log.warning("%s: converting %s failed", self.name, region.label, exc_info=True)
             converted = self._refusal(region, f"converting failed: {type(error).__name__}: {error}")
         self._last = (weakref.ref(region.gm), converted)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 import openvino
 from openvino import opset13
 from openvino.frontend.onnx import ConversionExtension
@@ -28,6 +29,28 @@ def core() -> Any:
 
 
 def _attention(node: Any) -> list[Any]:
-    inputs = [node.get_input(place) for place in range(node.get_input_size())]
+    count = node.get_input_size()
+    query, key, value = (node.get_input(place) for place in range(3))
+    mask = _given(node.get_input(3)) if count > 3 else None
+    scale = _given(node.get_input(4)) if count > 4 else None
     causal = bool(node.get_attribute("causal", 0))
-    return opset13.scaled_dot_product_attention(*inputs, causal=causal).outputs()
+    if mask is None and scale is not None and _is_usual(scale, query):
+        scale = None
+    if mask is None and scale is not None:
+        mask = opset13.constant(0.0, scale.get_element_type()).output(0)  # a scale comes after a mask; this one is none
+    made = opset13.scaled_dot_product_attention(query, key, value, mask, scale, causal)
+    return list(made.outputs())
+
+
+def _given(output: Any) -> Any:
+    """An input; None if it was left out."""
+    return None if output.get_node().get_type_name() == "NullNode" else output
+
+
+def _is_usual(scale: Any, query: Any) -> bool:
+    """Whether a scale is the one that attention has by itself: one over the root of the last size."""
+    node, sizes = scale.get_node(), query.get_partial_shape()
+    if node.get_type_name() != "Constant" or sizes.rank.is_dynamic or sizes[len(sizes) - 1].is_dynamic:
+        return False
+    usual = sizes[len(sizes) - 1].get_length() ** -0.5
+    return bool(np.float32(node.get_vector()[0]) == np.float32(usual))

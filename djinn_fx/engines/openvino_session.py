@@ -20,7 +20,7 @@ from openvino import _pyopenvino as native
 
 from djinn_fx.engines.feeding import Feeder, plain
 from djinn_fx.engines.onnx.signature import Fed, Signature
-from djinn_fx.engines.onnx_session import Finisher, first_line, packed_bytes
+from djinn_fx.engines.onnx_session import Finisher, packed_bytes
 from djinn_fx.engines.openvino_extensions import core
 from djinn_fx.errors import EngineError
 
@@ -48,7 +48,7 @@ _MAX_BUFFERS = 3
 
 
 def settings(threads: int, precision: str) -> dict[str, Any]:
-    """How models are compiled: for one call at a time on this many threads; float32 is float32 unless allowed otherwise."""
+    """How models are compiled: for one call at a time; float32 is float32 unless allowed otherwise."""
     chosen: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
@@ -96,7 +96,7 @@ class OpenVinoSession:
             _bind(graph, named)
             self._compiled = core().compile_model(graph, "CPU", settings(threads, precision))
         except Exception as error:
-            raise EngineError(f"openvino: cannot open {label}: {first_line(error)}") from error
+            raise EngineError(f"openvino: cannot open {label}: {_cause(error)}") from error
         self._kept = named
         self._feeder, self._finisher = Feeder(fed), Finisher(signature)
         names = [next(iter(port.get_names())) for port in self._compiled.inputs]
@@ -122,7 +122,7 @@ class OpenVinoSession:
         try:
             outputs = request.run(tensors)
         except Exception as error:
-            raise EngineError(f"openvino: {self._label}: {first_line(error)}") from error
+            raise EngineError(f"openvino: {self._label}: {_cause(error)}") from error
         results = self._finisher.results(outputs, args)
         self._requests.append(request)
         return results
@@ -270,3 +270,9 @@ def _bind(graph: Any, weights: Mapping[str, torch.Tensor]) -> None:
             target.replace_source_output(constant.output(0))
         graph.remove_parameter(parameter)
     graph.validate_nodes_and_infer_types()
+
+
+def _cause(error: BaseException) -> str:
+    """An error in one line: OpenVINO says last what it was, after where."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
