@@ -84,13 +84,12 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> BadEngine:
     return made
 
 
-def writer(region: RegionGraph, root: Path, mutated: tuple[int, ...] = (2,), **others: Any) -> Reproducer:
+def writer(region: RegionGraph, root: Path, **others: Any) -> Reproducer:
     return Reproducer(
         region=region,
         engine="bad",
         fingerprint={"engine": "bad", "version": "1"},
         settings=Settings(),
-        mutated=mutated,
         root=root,
         **others,
     )
@@ -158,9 +157,9 @@ class TestAgain:
 
     def test_with_a_real_engine(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         region = region_of(lambda x: torch.relu(x) * 2, torch.randn(4, 3))
-        made = Reproducer(
-            region=region, engine="eager", fingerprint={}, settings=Settings(), mutated=(), root=tmp_path
-        )([torch.randn(4, 3)], [], [], "nothing")
+        made = Reproducer(region=region, engine="eager", fingerprint={}, settings=Settings(), root=tmp_path)(
+            [torch.randn(4, 3)], [], [], "nothing"
+        )
         assert made is not None
         assert repro(capsys, made)[0] == 0
 
@@ -172,7 +171,7 @@ class TestArguments:
         args = [torch.randn(5, 4).mul(3).to(dtype) for dtype in types]
         args[1][0] = torch.tensor([float("nan"), float("inf"), -0.0, 1e-42])
         region = region_of(lambda *given: [one.clone() for one in given], *args)
-        made = writer(region, tmp_path, mutated=())(args, [], [], "why")
+        made = writer(region, tmp_path)(args, [], [], "why")
         assert made is not None
         for mine, other in zip(read(made).arguments(), args, strict=True):
             assert mine.dtype is other.dtype
@@ -188,7 +187,7 @@ class TestArguments:
             torch.randn(0, 4),
         ]
         region = region_of(lambda *given: [one * 2 for one in given], *args)
-        made = writer(region, tmp_path, mutated=())(args, [], [], "why")
+        made = writer(region, tmp_path)(args, [], [], "why")
         assert made is not None
         got = read(made).arguments()
         for mine, other in zip(got, args, strict=True):
@@ -201,7 +200,7 @@ class TestArguments:
         region = layer_region(symbolic=True)
         sizes = len(region.example_inputs) - 3
         args = [*([6] * sizes), *arguments(6)]
-        made = writer(region, tmp_path, mutated=(len(args) - 1,))(args, [], [], "why")
+        made = writer(region, tmp_path)(args, [], [], "why")
         assert made is not None
         assert read(made).arguments()[:sizes] == [6] * sizes
 
@@ -213,7 +212,7 @@ class TestBounds:
         monkeypatch.setattr(reproducer, "MAX_DIRECTORY_BYTES", 20_000)
         region = region_of(lambda x, w: x @ w, torch.randn(4, 100), torch.randn(100, 100))
         args = [torch.randn(4, 100), torch.randn(100, 100) * 3 + 1]
-        made = writer(region, tmp_path, mutated=())(args, [], [], "why")
+        made = writer(region, tmp_path)(args, [], [], "why")
         assert made is not None
         assert "too large" in (made / "README.txt").read_text()
         x, w = read(made).arguments()
@@ -225,7 +224,7 @@ class TestBounds:
     def test_what_does_not_fit_at_all_is_not_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reproducer, "MAX_DIRECTORY_BYTES", 100)
         region = region_of(lambda i: i + 1, torch.arange(100))
-        assert writer(region, tmp_path, mutated=())([torch.arange(100)], [], [], "why") is None
+        assert writer(region, tmp_path)([torch.arange(100)], [], [], "why") is None
 
     def test_the_oldest_directories_go_and_nobody_elses_files(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,7 @@ from djinn_fx.engines.base import RegionCallable, RegionGraph
 from djinn_fx.engines.guard.compare import Bounds
 from djinn_fx.engines.guard.examine import Case, Finding, examine
 from djinn_fx.engines.guard.tolerance import Work, draws_random_numbers, tolerance, work_of
-from djinn_fx.engines.guard.trial import Randomness, capturing, copied
+from djinn_fx.engines.guard.trial import Randomness, capturing, copied, written_places
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
@@ -83,7 +83,7 @@ def guarded(
         label: of the region, for messages.
         engine: the engine's name, for messages.
         verify: ``first``; ``sample:0.01``: also every hundredth later call; ``off``: nothing is compared.
-        mutated: the arguments that a call writes into.
+        mutated: the arguments that a call writes into; those that ``region`` writes count without being named.
         on_quarantine: told once why the engine is not used any more: ``QUARANTINED``, or ``FALLBACK`` if it failed.
         reproduce: writes what is needed to see a miss again.
         high_precision: the region in float64, see ``precise.fp64_reference``.
@@ -104,7 +104,7 @@ def guarded(
         facts=facts,
         checks=verify != "off",
         every=sampling(verify),
-        mutated=mutated,
+        mutated=tuple(sorted({*mutated, *(written_places(region.gm) if region is not None else ())})),
         on_quarantine=on_quarantine,
         reproduce=reproduce,
         high_precision=high_precision,
@@ -156,6 +156,7 @@ class GuardedRegion:
         accepts: as the engine's; what it does not accept goes to ``reference`` here too.
         engine: the engine's name.
         mutated: the arguments that a call writes into.
+        compared: how many calls were compared so far: those took eager's time as well.
     """
 
     def __init__(
@@ -176,6 +177,7 @@ class GuardedRegion:
         self.label, self.engine, self.mutated = label, engine, tuple(mutated)
         self.accepts: Callable[[Sequence[Any]], bool] | None = getattr(run, "accepts", None)
         self.verdict: bool | None = None
+        self.compared = 0
         self.trusted: Any = None if checks else run
         self._run, self._reference, self._facts, self._every = run, reference, facts, every
         self._attempt = getattr(run, "attempt", None)
@@ -190,6 +192,12 @@ class GuardedRegion:
     def memory_bytes(self) -> int:
         """Bytes of the engine's packed copies now; 0 if it does not say."""
         return int(getattr(self._run, "memory_bytes", 0))
+
+    def release(self) -> None:
+        """As the engine's: let go of packed copies, if it can."""
+        release = getattr(self._run, "release", None)
+        if release is not None:
+            release()
 
     # Running
 
@@ -255,6 +263,7 @@ class GuardedRegion:
             self._drop(ReasonKind.FALLBACK, f"no memory to compare its first answer: {error}")
             return None
         chance = Randomness(kept) if self._facts.random else None
+        self.compared += 1
         expected = self._reference(args)
         after = chance.now() if chance is not None else []
         case = Case(

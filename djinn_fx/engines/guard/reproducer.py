@@ -40,7 +40,7 @@ from djinn_fx.engines.guard.recorded import (
     TensorRecord,
     to_array,
 )
-from djinn_fx.engines.guard.trial import writable
+from djinn_fx.engines.guard.trial import writable, written_places
 from djinn_fx.engines.keys import device_order
 from djinn_fx.errors import DjinnError
 from djinn_fx.settings import Settings
@@ -68,7 +68,6 @@ class Reproducer:
         engine: whose answers are checked.
         fingerprint: the engine's.
         settings: in force.
-        mutated: places of the arguments that a call writes.
         root: the cache's folder; None: nothing is written.
         artefact: gives something with a ``header`` and a ``payload``, or None: asked only when there is a miss.
     """
@@ -77,7 +76,6 @@ class Reproducer:
     engine: str
     fingerprint: Mapping[str, str]
     settings: Settings
-    mutated: tuple[int, ...]
     root: Path | None
     artefact: Callable[[], Any] | None = field(default=None, repr=False)
 
@@ -122,7 +120,7 @@ class Reproducer:
             ],
             devices=_devices(self.region),
             weights=list(self.region.weights),
-            mutated=list(self.mutated),
+            mutated=list(written_places(self.region.gm)),
             inputs=inputs,
             settings=_compiling(self.settings),
             fingerprint=dict(self.fingerprint),

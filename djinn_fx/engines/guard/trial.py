@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
 
 #: Arguments up to this size are kept whole while an engine is tried, together up to the second number of bytes.
 _WHOLE_BYTES, _ALL_WHOLE_BYTES = 1 << 20, 64 << 20
@@ -45,6 +47,32 @@ def _copy(value: Any, storages: dict[Any, Any]) -> Any:
         storage = storages[_memory(value)] = value.untyped_storage().clone()
     empty = torch.empty(0, dtype=value.dtype, device=value.device)
     return empty.set_(storage, value.storage_offset(), value.shape, value.stride())
+
+
+def written_places(gm: GraphModule) -> tuple[int, ...]:
+    """Places of the inputs that a graph writes into, directly or through a view."""
+    places = {node: place for place, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
+    found: set[int] = set()
+    for node in gm.graph.nodes:
+        if not isinstance(node.target, OpOverload):
+            continue
+        for argument, given in zip(node.target._schema.arguments, node.args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                found.update(places[one] for one in map(_base, _nodes(given)) if one in places)
+    return tuple(sorted(found))
+
+
+def _nodes(value: Any) -> list[Node]:
+    if isinstance(value, (list, tuple)):
+        return [one for one in value if isinstance(one, Node)]
+    return [value] if isinstance(value, Node) else []
+
+
+def _base(node: Node) -> Node:
+    """What a view is a view of."""
+    while isinstance(node.target, OpOverload) and node.target.is_view and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return node
 
 
 class Watch:

@@ -160,6 +160,7 @@ def test_a_right_engine_is_trusted(told: bool) -> None:
     assert one.reasons == []
     assert one.eager_calls == [1]
     assert one.run.calls == 2 + 4  # tried twice, then alone
+    assert one.guard.compared == 1
     assert (one.guard.trusted is one.run) is told  # without the region nobody knows that the sizes are fixed
 
 
@@ -384,6 +385,15 @@ class TestBinding:
         assert one.eager_calls == [2]
         one.guard(list(layers[2]))
         assert one.guard.verdict is False
+
+
+def test_what_the_region_writes_need_not_be_named() -> None:
+    region = layer_region()
+    one = beside(region, Faulty(region))
+    assert one.guard.mutated == WRITTEN
+    call(one)
+    call(one, seed=1)
+    assert (one.guard.verdict, one.reasons) == (True, [])
 
 
 def test_sizes_the_engine_does_not_accept_go_to_eager() -> None:
