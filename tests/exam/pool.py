@@ -22,6 +22,7 @@ def ask(
     processes: int = 2,
     timeout: float = 300.0,
     samples: int = 4,
+    calls: int = 1,
     scale: int = 1,
     environment: Mapping[str, str] | None = None,
     tell: Callable[[dict[str, Any]], None] = lambda answer: None,
@@ -34,6 +35,7 @@ def ask(
         processes: how many side by side.
         timeout: seconds for one question.
         samples: of each op.
+        calls: of each sample of an op; all their results are compared.
         scale: of the models.
         environment: more variables for the processes.
         tell: called with each answer as it comes.
@@ -41,7 +43,7 @@ def ask(
     waiting: queue.Queue[str] = queue.Queue()
     for name in names:
         waiting.put(name)
-    setup = json.dumps({"options": dict(options), "samples": samples, "scale": scale})
+    setup = json.dumps({"options": dict(options), "samples": samples, "calls": calls, "scale": scale})
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **(environment or {})}
     answers: dict[str, dict[str, Any]] = {}
     lock = threading.Lock()
@@ -107,7 +109,7 @@ class _Worker:
         code = self._process.wait()
         why = f"no answer in {timeout:.0f} s" if hung.is_set() else f"the process ended with code {code}"
         return {"name": name, "passed": 0, "skipped": {}, "wrong": [], "crashed": [f"{name}: {why}"], "fell_back": [],
-                "seconds": timeout}  # fmt: skip
+                "refused": {}, "quarantined": [], "engines": {}, "seconds": timeout}  # fmt: skip
 
     def stop(self) -> None:
         """Let the process end."""

@@ -16,7 +16,7 @@ from tests.exam.pool import ask
 
 #: Each region's own code, cut wherever structure repeats.
 CUT = {"engine": "eager", "passes": [to_text(one) for one in AT_REPEATS], "expected_calls": 1}
-INDUCTOR = {"progress": False}
+INDUCTOR = {"engine": "inductor", "progress": False}
 
 PROCESSES = min(4, os.cpu_count() or 1)
 

@@ -2,7 +2,8 @@
 
 A question names a kind and a thing: ``op:add``, ``module:Linear``, ``forward:llama/prefill``, ``train:bert/encode``,
 ``generate:llama/static``. What a compiler gets wrong counts against it only where eager and ``backend="aot_eager"``
-are right.
+are right. Of right answers it is told which engines gave them: the one that was asked for, or others because it
+refused, or was found to be wrong by djinn itself.
 """
 
 from __future__ import annotations
@@ -18,8 +19,17 @@ from typing import Any
 
 import torch
 
-from djinn_fx.backend import compilations, reset
+from djinn_fx import choice
+from djinn_fx.backend import compilations, reset, status
+from djinn_fx.engines import build as builds
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.srg.record import GraphKind
 from tests.exam.ops import all_ops, differences, full_name, questions
+
+#: Engines that take whole graphs, or refuse them.
+WHOLE = ("openvino", "onnxruntime", "packed")
+#: What is said of a graph that is left to others.
+_REFUSALS = (ReasonKind.ENGINE_REFUSED, ReasonKind.NOT_RUNNABLE, ReasonKind.FALLBACK)
 
 #: Result of running something: tensors and plain values, in a fixed order.
 Run = Callable[[Callable[..., Any]], list[Any]]
@@ -30,6 +40,10 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    if given["options"].get("engine") in WHOLE:
+        # What these refuse would be compiled by Inductor, which has a turn of its own; here eager takes it.
+        for module in (builds, choice):
+            module.tier_names = lambda settings: ()  # type: ignore[attr-defined]
     for line in sys.stdin:
         name = line.strip()
         start = time.perf_counter()
@@ -40,7 +54,10 @@ def main() -> None:
 
 def _answer(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     kind, _, what = name.partition(":")
-    totals: dict[str, Any] = {"passed": 0, "skipped": {}, "wrong": [], "crashed": [], "fell_back": []}
+    totals: dict[str, Any] = {
+        "passed": 0, "skipped": {}, "wrong": [], "crashed": [], "fell_back": [],
+        "refused": {}, "quarantined": [], "engines": {},
+    }  # fmt: skip
     try:
         for label, loose, run in _runs(kind, what, given):
             _judge(f"{name} {label}".strip(), loose, run, given["options"], totals)
@@ -50,7 +67,11 @@ def _answer(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _skip(totals: dict[str, Any], reason: str) -> None:
-    totals["skipped"][reason] = totals["skipped"].get(reason, 0) + 1
+    _count(totals["skipped"], reason)
+
+
+def _count(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1
 
 
 def _judge(label: str, loose: bool, run: Run, options: Mapping[str, Any], totals: dict[str, Any]) -> None:
@@ -61,11 +82,18 @@ def _judge(label: str, loose: bool, run: Run, options: Mapping[str, Any], totals
         return
     reset()
     torch._dynamo.reset()
-    ours = _tried(lambda: run(lambda f: torch.compile(f, backend="djinn", options=dict(options))), expected, loose)
+    compiled: list[Any] = []
+
+    def compile_it(function: Any) -> Any:
+        compiled.append(torch.compile(function, backend="djinn", options=dict(options)))
+        return compiled[-1]
+
+    ours = _tried(lambda: run(compile_it), expected, loose)
     if ours is None:
         totals["passed"] += 1
-        builds = [build for graph in compilations() for build in graph.builds if build.outcome == "fallback"]
-        totals["fell_back"] += [f"{label}: {reason.detail}" for build in builds for reason in build.reasons]
+        fallen = [build for graph in compilations() for build in graph.builds if build.outcome == "fallback"]
+        totals["fell_back"] += [f"{label}: {reason.detail}" for build in fallen for reason in build.reasons]
+        _tell_engines(label, compiled, str(options.get("engine", "auto")), totals)
         return
     torch._dynamo.reset()
     theirs = _tried(lambda: run(lambda f: torch.compile(f, backend="aot_eager")), expected, loose)
@@ -73,6 +101,40 @@ def _judge(label: str, loose: bool, run: Run, options: Mapping[str, Any], totals
         _skip(totals, "aot_eager fails too")
     else:
         totals["crashed" if ours.startswith("raised") else "wrong"].append(f"{label}: {ours}")
+
+
+def _tell_engines(label: str, compiled: list[Any], wanted: str, totals: dict[str, Any]) -> None:
+    """Who gave the answers, and why it was not the engine that was asked for."""
+    answered, reasons = answers_of(compiled)
+    for name in answered:
+        _count(totals["engines"], name)
+    quarantined = [reason.detail for reason in reasons if reason.kind is ReasonKind.QUARANTINED]
+    if quarantined:
+        totals["quarantined"].append(f"{label}: {quarantined[0][:300]}")
+    elif wanted not in ("auto", *answered):
+        told = [reason.detail for reason in reasons if reason.kind in _REFUSALS]
+        _count(totals["refused"], told[0][:200] if told else _unsaid(reasons))
+
+
+def _unsaid(reasons: list[Reason]) -> str:
+    if not any(graph.builds for graph in compilations()):
+        return "there is nothing for an engine to do"
+    training = any(graph.srg.kind is not GraphKind.INFERENCE for graph in compilations())
+    return "a graph of a training step" if training else "no reason was given" + (f": {reasons[0]}" if reasons else "")
+
+
+def answers_of(compiled: list[Any]) -> tuple[set[str], list[Reason]]:
+    """The engines that gave answers since the last reset, and every Reason that is told of them."""
+    all_builds = [build for graph in compilations() for build in graph.builds]
+    states = [status(one) for one in compiled]
+    entrants = [entrant for state in states for contest in state.contests for entrant in contest.entrants]
+    answered = {entrant.engine for entrant in entrants if entrant.answers}
+    if not entrants:
+        answered |= {build.engine for build in all_builds}
+    reasons = [reason for graph in compilations() for reason in graph.reasons]
+    reasons += [entrant.reason for entrant in entrants if entrant.reason is not None]
+    reasons += [tier.reason for state in states for one in state.regions for tier in one.tiers if tier.reason]
+    return answered, reasons
 
 
 def _tried(run: Callable[[], list[Any]], expected: list[Any], loose: bool) -> str | None:
@@ -87,7 +149,7 @@ def _tried(run: Callable[[], list[Any]], expected: list[Any], loose: bool) -> st
 def _runs(kind: str, what: str, given: Mapping[str, Any]) -> Iterator[tuple[str, bool, Run]]:
     """Every way of asking: a label, whether small differences are allowed, and how to run it."""
     if kind == "op":
-        yield from _of_op(what, given["samples"])
+        yield from _of_op(what, given["samples"], given.get("calls", 1))
     elif kind == "module":
         yield from _of_module(what)
     else:
@@ -98,19 +160,22 @@ def _runs(kind: str, what: str, given: Mapping[str, Any]) -> Iterator[tuple[str,
         yield "", True, maker(what)
 
 
-def _of_op(name: str, samples: int) -> Iterator[tuple[str, bool, Run]]:
+def _of_op(name: str, samples: int, calls: int) -> Iterator[tuple[str, bool, Run]]:
     (op,) = [op for op in all_ops() if full_name(op) == name]
     for question in questions(op, samples):
 
         def run(compile_it: Any, question: Any = question) -> list[Any]:
-            arguments = question.arguments()
-            function = compile_it(question.function)
-            torch.manual_seed(42)
-            with torch.no_grad():
-                results = list(function(*arguments))
-            if not question.defined:
-                return [torch.zeros_like(r) if isinstance(r, torch.Tensor) else None for r in results]
-            return [*results, *arguments]
+            function, found = compile_it(question.function), []
+            for _ in range(calls):
+                arguments = question.arguments()
+                torch.manual_seed(42)
+                with torch.no_grad():
+                    results = list(function(*arguments))
+                if question.defined:
+                    found += [*results, *arguments]
+                else:
+                    found += [torch.zeros_like(r) if isinstance(r, torch.Tensor) else None for r in results]
+            return found
 
         yield f"sample {question.number} of {question.name}", True, run
 
