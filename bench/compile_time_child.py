@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 import types
@@ -14,6 +15,9 @@ import djinn_fx.backend
 from bench.measuring import rotated, time_block, time_calls
 from bench.models import build, result, twin
 from bench.watch import COMPILES, Watch, phases
+
+# This bench is about what Inductor compiles; bench/engines.py is about the choice between engines.
+os.environ.setdefault("DJINN_ENGINE", "inductor")
 
 #: An answer is wrong if it differs from eager's by more than this share of eager's largest value.
 TOLERANCE = 1e-4

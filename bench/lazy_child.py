@@ -17,6 +17,9 @@ import torch._dynamo
 from bench.measuring import no_gc
 from bench.models import build
 
+# This bench is about when Inductor's regions are built; bench/engines.py is about the choice between engines.
+os.environ.setdefault("DJINN_ENGINE", "inductor")
+
 Found = dict[str, Any]
 
 #: Builders that get no processor beside calls without a pause would never end.

@@ -118,7 +118,7 @@ class _Choice:
         if not made:
             return reasons
         program, constants = program_of(self._srg, whole)
-        cut, regions = self._cut_entrant()
+        cut = self._cut()
         eager = EagerEngine()
         reference = eager.load(eager.compile(self._graph))
         contest = functools.partial(self._contest, Contestants(self._graph, made, reference, self._settings), cut)
@@ -141,7 +141,7 @@ class _Choice:
             run=executable(program, [run], constants),
             program=program,
             constants=constants,
-            callables=(run, *regions),
+            callables=(run, *(cut.regions if cut is not None else ())),
             build=build,
         )
 
@@ -158,23 +158,21 @@ class _Choice:
         key = self._key(sizes)
         return recall(self._store, key) if key else None
 
-    def _cut_entrant(self) -> tuple[Callable[[], Entrant] | None, tuple[LazyRegion, ...]]:
-        """The plan's regions on Inductor; built in the background, or only when nobody else is left."""
-        names = self._settings.engines
-        if self._settings.engine != "auto" and "inductor" not in names:
-            return None, ()
+    def _cut(self) -> _Cut | None:
+        """The plan's regions on Inductor, if the settings want that tried."""
+        if self._settings.engine != "auto" and "inductor" not in self._settings.engines:
+            return None
         background = self._settings.compile == "background"
-        built = Builder(self._settings, mode="background" if background else "lazy").build(self._srg, self._plan)
-        lazy = tuple({id(one): one for one in built.callables if isinstance(one, LazyRegion)}.values())
-        run = self._as_whole(built)
 
-        def make() -> Entrant:
-            arrived = functools.partial(_all_built, lazy)
-            return Entrant(
-                "inductor", run, arrived=arrived, summon=None if background else functools.partial(_submit, lazy)
-            )
+        def build() -> tuple[RegionCallable, tuple[LazyRegion, ...]]:
+            built = Builder(self._settings, mode="background" if background else "lazy").build(self._srg, self._plan)
+            lazy = {id(one): one for one in built.callables if isinstance(one, LazyRegion)}
+            return self._as_whole(built), tuple(lazy.values())
 
-        return make, lazy if background else ()
+        cut = _Cut(build, at_once=background)
+        if background:
+            cut.build()
+        return cut
 
     def _as_whole(self, built: Built) -> RegionCallable:
         """The plan's regions, one after the other, with the inputs and outputs of the whole region."""
@@ -192,7 +190,7 @@ class _Choice:
 
         return without_constants
 
-    def _contest(self, contestants: Contestants, cut: Callable[[], Entrant] | None, sizes: Sequence[int]) -> Contest:
+    def _contest(self, contestants: Contestants, cut: _Cut | None, sizes: Sequence[int]) -> Contest:
         """The contest for calls of about these sizes."""
         key, known = self._key(sizes), self._known(sizes)
 
@@ -200,7 +198,7 @@ class _Choice:
             if key and len(seconds) > 1:
                 remember(self._store, key, self._region.label, name, seconds)
 
-        others = (cut(),) if cut is not None else ()
+        others = (cut.entrant(),) if cut is not None else ()
         return contestants.contest(*others, decided=decided, remembered=known.engine if known is not None else None)
 
 
@@ -216,11 +214,39 @@ def _chosen_before(known: Decision, region: Region) -> Reason:
     )
 
 
-def _all_built(regions: Sequence[LazyRegion]) -> bool:
-    """Whether every region runs on an engine, so far as one is still to come."""
-    return not any(region.pending or region.engine == "eager" for region in regions)
+class _Cut:
+    """The plan's regions on Inductor as one engine for the whole graph. A ``RegionCallable``.
 
+    Args:
+        build: has the regions built by child processes; the callable and the regions.
+        at_once: they are built without being asked for; else only when no other engine is left.
+    """
 
-def _submit(regions: Sequence[LazyRegion]) -> None:
-    for region in regions:
-        region.submit_all()
+    def __init__(self, build: Callable[[], tuple[RegionCallable, tuple[LazyRegion, ...]]], *, at_once: bool) -> None:
+        self._build, self._at_once = build, at_once
+        self._run: RegionCallable | None = None
+        self.regions: tuple[LazyRegion, ...] = ()
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        """Run the regions, one after the other."""
+        assert self._run is not None, "only called once it has arrived"
+        return self._run(args)
+
+    def entrant(self) -> Entrant:
+        """It, for a contest."""
+        return Entrant("inductor", self, arrived=self.arrived, summon=None if self._at_once else self.summon)
+
+    def build(self) -> None:
+        """Have the regions built."""
+        if self._run is None:
+            self._run, self.regions = self._build()
+
+    def summon(self) -> None:
+        """Have the regions built, since no other engine is left."""
+        self.build()
+        for region in self.regions:
+            region.submit_all()
+
+    def arrived(self) -> bool:
+        """Whether every region runs on Inductor."""
+        return self._run is not None and not any(one.pending or one.engine == "eager" for one in self.regions)
