@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test lint demo exam bench gpu format table tensorrt-table clean
+.PHONY: test lint demo exam bench gpu format table tensorrt-table onnx-table clean
 
 # A file's tests stay in one process: some share a build pool or a model. One thread each, as there are two.
 test: lint
@@ -37,6 +37,7 @@ bench: $(READY)
 	$(BIN)/python bench/srg_speed.py --json bench/results/srg_speed.json
 	$(BIN)/python bench/compile_time.py --json bench/results/compile_time.json
 	$(BIN)/python bench/lazy.py --json bench/results/lazy.json
+	$(BIN)/python bench/engines.py --json bench/results/engines.json
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.
 gpu: $(READY)
@@ -47,11 +48,13 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Writes the generated tables again: README's settings; the operators TensorRT takes, which is some minutes' work.
+# Writes the generated tables again: README's settings; the operators TensorRT and ONNX take, some minutes' work each.
 table: $(READY)
 	$(BIN)/python tools/settings_table.py
 tensorrt-table: $(READY)
 	$(BIN)/python tools/tensorrt_table.py
+onnx-table: $(READY)
+	$(BIN)/python tools/onnx_table.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
