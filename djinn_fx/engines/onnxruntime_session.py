@@ -18,6 +18,7 @@ from onnxruntime.capi import _pybind_state as native
 
 from djinn_fx.engines.feeding import Feeder, plain
 from djinn_fx.engines.onnx.signature import Signature
+from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx_session import Finisher, first_line, packed_bytes
 from djinn_fx.errors import EngineError
 
@@ -83,9 +84,10 @@ class OrtSession:
         self._label = label
         options = session_options(threads)
         named = {one.name: plain(weights[one.place]) for one in signature.fed if one.place in weights}
-        self.memory_bytes = 0
-        if named:
-            model, self.memory_bytes = _bind(model, named, options)
+        proto = onnx.ModelProto.FromString(model)
+        shared = write_in_place(proto.graph, signature)
+        self.memory_bytes = _bind(proto.graph, named, options)
+        model = proto.SerializeToString()
         try:
             self._public = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -99,29 +101,52 @@ class OrtSession:
         self._bools = [one.dtype == "bool" for one in fed]
         self._outputs = [one.name for one in self._session.outputs_meta]
         self._bool_outputs = [k for k, one in enumerate(self._session.outputs_meta) if one.type == "tensor(bool)"]
-        cpu = native.OrtDevice(native.OrtDevice.cpu(), native.OrtDevice.default_memory(), 0)
-        self._in_devices, self._out_devices = [cpu] * len(fed), [cpu] * len(self._outputs)
+        self._in_devices, self._out_devices = [_CPU] * len(fed), [_CPU] * len(self._outputs)
         self._options = native.RunOptions()
         self._options.log_severity_level = 4
+        self._in_place = InPlace(shared, signature, fed) if shared and None not in self._types else None
+        self._bindings: list[_Binding] = []
 
     def run(self, args: list[Any]) -> list[Any]:
         """The region's results.
 
         Raises:
-            EngineError: ONNX Runtime failed; nothing was written.
+            EngineError: ONNX Runtime failed; nothing was written but what eager writes again.
         """
         tensors = self._feeder.tensors(args)
-        outputs = native.OrtValueVector()
+        written = self._in_place is not None and self._in_place.may(args, tensors)
         try:
-            self._session.run_with_ortvaluevector(
-                self._options, self._names, self._pushes(tensors), self._outputs, outputs, self._out_devices
-            )
+            found = self._run_bound(tensors) if written else self._run(tensors)
         except Exception as error:
             raise EngineError(f"onnxruntime: {self._label}: {first_line(error)}") from error
-        found = outputs.to_dlpacks(_FROM_DLPACK)
-        for place in self._bool_outputs:
-            found[place] = found[place].view(torch.bool)
-        return self._finisher.results(found, args)
+        if written and self._in_place is not None:
+            self._in_place.finish(args, found)
+        return self._finisher.results(found, args, written)
+
+    def _run(self, tensors: list[torch.Tensor]) -> list[Any]:
+        outputs = native.OrtValueVector()
+        self._session.run_with_ortvaluevector(
+            self._options, self._names, self._pushes(tensors), self._outputs, outputs, self._out_devices
+        )
+        return self._typed(outputs.to_dlpacks(_FROM_DLPACK))
+
+    def _typed(self, found: list[Any]) -> list[Any]:
+        for place in self._bool_outputs:  # DLPack has no such type here
+            if found[place] is not None:
+                found[place] = found[place].view(torch.bool)
+        return found
+
+    def _run_bound(self, tensors: list[torch.Tensor]) -> list[Any]:
+        """Run with caches written where they are; their outputs are None."""
+        assert self._in_place is not None
+        try:
+            # One thread at a time has a binding; list.pop and list.append are atomic.
+            binding = self._bindings.pop()
+        except IndexError:
+            binding = _Binding(self._session, self._names, self._types, self._outputs, self._in_place.outputs)
+        found = binding.run(self._session, self._options, tensors)
+        self._bindings.append(binding)
+        return self._typed(found)
 
     def _push_all(self, tensors: list[torch.Tensor]) -> Any:
         """The tensors as ONNX Runtime's values, in one call."""
@@ -138,20 +163,57 @@ class OrtSession:
         return values
 
 
+class _Binding:
+    """What a session reads and writes, bound once for as long as it stays where it is. Used by one thread at a time.
+
+    Args:
+        written: by output, which input's memory it is written into.
+    """
+
+    def __init__(self, session: Any, names: list[str], types: list[Any], outputs: list[str], written: dict[int, int]):
+        self._binding = native.SessionIOBinding(session)
+        self._names, self._types, self._written = names, types, written
+        self._by_input = {place: outputs[output] for output, place in written.items()}
+        self._fresh = [(place, name) for place, name in enumerate(outputs) if place not in written]
+        self._count = len(outputs)
+        for name in outputs:  # the order of binding is the order in which they are found
+            self._binding.bind_output(name, _CPU)
+        self._at: list[tuple[int, Any]] = [(-1, None)] * len(names)
+
+    def run(self, session: Any, options: Any, tensors: list[torch.Tensor]) -> list[Any]:
+        """The outputs; None for those that were written into arguments."""
+        binding = self._binding
+        for place, tensor in enumerate(tensors):
+            at = (tensor.data_ptr(), tensor.shape)
+            if self._at[place] != at:
+                self._at[place] = at
+                pointer = at[0] or _SOMEWHERE.data_ptr()
+                binding.bind_input(self._names[place], _CPU, self._types[place], at[1], pointer)
+                if place in self._by_input:
+                    binding.bind_output(self._by_input[place], _CPU, self._types[place], at[1], pointer)
+        for _, name in self._fresh:
+            binding.bind_output(name, _CPU)  # memory of its own for each call: the last one's is somebody's
+        session.run_with_iobinding(binding, options)
+        made = binding.get_outputs()
+        found: list[Any] = [None] * self._count
+        for place, _ in self._fresh:
+            found[place] = _FROM_DLPACK(made.dlpack_at(place))
+        return found
+
+
+_CPU = native.OrtDevice(native.OrtDevice.cpu(), native.OrtDevice.default_memory(), 0)
 #: Where tensors without elements are said to be: torch says nowhere, which ONNX Runtime does not take.
 _SOMEWHERE = torch.empty(8)
 _TO_DLPACK: Callable[[torch.Tensor], Any] = torch._C._to_dlpack
 _FROM_DLPACK: Callable[[Any], torch.Tensor] = torch._C._from_dlpack
 
 
-def _bind(model: bytes, weights: Mapping[str, torch.Tensor], options: Any) -> tuple[bytes, int]:
-    """The model with these inputs turned into initializers; their values go into the options.
+def _bind(graph: Any, weights: Mapping[str, torch.Tensor], options: Any) -> int:
+    """Turn these inputs of a graph into initializers; their values go into the options.
 
     Returns:
-        The model, and the bytes of weights that will be packed.
+        The bytes of weights that will be packed.
     """
-    proto = onnx.ModelProto.FromString(model)
-    graph = proto.graph
     rest = [one for one in graph.input if one.name not in weights]
     types = {one.name: one.type.tensor_type.elem_type for one in graph.input}
     del graph.input[:]
@@ -171,4 +233,4 @@ def _bind(model: bytes, weights: Mapping[str, torch.Tensor], options: Any) -> tu
         shared[name] = onnxruntime.OrtValue(native.OrtValue.from_dlpack(_TO_DLPACK(weight), weight.dtype is torch.bool))
     if shared:
         options.add_external_initializers(list(shared), list(shared.values()))
-    return proto.SerializeToString(), packed_bytes(graph, weights)
+    return packed_bytes(graph, weights)

@@ -99,9 +99,12 @@ class OpenVinoSession:
             raise EngineError(f"openvino: cannot open {label}: {_cause(error)}") from error
         self._kept = named
         self._feeder, self._finisher = Feeder(fed), Finisher(signature)
-        names = [next(iter(port.get_names())) for port in self._compiled.inputs]
-        self._inputs = [_Input(one, names.index(one.name)) for one in fed if one.name in names]
-        self._used = [place for place, one in enumerate(fed) if one.name in names]
+        # OpenVINO drops what it finds unused; a tensor may have several names.
+        index = {name: place for place, port in enumerate(self._compiled.inputs) for name in port.get_names()}
+        self._used = [place for place, one in enumerate(fed) if one.name in index]
+        self._inputs = [_Input(fed[place], index[fed[place].name]) for place in self._used]
+        if len({one.index for one in self._inputs}) != len(self._compiled.inputs):
+            raise EngineError(f"openvino: {label}: the compiled model's inputs are not the model's")
         self._all_used = len(self._used) == len(fed)
         self._requests: list[_Request] = []
 
