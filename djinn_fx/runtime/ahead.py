@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.fx import GraphModule
 
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
 from djinn_fx.engines.build import RegionBuild, region_graph
@@ -24,6 +25,7 @@ from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.carried import Carried
+from djinn_fx.runtime.contested import contest_of, contest_row, entrants_of, is_contested
 from djinn_fx.runtime.executor import executable, program_of
 from djinn_fx.runtime.graph_cache import program_from_json, program_to_json
 from djinn_fx.runtime.replay import CannotReplay, first_loss, replay
@@ -55,8 +57,20 @@ def carried_now() -> Carried | None:
 # Writing
 
 
-def form_of(srg: SRG, plan: Plan, builds: Sequence[RegionBuild], settings: Settings) -> str:
+def settings_json(settings: Settings) -> dict[str, Any]:
+    """Settings as they travel: where the cache is and who is shown what is another machine's matter."""
+    return settings.model_dump(mode="json", exclude={"passes", "cache", "cache_dir", "cache_limit", "progress"})
+
+
+def form_of(srg: SRG, plan: Plan, builds: Sequence[RegionBuild], settings: Settings, asked: Settings) -> str:
     """The text a graph can be made from again; its artefacts are carried from now on.
+
+    Args:
+        srg: the graph.
+        plan: its regions.
+        builds: how they were built.
+        settings: with which they were.
+        asked: as the user gave them.
 
     Raises:
         EngineError: a region has neither an artefact nor a canonical form, or a constant cannot be written down.
@@ -73,10 +87,11 @@ def form_of(srg: SRG, plan: Plan, builds: Sequence[RegionBuild], settings: Setti
         same = (build.key, region.structural_hash)
         if not region.structural_hash or same not in known:
             known[same] = len(table)
-            table.append(_row(region_graph(srg, region), build, carried))
+            entrants = entrants_of(srg, plan, region, settings, carried) if is_contested(build) else []
+            table.append(_row(region_graph(srg, region), build, carried, entrants))
         callables.append(known[same])
     form = {
-        "settings": settings.model_dump(exclude={"passes"}),
+        "settings": settings_json(asked),
         "program": program_to_json(program),
         "callables": callables,
         "table": table,
@@ -89,17 +104,21 @@ def form_of(srg: SRG, plan: Plan, builds: Sequence[RegionBuild], settings: Setti
         raise EngineError(f"the graph cannot be saved: it returns a value that is no JSON value ({error})") from error
 
 
-def _row(graph: RegionGraph, build: RegionBuild, carried: Carried) -> dict[str, Any]:
+def _row(
+    graph: RegionGraph, build: RegionBuild, carried: Carried, entrants: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
     row: dict[str, Any] = {"label": graph.label, "engine": build.engine}
-    entry = carried.get(build.key) if build.key else None
-    if entry is not None:
+    entry = carried.get(build.key) if build.key and not is_contested(build) else None
+    if entrants:
+        row |= contest_row(graph, entrants)
+    elif entry is not None:
         row["key"] = build.key
     elif build.engine != "eager":
         log.warning("region %s is saved as its own ops: %s's artefact cannot be carried", graph.label, build.engine)
         row["engine"] = "eager"
     try:
         row["devices"] = _device_names(graph)
-        row["form"] = _proved_form(graph, row["devices"])
+        row["form"] = _proved_form(graph, row["devices"], with_values=bool(entrants))
     except CannotReplay as error:
         if entry is None:
             raise EngineError(
@@ -109,8 +128,13 @@ def _row(graph: RegionGraph, build: RegionBuild, carried: Carried) -> dict[str, 
     return row
 
 
-def _proved_form(graph: RegionGraph, devices: Mapping[str, str]) -> Any:
+def _proved_form(graph: RegionGraph, devices: Mapping[str, str], with_values: bool) -> Any:
     """The region's canonical form as it will be read back.
+
+    Args:
+        graph: the region.
+        devices: that its form numbers.
+        with_values: keep what each op gives; running it does not need that.
 
     Raises:
         CannotReplay: it has none, or what is made of it is not the region.
@@ -121,9 +145,10 @@ def _proved_form(graph: RegionGraph, devices: Mapping[str, str]) -> Any:
     lost = first_loss(graph.gm, replay(form, devices))
     if lost is not None:
         raise CannotReplay(f"its graph cannot be written down: {lost}")
-    for op in form["ops"]:
-        op[3] = None  # what it computes is known from what it reads
-    form["inputs"] = [None] * len(form["inputs"])
+    if not with_values:
+        for op in form["ops"]:
+            op[3] = None
+        form["inputs"] = [None] * len(form["inputs"])
     return form
 
 
@@ -176,7 +201,8 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
     settings = Settings(**form["settings"])
     carried = carried_now() or Carried()
     carried.devices.update(form["devices"])
-    missing = [row["key"][:12] for row in form["table"] if "key" in row and carried.get(row["key"]) is None]
+    keys = [one["key"] for row in form["table"] for one in (row, *row.get("entrants", ())) if "key" in one]
+    missing = [key[:12] for key in keys if carried.get(key) is None]
     if missing:
         raise StoreError(f"artefacts are neither carried nor in the cache: {', '.join(missing)}")
     loaded = [_region(row, carried, settings) for row in form["table"]]
@@ -193,8 +219,11 @@ def _tensor(header: Mapping[str, Any], text: str) -> torch.Tensor:
 
 
 def _region(row: Mapping[str, Any], carried: Carried, settings: Settings) -> RegionCallable:
+    if "entrants" in row:
+        gm = _replayed(row)
+        return contest_of(row, gm, _as_callable(gm), carried, settings)
     if "key" not in row:
-        return _own_ops(row)
+        return _as_callable(_replayed(row))
     run = _artefact(row, carried, settings)
     if getattr(run, "checked", None) is None:
         return run
@@ -203,7 +232,7 @@ def _region(row: Mapping[str, Any], carried: Carried, settings: Settings) -> Reg
 
 def _checked(row: Mapping[str, Any], run: Any) -> RegionCallable:
     """An artefact whose first answer is held against the region's own ops, which take the calls that it cannot."""
-    own = _own_ops(row)
+    own = _as_callable(_replayed(row))
     dropped: list[Reason] = []
 
     def drop(reason: Reason) -> None:
@@ -221,12 +250,16 @@ def _checked(row: Mapping[str, Any], run: Any) -> RegionCallable:
     return call
 
 
-def _own_ops(row: Mapping[str, Any]) -> RegionCallable:
-    """The region's own ops, one by one."""
+def _replayed(row: Mapping[str, Any]) -> GraphModule:
+    """The region's own ops."""
     try:
-        gm = replay(row["form"], row["devices"])
+        return replay(row["form"], row["devices"])
     except CannotReplay as error:
         raise EngineError(f"region {row['label']} cannot run here: {error}") from error
+
+
+def _as_callable(gm: GraphModule) -> RegionCallable:
+    """Run them one by one."""
 
     def run(args: list[Any]) -> Sequence[Any]:
         given = tuple(args)

@@ -25,7 +25,7 @@ from djinn_fx.engines.registry import engine
 from djinn_fx.engines.tier import open_store
 from djinn_fx.errors import EngineError, StoreError
 from djinn_fx.runtime import carried as parts
-from djinn_fx.runtime.ahead import carrying, form_of
+from djinn_fx.runtime.ahead import carrying, form_of, settings_json
 from djinn_fx.runtime.carried import Carried
 from djinn_fx.runtime.graph_cache import DjinnGraph, keeping
 from djinn_fx.settings import Settings
@@ -100,10 +100,16 @@ class Compiler(Protocol):
 
 
 class Ahead:
-    """One ahead-of-time compilation: what its graphs carry."""
+    """One ahead-of-time compilation.
 
-    def __init__(self, settings: Settings, carried: Carried) -> None:
-        self.settings, self.carried = settings, carried
+    Args:
+        settings: with which it is built.
+        asked: as the user gave them.
+        carried: what its graphs carry.
+    """
+
+    def __init__(self, settings: Settings, asked: Settings, carried: Carried) -> None:
+        self.settings, self.asked, self.carried = settings, asked, carried
 
     def graph(self, srg: SRG, plan: Plan, builds: Sequence[RegionBuild], run: Any) -> DjinnGraph:
         """A built graph as one that can be kept.
@@ -111,7 +117,7 @@ class Ahead:
         Raises:
             EngineError: a part of it cannot be written down.
         """
-        return DjinnGraph(run, form_of(srg, plan, builds, self.settings))
+        return DjinnGraph(run, form_of(srg, plan, builds, self.settings, self.asked))
 
 
 def compile_ahead(
@@ -138,10 +144,10 @@ def compile_ahead(
                 raise EngineError(f"a function cannot be compiled ahead of time without a cache: {reason}")
         remembered = settings.cache and settings.passes is None
         try:
-            return _compiled(gm, example_inputs, compiler(chosen), Ahead(chosen, Carried(store)), remembered)
+            return _compiled(gm, example_inputs, compiler(chosen), Ahead(chosen, settings, Carried(store)), remembered)
         except StoreError as error:  # torch kept the graph, but an artefact has since left the cache
             log.info("a kept graph is compiled anew: %s", error)
-            return _compiled(gm, example_inputs, compiler(chosen), Ahead(chosen, Carried(store)), False)
+            return _compiled(gm, example_inputs, compiler(chosen), Ahead(chosen, settings, Carried(store)), False)
 
 
 def _compiled(gm: Any, example_inputs: Sequence[Any], compiler: Compiler, ahead: Ahead, remembered: bool) -> SavedGraph:
@@ -150,7 +156,7 @@ def _compiled(gm: Any, example_inputs: Sequence[Any], compiler: Compiler, ahead:
     tag = f"ahead-{'' if remembered else uuid.uuid4().hex}-{compiler.tag()}"
     with carrying(ahead.carried), keeping(ahead.settings, tag):
         run = compiler.through_aot(gm, example_inputs)
-    return SavedGraph(run, ahead.carried, ahead.settings.model_dump(exclude={"passes"}))
+    return SavedGraph(run, ahead.carried, settings_json(ahead.asked))
 
 
 # What a file was made by, and whether that is what is here

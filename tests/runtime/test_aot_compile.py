@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import os
 import re
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from torch._dynamo.aot_compile import AOTCompiledFunction
 
 from djinn_fx import backend
+from djinn_fx.engines.contest import Contest
+from djinn_fx.engines.registry import engine as engine_of
 from djinn_fx.errors import DjinnError, EngineError, StoreError
 from djinn_fx.runtime import carried, serialise
 from djinn_fx.runtime.ahead import restore
@@ -205,6 +208,46 @@ def test_a_new_process_with_empty_caches_loads_and_runs_without_tracing(
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("traced 0 aot 0")
     assert not (tmp_path / "none").exists()
+
+
+# Engines that bind weights
+
+
+def _contests(function: AOTCompiledFunction) -> list[Contest]:
+    """The contests of a function's graphs that were called."""
+    del function
+    found = [one for one in gc.get_objects() if type(one) is Contest]
+    return [one for one in found if one.engine != "eager"]
+
+
+@pytest.mark.parametrize("engine", ["packed", "onnxruntime", "openvino"])
+@torch.no_grad()
+def test_an_engine_that_binds_weights_is_carried_and_checked_anew(engine: str) -> None:
+    if not engine_of(engine, Settings()).capability().can_run:
+        pytest.skip(f"{engine} is not installed")
+    model, x = Layers(), torch.randn(5, SIDE)
+    data = saved(ahead(model, x, engine=engine))
+    gc.collect()
+    loaded = load(data)
+    assert len(graph_of(loaded)._carried.keys()) == 1
+    for _ in range(2):
+        assert_same(loaded, model, x)
+    assert [one.engine for one in _contests(loaded)] == [engine]
+    for parameter in model.parameters():
+        parameter.data.add_(0.5)  # the session's copies are now wrong
+    assert_same(loaded, model, x)
+    assert_same(loaded, Layers(), x)
+
+
+@torch.no_grad()
+def test_auto_answers_with_the_regions_own_ops_until_an_engine_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Layers(), torch.randn(5, SIDE)
+    data = saved(ahead(model, x, engine="auto"))
+    started: list[Any] = []
+    monkeypatch.setattr("djinn_fx.engines.contest.threading.Thread.start", started.append)
+    loaded = load(data)
+    assert_same(loaded, model, x)
+    assert len(started) > 0  # the engine is being made ready, and the call did not wait
 
 
 # What does not fit is refused, in words

@@ -1,0 +1,161 @@
+"""Regions that several engines take, in a saved function: every artefact is carried, the contest is held where it runs.
+
+Such engines open sessions with copies of the weights, which takes longer than a call. So calls are answered by the
+region's own ops until a session is open, as in the background mode of compiling; only where the settings name one
+engine and ``compile`` is ``"blocking"`` does the first call wait for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
+from djinn_fx.engines.build import BOUND, Builder, RegionBuild
+from djinn_fx.engines.contest import Contest, ContestBySize
+from djinn_fx.engines.decisions import decision_key, recall, remember
+from djinn_fx.engines.entrants import Contestants, Made
+from djinn_fx.engines.keys import EngineKey, Guards, symbol_places
+from djinn_fx.engines.memory import MEMORY, Loaded
+from djinn_fx.engines.registry import engine
+from djinn_fx.engines.tier import Prepared, Tier, open_store
+from djinn_fx.errors import EngineError
+from djinn_fx.runtime.carried import Carried
+from djinn_fx.settings import Settings
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.plan import Plan, Region
+from djinn_fx.srg.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
+
+log = logging.getLogger("djinn_fx.runtime")
+
+
+# Writing
+
+
+def is_contested(build: RegionBuild) -> bool:
+    """Whether engines that bind weights take the region."""
+    return build.engine in BOUND
+
+
+def entrants_of(srg: SRG, plan: Plan, region: Region, settings: Settings, carried: Carried) -> list[dict[str, str]]:
+    """The engines whose artefacts can be carried, each with its artefact's key."""
+    names = [name for name in BOUND if settings.engine == "auto" or name in settings.engines]
+    names = [name for name in names if engine(name, settings).capability().can_run]
+    made, _ = Builder(settings, mode="blocking").each(srg, plan, region, names)
+    found = []
+    for one in made:
+        if one.loaded.key and carried.get(one.loaded.key) is not None:
+            found.append({"engine": one.tier.name, "key": one.loaded.key})
+        else:
+            log.warning("region %s is saved without %s: its artefact cannot be carried", region.label, one.tier.name)
+    return found
+
+
+def contest_row(graph: RegionGraph, entrants: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """What a contest needs besides the region's form."""
+    try:
+        hints = [[hint.value, hint.positive] for hint in size_hints(graph.canonical, graph.example_inputs)]
+    except CannotRebuild as error:
+        raise EngineError(f"region {graph.label} cannot be saved: {error}") from error
+    return {
+        "entrants": [dict(one) for one in entrants],
+        "hints": hints,
+        "hash": graph.structural_hash,
+        "kind": graph.kind,
+        "weights": list(graph.weights),
+    }
+
+
+# Reading
+
+
+def contest_of(
+    row: Mapping[str, Any], gm: GraphModule, reference: RegionCallable, carried: Carried, settings: Settings
+) -> RegionCallable:
+    """The contest of a row's engines.
+
+    Args:
+        row: of a saved graph's table, see :func:`contest_row`.
+        gm: the region's own ops.
+        reference: the same as a callable.
+        carried: the artefacts.
+        settings: the function was compiled with.
+
+    Raises:
+        EngineError: an artefact or the form does not fit this process.
+    """
+    graph = _graph(row, gm)
+    waits = settings.compile == "blocking" and len(settings.engines) == 1 and settings.engine != "auto"
+    settings = settings.model_copy(update={"compile": "blocking" if waits else "background"})
+    made = [_made(one, graph, carried, settings) for one in row["entrants"]]
+    contestants = Contestants(graph, made, reference, settings)
+    store, _ = open_store(Settings.load())
+    fingerprints = [one.tier.engine.fingerprint() for one in made]
+
+    def contest(sizes: Sequence[int]) -> Contest:
+        key = decision_key(graph.structural_hash, graph.weights, sizes, fingerprints)
+        known = recall(store, key)
+
+        def decided(name: str, seconds: Mapping[str, float]) -> None:
+            if len(seconds) > 1:
+                remember(store, key, graph.label, name, seconds)
+
+        return contestants.contest(decided=decided, remembered=known.engine if known is not None else None)
+
+    places = symbol_places(graph.example_inputs)
+    return ContestBySize(places, contest) if places else contest(())
+
+
+def _made(one: Mapping[str, str], graph: RegionGraph, carried: Carried, settings: Settings) -> Made:
+    key = one["key"]
+    tier = Tier(engine(one["engine"], settings), None)
+    entry = carried.get(key)
+    assert entry is not None, "looked for before"
+    known = next((loaded for loaded in MEMORY.variants(key) if loaded.key == key), None)
+    if known is None:
+        run = tier.engine.load(Artefact(header=entry.header, payload=entry.payload))
+        known = Loaded(key=key, run=run, guards=Guards(expression=entry.header.get("guards")), engine=tier.name)
+        MEMORY.add(key, known)
+    prepared = Prepared(graph=graph, key=EngineKey(digest=key, fields=entry.header.get("fields", {})))
+    return Made(tier=tier, prepared=prepared, loaded=known)
+
+
+def _graph(row: Mapping[str, Any], gm: GraphModule) -> RegionGraph:
+    """The region as the guard wants it: with what each op gives, as far as its type, sizes and strides go."""
+    form = row["form"]
+    if form["symbols"]:
+        try:
+            hints = [SizeHint(value=value, positive=positive) for value, positive in row["hints"]]
+            made = rebuild(form, hints=hints, devices=row["devices"])
+        except CannotRebuild as error:
+            raise EngineError(f"region {row['label']} cannot run here: {error}") from error
+        gm, inputs = made.gm, made.example_inputs
+    else:
+        values = [value for value, _ in form["inputs"]] + [op[3] for op in form["ops"]]
+        nodes = [node for node in gm.graph.nodes if node.op in ("placeholder", "call_function")]
+        for node, value in zip(nodes, values, strict=True):
+            node.meta["val"] = _like(value)
+        inputs = tuple(node.meta["val"] for node in nodes[: len(form["inputs"])])
+    return RegionGraph(
+        gm=gm,
+        structural_hash=row["hash"],
+        canonical=form,
+        example_inputs=inputs,
+        label=row["label"],
+        kind=row["kind"],
+        weights=tuple(row["weights"]),
+    )
+
+
+def _like(value: Any) -> Any:
+    """A tensor without memory that has the type, sizes and strides a canonical form tells; None for what is none."""
+    if value[0] == "values":
+        return tuple(_like(part) for part in value[1:])
+    if len(value) < 5:
+        return None
+    dtype, shape, strides = value[:3]
+    return torch.empty_strided(shape, strides, dtype=getattr(torch, dtype), device="meta")
