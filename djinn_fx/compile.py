@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 from djinn_fx.choice import Chosen, compete, contenders, outlook
 from djinn_fx.deferred import DeferredGraph, deferrable
 from djinn_fx.engines.build import Builder, RegionBuild, tier_names
+from djinn_fx.engines.guard.quarantine import QUARANTINE
 from djinn_fx.engines.memory import MEMORY
 from djinn_fx.engines.prewarm import prewarm
 from djinn_fx.errors import SettingsError
@@ -93,6 +94,7 @@ def history() -> tuple[CapturedGraph, ...]:
 def forget() -> None:
     """Drop loaded artefacts and the history."""
     MEMORY.clear()
+    QUARANTINE.clear()
     HANDLES.clear()
     _HISTORY.clear()
 

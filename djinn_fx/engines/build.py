@@ -177,6 +177,10 @@ class Builder:
         if prepared.key is None:
             return self._compile(tier, prepared, work), "built"
         with BUILDING.of(prepared.key.digest):
+            wrong = tier.quarantined(prepared.key)
+            if wrong is not None:
+                work.note(wrong)
+                return None, ""
             found = tier.find(prepared.key, work.holds)
             if found is not None:
                 return found

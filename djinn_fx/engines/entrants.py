@@ -10,6 +10,8 @@ from djinn_fx.engines.base import RegionCallable, RegionGraph
 from djinn_fx.engines.contest import Contest, Entrant
 from djinn_fx.engines.guard.guarded import guarded
 from djinn_fx.engines.guard.precise import fp64_reference
+from djinn_fx.engines.guard.quarantine import QUARANTINE
+from djinn_fx.engines.guard.reproducer import Reproducer
 from djinn_fx.engines.memory import MEMORY, Loaded
 from djinn_fx.engines.tier import Prepared, Tier
 from djinn_fx.reasons import Reason, ReasonKind
@@ -75,13 +77,24 @@ class Contestants:
             verify=self._settings.verify,
             mutated=tuple(getattr(run, "mutated", ())),
             on_quarantine=lambda reason: told.about(made, reason),
-            reproduce=None,
+            reproduce=self._reproducer(made),
             high_precision=self._precise,
             region=self._graph,
             bindings=self._repeats,
             allow_bf16=self._settings.precision == "allow-bf16",
         )
         return Entrant(made.tier.name, checked)
+
+    def _reproducer(self, made: Made) -> Reproducer:
+        store, key = made.tier.store, made.loaded.key
+        return Reproducer(
+            region=self._graph,
+            engine=made.tier.name,
+            fingerprint=made.tier.engine.fingerprint(),
+            settings=self._settings,
+            root=store.root if store is not None else None,
+            artefact=(lambda: store.get(key)) if store is not None and key else None,
+        )
 
 
 class _Told:
@@ -95,5 +108,5 @@ class _Told:
             contest.drop(made.tier.name, reason)
         key = made.prepared.key
         if key is not None and reason.kind is ReasonKind.QUARANTINED:
-            made.tier.note_failure(key, reason)
+            QUARANTINE.put(key, reason, made.tier.store)
             MEMORY.forget(key.digest)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
+from djinn_fx.engines.guard.quarantine import QUARANTINE
 from djinn_fx.engines.keys import EngineKey, Guards, engine_key
 from djinn_fx.engines.memory import MEMORY, Loaded
 from djinn_fx.engines.pool.jobs import BuildDone
@@ -172,6 +173,11 @@ class Tier:
         why = self.engine.capability().why_not or "this machine cannot run it"
         detail = f"{self.name}: built, but it does not run here: {why}"
         return Reason(kind=ReasonKind.NOT_RUNNABLE, detail=detail, node=graph.label)
+
+    def quarantined(self, key: EngineKey) -> Reason | None:
+        """Why no artefact of this key is to be used, if one of its answers was wrong."""
+        reason = QUARANTINE.get(key, self.store)
+        return reason if reason is not None and reason.kind is ReasonKind.QUARANTINED else None
 
     def known_failure(self, key: EngineKey) -> Reason | None:
         """Why building it failed, if that is on record."""
