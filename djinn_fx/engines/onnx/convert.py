@@ -10,7 +10,7 @@ import torch
 from torch.fx import Graph, Node
 
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.onnx import registry
+from djinn_fx.engines.onnx import patterns, registry
 from djinn_fx.engines.onnx.decompose import parts_of
 from djinn_fx.engines.onnx.formulas import Formulas, expression_of
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
@@ -212,6 +212,9 @@ class _Conversion:
             raise Refused("it gives no tensor")
         for fake in fakes:
             self._check_tensor(fake)
+        whole = patterns.found(self._builder, self._values, node)
+        if whole is not None:
+            return self._stamped(whole, node)
         convert = self._table.get(name)
         refused = Refused("there is no converter for it")
         if convert is not None:

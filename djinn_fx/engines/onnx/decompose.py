@@ -69,6 +69,8 @@ def parts_of(node: Node) -> Graph | None:
     fakes = [tensor for source in (*sources, node) for tensor in tensors_of(fake_value(source))]
     if not fakes or not all(isinstance(one, FakeTensor) for one in fakes):
         return None
+    if any(isinstance(size, int) and size == 0 for one in fakes for size in one.shape):
+        return None  # a converter refused it for its having no elements, which some runtime does not survive
 
     def call(*given: Any) -> Any:
         known = dict(zip(sources, given, strict=True))

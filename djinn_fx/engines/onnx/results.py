@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch.fx import Node
 
@@ -141,7 +142,9 @@ def _covers(owner: torch.Tensor, view: torch.Tensor) -> bool:
     if expression_of(owner.storage_offset()) != 0 or _order(list(owner.shape), list(owner.stride())) is None:
         return False
     whole, part = (_product(one.shape) for one in (owner, view))
-    return bool(whole == _bytes(owner) // owner.element_size()) if isinstance(whole, int) else bool(whole == part)
+    if isinstance(whole, int):
+        return whole == _bytes(owner) // owner.element_size()
+    return bool(sympy.expand(whole - part) == 0)
 
 
 def _product(sizes: Sequence[Any]) -> Any:

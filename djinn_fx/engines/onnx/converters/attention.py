@@ -145,8 +145,9 @@ def _bias(
         allowed = b.op("Or", [mask, b.op("Not", [some])], torch.bool)
         return select(b, allowed, zero, low), some
     added = b.cast(mask, dtype)
-    highest = b.op("ReduceMax", [added, b.ints([-1])], None, shape, symbols=symbols, keepdims=1)
-    some = b.op("Not", [compare(b, "Equal", highest, low)])
+    # Not by way of the highest number: OpenVINO's ReduceMax makes -inf the lowest finite one.
+    allowed = b.cast(b.op("Not", [compare(b, "Equal", added, low)]), torch.int32)
+    some = b.cast(b.op("ReduceMax", [allowed, b.ints([-1])], None, shape, symbols=symbols, keepdims=1), torch.bool)
     return select(b, some, added, zero), some
 
 
@@ -176,6 +177,13 @@ def _products(b: GraphBuilder, q: Value, k: Value, v: Value, bias: Value | None,
 
 
 def _openvino(b: GraphBuilder, q: Value, k: Value, v: Value, bias: Value | None, scale: float, causal: bool) -> Value:
-    inputs = [q, k, v, bias, b.constant(scale, q.dtype)]
+    width = q.shape[-1]
+    usual = width is not None and math.isclose(scale, 1.0 / math.sqrt(width), rel_tol=1e-12)
+    given = [] if usual else [bias, b.constant(scale, q.dtype)]
+    if not usual and bias is None and width is not None:
+        # OpenVINO takes a scale only beside a mask.
+        q = b.op("Mul", [q, b.constant(scale * math.sqrt(width), q.dtype)])
+        given = []
     shape = (*q.shape[:-1], v.shape[-1])
+    inputs = [q, k, v, *(given or [bias])]
     return b.op("ScaledDotProductAttention", inputs, None, shape, domain=DJINN, causal=int(causal))

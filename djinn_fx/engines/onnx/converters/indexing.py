@@ -111,8 +111,18 @@ def gather(b: GraphBuilder, node: Node, x: Value, dim: int, index: Value, **_: A
             continue
         if mine is None and wanted is None and x.symbol(place) and x.symbol(place) == index.symbol(place):
             continue
-        x = b.slice(x, place, 0, b.size(index, place), size=wanted)
+        x = _first(b, x, place, b.size(index, place))
     return b.op("GatherElements", [x, chosen], None, index.shape, symbols=index.symbols, axis=dim)
+
+
+def _first(b: GraphBuilder, x: Value, dim: int, count: int | Value) -> Value:
+    """The first so many along a dimension; OpenVINO 2026.4 loses a Slice before GatherElements."""
+    if b.flavour != "openvino":
+        return b.slice(x, dim, 0, count, size=b.known(count))
+    zero, one = b.constant(0, torch.int64), b.constant(1, torch.int64)
+    places = b.op("Range", [zero, b.tensor(count, torch.int64), one], torch.int64, (b.known(count),), symbols=(None,))
+    shape = [b.known(count) if place == dim else size for place, size in enumerate(x.shape)]
+    return b.op("Gather", [x, places], None, shape, symbols=(None,) * len(shape), axis=dim)
 
 
 # Replacing
