@@ -138,7 +138,7 @@ class PackedEngine:
             engine=self.name,
             label=label,
             signature=Signature(
-                fed=_fed(gm), results=(), mutated=tuple((place, 0) for place in written_places(gm.graph))
+                fed=fed_of(gm), results=(), mutated=tuple((place, 0) for place in written_places(gm.graph))
             ),
             weights=plan.watched,
             opener=plan.open,
@@ -146,7 +146,7 @@ class PackedEngine:
         )
 
 
-def _fed(gm: GraphModule) -> tuple[Fed, ...]:
+def fed_of(gm: GraphModule) -> tuple[Fed, ...]:
     """The arguments as ``bound`` checks them."""
     found = []
     for place, node in enumerate(gm.graph.find_nodes(op="placeholder")):
@@ -158,8 +158,13 @@ def _fed(gm: GraphModule) -> tuple[Fed, ...]:
     return tuple(found)
 
 
-def make(settings: Settings) -> PackedEngine:
-    """The engine as the settings want it."""
+def speeds_of(settings: Settings) -> ProductSpeed:
+    """The figures that go with these settings: in their cache folder, or in memory."""
     folder = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
     kept = folder if settings.cache and not torch.compiler.config.force_disable_caches else None
-    return PackedEngine(weights=settings.weights, speed=_speeds(kept))
+    return _speeds(kept)
+
+
+def make(settings: Settings) -> PackedEngine:
+    """The engine as the settings want it."""
+    return PackedEngine(weights=settings.weights, speed=speeds_of(settings))
