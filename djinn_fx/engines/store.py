@@ -104,11 +104,11 @@ class Store:
         except OSError as error:
             self._ledger.unusable("look at", error)
 
-    @staticmethod
-    def open(root: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> tuple[Store | None, Reason | None]:
+    @classmethod
+    def open(cls, root: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> tuple[Store | None, Reason | None]:
         """The store, or the Reason (kind ``CACHE_UNUSABLE``) why its directory is unsafe."""
         try:
-            return Store(root, limit_bytes), None
+            return cls(root, limit_bytes), None
         except StoreError as error:
             return None, Reason(kind=ReasonKind.CACHE_UNUSABLE, detail=str(error))
 

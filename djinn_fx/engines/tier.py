@@ -280,6 +280,10 @@ def open_store(settings: Settings) -> tuple[Store | None, Reason | None]:
     if not settings.cache or torch.compiler.config.force_disable_caches:
         return None, None
     root = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
+    if settings.mega_cache:
+        from djinn_fx.engines.mega_cache import RecordingStore
+
+        return RecordingStore.open(root, settings.cache_limit_bytes)
     return Store.open(root, settings.cache_limit_bytes)
 
 
