@@ -171,7 +171,7 @@ def plan(model: str, quick: bool, dtype: str, target: str) -> Found:
 
     from djinn_fx.backend import capture
     from djinn_fx.engines.base import BuildRequest
-    from djinn_fx.engines.build import region_graph
+    from djinn_fx.engines.region_work import region_graph
     from djinn_fx.engines.registry import engine
     from djinn_fx.engines.tensorrt import worker
     from djinn_fx.settings import Settings

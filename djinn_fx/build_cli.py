@@ -23,10 +23,10 @@ from djinn_fx.backend import capture
 from djinn_fx.command_line import FOUND_WRONG, OK, carry_out, json_target, write_json
 from djinn_fx.compile import CapturedGraph, passes_for
 from djinn_fx.engines.base import BuildRequest, Engine, RegionGraph
-from djinn_fx.engines.build import region_graph
 from djinn_fx.engines.keys import EngineKey, Guards
 from djinn_fx.engines.pool.jobs import BuildDone, BuildJob, BuildOutcome
 from djinn_fx.engines.pool.supervisor import shared_pool
+from djinn_fx.engines.region_work import region_graph
 from djinn_fx.engines.tensorrt.checked import may_round
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
 from djinn_fx.engines.tier import LOCK_TIMEOUT_S, Prepared, Tier, open_store

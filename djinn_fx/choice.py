@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.engines.build import BOUND, Builder, Built, RegionBuild, region_graph, tier_names
+from djinn_fx.engines.build import BOUND, Builder, Built, tier_names
 from djinn_fx.engines.contest import Contest, ContestBySize, Entrant
 from djinn_fx.engines.decisions import Decision, decision_key, recall, remember
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.entrants import Contestants
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.engines.lazy import LazyRegion
+from djinn_fx.engines.region_work import RegionBuild, region_graph
 from djinn_fx.engines.registry import engine
 from djinn_fx.engines.tier import open_store
 from djinn_fx.passes.find_regions import whole_region

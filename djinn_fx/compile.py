@@ -20,10 +20,11 @@ from torch.fx import GraphModule
 
 from djinn_fx.choice import Chosen, compete, contenders, outlook
 from djinn_fx.deferred import DeferredGraph, deferrable
-from djinn_fx.engines.build import Builder, RegionBuild, tier_names
+from djinn_fx.engines.build import Builder, tier_names
 from djinn_fx.engines.guard.quarantine import QUARANTINE
 from djinn_fx.engines.memory import MEMORY
 from djinn_fx.engines.prewarm import prewarm
+from djinn_fx.engines.region_work import RegionBuild
 from djinn_fx.errors import SettingsError
 from djinn_fx.passes.base import Pass, PassContext, PassTiming, run_passes
 from djinn_fx.passes.find_regions import FindRegions

@@ -10,56 +10,28 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
-from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
+from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable
 from djinn_fx.engines.contest import ContestBySize
 from djinn_fx.engines.entrants import Contestants, Made
-from djinn_fx.engines.keys import Guards, device_order, symbol_places, symbolic_inputs
+from djinn_fx.engines.keys import Guards, device_order, symbolic_inputs
 from djinn_fx.engines.lazy import Adopted, LazyRegion, Policy
 from djinn_fx.engines.memory import BUILDING, MEMORY, Loaded
 from djinn_fx.engines.pays import EXPERIENCE, Budget
 from djinn_fx.engines.progress import Progress
+from djinn_fx.engines.region_work import RegionBuild, RegionWork, built_again, region_values
 from djinn_fx.engines.registry import engine
 from djinn_fx.engines.tier import LOCK_TIMEOUT_S, Prepared, Tier, open_store, tiers_for
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
-from djinn_fx.srg.extract import extract, input_value
+from djinn_fx.srg.extract import input_value
 from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.hashing import canonical_form
 from djinn_fx.srg.plan import Plan, Region
-from djinn_fx.srg.record import Residency
 
 log = logging.getLogger("djinn_fx.engines")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegionBuild:
-    """How one region got its callable.
-
-    Attributes:
-        region: index of the region.
-        engine: name of the engine that runs it.
-        outcome: ``memory``, ``store``, ``built``, ``fallback``; ``waiting`` if a better engine is still to be built;
-            ``shared`` with an earlier region of the graph.
-        seconds: spent on it.
-        key: of the artefact; empty if it is not kept. Of a waiting region: the key it will have on disk.
-        guards: expression over the region's symbolic inputs under which the artefact is valid, if any.
-        alone: whether the artefact runs without the region's own ops beside it to be checked against.
-        reasons: misses, refusals, fallbacks.
-    """
-
-    region: int
-    engine: str
-    outcome: str
-    seconds: float
-    key: str = ""
-    guards: str | None = None
-    alone: bool = True
-    reasons: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +68,7 @@ class Builder:
         same: dict[str, tuple[RegionCallable, RegionBuild]] = {}
         distinct = list(_distinct_first(plan.regions))
         # Compiling one region may find that a symbol is a number, so the symbols of all are noted before.
-        symints = {region.index: symbolic_inputs(_values(srg, region)) for region in plan.regions}
+        symints = {region.index: symbolic_inputs(region_values(srg, region)) for region in plan.regions}
         with Progress(len(distinct), self._settings.progress) as progress:
             for region in (*distinct, *plan.regions):
                 if region.index in callables:
@@ -104,10 +76,10 @@ class Builder:
                 shared = same.get(region.structural_hash) if region.structural_hash else None
                 if shared is not None and self._may_share(srg, region, symints[region.index], shared[1]):
                     run, build = shared
-                    again = _again(build, region)
+                    again = built_again(build, region)
                 else:
                     progress.start(region.label)
-                    work = _RegionWork(srg, plan, region, symints[region.index])
+                    work = RegionWork(srg, plan, region, symints[region.index])
                     run, again = self._region(work)
                     same[region.structural_hash] = (run, again)
                     progress.done()
@@ -117,10 +89,10 @@ class Builder:
 
     def each(self, srg: SRG, plan: Plan, region: Region, names: Sequence[str]) -> tuple[list[Made], list[Reason]]:
         """What each of these engines makes of a region, in this process, and why the others make nothing of it."""
-        work = _RegionWork(srg, plan, region, symbolic_inputs(_values(srg, region)))
+        work = RegionWork(srg, plan, region, symbolic_inputs(region_values(srg, region)))
         return self._each(work, tiers_for(self._settings, names)), work.reasons
 
-    def _each(self, work: _RegionWork, tiers: Sequence[Tier]) -> list[Made]:
+    def _each(self, work: RegionWork, tiers: Sequence[Tier]) -> list[Made]:
         made = []
         for tier in tiers:
             prepared = tier.prepare(work.graph, for_child=False)
@@ -138,7 +110,7 @@ class Builder:
             return False
         return Guards(expression=build.guards).hold(symints)
 
-    def _region(self, work: _RegionWork) -> tuple[RegionCallable, RegionBuild]:
+    def _region(self, work: RegionWork) -> tuple[RegionCallable, RegionBuild]:
         """Ask the engines in order; what none of them takes runs eagerly."""
         made = self._each(work, self._bound)
         if made:
@@ -161,7 +133,7 @@ class Builder:
                 return self._serving(work, loaded), work.build(loaded, outcome)
         return self._fallback(work)
 
-    def _serving(self, work: _RegionWork, loaded: Loaded) -> RegionCallable:
+    def _serving(self, work: RegionWork, loaded: Loaded) -> RegionCallable:
         """An artefact as a region's callable; one that is to be checked has the region's own ops beside it."""
         if getattr(loaded.run, "checked", None) is None:
             return loaded.run
@@ -172,7 +144,7 @@ class Builder:
 
     # Blocking
 
-    def _now(self, tier: Tier, prepared: Prepared, work: _RegionWork) -> tuple[Loaded | None, str]:
+    def _now(self, tier: Tier, prepared: Prepared, work: RegionWork) -> tuple[Loaded | None, str]:
         """The artefact, from the cache or compiled while the caller waits; None if that failed."""
         if prepared.key is None:
             return self._compile(tier, prepared, work), "built"
@@ -204,7 +176,7 @@ class Builder:
                 work.note(tier.note_miss(prepared.key, work.graph))
                 return self._compile(tier, prepared, work), "built"
 
-    def _compile(self, tier: Tier, prepared: Prepared, work: _RegionWork) -> Loaded | None:
+    def _compile(self, tier: Tier, prepared: Prepared, work: RegionWork) -> Loaded | None:
         ops = len(work.region.nodes)
         predicted_s = EXPERIENCE.build_seconds(tier.name, ops)
         if not self._policy.budget.reserve(predicted_s):
@@ -227,7 +199,7 @@ class Builder:
             work.note(tier.why_not_here(work.graph))
         return loaded
 
-    def _fallback(self, work: _RegionWork) -> tuple[RegionCallable, RegionBuild]:
+    def _fallback(self, work: RegionWork) -> tuple[RegionCallable, RegionBuild]:
         # A region no engine is meant for (sizes only) is no news; one that an engine failed on is.
         failed = any(reason.kind is ReasonKind.FALLBACK for reason in work.reasons)
         detail = "; ".join(reason.detail for reason in work.reasons) or "the settings say so"
@@ -239,7 +211,7 @@ class Builder:
 
     # Lazily
 
-    def _lazily(self, work: _RegionWork) -> tuple[RegionCallable, RegionBuild]:
+    def _lazily(self, work: RegionWork) -> tuple[RegionCallable, RegionBuild]:
         """The best artefact there is already, or the region's own ops, while better engines are built."""
         wanted: list[tuple[Tier, Prepared]] = []
         start: Loaded | None = None
@@ -264,13 +236,13 @@ class Builder:
             )
         return self._lazy_region(work, wanted, start, outcome)
 
-    def _known(self, tier: Tier, prepared: Prepared, work: _RegionWork) -> Reason | None:
+    def _known(self, tier: Tier, prepared: Prepared, work: RegionWork) -> Reason | None:
         """Why there is no point in building: it does not run here, or it failed before."""
         if prepared.key is None:
             return None
         return tier.not_runnable(prepared.key, work.graph, work.holds) or tier.known_failure(prepared.key)
 
-    def _can_build_elsewhere(self, tier: Tier, prepared: Prepared, work: _RegionWork) -> bool:
+    def _can_build_elsewhere(self, tier: Tier, prepared: Prepared, work: RegionWork) -> bool:
         if isinstance(prepared.request, BuildRequest) and prepared.key is not None:
             work.note(tier.note_miss(prepared.key, work.graph))
             return True
@@ -282,7 +254,7 @@ class Builder:
         return False
 
     def _lazy_region(
-        self, work: _RegionWork, wanted: Sequence[tuple[Tier, Prepared]], start: Loaded | None, outcome: str
+        self, work: RegionWork, wanted: Sequence[tuple[Tier, Prepared]], start: Loaded | None, outcome: str
     ) -> tuple[RegionCallable, RegionBuild]:
         if any(tier.name == "inductor" for tier, _ in wanted):
             from djinn_fx.engines.inductor import import_runtime
@@ -306,7 +278,7 @@ class Builder:
         build = work.build(start, outcome)
         return region, replace(build, key=key.digest if only and key is not None else build.key)
 
-    def _new_lazy(self, work: _RegionWork, start: Loaded | None) -> LazyRegion:
+    def _new_lazy(self, work: RegionWork, start: Loaded | None) -> LazyRegion:
         return LazyRegion(
             label=work.region.label,
             eager=self._eager.load(self._eager.compile(work.graph)),
@@ -318,53 +290,6 @@ class Builder:
             clock_tells=work.region.device.startswith("cpu"),
             policy=self._policy,
         )
-
-
-class _RegionWork:
-    """One region on its way to a callable: what it is, and what has been decided so far."""
-
-    def __init__(self, srg: SRG, plan: Plan, region: Region, symints: Sequence[torch.SymInt]) -> None:
-        self.region, self.symints = region, symints
-        self.places = symbol_places(_values(srg, region))
-        self.graph = region_graph(srg, region)
-        same = [one for one in plan.regions if one.structural_hash == region.structural_hash]
-        self.repeats = len(same) if region.structural_hash else 1
-        self.reasons: list[Reason] = []
-        self._began = time.perf_counter()
-
-    def holds(self, guards: Guards) -> bool:
-        """Whether size facts are true here; the graph is then guarded by them."""
-        return guards.hold(self.symints)
-
-    def note(self, reason: Reason | None) -> None:
-        """Keep a reason, if there is one."""
-        if reason is not None:
-            self.reasons.append(reason)
-
-    def build(self, loaded: Loaded | None, outcome: str) -> RegionBuild:
-        """How it came out."""
-        return RegionBuild(
-            region=self.region.index,
-            engine=loaded.engine if loaded is not None else "eager",
-            outcome=outcome,
-            seconds=time.perf_counter() - self._began,
-            key=loaded.key if loaded is not None else "",
-            guards=loaded.guards.expression if loaded is not None else None,
-            alone=getattr(loaded.run, "checked", None) is None if loaded is not None else True,
-            reasons=tuple(self.reasons),
-        )
-
-
-def _again(build: RegionBuild, region: Region) -> RegionBuild:
-    """How a region came about that has its twin's callable."""
-    told = build.outcome in ("fallback", "waiting")
-    return replace(
-        build,
-        region=region.index,
-        outcome=build.outcome if told else "shared",
-        seconds=0.0,
-        reasons=build.reasons if build.outcome == "fallback" else (),
-    )
 
 
 #: Engines that keep copies of weights and want the whole graph, in the order in which they are tried.
@@ -405,35 +330,6 @@ def load_artefact(settings: Settings, key: str) -> RegionCallable | None:
     return run
 
 
-def region_graph(srg: SRG, region: Region) -> RegionGraph:
-    """A region cut out of its graph, ready for an engine."""
-    canonical: Any = None
-    if region.structural_hash:
-        nodes, inputs, outputs = (
-            [srg.node(name) for name in names] for names in (region.nodes, region.inputs, region.outputs)
-        )
-        canonical = canonical_form(nodes, inputs, outputs)
-    return RegionGraph(
-        gm=extract(srg, region),
-        structural_hash=region.structural_hash,
-        canonical=canonical,
-        example_inputs=_values(srg, region),
-        label=region.label,
-        kind=srg.kind.value,
-        weights=_weights(srg, region),
-    )
-
-
-def _weights(srg: SRG, region: Region) -> tuple[int, ...]:
-    """Places of the inputs that are parameters, buffers or constants and are not written anywhere in the graph."""
-    written = {node.args[0] for node in srg.nodes if node.target is torch.ops.aten.copy_.default}
-    inputs = [srg.node(name) for name in region.inputs]
-    kinds = (Residency.PARAMETER, Residency.BUFFER, Residency.CONSTANT)
-    return tuple(
-        place for place, node in enumerate(inputs) if srg.record(node).residency in kinds and node not in written
-    )
-
-
 def _distinct_first(regions: Sequence[Region]) -> Iterator[Region]:
     seen: set[str] = set()
     for region in regions:
@@ -444,8 +340,3 @@ def _distinct_first(regions: Sequence[Region]) -> Iterator[Region]:
 
 def _devices(srg: SRG, region: Region) -> tuple[str, ...]:
     return device_order(input_value(srg, srg.node(name)) for name in (*region.inputs, *region.nodes))
-
-
-def _values(srg: SRG, region: Region) -> tuple[Any, ...]:
-    """The compile-time values of a region's inputs."""
-    return tuple(input_value(srg, srg.node(name)) for name in region.inputs)

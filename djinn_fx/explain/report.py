@@ -19,7 +19,7 @@ from djinn_fx.srg.record import Cost, Residency
 
 if TYPE_CHECKING:
     from djinn_fx.compile import CapturedGraph
-    from djinn_fx.engines.build import RegionBuild
+    from djinn_fx.engines.region_work import RegionBuild
 
 SCHEMA = "djinn_fx.explain/1"
 _SHORT_HASH = 12

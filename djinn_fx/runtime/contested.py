@@ -15,12 +15,13 @@ import torch
 from torch.fx import GraphModule
 
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
-from djinn_fx.engines.build import BOUND, Builder, RegionBuild
+from djinn_fx.engines.build import BOUND, Builder
 from djinn_fx.engines.contest import Contest, ContestBySize
 from djinn_fx.engines.decisions import decision_key, recall, remember
 from djinn_fx.engines.entrants import Contestants, Made
 from djinn_fx.engines.keys import EngineKey, Guards, symbol_places
 from djinn_fx.engines.memory import MEMORY, Loaded
+from djinn_fx.engines.region_work import RegionBuild
 from djinn_fx.engines.registry import engine
 from djinn_fx.engines.tier import Prepared, Tier, open_store
 from djinn_fx.errors import EngineError

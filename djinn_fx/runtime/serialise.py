@@ -20,7 +20,7 @@ import torch
 from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable, SerializableCallable
 
 from djinn_fx import __version__
-from djinn_fx.engines.build import RegionBuild
+from djinn_fx.engines.region_work import RegionBuild
 from djinn_fx.engines.registry import engine
 from djinn_fx.engines.tier import open_store
 from djinn_fx.errors import EngineError, StoreError

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from djinn_fx.engines.base import Artefact, RegionGraph
-from djinn_fx.engines.build import MEMORY, Builder, region_graph
+from djinn_fx.engines.build import MEMORY, Builder
 from djinn_fx.engines.inductor import InductorEngine
+from djinn_fx.engines.region_work import region_graph
 from djinn_fx.errors import EngineError
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.estimate_cost import EstimateCost

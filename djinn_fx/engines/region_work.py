@@ -1,0 +1,127 @@
+"""One region on its way to a callable: cut out of its graph, what has been decided so far, and how it came out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.base import RegionGraph
+from djinn_fx.engines.keys import Guards, symbol_places
+from djinn_fx.engines.memory import Loaded
+from djinn_fx.reasons import Reason
+from djinn_fx.srg.extract import extract, input_value
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.hashing import canonical_form
+from djinn_fx.srg.plan import Plan, Region
+from djinn_fx.srg.record import Residency
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionBuild:
+    """How one region got its callable.
+
+    Attributes:
+        region: index of the region.
+        engine: name of the engine that runs it.
+        outcome: ``memory``, ``store``, ``built``, ``fallback``; ``waiting`` if a better engine is still to be built;
+            ``shared`` with an earlier region of the graph.
+        seconds: spent on it.
+        key: of the artefact; empty if it is not kept. Of a waiting region: the key it will have on disk.
+        guards: expression over the region's symbolic inputs under which the artefact is valid, if any.
+        alone: whether the artefact runs without the region's own ops beside it to be checked against.
+        reasons: misses, refusals, fallbacks.
+    """
+
+    region: int
+    engine: str
+    outcome: str
+    seconds: float
+    key: str = ""
+    guards: str | None = None
+    alone: bool = True
+    reasons: tuple[Reason, ...] = ()
+
+
+class RegionWork:
+    """One region on its way to a callable: what it is, and what has been decided so far."""
+
+    def __init__(self, srg: SRG, plan: Plan, region: Region, symints: Sequence[torch.SymInt]) -> None:
+        self.region, self.symints = region, symints
+        self.places = symbol_places(region_values(srg, region))
+        self.graph = region_graph(srg, region)
+        same = [one for one in plan.regions if one.structural_hash == region.structural_hash]
+        self.repeats = len(same) if region.structural_hash else 1
+        self.reasons: list[Reason] = []
+        self._began = time.perf_counter()
+
+    def holds(self, guards: Guards) -> bool:
+        """Whether size facts are true here; the graph is then guarded by them."""
+        return guards.hold(self.symints)
+
+    def note(self, reason: Reason | None) -> None:
+        """Keep a reason, if there is one."""
+        if reason is not None:
+            self.reasons.append(reason)
+
+    def build(self, loaded: Loaded | None, outcome: str) -> RegionBuild:
+        """How it came out."""
+        return RegionBuild(
+            region=self.region.index,
+            engine=loaded.engine if loaded is not None else "eager",
+            outcome=outcome,
+            seconds=time.perf_counter() - self._began,
+            key=loaded.key if loaded is not None else "",
+            guards=loaded.guards.expression if loaded is not None else None,
+            alone=getattr(loaded.run, "checked", None) is None if loaded is not None else True,
+            reasons=tuple(self.reasons),
+        )
+
+
+def built_again(build: RegionBuild, region: Region) -> RegionBuild:
+    """How a region came about that has its twin's callable."""
+    told = build.outcome in ("fallback", "waiting")
+    return replace(
+        build,
+        region=region.index,
+        outcome=build.outcome if told else "shared",
+        seconds=0.0,
+        reasons=build.reasons if build.outcome == "fallback" else (),
+    )
+
+
+def region_graph(srg: SRG, region: Region) -> RegionGraph:
+    """A region cut out of its graph, ready for an engine."""
+    canonical: Any = None
+    if region.structural_hash:
+        nodes, inputs, outputs = (
+            [srg.node(name) for name in names] for names in (region.nodes, region.inputs, region.outputs)
+        )
+        canonical = canonical_form(nodes, inputs, outputs)
+    return RegionGraph(
+        gm=extract(srg, region),
+        structural_hash=region.structural_hash,
+        canonical=canonical,
+        example_inputs=region_values(srg, region),
+        label=region.label,
+        kind=srg.kind.value,
+        weights=_weights(srg, region),
+    )
+
+
+def _weights(srg: SRG, region: Region) -> tuple[int, ...]:
+    """Places of the inputs that are parameters, buffers or constants and are not written anywhere in the graph."""
+    written = {node.args[0] for node in srg.nodes if node.target is torch.ops.aten.copy_.default}
+    inputs = [srg.node(name) for name in region.inputs]
+    kinds = (Residency.PARAMETER, Residency.BUFFER, Residency.CONSTANT)
+    return tuple(
+        place for place, node in enumerate(inputs) if srg.record(node).residency in kinds and node not in written
+    )
+
+
+def region_values(srg: SRG, region: Region) -> tuple[Any, ...]:
+    """The compile-time values of a region's inputs."""
+    return tuple(input_value(srg, srg.node(name)) for name in region.inputs)
