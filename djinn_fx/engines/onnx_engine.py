@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.bound import BoundRegion, Session
@@ -150,7 +151,8 @@ class OnnxEngine:
 
         converted: Any
         try:
-            converted = convert(region, self.name)
+            with unset_fake_temporarily():  # AOTAutograd's is on while it compiles: constants would be fake
+                converted = convert(region, self.name)
             json.dumps(converted.signature.to_json(), allow_nan=False)
         except Refused as refused:
             converted = self._refusal(region, str(refused))

@@ -20,6 +20,7 @@ from openvino import _pyopenvino as native
 
 from djinn_fx.engines.feeding import Feeder, plain
 from djinn_fx.engines.onnx.signature import Fed, Signature
+from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx_session import Finisher, packed_bytes
 from djinn_fx.engines.openvino_extensions import core
 from djinn_fx.errors import EngineError
@@ -89,10 +90,12 @@ class OpenVinoSession:
     ) -> None:
         self._label = label
         named = {one.name: plain(weights[one.place]) for one in signature.fed if one.place in weights}
-        self.memory_bytes = packed_bytes(onnx.ModelProto.FromString(model).graph, named) if named else 0
+        proto = onnx.ModelProto.FromString(model)
+        shared = write_in_place(proto.graph, signature)
+        self.memory_bytes = packed_bytes(proto.graph, named)
         fed = [one for one in signature.fed if one.place not in weights]
         try:
-            graph = core().read_model(model)
+            graph = core().read_model(proto.SerializeToString())
             _bind(graph, named)
             self._compiled = core().compile_model(graph, "CPU", settings(threads, precision))
         except Exception as error:
@@ -106,6 +109,9 @@ class OpenVinoSession:
         if len({one.index for one in self._inputs}) != len(self._compiled.inputs):
             raise EngineError(f"openvino: {label}: the compiled model's inputs are not the model's")
         self._all_used = len(self._used) == len(fed)
+        used = [fed[place] for place in self._used]
+        shared = {argument: output for argument, output in shared.items() if argument in {one.place for one in used}}
+        self._in_place = InPlace(shared, signature, used) if shared else None
         self._requests: list[_Request] = []
 
     def run(self, args: list[Any]) -> list[Any]:
@@ -117,16 +123,19 @@ class OpenVinoSession:
         tensors = self._feeder.tensors(args)
         if not self._all_used:
             tensors = [tensors[place] for place in self._used]
+        written = self._in_place is not None and self._in_place.may(args, tensors)
         try:
             # One thread at a time has a request; list.pop and list.append are atomic.
             request = self._requests.pop()
         except IndexError:
             request = _Request(self._compiled, self._inputs)
         try:
-            outputs = request.run(tensors)
+            outputs = request.run(tensors, self._in_place.outputs if written and self._in_place is not None else _NONE)
         except Exception as error:
             raise EngineError(f"openvino: {self._label}: {_cause(error)}") from error
-        results = self._finisher.results(outputs, args)
+        if written and self._in_place is not None:
+            self._in_place.finish(args, outputs)
+        results = self._finisher.results(outputs, args, written)
         self._requests.append(request)
         return results
 
@@ -227,33 +236,46 @@ class _Request:
         self._request = compiled.create_infer_request()
         self._inputs = inputs
         self._at: list[tuple[int, Any]] = [(-1, None)] * len(inputs)
+        self._given: list[Any] = [None] * len(inputs)
         self._outputs = [_Output(port) for port in compiled.outputs]
         self._set: list[Any] = [None] * len(self._outputs)
 
-    def run(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The model's outputs, each in memory of its own."""
+    def run(self, tensors: list[torch.Tensor], written: dict[int, int]) -> list[Any]:
+        """The model's outputs, each in memory of its own.
+
+        Args:
+            tensors: the inputs.
+            written: by output, the input in whose memory it is to be written; such an output is None in the result.
+        """
         moved: dict[int, Any] = {}
         for place, tensor in enumerate(tensors):
             at = (tensor.data_ptr(), tensor.shape)
             if self._at[place] != at:
                 one = self._inputs[place]
-                moved[one.index] = one.tensor(*at)
+                moved[one.index] = self._given[place] = one.tensor(*at)
                 self._at[place] = at
         if moved:
             _INFER.set_input_tensors(self._request, moved)
-        buffers = [one.free() for one in self._outputs]
-        fresh = {place: buffer.tensor for place, buffer in enumerate(buffers) if self._set[place] is not buffer}
+        buffers = [None if place in written else one.free() for place, one in enumerate(self._outputs)]
+        targets = [
+            self._given[written[place]] if buffer is None else buffer.tensor for place, buffer in enumerate(buffers)
+        ]
+        fresh = {place: target for place, target in enumerate(targets) if self._set[place] is not target}
         if fresh:
             _INFER.set_output_tensors(self._request, fresh)
-            self._set = buffers
+            self._set = targets
         # Not infer(): it makes arrays of all outputs.
         _INFER.start_async(self._request, _NOTHING, None)
         _INFER.wait(self._request)
-        return [one.result(buffer) for one, buffer in zip(self._outputs, buffers, strict=True)]
+        return [
+            None if buffer is None else one.result(buffer) for one, buffer in zip(self._outputs, buffers, strict=True)
+        ]
 
 
 #: No more inputs to set.
 _NOTHING: dict[int, Any] = {}
+#: No outputs that are written where an input is.
+_NONE: dict[int, int] = {}
 
 
 def _bind(graph: Any, weights: Mapping[str, torch.Tensor]) -> None:
