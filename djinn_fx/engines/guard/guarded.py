@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import shlex
 import threading
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from djinn_fx.engines.guard.trial import Randomness, capturing, copied, written_
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.srg.graph import fake_value
+from djinn_fx.srg.graph import fake_value, size_hint
 
 log = logging.getLogger("djinn_fx.engines.guard")
 
@@ -36,6 +37,8 @@ log = logging.getLogger("djinn_fx.engines.guard")
 MAX_SIGNATURES = 16
 #: Sets of weights whose first answer is compared, where a region serves several layers.
 MAX_BINDINGS = 64
+#: Comparisons in which an engine did not answer although it said it would; then it is not used any more.
+MAX_SILENCES = 3
 
 #: Writes a reproducer: arguments as they were, the engine's results, eager's, what is wrong. None: it could not.
 Reproduce = Callable[[Sequence[Any], Sequence[Any], Sequence[Any], str], Path | None]
@@ -121,7 +124,8 @@ class Facts:
         self.layouts = () if region is None else _promised(region)
         self._places = None if region is None else symbol_places(region.example_inputs)
         weights: tuple[int, ...] = getattr(region, "weights", ()) if region is not None else ()
-        self._weight = weights[0] if weights and bindings > 1 else None
+        # The largest one: small ones, such as tables of positions, may be the same for all layers.
+        self._weight = max(weights, key=lambda place: _elements(region, place)) if weights and bindings > 1 else None
         self.enough = min(bindings, MAX_BINDINGS) if self._weight is not None else 1
         if self._places != ():
             self.enough = max(self.enough, MAX_SIGNATURES)
@@ -133,6 +137,11 @@ class Facts:
             return tuple(one.shape if isinstance(one, torch.Tensor) else one if type(one) is int else 0 for one in args)
         sizes = tuple(args[place] if dim is None else args[place].shape[dim] for place, dim in places)
         return sizes if self._weight is None else (*sizes, args[self._weight].data_ptr())
+
+
+def _elements(region: RegionGraph | None, place: int) -> int:
+    value = region.example_inputs[place] if region is not None else None
+    return math.prod(map(size_hint, value.shape)) if isinstance(value, torch.Tensor) else 0
 
 
 def _promised(region: RegionGraph) -> tuple[tuple[int, ...] | None, ...]:
@@ -187,6 +196,7 @@ class GuardedRegion:
         self._later = itertools.count(1)
         self._lock = threading.Lock()
         self._dropped = False
+        self._silences = 0
 
     @property
     def memory_bytes(self) -> int:
@@ -294,6 +304,10 @@ class GuardedRegion:
             if self._every is None and len(self._seen) >= self._facts.enough:
                 self.trusted = self._run
             log.info("region %s: %s answers as eager does", self.label, self.engine)
+        else:
+            self._silences += 1
+            if self._silences == MAX_SILENCES:
+                self._drop(ReasonKind.FALLBACK, "it does not take copies of its arguments, so it cannot be compared")
 
     def _quarantine(self, finding: Finding, case: Case) -> None:
         self.verdict = False

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from djinn_fx.engines.guard import guarded as module
-from djinn_fx.engines.guard.guarded import MAX_SIGNATURES, sampling
+from djinn_fx.engines.guard.guarded import MAX_SIGNATURES, MAX_SILENCES, sampling
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
 from tests.engines.guard.faulty import Beside, Faulty, arguments, beside, eager, layer, region_of
@@ -370,6 +370,17 @@ class TestBinding:
         assert one.guard.prepare(arguments()) is None
         assert one.guard.attempt(arguments()) is None
         assert one.run.attempts == 0
+
+    def test_silent_when_it_is_compared_it_is_given_up(self) -> None:
+        region = layer_region()
+        run = Bound(region)
+        run.prepare = lambda args: None  # type: ignore[method-assign]
+        one = beside(region, run, mutated=WRITTEN)
+        for _ in range(MAX_SILENCES + 2):
+            found = one.guard.attempt(arguments())
+        assert found is None
+        assert one.eager_calls == [MAX_SILENCES]
+        assert [reason.kind for reason in one.reasons] == [ReasonKind.FALLBACK]
 
     def test_each_set_of_weights_is_compared(self) -> None:
         from dataclasses import replace
