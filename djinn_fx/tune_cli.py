@@ -62,7 +62,8 @@ class Tuned:
 def _run(arguments: argparse.Namespace) -> int:
     target = json_target(arguments.json)
     options = read_options(arguments.option)
-    engines = arguments.engines.split(",") if arguments.engines else "auto"
+    given = arguments.engines
+    engines = "auto" if given is None else [name.strip() for name in given.split(",") if name.strip()]
     # Builds must not hold up the calls that the trial is made of.
     options |= {"engine": engines, "compile": "background"}
     Settings.load(None, options)
