@@ -37,10 +37,14 @@ TENSORRT = [
     "onnx>=1.23",
     "onnxscript>=0.7",
 ]
+# ONNX Runtime's inner Python layer and OpenVINO's are used: versions that were not tried may have moved it.
+ONNXRUNTIME = ["onnxruntime>=1.31,<2", "onnx>=1.23"]
+OPENVINO = ["openvino>=2026.4,<2027", "onnx>=1.23"]
 TEST = [
     *TRANSFORMERS,
     *TENSORRT,
-    "onnxruntime>=1.31",
+    *ONNXRUNTIME,
+    *OPENVINO,
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
@@ -78,9 +82,8 @@ setup(
         "test": TEST,
         "dev": DEV,
         "tensorrt": TENSORRT,
-        # Names kept for engines that are not here yet: asking for one installs nothing and is not an error.
-        "openvino": [],
-        "onnxruntime": [],
+        "openvino": OPENVINO,
+        "onnxruntime": ONNXRUNTIME,
     },
     entry_points={
         "torch_dynamo_backends": ["djinn = djinn_fx.backend:djinn"],

@@ -84,12 +84,12 @@ class OrtSession:
         self._label = label
         options = session_options(threads)
         named = {one.name: plain(weights[one.place]) for one in signature.fed if one.place in weights}
-        proto = onnx.ModelProto.FromString(model)
-        shared = write_in_place(proto.graph, signature)
-        self.memory_bytes = _bind(proto.graph, named, options)
-        model = proto.SerializeToString()
         try:
-            self._public = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            proto = onnx.ModelProto.FromString(model)
+            shared = write_in_place(proto.graph, signature)
+            self.memory_bytes = _bind(proto.graph, named, options)
+            providers = ["CPUExecutionProvider"]
+            self._public = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=providers)
         except Exception as error:
             raise EngineError(f"onnxruntime: cannot open {label}: {first_line(error)}") from error
         self._session = self._public._sess

@@ -90,11 +90,11 @@ class OpenVinoSession:
     ) -> None:
         self._label = label
         named = {one.name: plain(weights[one.place]) for one in signature.fed if one.place in weights}
-        proto = onnx.ModelProto.FromString(model)
-        shared = write_in_place(proto.graph, signature)
-        self.memory_bytes = packed_bytes(proto.graph, named)
         fed = [one for one in signature.fed if one.place not in weights]
         try:
+            proto = onnx.ModelProto.FromString(model)
+            shared = write_in_place(proto.graph, signature)
+            self.memory_bytes = packed_bytes(proto.graph, named)
             graph = core().read_model(proto.SerializeToString())
             _bind(graph, named)
             self._compiled = core().compile_model(graph, "CPU", settings(threads, precision))
