@@ -36,6 +36,8 @@ BATCHES = (1, 8)
 #: Blocks of calls a contender, and seconds of one.
 ROUNDS, QUICK_ROUNDS = 9, 3
 BLOCK_S, QUICK_BLOCK_S = 0.5, 0.05
+#: Seconds after which djinn is no longer waited for.
+READY_S, QUICK_READY_S = 300.0, 30.0
 
 Found = dict[str, Any]
 
@@ -132,8 +134,9 @@ def _first_result(
         child = stack.enter_context(Standing(f"{CHILD}:Contender", {**given, "side": name}, caches))
         try:
             found |= {"as": name, "cold": child.ask("compile")["seconds"]}
-            if name == "djinn":
-                found["ready"] = child.ask("ready")
+            if name.startswith("djinn"):
+                limit_s = QUICK_READY_S if given["quick"] else READY_S
+                found["ready"] = child.ask("ready", limit_s=limit_s)
             found["check"] = child.ask("check", reference=reference)
         except ChildFailedError as error:
             found.setdefault("failed", str(error))

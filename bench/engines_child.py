@@ -26,9 +26,10 @@ COMPARED = 1_000_003
 #: An answer is wrong if it is further from the float64 one than this share of the largest value, and further than
 #: ``TIMES_EAGER`` times eager's own distance.
 TOLERANCE, TIMES_EAGER = 1e-4, 4.0
-#: Calls that a djinn in the background gets after it said that it is ready, to settle on an engine.
-SETTLING = 30
-READY_S = 300.0
+#: Calls after which an engine that was built meanwhile has certainly been noticed.
+LOOKS = 40
+#: Calls of a tiny graph until djinn must have settled on its engines.
+SETTLING = 100
 
 
 class Contender:
@@ -89,21 +90,37 @@ class Contender:
         options = {"engine": engine or "auto", "compile": way, "progress": False}
         return torch.compile(module, backend=backend_of("djinn"), options=options)
 
-    def ready(self) -> Found:
-        """Seconds from the start of compiling until the best engine gave a result; for djinn in the background."""
+    def ready(self, limit_s: float) -> Found:
+        """Seconds from the start of compiling until the engines that djinn settled on in the end were serving.
+
+        First calls alone, until djinn has decided between the engines that are there. Then what is still being built
+        is waited for, and called until djinn has decided again. Where that changes nothing, the first time counts.
+        """
         import djinn_fx
 
-        deadline = self._started + READY_S
-        status = djinn_fx.wait_until_ready(self._compiled, deadline - time.perf_counter())
+        first = self._settle(limit_s)
+        djinn_fx.wait_until_ready(self._compiled, max(0.0, self._started + limit_s - time.perf_counter()))
+        for _ in range(LOOKS):  # an engine that has come since takes part after some calls
+            self._one()
+        last = self._settle(limit_s)
+        status = djinn_fx.status(self._compiled)
+        seconds = first["seconds"] if first["engines"] == last["engines"] else last["seconds"]
+        found = {"seconds": seconds, "ready": status.ready and last["decided"], "status": str(status)}
+        return found | {"first": first, "last": last}
+
+    def _settle(self, limit_s: float) -> Found:
+        """Call until djinn has decided. At least one call; up to ``limit_s`` seconds after the start."""
+        import djinn_fx
+
         while True:
             self._one()
             seconds = time.perf_counter() - self._started
-            if djinn_fx.status(self._compiled).ready or time.perf_counter() > deadline:
-                break
-            status = djinn_fx.wait_until_ready(self._compiled, deadline - time.perf_counter())
-        for _ in range(SETTLING):
-            self._one()
-        return {"seconds": seconds, "ready": status.ready, "status": str(status)}
+            status = djinn_fx.status(self._compiled)
+            serving = not status.unplanned and all(c.decided for c in status.contests)
+            if not status.contests:
+                serving = serving and status.ready
+            if serving or seconds > limit_s:
+                return {"seconds": seconds, "decided": serving, "engines": engines_of(self._compiled)[0]}
 
     def _one(self) -> float:
         self._work.reset()
@@ -243,28 +260,29 @@ def _resident() -> int | None:
 
 
 def engines_of(compiled: Callable[..., Any]) -> tuple[dict[str, int], list[str]]:
-    """How many regions run on each engine, and why engines refused."""
+    """How many pieces of work run on each engine, and why engines refused or are out."""
     import djinn_fx
     from djinn_fx.backend import compilations
 
-    regions = djinn_fx.status(compiled).regions
-    counts: Counter[str] = Counter()
-    for one in regions:
-        counts[one.engine] += one.repeats
+    status = djinn_fx.status(compiled)
+    counts = Counter(contest.engine for contest in status.contests)
+    if not counts:
+        for one in status.regions:
+            counts[one.engine] += one.repeats
     builds = [build for graph in compilations() for build in graph.builds]
     if not counts:
         counts.update(build.engine for build in builds)
     reasons = [reason for build in builds for reason in build.reasons if reason.kind.value == "engine-refused"]
+    reasons += [one.reason for contest in status.contests for one in contest.entrants if one.reason is not None]
     return dict(counts), [text for text, _ in Counter(reason.detail[:200] for reason in reasons).most_common(5)]
 
 
-def packed_bytes(compiled: Callable[..., Any]) -> int | None:
-    """Bytes of the engines' own copies of weights; None where this djinn does not count them."""
+def packed_bytes(compiled: Callable[..., Any]) -> int:
+    """Bytes of the engines' own copies of weights, as djinn counts them."""
     import djinn_fx
 
-    counted = [getattr(region, "memory_bytes", None) for region in djinn_fx.status(compiled).regions]
-    known = [one for one in counted if one is not None]
-    return sum(known) if known else None
+    contests = djinn_fx.status(compiled).contests
+    return sum(entrant.memory_bytes for contest in contests for entrant in contest.entrants)
 
 
 # -- the cost of the dispatch between engines ----------------------------------------------------------------------

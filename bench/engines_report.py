@@ -206,7 +206,7 @@ def bars(cases: Cases, dispatch: Found | None, report: Report, *, whole: bool) -
         cold = first(runs, "inductor")
         for values, share in (
             (serves, _quotient(first(runs, OURS, "ready"), cold)),
-            (blocking, _quotient(first(runs, BLOCKING), cold)),
+            (blocking, _quotient(first(runs, BLOCKING, "ready"), cold)),
             (saved, _quotient(_saved_first(runs), first(runs, "eager"))),
         ):
             if share is not None:
