@@ -51,14 +51,19 @@ def test_an_engine_that_is_not_there_is_said_to_be_missing(monkeypatch: pytest.M
     assert run.missing("auto") is None
 
 
-def test_what_a_family_cannot_be_is_told_by_the_choice() -> None:
+@pytest.mark.exam
+def test_the_quick_form_has_questions_of_every_sort() -> None:
     names = run.questions(quick=True)
     assert {name.partition(":")[0] for name in names} == {"op", "module", "forward", "train", "generate"}
+
+
+def test_parts_and_names_select() -> None:
     assert run._wanted("op:add", ["ops"])
     assert not run._wanted("module:Linear", ["ops"])
     assert run._wanted("module:Linear", ["Lin"])
 
 
+@pytest.mark.exam
 def test_who_answered_is_told() -> None:
     """An op, in a process of its own, with the engine that runs a region's own ops."""
     (found,) = ask(["op:add"], options={"engine": "eager", "cache": False}, processes=1, samples=1)
