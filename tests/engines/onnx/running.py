@@ -43,8 +43,10 @@ def opened(model: bytes, flavour: str) -> Callable[[Sequence[str], Sequence[torc
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
         def run(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-            fed = {name: one.detach().numpy() for name, one in zip(names, tensors, strict=True)}
-            return [torch.from_numpy(one.copy()) for one in session.run(None, fed)]
+            make = onnxruntime.OrtValue.ortvalue_from_numpy
+            fed = {name: make(one.detach().numpy()) for name, one in zip(names, tensors, strict=True)}
+            found = session.run_with_ort_values([one.name for one in session.get_outputs()], fed)
+            return [_torch_of(one) for one in found]
 
         return run
     from djinn_fx.engines.openvino_extensions import core
@@ -54,9 +56,18 @@ def opened(model: bytes, flavour: str) -> Callable[[Sequence[str], Sequence[torc
 
     def infer(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         found = compiled({name: one.detach().numpy() for name, one in zip(names, tensors, strict=True)})
-        return [torch.from_numpy(found[place].copy()) for place in range(len(compiled.outputs))]
+        made = [torch.from_numpy(found[place].copy()) for place in range(len(compiled.outputs))]
+        kinds = [one.get_element_type().get_type_name() for one in compiled.outputs]
+        return [one.view(torch.bfloat16) if kind == "bf16" else one for one, kind in zip(made, kinds, strict=True)]
 
     return infer
+
+
+def _torch_of(value: Any) -> torch.Tensor:
+    """A value of onnxruntime; of bfloat16 by another road, as numpy has none."""
+    if value.data_type() == "tensor(bfloat16)":
+        return torch.from_dlpack(value).clone()
+    return torch.from_numpy(value.numpy().copy())
 
 
 class Converted:
