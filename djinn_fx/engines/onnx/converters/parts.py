@@ -99,6 +99,8 @@ def select(b: GraphBuilder, condition: Value, yes: Tensorlike, no: Tensorlike) -
     """Elements of one or the other, all broadcast together; a number takes the other's type."""
     own = yes.dtype if isinstance(yes, Value) else no.dtype if isinstance(no, Value) else torch.float32
     first, second = b.tensor(yes, own), b.tensor(no, own)
+    if own is torch.bool:  # of which onnxruntime has no Where
+        return either(b, both(b, condition, first), both(b, unary(b, "Not", condition), second))
     return b.op("Where", [condition, first, second], own, joint(condition.shape, first.shape, second.shape))
 
 

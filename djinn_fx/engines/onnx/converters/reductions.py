@@ -126,15 +126,15 @@ def _variance(
     keepdim: bool = False,
 ) -> Value | tuple[Value, Value]:
     """By the mean of the squares of what is left of each element without the mean."""
+    _not_empty(x)
     over = axes(dim, x.rank)
-    if not over:
-        raise Refused("of a single number")
     name, results = str(node.target), fake(node)
     dtype = (results[0] if isinstance(results, (tuple, list)) else results).dtype
     value = b.cast(x, wide(dtype))
-    mean = reduce(b, "ReduceMean", value, over, True)
+    mean = reduce(b, "ReduceMean", value, over, True) if over else value
     away = binary(b, "Sub", value, mean)
-    total = reduce(b, "ReduceSum", binary(b, "Mul", away, away), over, keepdim)
+    total = binary(b, "Mul", away, away)
+    total = reduce(b, "ReduceSum", total, over, keepdim) if over else total
     elements, less_by = count(b, x, over), 1.0 if correction is None else float(correction)
     if isinstance(elements, int):
         divisor: Value | float = max(elements - less_by, 0.0)
@@ -146,7 +146,7 @@ def _variance(
     made = b.cast(made, dtype)
     if "mean" not in name:
         return made
-    return made, b.cast(mean if keepdim else b.squeeze(mean, over), dtype)
+    return made, b.cast(mean if keepdim or not over else b.squeeze(mean, over), dtype)
 
 
 @converts("aten.linalg_vector_norm.default")

@@ -94,7 +94,7 @@ def _grid_sample(
 
 @converts(*(f"aten.{kind}_pad{dims}.default" for kind in ("reflection", "replication") for dims in _DIMS))
 def _padded(b: GraphBuilder, node: Node, x: Value, padding: list[int | Value]) -> Value:
-    """Continued by its own elements; less than nothing cuts off."""
+    """Continued by its own elements."""
     if not all(isinstance(one, int) for one in padding):
         raise Refused("by numbers that are not known before the call")
     if 0 in x.shape:
@@ -102,18 +102,8 @@ def _padded(b: GraphBuilder, node: Node, x: Value, padding: list[int | Value]) -
     dims = len(padding) // 2
     low = [0] * (x.rank - dims) + [int(padding[2 * (dims - 1 - place)]) for place in range(dims)]  # type: ignore[arg-type]
     high = [0] * (x.rank - dims) + [int(padding[2 * (dims - 1 - place) + 1]) for place in range(dims)]  # type: ignore[arg-type]
-    if min(low + high) < 0 and "reflection" in str(node.target):
+    if min(low + high) < 0:
         raise Refused("by less than nothing")
-    for dim in range(x.rank):
-        if low[dim] < 0 or high[dim] < 0:
-            x = _cut(b, x, dim, max(0, -low[dim]), max(0, -high[dim]))
     shape = tuple(size if isinstance(size, int) else None for size in fake(node).shape)
-    amounts = [max(0, one) for one in (*low, *high)]
     mode = "reflect" if "reflection" in str(node.target) else "edge"
-    return b.op("Pad", [x, b.ints(amounts)], None, shape, mode=mode)
-
-
-def _cut(b: GraphBuilder, x: Value, dim: int, low: int, high: int) -> Value:
-    size = x.shape[dim]
-    rest = None if size is None else size - low - high
-    return b.slice(x, dim, low, -high if high else 2**63 - 1, size=rest)
+    return b.op("Pad", [x, b.ints([*low, *high])], None, shape, mode=mode)

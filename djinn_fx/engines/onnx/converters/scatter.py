@@ -19,9 +19,10 @@ from djinn_fx.engines.onnx.converters.parts import (
     isnan,
     less,
     select,
+    wide,
 )
 from djinn_fx.engines.onnx.graph import GraphBuilder, Tensorlike, Value
-from djinn_fx.engines.onnx.registry import Refused, converts
+from djinn_fx.engines.onnx.registry import Refused, converts, sizes_of
 
 #: torch's names of reductions, and ONNX's.
 _REDUCTIONS = {
@@ -37,9 +38,11 @@ def _lifted(b: GraphBuilder, *values: Value) -> list[Value]:
 
 def elements(b: GraphBuilder, x: Value, index: Value, source: Value, at: int, reduction: str = "none") -> Value:
     """``ScatterElements``: places counted from the end are taken from the front, as torch allows none."""
-    return b.op(
-        "ScatterElements", [x, index, source], x.dtype, x.shape, symbols=x.symbols, axis=at, reduction=reduction
-    )
+    dtype = x.dtype
+    if reduction != "none":  # of halves onnxruntime has no kernel, and says so only when it runs
+        x, source = b.cast(x, wide(dtype)), b.cast(source, wide(dtype))
+    made = b.op("ScatterElements", [x, index, source], symbols=x.symbols, axis=at, reduction=reduction)
+    return b.cast(made, dtype)
 
 
 def _cut(b: GraphBuilder, source: Value, index: Value) -> Value:
@@ -193,6 +196,21 @@ def _put(b: GraphBuilder, node: Node, x: Value, index: Value, source: Value, acc
     places = _from_front(b, flat(b, index), count(b, x, range(x.rank)))
     made = elements(b, whole, places, flat(b, source), 0, "add" if accumulate else "none")
     return b.reshape(made, b.sizes(x))
+
+
+@converts("aten.masked_scatter.default")
+def _masked_scatter(b: GraphBuilder, node: Node, x: Value, mask: Value, source: Value) -> Value:
+    """Each chosen place takes the next element: which one, the running count of chosen places tells."""
+    if 0 in x.shape or 0 in source.shape or not x.rank:
+        raise Refused("of nothing, or into a single number")
+    sizes = sizes_of(b, node, x, mask)
+    mask, x = b.expand(mask, sizes), b.expand(x, sizes)
+    chosen = b.cast(flat(b, mask), torch.int64)
+    before = b.op("CumSum", [chosen, b.constant(0, torch.int64)], exclusive=1)
+    # Places that are not chosen read the first element.
+    before = binary(b, "Mul", before, chosen)
+    taken = b.op("Gather", [flat(b, source), before], source.dtype, chosen.shape, axis=0)
+    return select(b, mask, b.reshape(taken, sizes), x)
 
 
 @converts("aten.diagonal_scatter.default")

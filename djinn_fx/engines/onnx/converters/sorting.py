@@ -11,11 +11,13 @@ from torch.fx import Node
 from djinn_fx.engines.onnx.converters.binary import log_of_sum
 from djinn_fx.engines.onnx.converters.parts import (
     along,
+    anywhere,
     axis,
     binary,
     both,
     either,
     equal,
+    first_place,
     iota,
     isnan,
     less,
@@ -78,9 +80,12 @@ def _sort(
     *,
     stable: bool | None = None,
 ) -> tuple[Value, Value]:
-    """The runtimes keep equal elements in their order, and so does torch on the CPU."""
-    if isinstance(dim, bool):  # sort.stable's arguments are by name; sort.default's by place
-        raise Refused("with arguments in another order")
+    """ONNX Runtime keeps equal elements in their order, OpenVINO does not."""
+    placed = any(user.args[1:] == (1,) for user in node.users)
+    if placed and stable and b.flavour == "openvino":
+        raise Refused("OpenVINO does not keep equal elements in their order")
+    if placed and not stable and x.dtype is not torch.float32:
+        raise Refused(f"of {x.dtype}: the order of equal elements is torch's own affair")
     if not x.rank or 0 in x.shape:
         raise Refused("of a single number, or of none")
     at = axis(dim, x.rank)
@@ -94,6 +99,24 @@ def _kth(b: GraphBuilder, node: Node, x: Value, k: int, dim: int = -1, keepdim: 
     at = axis(dim, x.rank)
     found, places = _best(b, x, k, at, False)
     found, places = (b.slice(one, at, k - 1, k, size=1) for one in (found, places))
+    return (found, places) if keepdim else (b.squeeze(found, [at]), b.squeeze(places, [at]))
+
+
+@converts("aten.median.dim")
+def _median(b: GraphBuilder, node: Node, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
+    """The lower of the two in the middle, or the first NaN."""
+    if not x.rank:
+        return x, b.constant(0, torch.int64)
+    at = axis(dim, x.rank)
+    size = x.shape[at]
+    if not x.is_float or not size:
+        raise Refused("of integers, or of a number of elements that is not known before the call")
+    k = (size + 1) // 2
+    found, places = (b.slice(one, at, k - 1, k, size=1) for one in _best(b, x, k, at, False))
+    broken = isnan(b, x)
+    any_broken = anywhere(b, broken, [at], True)
+    found = select(b, any_broken, math.nan, found)
+    places = select(b, any_broken, first_place(b, broken, at, True), places)
     return (found, places) if keepdim else (b.squeeze(found, [at]), b.squeeze(places, [at]))
 
 

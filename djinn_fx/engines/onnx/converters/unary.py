@@ -132,6 +132,21 @@ def negative(b: GraphBuilder, x: Value) -> Value:
     return either(b, below, both(b, equal(b, x, 0.0), less(b, unary(b, "Reciprocal", x), 0.0)))
 
 
+@converts("aten.signbit.default")
+def _signbit(b: GraphBuilder, node: Node, x: Value) -> Value:
+    return negative(b, x)
+
+
+@converts("aten.round.decimals")
+def _round_decimals(b: GraphBuilder, node: Node, x: Value, *, decimals: int) -> Value:
+    """In the element type, as torch does it, with what that costs in digits."""
+    if not x.is_float or x.dtype is not torch.float32:
+        raise Refused(f"of {x.dtype}")
+    power = 10.0 ** abs(decimals)
+    first, second = ("Mul", "Div") if decimals >= 0 else ("Div", "Mul")
+    return binary(b, second, unary(b, "Round", binary(b, first, x, power)), power)
+
+
 @converts("aten.isnan.default", "aten.isinf.default", "aten.isposinf.default", "aten.isneginf.default")
 def _special(b: GraphBuilder, node: Node, x: Value) -> Value:
     if not x.is_float:
