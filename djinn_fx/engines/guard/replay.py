@@ -85,7 +85,7 @@ def replay(given: Reproduced, *, use_payload: bool = False) -> Replay:
 
     Raises:
         StoreError: the directory does not hold what is needed.
-        EngineError: the engine is not here, or eager fails too.
+        EngineError: the engine is not here or refuses the region, or eager fails too.
     """
     settings = settings_of(given)
     name = given.record.engine
@@ -95,6 +95,9 @@ def replay(given: Reproduced, *, use_payload: bool = False) -> Replay:
     capability = one.capability()
     if not capability.can_run or not (use_payload or capability.can_build):
         raise EngineError(f"{name} does not run here: {capability.why_not or 'no reason given'}")
+    refusal = one.supports(given.region) if not use_payload else None
+    if refusal is not None:
+        raise EngineError(f"{name} does not take this region any more: {refusal.detail}")
     with _threads(given.record.threads), torch.no_grad():
         payload = given.payload() if use_payload else None
         case, precise_note = _case(given)
@@ -112,9 +115,6 @@ def _callable(one: Engine, given: Reproduced, payload: bytes | None) -> RegionCa
     if payload is not None:
         assert given.record.header is not None, "checked when the payload was read"
         return one.load(Artefact(header=given.record.header, payload=payload))
-    refusal = one.supports(given.region)
-    if refusal is not None:
-        raise EngineError(refusal.detail)
     artefact = one.compile(given.region)
     return artefact.ready if artefact.ready is not None else one.load(artefact)
 
