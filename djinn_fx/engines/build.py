@@ -95,14 +95,29 @@ class Builder:
     def _each(self, work: RegionWork, tiers: Sequence[Tier]) -> list[Made]:
         made = []
         for tier in tiers:
-            prepared = tier.prepare(work.graph, for_child=False)
-            if isinstance(prepared, Reason):
-                work.reasons.append(prepared)
+            try:
+                one = self._one(work, tier)
+            except EngineError:  # only raised where the settings say so
+                raise
+            except Exception as error:
+                if self._settings.on_failure == "raise":
+                    raise
+                # A fault of the engine's own, or of ours in handling it: the others are asked.
+                log.exception("region %s: %s", work.region.label, tier.name)
+                detail = f"{tier.name}: {type(error).__name__}: {error}"
+                work.note(Reason(kind=ReasonKind.FALLBACK, detail=detail, node=work.region.label))
                 continue
-            loaded, _ = self._now(tier, prepared, work)
-            if loaded is not None:
-                made.append(Made(tier=tier, prepared=prepared, loaded=loaded))
+            if one is not None:
+                made.append(one)
         return made
+
+    def _one(self, work: RegionWork, tier: Tier) -> Made | None:
+        prepared = tier.prepare(work.graph, for_child=False)
+        if isinstance(prepared, Reason):
+            work.reasons.append(prepared)
+            return None
+        loaded, _ = self._now(tier, prepared, work)
+        return Made(tier=tier, prepared=prepared, loaded=loaded) if loaded is not None else None
 
     def _may_share(self, srg: SRG, region: Region, symints: Sequence[torch.SymInt], build: RegionBuild) -> bool:
         """Whether a repeat may use the artefact of its twin: same device indices, and true size facts."""

@@ -76,14 +76,15 @@ class Entrant:
         summon: Callable[[], None] | None = None,
     ) -> None:
         self.engine = engine
-        self._use(run)
+        self.use(run)
         self.arrived, self.summon = arrived, summon
         self.standing = Standing.WAITING
         self.seconds: list[float] = []
         self.answers = 0
         self.reason: Reason | None = None
 
-    def _use(self, run: RegionCallable) -> None:
+    def use(self, run: RegionCallable) -> None:
+        """Answer by this callable."""
         self.run = run
         self.attempt: Callable[[list[Any]], Sequence[Any] | None] | None = getattr(run, "attempt", None)
         self.prepare: Callable[[list[Any]], Callable[[], None] | None] | None = getattr(run, "prepare", None)
@@ -92,7 +93,7 @@ class Entrant:
         """Go straight to the engine once its answers are trusted (``engines/guard``)."""
         trusted = getattr(self.run, "trusted", None)
         if trusted is not None:
-            self._use(trusted)
+            self.use(trusted)
 
     @property
     def median_s(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from djinn_fx.engines.guard.guarded import guarded
 from djinn_fx.engines.guard.precise import fp64_reference
 from djinn_fx.engines.guard.quarantine import QUARANTINE
 from djinn_fx.engines.guard.reproducer import Reproducer
+from djinn_fx.engines.guard.trial import written_places
 from djinn_fx.engines.memory import MEMORY, Loaded
 from djinn_fx.engines.tier import Prepared, Tier
 from djinn_fx.reasons import Reason, ReasonKind
@@ -53,6 +55,8 @@ class Contestants:
     ) -> Contest:
         """A contest between the engines, these others, and the region's own ops where they may take part."""
         told = _Told()
+        for one in others:
+            one.use(self._checked(one.engine, one.run, functools.partial(told.about, one.engine, None), None))
         entrants = [*(self._entrant(one, told) for one in self._made), *others]
         if self._settings.engine == "auto" or "eager" in self._settings.engines:
             entrants.append(Entrant("eager", self._reference))
@@ -68,22 +72,28 @@ class Contestants:
         return contest
 
     def _entrant(self, made: Made, told: _Told) -> Entrant:
-        run = made.loaded.run
-        checked = guarded(
+        name = made.tier.name
+        tell = functools.partial(told.about, name, made)
+        return Entrant(name, self._checked(name, made.loaded.run, tell, self._reproducer(made)))
+
+    def _checked(
+        self, name: str, run: RegionCallable, tell: Callable[[Reason], None], reproduce: Reproducer | None
+    ) -> RegionCallable:
+        written = written_places(self._graph.gm)
+        return guarded(
             run,
             self._reference,
             label=self._graph.label,
-            engine=made.tier.name,
+            engine=name,
             verify=self._settings.verify,
-            mutated=tuple(getattr(run, "mutated", ())),
-            on_quarantine=lambda reason: told.about(made, reason),
-            reproduce=self._reproducer(made),
+            mutated=tuple(getattr(run, "mutated", written)),
+            on_quarantine=tell,
+            reproduce=reproduce,
             high_precision=self._precise,
             region=self._graph,
             bindings=self._repeats,
             allow_bf16=self._settings.precision == "allow-bf16",
         )
-        return Entrant(made.tier.name, checked)
 
     def _reproducer(self, made: Made) -> Reproducer:
         store, key = made.tier.store, made.loaded.key
@@ -102,11 +112,12 @@ class _Told:
 
     contest: weakref.ref[Contest] | None = None
 
-    def about(self, made: Made, reason: Reason) -> None:
+    def about(self, name: str, made: Made | None, reason: Reason) -> None:
+        """An engine is out; ``made``: by it, where that is an artefact that others could find."""
         contest = self.contest() if self.contest is not None else None
         if contest is not None:
-            contest.drop(made.tier.name, reason)
-        key = made.prepared.key
-        if key is not None and reason.kind is ReasonKind.QUARANTINED:
+            contest.drop(name, reason)
+        key = made.prepared.key if made is not None else None
+        if made is not None and key is not None and reason.kind is ReasonKind.QUARANTINED:
             QUARANTINE.put(key, reason, made.tier.store)
             MEMORY.forget(key.digest)
