@@ -20,13 +20,15 @@ class Feeder:
     """
 
     def __init__(self, fed: Sequence[Fed]) -> None:
-        self._plan = [
-            (one.place, getattr(torch, one.dtype), one.sizes, None not in one.sizes, one.sizes == ()) for one in fed
+        self._plan = [(one.place, getattr(torch, one.dtype), one.sizes, one.sizes == ()) for one in fed]
+        self._fixed = [
+            None if None not in one.sizes else [(dim, size) for dim, size in enumerate(one.sizes) if size is not None]
+            for one in fed
         ]
 
     def refusal(self, args: Sequence[Any]) -> str | None:
         """Why the model does not take these arguments; None if it does."""
-        for place, dtype, sizes, _, scalar in self._plan:
+        for place, dtype, sizes, scalar in self._plan:
             value = args[place]
             if not isinstance(value, torch.Tensor):
                 if scalar and isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
@@ -42,13 +44,21 @@ class Feeder:
 
     def takes(self, args: Sequence[Any]) -> bool:
         """Whether the model takes these arguments. The same as ``refusal(args) is None``, fast."""
-        for place, dtype, sizes, exact, scalar in self._plan:
+        for (place, dtype, sizes, scalar), fixed in zip(self._plan, self._fixed, strict=True):
             value = args[place]
             try:
                 if value.dtype is not dtype or not value.is_cpu:
                     return False
-                if value.shape != sizes and (exact or not _fits(value.shape, sizes)):
+                shape = value.shape
+                if fixed is None:
+                    if shape != sizes:
+                        return False
+                    continue
+                if len(shape) != len(sizes):
                     return False
+                for dim, size in fixed:
+                    if shape[dim] != size:
+                        return False
             except AttributeError:  # a number
                 if not scalar or type(value) is not int:
                     return self.refusal(args) is None
@@ -57,11 +67,11 @@ class Feeder:
     def tensors(self, args: Sequence[Any]) -> list[torch.Tensor]:
         """The inputs. They share memory with the arguments where that can be."""
         found = []
-        for place, _, _, _, scalar in self._plan:
+        for place, _, _, scalar in self._plan:
             value = args[place]
             if scalar and not isinstance(value, torch.Tensor):
                 value = torch.tensor(int(value), dtype=torch.int64)
-            elif not value.is_contiguous() or value.is_neg() or value._is_zerotensor():
+            elif not value.is_contiguous() or value.is_neg() or not value.data_ptr():
                 value = plain(value)
             found.append(value)
         return found
@@ -70,7 +80,7 @@ class Feeder:
 def plain(value: torch.Tensor) -> torch.Tensor:
     """The tensor, detached, with its elements in order in memory as they are: no lazy negation, nothing left out."""
     value = value.detach().resolve_neg()
-    # clone() gives a tensor of zeros memory of its own.
+    # A tensor of nothing but zeros may have no memory; clone() gives it some.
     return value.clone(memory_format=torch.contiguous_format) if value._is_zerotensor() else value.contiguous()
 
 

@@ -9,6 +9,7 @@ writes again.
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -88,7 +89,9 @@ class InPlace:
     def __init__(self, shared: dict[int, int], signature: Signature, fed: Sequence[Fed]) -> None:
         inputs = {one.place: place for place, one in enumerate(fed)}
         self._pairs = [(argument, inputs[argument]) for argument in shared]
-        self._readers = [place for place in range(len(fed)) if place not in {input for _, input in self._pairs}]
+        self._places = [place for _, place in self._pairs]
+        self._apart: tuple[list[int], list[int], list[tuple[int, int]]] = ([], [], [])
+        self._readers = [place for place in range(len(fed)) if place not in self._places]
         self.outputs = {output: inputs[argument] for argument, output in shared.items()}
         self._rest = [pair for pair in signature.mutated if pair[0] not in shared]
 
@@ -99,9 +102,15 @@ class InPlace:
             args: the region's.
             tensors: the session's inputs, made of them.
         """
-        if any(tensors[place] is not args[argument] for argument, place in self._pairs):
-            return False
-        return apart([tensors[place] for _, place in self._pairs], [tensors[place] for place in self._readers])
+        for argument, place in self._pairs:
+            if tensors[place] is not args[argument]:
+                return False
+        spans = [_span(tensors[place]) for place in self._places]
+        starts, ends, known = self._apart
+        if known != spans:  # what is written mostly stays where it is
+            starts, ends = _disjoint(spans)
+            self._apart = (starts, ends, spans)
+        return bool(starts) and all(_is_clear(_span(tensors[place]), starts, ends) for place in self._readers)
 
     def finish(self, args: Sequence[Any], outputs: Sequence[Any]) -> None:
         """Count a write for each argument written, and copy what was not written where it belongs."""
@@ -112,16 +121,19 @@ class InPlace:
                 args[place].copy_(outputs[output])
 
 
-def apart(written: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
-    """Whether tensors that are written where they are share no memory with each other or with others that are read."""
-    spans = [(*_span(one), True) for one in written] + [(*_span(one), False) for one in others]
-    reach, reach_written = 0, False
-    for start, end, is_written in sorted(one for one in spans if one[0] < one[1]):
-        if start < reach and (is_written or reach_written):
-            return False
-        reach_written = is_written or (reach_written and start < reach)
-        reach = max(reach, end)
-    return True
+def _disjoint(spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """Where spans of memory begin and end, in order; nothing if two of them overlap, or one is empty."""
+    ordered = sorted(spans)
+    starts, ends = [one[0] for one in ordered], [one[1] for one in ordered]
+    overlap = any(end > start for end, start in zip(ends, starts[1:], strict=False))
+    empty = any(start >= end for start, end in ordered)
+    return ([], []) if overlap or empty else (starts, ends)
+
+
+def _is_clear(span: tuple[int, int], starts: Sequence[int], ends: Sequence[int]) -> bool:
+    """Whether a span overlaps none of those that begin and end there."""
+    after = bisect.bisect_left(starts, span[1])  # the first that begins behind the span
+    return after == 0 or ends[after - 1] <= span[0] or span[0] >= span[1]
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import torch
 
 from djinn_fx.engines.bound import Session
 from djinn_fx.engines.onnx_engine import OnnxEngine, options_of
+from djinn_fx.errors import EngineError
 from djinn_fx.settings import Settings
 
 
@@ -20,7 +21,10 @@ class OnnxRuntimeEngine(OnnxEngine):
 
     def session(self, model: bytes, signature: Any, weights: Mapping[int, torch.Tensor], label: str) -> Session:
         """Open a model; see the base class."""
-        from djinn_fx.engines.onnxruntime_session import OrtSession
+        try:
+            from djinn_fx.engines.onnxruntime_session import OrtSession
+        except (ImportError, AttributeError) as error:
+            raise EngineError(f"onnxruntime: this version of the library is not one djinn-fx knows: {error}") from error
 
         return OrtSession(model, signature, weights, threads=torch.get_num_threads(), label=label)
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 
+from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.bound import Session, forks
 from djinn_fx.engines.onnx_engine import OnnxEngine, options_of
+from djinn_fx.engines.openvino_integers import wide_node
 from djinn_fx.errors import EngineError
 from djinn_fx.settings import Settings
+from djinn_fx.srg.lower import source_of
 
 
 class OpenVinoEngine(OnnxEngine):
@@ -19,11 +22,22 @@ class OpenVinoEngine(OnnxEngine):
     name = "openvino"
     libraries = ("openvino", "onnx")
 
+    def refuses(self, region: RegionGraph) -> str | None:
+        """Whole numbers that may need more than the 32 bits that OpenVINO gives them."""
+        wide = wide_node(region)
+        if wide is None:
+            return None
+        where = source_of(wide)
+        return f"{wide.target}: OpenVINO computes whole numbers in 32 bits" + (f" (at {where})" if where else "")
+
     def session(self, model: bytes, signature: Any, weights: Mapping[int, torch.Tensor], label: str) -> Session:
         """Open a model; see the base class."""
         if forks():
             raise EngineError(f"openvino: {label}: OpenVINO does not work in a process that was forked off another")
-        from djinn_fx.engines.openvino_session import OpenVinoSession
+        try:
+            from djinn_fx.engines.openvino_session import OpenVinoSession
+        except (ImportError, AttributeError) as error:
+            raise EngineError(f"openvino: this version of the library is not one djinn-fx knows: {error}") from error
 
         return OpenVinoSession(
             model,

@@ -23,6 +23,7 @@ from djinn_fx.engines.onnx.signature import Fed, Signature
 from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx_session import Finisher, packed_bytes
 from djinn_fx.engines.openvino_extensions import core
+from djinn_fx.engines.openvino_integers import Narrow, is_narrow
 from djinn_fx.errors import EngineError
 
 _INFER = native.InferRequest
@@ -101,6 +102,8 @@ class OpenVinoSession:
         except Exception as error:
             raise EngineError(f"openvino: cannot open {label}: {_cause(error)}") from error
         self._kept = named
+        if not all(map(is_narrow, named.values())):
+            raise EngineError(f"openvino: {label}: a weight holds numbers beyond OpenVINO's 32 bits")
         self._feeder, self._finisher = Feeder(fed), Finisher(signature)
         # OpenVINO drops what it finds unused; a tensor may have several names.
         index = {name: place for place, port in enumerate(self._compiled.inputs) for name in port.get_names()}
@@ -111,6 +114,7 @@ class OpenVinoSession:
         self._all_used = len(self._used) == len(fed)
         used = [fed[place] for place in self._used]
         shared = {argument: output for argument, output in shared.items() if argument in {one.place for one in used}}
+        self._narrow = Narrow(used)
         self._in_place = InPlace(shared, signature, used) if shared else None
         self._requests: list[_Request] = []
 
@@ -123,6 +127,9 @@ class OpenVinoSession:
         tensors = self._feeder.tensors(args)
         if not self._all_used:
             tensors = [tensors[place] for place in self._used]
+        beyond = self._narrow.beyond(tensors)
+        if beyond is not None:
+            raise EngineError(f"openvino: {self._label}: input {beyond} holds numbers beyond OpenVINO's 32 bits")
         written = self._in_place is not None and self._in_place.may(args, tensors)
         try:
             # One thread at a time has a request; list.pop and list.append are atomic.
@@ -264,9 +271,8 @@ class _Request:
         if fresh:
             _INFER.set_output_tensors(self._request, fresh)
             self._set = targets
-        # Not infer(): it makes arrays of all outputs.
-        _INFER.start_async(self._request, _NOTHING, None)
-        _INFER.wait(self._request)
+        # In this thread: to hand over to another costs more than the arrays that this makes of all outputs, for nothing.
+        _INFER.infer(self._request, _NOTHING, True, False)
         return [
             None if buffer is None else one.result(buffer) for one, buffer in zip(self._outputs, buffers, strict=True)
         ]

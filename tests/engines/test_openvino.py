@@ -13,6 +13,7 @@ from torch import Tensor
 from djinn_fx.engines.onnx_engine import OnnxEngine
 from djinn_fx.engines.openvino import OpenVinoEngine, make
 from djinn_fx.errors import EngineError
+from djinn_fx.reasons import ReasonKind
 from djinn_fx.settings import Settings
 from tests.engines import onnx_engine_cases
 from tests.engines.onnx_engine_cases import WIDTH, Traced, close, linear, parameters
@@ -52,6 +53,29 @@ def test_attention_is_openvinos_own(kind: str) -> None:
     assert artefact.payload is not None
     assert b"ScaledDotProductAttention" in artefact.payload
     close(region.call(region.opened(OpenVinoEngine()), *args), function(*args))
+
+
+@torch.no_grad()
+def test_numbers_beyond_32_bits_are_refused_wherever_they_come_from() -> None:
+    for function in (lambda x: x + 2**40, lambda x: x**5, lambda x: torch.full_like(x, -(2**31) - 1)):
+        refusal = OpenVinoEngine().supports(Traced(function, torch.arange(3)).graph)
+        assert refusal is not None
+        assert refusal.kind is ReasonKind.ENGINE_REFUSED
+    for size in (3, 300):
+        region = Traced(lambda x: x[1:] + 1, torch.arange(size))
+        run = region.opened(OpenVinoEngine())
+        for good in (torch.arange(size), torch.full((size,), 2**31 - 2), torch.full((size,), -(2**31))):
+            close(region.call(run, good), region.function(good))
+        for wrong in (2**31, -(2**31) - 1, 2**62):
+            args = [torch.arange(size)]
+            args[0][size // 2] = wrong
+            with pytest.raises(EngineError):
+                run(args)
+            assert len(args) == 1
+    weight = torch.tensor([2**33, 1, 2])
+    region = Traced(lambda x, w: x + w, torch.arange(3), weight, weights=(1,))
+    with pytest.raises(EngineError):
+        region.call(region.opened(OpenVinoEngine()), torch.arange(3), weight)
 
 
 @torch.no_grad()
