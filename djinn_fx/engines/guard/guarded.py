@@ -76,6 +76,7 @@ def guarded(
     region: RegionGraph | None = None,
     bindings: int = 1,
     allow_bf16: bool = False,
+    on_passed: Callable[[], None] | None = None,
 ) -> GuardedRegion:
     """An engine's callable with the region's own ops beside it.
 
@@ -94,6 +95,7 @@ def guarded(
             as right, and a region of fixed sizes is trusted after one call.
         bindings: sets of weights that are to be compared, where they are bound one by one (``region.weights``).
         allow_bf16: float32 may be computed in bfloat16 (the setting ``precision``): its bounds are then bfloat16's.
+        on_passed: told once that the engine's first answer was right.
 
     Raises:
         ValueError: ``verify`` is none of these.
@@ -182,7 +184,9 @@ class GuardedRegion:
         on_quarantine: Callable[[Reason], None],
         reproduce: Reproduce | None,
         high_precision: RegionCallable | None,
+        on_passed: Callable[[], None] | None = None,
     ) -> None:
+        self._passed = on_passed
         self.label, self.engine, self.mutated = label, engine, tuple(mutated)
         self.accepts: Callable[[Sequence[Any]], bool] | None = getattr(run, "accepts", None)
         self.verdict: bool | None = None
@@ -300,6 +304,8 @@ class GuardedRegion:
             self._quarantine(finding, case)
         elif finding.ran:
             self._seen.add(signature)
+            if self.verdict is None and self._passed is not None:
+                self._passed()
             self.verdict = True
             if self._every is None and len(self._seen) >= self._facts.enough:
                 self.trusted = self._run

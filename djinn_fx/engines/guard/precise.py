@@ -11,6 +11,7 @@ large, and eager may have been lucky.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,17 +63,19 @@ def fp64_reference(gm: GraphModule) -> Precise | None:
 
 
 def _has_form(node: Node) -> bool:
-    target = node.target
-    if node.op != "call_function":
+    if node.op != "call_function" or is_random(node):
         return False
-    if not isinstance(target, OpOverload):
-        return not isinstance(target, torch._ops.HigherOrderOperator)
-    written = [
-        argument for argument in target._schema.arguments if argument.alias_info and argument.alias_info.is_write
-    ]
+    if not isinstance(node.target, OpOverload):
+        return not isinstance(node.target, torch._ops.HigherOrderOperator)
+    return _is_of_numbers(node.target)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_of_numbers(target: OpOverload) -> bool:
+    written = any(argument.alias_info and argument.alias_info.is_write for argument in target._schema.arguments)
     if written and target is not torch.ops.aten.copy_.default:
         return False
-    return target.namespace in ("aten", "prims") and target.name() not in _NO_NUMBERS and not is_random(node)
+    return target.namespace in ("aten", "prims") and target.name() not in _NO_NUMBERS
 
 
 class Precise:

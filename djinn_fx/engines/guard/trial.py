@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -56,10 +57,16 @@ def written_places(gm: GraphModule) -> tuple[int, ...]:
     for node in gm.graph.nodes:
         if not isinstance(node.target, OpOverload):
             continue
-        for argument, given in zip(node.target._schema.arguments, node.args, strict=False):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                found.update(places[one] for one in map(_base, _nodes(given)) if one in places)
+        for place in _written_arguments(node.target):
+            given = node.args[place] if place < len(node.args) else None
+            found.update(places[one] for one in map(_base, _nodes(given)) if one in places)
     return tuple(sorted(found))
+
+
+@functools.lru_cache(maxsize=4096)
+def _written_arguments(target: OpOverload) -> tuple[int, ...]:
+    arguments = enumerate(target._schema.arguments)
+    return tuple(place for place, one in arguments if one.alias_info is not None and one.alias_info.is_write)
 
 
 def _nodes(value: Any) -> list[Node]:
