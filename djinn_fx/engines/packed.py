@@ -21,7 +21,7 @@ from djinn_fx.engines import packed_ops
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.bound import BoundRegion
 from djinn_fx.engines.onnx.signature import Fed, Signature
-from djinn_fx.engines.packed_graph import products, rewritten, written_places
+from djinn_fx.engines.packed_graph import convolutions, products, rewritten, written_places
 from djinn_fx.engines.packed_session import PackedPlan
 from djinn_fx.engines.product_speed import ProductSpeed
 from djinn_fx.engines.store_files import default_cache_dir
@@ -86,8 +86,9 @@ class PackedEngine:
             schema = getattr(node.target, "_schema", None)
             if schema is not None and schema.is_mutable and node.target is not torch.ops.aten.copy_.default:
                 return f"{node.target} writes in place"
-        if not products(rewritten(region.gm, region.weights).graph):
-            return "the region has no product with a weight"
+        graph = rewritten(region.gm, region.weights).graph
+        if not products(graph) and not convolutions(graph):
+            return "the region has no product and no convolution with a weight"
         return None
 
     def compile(self, region: RegionGraph) -> Artefact:

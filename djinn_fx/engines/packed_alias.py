@@ -22,7 +22,8 @@ _MAY_ALIAS = frozenset(
 _NOT_PURE = frozenset(
     {aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default, aten.new_empty.default}
 )
-_OURS = frozenset({packed_ops.product})
+#: Functions that stand for ops: pure, with results of their own.
+_OURS = frozenset({packed_ops.product, packed_ops.convolution})
 
 
 def is_fresh(node: Node) -> bool:
@@ -38,7 +39,7 @@ def is_fresh(node: Node) -> bool:
 def is_pure(node: Node) -> bool:
     """Whether the node always gives the same for the same arguments and changes nothing."""
     target = node.target
-    if target is operator.getitem or target in _OURS:
+    if target is operator.getitem or target is packed_ops.settled or target in _OURS:
         return True
     if not isinstance(target, torch._ops.OpOverload) or target in _NOT_PURE:
         return False

@@ -13,13 +13,13 @@ import operator
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.fx import Graph, Node
 
 from djinn_fx.engines import packed_ops
-from djinn_fx.engines.packed_graph import OVER
+from djinn_fx.engines.packed_graph import OVER, product_fields
 from djinn_fx.srg.graph import fake_value
 
 aten = torch.ops.aten
@@ -68,7 +68,7 @@ _BOUND: dict[Any, str] = {
 def _names() -> dict[str, Any]:
     """What generated code may call by name."""
     plain = {name: getattr(torch, name) for name in ("add", "sub", "mul", "div", "mm", "bmm", "addmm", "relu", "neg")}
-    plain |= {name: getattr(torch, name) for name in ("tanh", "sigmoid", "rsqrt", "cat", "relu_")}
+    plain |= {name: getattr(torch, name) for name in ("tanh", "sigmoid", "rsqrt", "cat", "relu_", "conv2d")}
     plain |= {name: getattr(torch._C._nn, name) for name in ("silu", "silu_", "gelu", "gelu_", "linear")}
     return {**plain, "power": torch.pow, "__builtins__": builtins}
 
@@ -109,19 +109,17 @@ class Writer:
             if node not in needed or node in self._known:
                 continue
             if node.op == "output":
-                self._lines.append(f"return [{', '.join(self.literal(one) for one in node.args[0])}]")
+                self._lines.append(f"return [{', '.join(self.literal(one) for one in cast('Any', node.args[0]))}]")
                 break
             name = f"v{len(self._text)}"
             written = f"args[{place}]" if node.op == "placeholder" else self._expression(node)
             self._text[node] = name
             self._lines.append(f"{name} = {written}")
-            over = [self._text[one] for one in spent.get(node, ())]
-            if node not in last:
-                over.append(name)
-            if over:
-                self._lines.append(f"del {', '.join(over)}")
-        source = "def run(args):\n" + "".join(f"    {line}\n" for line in self._lines)
-        code = _compiled(source)
+            gone = [self._text[one] for one in spent.get(node, ())] + ([name] if node not in last else [])
+            if gone:
+                self._lines.append(f"del {', '.join(gone)}")
+        text = "def run(args):\n" + "".join(f"    {line}\n" for line in self._lines)
+        code = _compiled(text)
         return types.FunctionType(code, self._globals, "run")
 
     def sources(self, node: Node) -> list[Node]:
@@ -190,7 +188,8 @@ class Writer:
 
     def _slice(self, node: Node) -> str:
         """``x[:, a:b]``: indexing means the same as the op, and is faster."""
-        x, dim, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+        args: tuple[Any, ...] = tuple(node.args)
+        x, dim, start, end, step = (*args, *cast("tuple[Any, ...]", (0, None, None, 1))[len(args) - 1 :])
         if node.kwargs or not isinstance(dim, int):
             return self.call(node.target, node.args, node.kwargs)
         number = dim % fake_value(x).dim()
@@ -232,6 +231,11 @@ class Choice:
     packed: Any = None
     bytes: int = 0
 
+    @property
+    def stands_alone(self) -> bool:
+        """Whether the graph's own weight is not read any more."""
+        return self.how == "mkl" or (self.how == "onednn" and self.exact)
+
 
 class Products:
     """Writes products as they were chosen to be done. To be set as ``Writer.special``."""
@@ -241,19 +245,23 @@ class Products:
 
     def sources(self, node: Node) -> list[Node] | None:
         """What is read of a product's arguments: a packed weight is none of them. None for other ops."""
-        if node.target is not packed_ops.product:
+        choice = self._choices.get(node)
+        if choice is None:
             return None
-        choice = self._choices[node]
-        right = node.args[1]
+        right: Any = node.args[1]
+        if node.target is packed_ops.convolution:
+            return [one for one in node.all_input_nodes if one is not right or choice.how == "aten"]
         read = [one for one in node.all_input_nodes if one is not right]
         if choice.how == "aten" or (choice.how == "onednn" and not choice.exact):
             read.append(_untransposed(right) or right)
         return read
 
     def __call__(self, node: Node) -> str | None:
+        if node.target is packed_ops.convolution:
+            return self._convolution(node)
         if node.target is not packed_ops.product:
             return None
-        x, right, bias, after, other = (*node.args, *("none", None)[len(node.args) - 3 :])
+        x, right, bias, after, other = product_fields(node)
         write, choice = self._writer, self._choices[node]
         given, added = write.literal(x), write.literal(bias)
         if choice.how == "onednn":
@@ -268,6 +276,22 @@ class Products:
             result = f"{called}({given}, {packed}, {weight}, {added}, {choice.rows})"
             return self._then(result, after, other)
         return self._plain(given, right, added, after, other)
+
+    def _convolution(self, node: Node) -> str:
+        given_args: tuple[Any, ...] = tuple(node.args)
+        x, weight, bias, stride, padding, dilation, groups, after, other = (*given_args, "none", None)[:9]
+        write, choice = self._writer, self._choices[node]
+        steps = [write.literal(one) for one in (stride, padding, dilation, groups)]
+        given, added = write.literal(x), write.literal(bias)
+        if choice.how == "onednn":
+            call, rest = packed_ops.fused_convolution(str(after))
+            inputs = [given] if other is None else [given, write.literal(other)]
+            read = [*inputs, write.object(choice.packed), added, steps[1], steps[0], *steps[2:]]
+            return f"{write.object(call)}({', '.join([*read, *map(write.literal, rest)])})"
+        result = f"conv2d({given}, {write.literal(weight)}, {added}, {', '.join(steps)})"
+        if after == "add_relu":
+            return f"relu_({packed_ops.IN_PLACE['add'].format(result, write.literal(other))})"
+        return self._then(result, str(after), other)
 
     def _onednn(self, choice: Choice, x: str, bias: str, after: str, other: Any) -> str:
         write = self._writer

@@ -23,6 +23,7 @@ from djinn_fx.engines.packed_alias import (
     same_size,
     same_sizes,
 )
+from djinn_fx.engines.packed_conv import find_convolutions
 from djinn_fx.srg.graph import fake_value
 
 aten = torch.ops.aten
@@ -42,12 +43,13 @@ _AFTER: dict[Any, str] = {
 _AFTER_BOTH: dict[Any, str] = {aten.add.Tensor: "add", aten.mul.Tensor: "mul"}
 
 
-def rewritten(gm: GraphModule, weights: tuple[int, ...]) -> GraphModule:
+def rewritten(gm: GraphModule, weights: tuple[int, ...], *, convolve: bool = True) -> GraphModule:
     """A region's graph with its products with weights as calls of :func:`packed_ops.product`. The given one stays.
 
     Args:
         gm: placeholders → a tuple.
         weights: places of the inputs that keep their values from call to call.
+        convolve: whether convolutions become calls of :func:`packed_ops.convolution` too.
     """
     graph = Graph()
     copies: dict[Node, Node] = {}
@@ -56,6 +58,8 @@ def rewritten(gm: GraphModule, weights: tuple[int, ...]) -> GraphModule:
     made = GraphModule(gm, graph, class_name="PackedRegion")
     _drop_copies(graph)
     _restore_gelu(graph)
+    if convolve and not any(map(_writes, graph.nodes)):  # an op fused to a convolution moves: not across a write
+        find_convolutions(graph, constants(graph, weights))
     _find_products(graph, weights)
     _drop_copies(graph)
     _fuse_after(graph)
@@ -80,6 +84,18 @@ def written_places(graph: Graph) -> tuple[int, ...]:
 def products(graph: Graph) -> list[Node]:
     """The calls of :func:`packed_ops.product`, in graph order."""
     return list(graph.find_nodes(op="call_function", target=packed_ops.product))
+
+
+def product_fields(node: Node) -> tuple[Any, Any, Any, str, Any]:
+    """What a call of :func:`packed_ops.product` is given: x, right, bias, after, other."""
+    given: tuple[Any, ...] = tuple(node.args)
+    x, right, bias = given[:3]
+    return x, right, bias, given[3] if len(given) > 3 else "none", given[4] if len(given) > 4 else None
+
+
+def convolutions(graph: Graph) -> list[Node]:
+    """The calls of :func:`packed_ops.convolution`, in graph order."""
+    return list(graph.find_nodes(op="call_function", target=packed_ops.convolution))
 
 
 def _replace(node: Node, other: Node) -> None:

@@ -21,7 +21,7 @@ from djinn_fx.engines.bound import BoundRegion
 from djinn_fx.engines.inductor import InductorEngine
 from djinn_fx.engines.onnx.signature import Fed, Signature
 from djinn_fx.engines.packed import PackedEngine, fed_of, speeds_of
-from djinn_fx.engines.packed_graph import products, rewritten, written_places
+from djinn_fx.engines.packed_graph import product_fields, products, rewritten, written_places
 from djinn_fx.engines.packed_session import is_exact, rows_of, shape_of
 from djinn_fx.engines.product_speed import ProductSpeed, machine_digest
 from djinn_fx.errors import EngineError
@@ -141,7 +141,7 @@ class PackedInductorEngine:
         return {**self.inductor.fingerprint(), **own}
 
     def _packed(self, region: RegionGraph) -> tuple[GraphModule, list[Packing]]:
-        return with_packed_inputs(rewritten(region.gm, region.weights), self.speed)
+        return with_packed_inputs(rewritten(region.gm, region.weights, convolve=False), self.speed)
 
     def _bound(self, header: Mapping[str, Any], label: str, run: RegionCallable) -> BoundRegion:
         packings = [
@@ -203,7 +203,7 @@ def with_packed_inputs(gm: GraphModule, speed: ProductSpeed) -> tuple[GraphModul
         packings.append(Packing(place=places[weight], transposed=transposed, how=how, rows=rows_of(node)))
         with graph.inserting_after(last):
             last = graph.placeholder(f"packed_{len(packings)}")
-        right = fake_value(node.args[1])
+        right = fake_value(product_fields(node)[1])
         with right.fake_mode:
             last.meta["val"] = torch.empty(right.shape[1], right.shape[0], dtype=right.dtype)
         _call_packed(graph, node, last, how)
@@ -218,19 +218,19 @@ def _weight_of(right: Any) -> tuple[Any, bool]:
 
 
 def _call_packed(graph: Graph, node: Node, packed: Node, how: str) -> None:
-    x, right, bias, after, other = (*node.args, *("none", None)[len(node.args) - 3 :])
+    x, right, bias, after, other = product_fields(node)
     ops = torch.ops.djinn_fx
     with graph.inserting_before(node):
         if how == "onednn":
-            _, name, algorithm = packed_ops.UNARY.get(str(after), (None, "none", ""))
+            _, name, algorithm = packed_ops.UNARY.get(after, (None, "none", ""))
             result = graph.call_function(ops.onednn_linear.default, (x, packed, bias, name, algorithm))
         else:
             weight = graph.call_function(torch.ops.aten.t.default, (right,))
             result = graph.call_function(ops.mkl_linear.default, (x, packed, weight, bias, rows_of(node)))
             if after in packed_ops.UNARY:
-                result = graph.call_function(packed_ops.UNARY[str(after)][0], (result,))
+                result = graph.call_function(packed_ops.UNARY[after][0], (result,))
         if after in packed_ops.BINARY:
-            result = graph.call_function(packed_ops.BINARY[str(after)], (result, other))
+            result = graph.call_function(packed_ops.BINARY[after], (result, other))
     node.replace_all_uses_with(result)
     result.meta = dict(node.meta)
     graph.erase_node(node)

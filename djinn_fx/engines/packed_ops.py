@@ -65,6 +65,51 @@ def product(x: Tensor, right: Tensor, bias: Tensor | None, after: str = "none", 
     return result
 
 
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    after: str = "none",
+    other: Tensor | None = None,
+) -> Tensor:
+    """A two-dimensional convolution, then a pointwise op.
+
+    Args:
+        x: [batch, channels in, height, width].
+        weight: [channels out, channels in / groups, height, width], a weight or made of weights alone.
+        bias: [channels out].
+        stride: two numbers, as ``padding`` and ``dilation``.
+        padding: in elements.
+        dilation: in elements.
+        groups: of channels.
+        after: ``"none"``, a name of ``UNARY``, ``"add"`` or ``"add_relu"`` with ``other`` as the second operand.
+        other: as large as the result.
+    """
+    result = torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    if after in UNARY:
+        return UNARY[after][0](result)
+    if after == "none":
+        return result
+    assert other is not None, "a binary op has a second operand"
+    result = result + other
+    return torch.relu_(result) if after == "add_relu" else result
+
+
+def settled(x: Tensor) -> Tensor:
+    """The tensor contiguous, also in the strides of sizes of one; itself if it is."""
+    result = x.contiguous()
+    strides, step = [], 1
+    for size in reversed(result.shape):
+        strides.append(step)
+        step *= max(size, 1)
+    strides.reverse()
+    return result if list(result.stride()) == strides else result.as_strided(result.shape, strides)
+
+
 @functools.cache
 def missing() -> str | None:
     """Why this torch cannot pack weights; None if it can."""
@@ -122,6 +167,24 @@ def _callable(op: Any) -> Callable[..., Any]:
     """An operator as what calls it with the least in between: 0.2 to 2.5 microseconds less a call."""
     found: Callable[..., Any] = getattr(op, "_op", op)
     return found
+
+
+def pack_convolution(
+    weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int, x: list[int]
+) -> Tensor:
+    """A convolution's weight packed for inputs of the sizes ``x``."""
+    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, x)
+    return packed
+
+
+def fused_convolution(after: str) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
+    """oneDNN's convolution for what follows: called with x (and the other operand), the packed weight, the bias,
+    padding, stride, dilation and groups, and then these."""
+    if after.startswith("add"):
+        relu = "relu" if after == "add_relu" else None
+        return _callable(torch.ops.mkldnn._convolution_pointwise.binary), ("add", 1.0, relu, [], "")
+    _, name, algorithm = UNARY.get(after, (None, "none", ""))
+    return _callable(torch.ops.mkldnn._convolution_pointwise.default), (name, [], algorithm)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ from torch.fx import Graph, GraphModule, Node
 from djinn_fx.engines import packed_ops
 from djinn_fx.engines.packed_alias import Roots, foldable, is_fresh
 from djinn_fx.engines.packed_code import Choice, Products, Writer
-from djinn_fx.engines.packed_graph import products
+from djinn_fx.engines.packed_conv import conv_shape
+from djinn_fx.engines.packed_graph import convolutions, product_fields, products
 from djinn_fx.engines.product_speed import ProductSpeed, Shape
 from djinn_fx.srg.graph import fake_value
 
@@ -37,7 +38,7 @@ class PackedPlan:
         self._weights = frozenset(placeholders[place] for place in weights)
         self._foldable = foldable(self.graph, self._weights)
         ways = self._ways()
-        read = [node.args[1] for node, how in ways.items() if how != "aten"]
+        read: list[Any] = [node.args[1] for node, how in ways.items() if how != "aten"]
         read += self._folded()
         self.watched = tuple(sorted({self._places[one] for node in read for one in self._made_of(node)}))
 
@@ -61,7 +62,12 @@ class PackedPlan:
         return found
 
     def _ways(self) -> dict[Node, str]:
-        return {node: self._speed.best(shape_of(node)) if rows_of(node) else "aten" for node in products(self.graph)}
+        """How each product and convolution is to be done."""
+        ways = {node: self._speed.best(shape_of(node)) if rows_of(node) else "aten" for node in products(self.graph)}
+        for node in convolutions(self.graph):
+            shape = conv_shape(node)
+            ways[node] = self._speed.best(shape) if 0 not in shape.x else "aten"
+        return ways
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -74,25 +80,37 @@ class PackedPlan:
             return self._open({self._node(place): value.detach() for place, value in given.items()})
 
     def _node(self, place: int) -> Node:
-        return next(node for node, number in self._places.items() if number == place)
+        found: Node = self.graph.find_nodes(op="placeholder")[place]
+        return found
 
     def _open(self, given: Mapping[Node, torch.Tensor]) -> PackedSession:
         values: dict[Node, Any] = dict(given)
         bound = all(self._node(place) in given for place in self.watched)
-        folded = self._folded() if bound else []
-        known = {node: self._value(node, values) for node in folded}
         choices: dict[Node, Choice] = {}
         for node, how in self._ways().items():
-            right = node.args[1]
-            may = bound and all(self._places[one] in self.watched for one in self._made_of(right))  # type: ignore[arg-type]
+            right: Any = node.args[1]
+            may = bound and all(self._places[one] in self.watched for one in self._made_of(right))
             choices[node] = self._choice(node, how if may else "aten", values)
-        held = [given[node] for node in given]
+        folded = [node for node in self._folded() if self._is_read(node, choices)] if bound else []
+        known = {node: self._value(node, values) for node in folded}
+        held = list(given.values())
         copies = [value for one in known.values() for value in _tensors(one)]
+        copies += [choice.weight for choice in choices.values() if choice.weight is not None]
         memory = sum(_new_bytes(value, held) for value in copies)
         memory += sum(choice.bytes for choice in choices.values())
         writer = Writer(self.graph, {**known, **self._attributes()})
         writer.special = Products(writer, choices)
         return PackedSession(writer.function(), memory, tuple(choice.how for choice in choices.values()))
+
+    def _is_read(self, node: Node, choices: Mapping[Node, Choice]) -> bool:
+        """Whether a constant is read by anything but what reads a packed copy of it."""
+
+        def by_copy(user: Node) -> bool:
+            choice = choices.get(user)
+            others = [one for place, one in enumerate(user.args) if place != 1]
+            return choice is not None and choice.stands_alone and user.args[1] is node and node not in others
+
+        return any(user not in self._foldable and not by_copy(user) for user in node.users)
 
     def _attributes(self) -> dict[Node, Any]:
         return {node: _attribute(self._gm, str(node.target)) for node in self.graph.find_nodes(op="get_attr")}
@@ -113,19 +131,20 @@ class PackedPlan:
             return Choice(how="aten")
         right: Any = node.args[1]
         fresh = right not in values
-        weight = self._value(right, values).t()
-        rows, exact = rows_of(node), is_exact(node)
-        if how == "onednn":
-            packed = packed_ops.pack_onednn_op()(weight, rows)
-        else:
-            packed = packed_ops.pack_mkl_op()(weight, rows)
+        weight = self._value(right, values)
         # MKL reserves 8 MB more than it writes to, which stay untouched: the weight's own size is what is used.
         size = weight.numel() * weight.element_size()
-        if fresh and right not in self._weights:
-            del values[right]
-        return Choice(
-            how=how, rows=rows, exact=exact, weight=weight if how == "mkl" else None, packed=packed, bytes=size
-        )
+        if fresh and right.op == "call_function":
+            del values[right]  # it is big, and seldom wanted twice
+        if node.target is packed_ops.convolution:
+            shape = conv_shape(node)
+            steps = (list(shape.stride), list(shape.padding), list(shape.dilation), shape.groups)
+            return Choice(how=how, packed=packed_ops.pack_convolution(weight, *steps, list(shape.x)), bytes=size)
+        rows, plain = rows_of(node), weight.t()
+        if how == "onednn":
+            packed = packed_ops.pack_onednn_op()(plain, rows)
+            return Choice(how=how, rows=rows, exact=is_exact(node), packed=packed, bytes=size)
+        return Choice(how=how, rows=rows, weight=plain, packed=packed_ops.pack_mkl_op()(plain, rows), bytes=size)
 
 
 class PackedSession:
@@ -149,15 +168,15 @@ class PackedSession:
 
 def shape_of(node: Node) -> Shape:
     """What is to be measured for a product."""
-    x, right, bias, after = (*node.args, "none")[:4]
-    k, n = fake_value(right).shape  # type: ignore[arg-type]
+    x, right, bias, after, _ = product_fields(node)
+    k, n = fake_value(right).shape
     return Shape(
         m=rows_of(node),
         k=int(k),
         n=int(n),
         dtype=fake_value(x).dtype,
         bias=bias is not None,
-        after=str(after),  # type: ignore[arg-type]
+        after=after,
     )
 
 

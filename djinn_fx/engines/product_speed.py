@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from djinn_fx.engines import packed_ops
+from djinn_fx.engines.packed_conv import ConvShape, conv_ways
 from djinn_fx.engines.store_files import read_json, write_atomic
 
 log = logging.getLogger("djinn_fx.engines.product_speed")
@@ -70,21 +71,21 @@ class ProductSpeed:
         measure: gives each way's seconds for a shape; for tests.
     """
 
-    def __init__(self, folder: Path | None, measure: Callable[[Shape], dict[str, float]] | None = None) -> None:
+    def __init__(self, folder: Path | None, measure: Callable[[Any], dict[str, float]] | None = None) -> None:
         self._path = folder / FILE if folder is not None else None
         self._measure = measure if measure is not None else measure_product
         self._lock = threading.Lock()
         self._known: dict[str, dict[str, float]] = {}
         self._read: set[str] = set()
 
-    def best(self, shape: Shape) -> str:
+    def best(self, shape: Shape | ConvShape) -> str:
         """``"aten"``, ``"mkl"`` or ``"onednn"``: the fastest; a packed one only by more than ``MARGIN``."""
         seconds = self.seconds(shape)
         plain = seconds["aten"]
         fastest = min(sorted(seconds), key=lambda way: seconds[way])
         return fastest if seconds[fastest] < plain * (1 - MARGIN) else "aten"
 
-    def seconds(self, shape: Shape) -> dict[str, float]:
+    def seconds(self, shape: Shape | ConvShape) -> dict[str, float]:
         """Each way's time for what stands for the shape, measured now if it is not known."""
         measured = shape.measured()
         machine = machine_digest()
@@ -163,16 +164,16 @@ def _processor() -> str:
     return f"{platform.machine()} {sorted(found.items())} {platform.node()}"
 
 
-def measure_product(shape: Shape) -> dict[str, float]:
+def measure_product(shape: Shape | ConvShape) -> dict[str, float]:
     """Seconds of each way, on weights that take turns, the ways in turn too; the least of several rounds."""
     with packed_ops.real_values():
-        ways = _ways(shape)
+        ways = conv_ways(shape) if isinstance(shape, ConvShape) else _ways(shape)
         for run in ways.values():
             for turn in range(2):
                 run(turn)
         seconds = dict.fromkeys(ways, float("inf"))
         began = time.perf_counter()
-        copies = _copies(shape)
+        copies = 1 if isinstance(shape, ConvShape) else _copies(shape)
         for number in range(_MAX_ROUNDS):
             for name, run in ways.items():
                 start = time.perf_counter()
@@ -220,7 +221,8 @@ def _then(after: str, other: torch.Tensor | None) -> Callable[[torch.Tensor], An
     """What follows the product where it is not fused: written over its result."""
     if after == "none":
         return lambda result: result
-    names = {"gelu_": torch._C._nn.gelu_, "silu_": torch._C._nn.silu_, "relu_": torch.relu_, "other": other}
+    native: Any = torch._C._nn
+    names = {"gelu_": native.gelu_, "silu_": native.silu_, "relu_": torch.relu_, "other": other}
     text = packed_ops.IN_PLACE[after].format("result", "other")
     made: Callable[[torch.Tensor], Any] = eval(f"lambda result: {text}", names)
     return made
