@@ -25,7 +25,14 @@ from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.carried import Carried
-from djinn_fx.runtime.contested import contest_of, contest_row, entrants_of, is_contested
+from djinn_fx.runtime.contested import (
+    EnginesLater,
+    contest_of,
+    contest_row,
+    entrants_of,
+    is_contested,
+    waits_for_engine,
+)
 from djinn_fx.runtime.executor import executable, program_of
 from djinn_fx.runtime.graph_cache import program_from_json, program_to_json
 from djinn_fx.runtime.replay import CannotReplay, first_loss, replay
@@ -205,9 +212,28 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
     missing = [key[:12] for key in keys if carried.get(key) is None]
     if missing:
         raise StoreError(f"artefacts are neither carried nor in the cache: {', '.join(missing)}")
-    loaded = [_region(row, carried, settings) for row in form["table"]]
+    program = program_from_json(form["program"])
     constants = {place: _tensor(header, text) for place, header, text in form["constants"]}
-    return executable(program_from_json(form["program"]), [loaded[one] for one in form["callables"]], constants)
+
+    def graph(made: Sequence[RegionCallable]) -> RegionCallable:
+        return executable(program, [made[one] for one in form["callables"]], constants)
+
+    graphs = {number: _replayed(row) for number, row in enumerate(form["table"]) if "entrants" in row}
+    loaded = [
+        _as_callable(graphs[number]) if number in graphs else _region(row, carried, settings)
+        for number, row in enumerate(form["table"])
+    ]
+
+    def with_contests() -> RegionCallable:
+        contests = {
+            number: contest_of(form["table"][number], gm, loaded[number], carried, settings)
+            for number, gm in graphs.items()
+        }
+        return graph([contests.get(number, own) for number, own in enumerate(loaded)])
+
+    if not graphs:
+        return graph(loaded)
+    return with_contests() if waits_for_engine(settings) else EnginesLater(graph(loaded), with_contests)
 
 
 def _tensor(header: Mapping[str, Any], text: str) -> torch.Tensor:
@@ -219,9 +245,6 @@ def _tensor(header: Mapping[str, Any], text: str) -> torch.Tensor:
 
 
 def _region(row: Mapping[str, Any], carried: Carried, settings: Settings) -> RegionCallable:
-    if "entrants" in row:
-        gm = _replayed(row)
-        return contest_of(row, gm, _as_callable(gm), carried, settings)
     if "key" not in row:
         return _as_callable(_replayed(row))
     run = _artefact(row, carried, settings)

@@ -1,14 +1,16 @@
 """Regions that several engines take, in a saved function: every artefact is carried, the contest is held where it runs.
 
-Such engines open sessions with copies of the weights, which takes longer than a call. So calls are answered by the
-region's own ops until a session is open, as in the background mode of compiling; only where the settings name one
-engine and ``compile`` is ``"blocking"`` does the first call wait for it.
+Such engines open sessions with copies of the weights, which takes longer than a call. So the first call is answered by
+the regions' own ops, with nothing beside it that would slow it down; then the engines' libraries and artefacts are
+loaded in a thread, and sessions opened while own ops answer. Only where the settings name one engine and ``compile`` is
+``"blocking"`` does loading and the first call wait for it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from djinn_fx.engines.region_work import RegionBuild
 from djinn_fx.engines.registry import engine
 from djinn_fx.engines.tier import Prepared, Tier, open_store
 from djinn_fx.errors import EngineError
+from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.carried import Carried
 from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import SRG
@@ -74,6 +77,44 @@ def contest_row(graph: RegionGraph, entrants: Sequence[Mapping[str, str]]) -> di
 # Reading
 
 
+def waits_for_engine(settings: Settings) -> bool:
+    """Whether the first call is to be answered by the engine."""
+    return settings.compile == "blocking" and settings.engine != "auto" and len(settings.engines) == 1
+
+
+class EnginesLater:
+    """A graph whose first call runs on the regions' own ops, and later ones on what is made after it.
+
+    Args:
+        own: the graph on its regions' own ops.
+        make: the graph on engines; called in a thread, once. Raises EngineError where it cannot be made.
+    """
+
+    def __init__(self, own: RegionCallable, make: Callable[[], RegionCallable]) -> None:
+        self._own, self._make = own, make
+        self._run: RegionCallable | None = None
+        self._started = threading.Event()
+        #: Why the engines cannot be used.
+        self.reason: Reason | None = None
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        """Run the graph; empties the list."""
+        if self._run is not None:
+            return self._run(args)
+        results = self._own(args)
+        if not self._started.is_set():
+            self._started.set()
+            threading.Thread(target=self._prepare, name="djinn loads engines", daemon=True).start()
+        return results
+
+    def _prepare(self) -> None:
+        try:
+            self._run = self._make()
+        except EngineError as error:
+            self.reason = Reason(kind=ReasonKind.FALLBACK, detail=f"a loaded graph stays on its own ops: {error}")
+            log.warning("%s", self.reason.detail)
+
+
 def contest_of(
     row: Mapping[str, Any], gm: GraphModule, reference: RegionCallable, carried: Carried, settings: Settings
 ) -> RegionCallable:
@@ -90,8 +131,8 @@ def contest_of(
         EngineError: an artefact or the form does not fit this process.
     """
     graph = _graph(row, gm)
-    waits = settings.compile == "blocking" and len(settings.engines) == 1 and settings.engine != "auto"
-    settings = settings.model_copy(update={"compile": "blocking" if waits else "background"})
+    mode = "blocking" if waits_for_engine(settings) else "background"
+    settings = settings.model_copy(update={"compile": mode})
     made = [_made(one, graph, carried, settings) for one in row["entrants"]]
     contestants = Contestants(graph, made, reference, settings)
     store, _ = open_store(Settings.load())

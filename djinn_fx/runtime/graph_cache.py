@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,23 +78,34 @@ class DjinnGraph(OutputCode):
             self._run = restore(form)
             return
         program, keys, settings = program_from_json(form["program"]), form["keys"], Settings(**form["settings"])
-        callables = [load_artefact(settings, key) for key in keys]
+        checked = frozenset(form["checked"])
+        callables = [load_artefact(settings, key, passed=key in checked) for key in keys]
         missing = [key[:12] for key, run in zip(keys, callables, strict=True) if run is None]
         if missing:
-            raise StoreError(f"artefacts are no longer in the cache: {', '.join(dict.fromkeys(missing))}")
+            raise StoreError(
+                f"artefacts are not in the cache any more, or were not checked yet: {', '.join(dict.fromkeys(missing))}"
+            )
         self._run = executable(program, [run for run in callables if run is not None], {})
 
     def set_triton_bundle(self, triton_bundle: Any) -> None:
         """Triton kernels travel inside the regions' artefacts; there are none of the graph's own."""
 
 
-def kept_form(program: Program, keys: Sequence[str], settings: Settings) -> str | None:
-    """The text a graph can be made from again, or None if one of its regions has no stored artefact."""
+def kept_form(program: Program, keys: Sequence[str], settings: Settings, checked: Iterable[str] = ()) -> str | None:
+    """The text a graph can be made from again, or None if one of its regions has no stored artefact.
+
+    Args:
+        program: the graph's.
+        keys: of its regions' artefacts.
+        settings: in force.
+        checked: those of them that may be used only once their answers have been compared with eager's.
+    """
     if not all(keys):
         return None
     form = {
         "settings": settings.model_dump(exclude={"passes"}),
         "keys": list(keys),
+        "checked": sorted(set(checked)),
         "program": program_to_json(program),
     }
     try:

@@ -246,7 +246,28 @@ def test_auto_answers_with_the_regions_own_ops_until_an_engine_is_ready(monkeypa
     monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread))
     loaded = load(data)
     assert_same(loaded, model, x)
-    assert len(started) > 0  # the engine is being made ready, and the call did not wait
+    assert [thread.name for thread in started] == ["djinn loads engines"]  # and the call did not wait
+    started[0].run()
+    assert_same(loaded, model, x)
+    assert len(started) > 1  # sessions are being opened
+    for thread in started[1:]:
+        thread.run()
+    assert_same(loaded, model, x)
+
+
+@torch.no_grad()
+def test_an_engine_that_fails_here_leaves_the_graph_on_its_own_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Layers(), torch.randn(5, SIDE)
+    data = saved(ahead(model, x, engine="auto"))
+
+    def fails(*args: Any) -> Any:
+        raise EngineError("it is broken here")
+
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: thread.run())
+    monkeypatch.setattr("djinn_fx.runtime.ahead.contest_of", fails)
+    loaded = load(data)
+    for _ in range(3):
+        assert_same(loaded, model, x)
 
 
 # What does not fit is refused, in words
