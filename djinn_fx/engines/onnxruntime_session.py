@@ -19,7 +19,7 @@ from onnxruntime.capi import _pybind_state as native
 from djinn_fx.engines.feeding import Feeder, plain
 from djinn_fx.engines.onnx.signature import Signature
 from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
-from djinn_fx.engines.onnx_session import Finisher, first_line, packed_bytes
+from djinn_fx.engines.onnx_session import Finisher, first_line, give_back, packed_bytes
 from djinn_fx.errors import EngineError
 
 #: Weights up to this many bytes are written into the model: the optimizer sees their values.
@@ -92,6 +92,7 @@ class OrtSession:
             self._public = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=providers)
         except Exception as error:
             raise EngineError(f"onnxruntime: cannot open {label}: {first_line(error)}") from error
+        give_back(self.memory_bytes)
         self._session = self._public._sess
         fed = [one for one in signature.fed if one.place not in weights]
         self._feeder, self._finisher = Feeder(fed), Finisher(signature)

@@ -21,7 +21,7 @@ from openvino import _pyopenvino as native
 from djinn_fx.engines.feeding import Feeder, plain
 from djinn_fx.engines.onnx.signature import Fed, Signature
 from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
-from djinn_fx.engines.onnx_session import Finisher, packed_bytes
+from djinn_fx.engines.onnx_session import Finisher, give_back, packed_bytes
 from djinn_fx.engines.openvino_extensions import core
 from djinn_fx.engines.openvino_integers import Narrow, is_narrow
 from djinn_fx.errors import EngineError
@@ -101,6 +101,7 @@ class OpenVinoSession:
             self._compiled = core().compile_model(graph, "CPU", settings(threads, precision))
         except Exception as error:
             raise EngineError(f"openvino: cannot open {label}: {_cause(error)}") from error
+        give_back(self.memory_bytes)
         self._kept = named
         if not all(map(is_narrow, named.values())):
             raise EngineError(f"openvino: {label}: a weight holds numbers beyond OpenVINO's 32 bits")

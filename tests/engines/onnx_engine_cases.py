@@ -6,8 +6,10 @@ import dataclasses
 import gc
 import importlib.util
 import json
+import resource
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from djinn_fx.engines import onnx_session
 from djinn_fx.engines.base import Artefact, RegionGraph
 from djinn_fx.engines.onnx_engine import OnnxEngine
 from djinn_fx.engines.region_work import region_graph
@@ -152,6 +155,20 @@ class Cases:
         region = Traced(function, x, w, *rest, weights=(1, 2, 3, 4, 5))
         close(region.call(region.opened(engine), x, w, *rest), function(x, w, *rest))
 
+    @torch.no_grad()
+    @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's account of memory")
+    def test_memory_kept_is_what_is_counted(self, engine: OnnxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        size = 2048
+        x, w = torch.randn(2, size), torch.randn(size, size)
+        region = Traced(lambda x, w: x @ w.t(), x, w, weights=(1,))
+        run = region.opened(engine)
+        monkeypatch.setattr(onnx_session, "_WORTH_GIVING_BACK", 0)
+        region.call(region.opened(engine), x[:, :size], torch.randn(size, size))  # what any first session takes
+        before = _resident_bytes()
+        region.call(run, x, w)
+        assert run.memory_bytes == w.nbytes
+        assert _resident_bytes() - before < 1.5 * w.nbytes
+
     # Results
 
     @torch.no_grad()
@@ -222,7 +239,9 @@ class Cases:
         needs = torch.randn(6, 6, requires_grad=True)
         with torch.inference_mode():
             frozen = torch.randn(6, 6)
+        flat = torch.randn(80)
         cases = [
+            (flat[1:37].view(6, 6), flat[39:75].view(6, 6)),  # not where vector units would like them
             (base[:6, :6], base[6:, 6:]),
             (base[::2, ::2], base[:6, :6].t()),
             (needs, frozen),
@@ -375,6 +394,10 @@ class Cases:
         finally:
             torch.set_num_threads(before)
         assert all(one != other for place, one in enumerate(seen) for other in seen[:place])
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
 
 
 def _alike(tensors: Sequence[Tensor]) -> list[Tensor]:
