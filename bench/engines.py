@@ -30,6 +30,7 @@ from bench.standing import Standing
 CHILD = "bench.engines_child"
 #: What is compared; ``djinn`` is engine "auto" in the background, ``djinn-blocking`` the same before the first result.
 SIDES = ("eager", "eager again", "inductor", "openvino", "onnxruntime", "djinn", "djinn-blocking")
+QUICK_SIDES = ("eager", "eager again", "inductor", "onnxruntime", "djinn")
 #: What is tried where a contender fails.
 INSTEAD = {"openvino": "openvino-plain"}
 BATCHES = (1, 8)
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 step = f"{case} x{batch} {turn}"
                 one = journal.once(step, lambda c=case, b=batch, t=turn: measure(c, b, t, arguments))  # type: ignore[misc]
                 found.setdefault(f"{case} x{batch}", []).append(one)
-    dispatch = journal.once("dispatch", lambda: measure_dispatch(arguments.quick)) if arguments.dispatch else None
+    dispatch = journal.once("dispatch", lambda: measure_dispatch()) if arguments.dispatch else None
     engines_report.tell(found, report)
     engines_report.bars(found, dispatch, report, whole=arguments.models is None and not arguments.quick)
     code = report.finish()
@@ -74,7 +75,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if unknown:
         made.error(f"no model {unknown[0]!r}; known: {', '.join(SPECS)}")
     arguments.batch = arguments.batch or ((1,) if arguments.quick else BATCHES)
-    arguments.sides = arguments.sides or SIDES
+    arguments.sides = arguments.sides or (QUICK_SIDES if arguments.quick else SIDES)
+    arguments.dispatch = arguments.dispatch and not arguments.quick
     wanted = set(arguments.models or (QUICK_CASES if arguments.quick else SPECS))
     arguments.cases = tuple(case for case in CASES if case in wanted or case.partition("/")[0] in wanted)
     return arguments
@@ -101,7 +103,7 @@ def measure(case: str, batch: int, turn: int, arguments: argparse.Namespace) -> 
             _calls(standing, sides, turn, arguments.quick)
             for side, contender in standing.items():
                 sides[side]["holds"] = contender.ask("holds")
-            _saved(standing, sides, given, stack)
+            _saved(standing, sides, given, reference, stack)
     found = {"facts": facts, "sides": {side: sides[side] for side in arguments.sides}}
     print(f"  {case} x{batch}: {engines_report.line(found)}", flush=True)
     return found
@@ -157,25 +159,26 @@ def _calls(standing: dict[str, Standing], sides: dict[str, Found], turn: int, qu
             sides[side].setdefault("samples", []).append(statistics.median(seconds))
 
 
-def _saved(standing: dict[str, Standing], sides: dict[str, Found], given: Found, stack: contextlib.ExitStack) -> None:
+def _saved(
+    standing: dict[str, Standing], sides: dict[str, Found], given: Found, reference: str, stack: contextlib.ExitStack
+) -> None:
     """The first call of a new process through the saved callable."""
     side = next((one for one in ("djinn-blocking", "djinn") if one in standing), None)
     if side is None:
         return
     caches = stack.enter_context(fresh_caches())
-    folder = str(caches.home.parent / "saved")
+    file = str(caches.home.parent / "saved.bin")
     try:
-        if not standing[side].ask("save", folder=folder):
-            return
+        standing[side].ask("save", file=file)
         with Standing(f"{CHILD}:Contender", {**given, "side": side}, caches) as child:
-            sides[side]["saved"] = child.ask("load", folder=folder)
+            sides[side]["saved"] = child.ask("load", file=file, reference=reference)
     except ChildFailedError as error:
         sides[side]["saved"] = {"failed": str(error)}
 
 
-def measure_dispatch(quick: bool) -> Found:
+def measure_dispatch() -> Found:
     """What a call of a tiny region costs more when its engine was chosen by trial than when it was named."""
-    plan = {"rounds": 10 if quick else 40, "calls": 500 if quick else 2000}
+    plan = {"rounds": 40, "calls": 2000}
     try:
         with fresh_caches() as caches:
             found: Found = call_child(f"{CHILD}:dispatch", plan, caches)

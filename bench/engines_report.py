@@ -65,8 +65,10 @@ def geomean(values: Iterable[float]) -> float | None:
 
 
 def wrong(runs: Sequence[Found], side: str) -> int:
-    """In how many runs a side's answer was wrong."""
-    return sum(bool(run["sides"].get(side, {}).get("check", {}).get("wrong")) for run in runs)
+    """How many of a side's answers were wrong, that of its saved callable included."""
+    found = [run["sides"].get(side, {}) for run in runs]
+    checks = [one.get("check", {}) for side in found for one in (side, side.get("saved", {}))]
+    return sum(bool(check.get("wrong")) for check in checks)
 
 
 def failures(runs: Sequence[Found]) -> dict[str, str]:
@@ -107,6 +109,10 @@ def tell(cases: Cases, report: Report) -> None:
     for case, runs in cases.items():
         for side, why in failures(runs).items():
             print(f"left out: {case}, {side}: {why.strip().splitlines()[0][:200]}")
+        for run in runs:
+            for side, one in run["sides"].items():
+                if "failed" in one.get("saved", {}):
+                    print(f"cannot be saved: {case}, {side}: {one['saved']['failed'].strip().splitlines()[0][:200]}")
         for run in runs:
             for side, one in run["sides"].items():
                 for text in one.get("holds", {}).get("refused", []):

@@ -114,8 +114,8 @@ class TestCommand:
         assert engines.main(["--quick", "--no-dispatch", "--json", str(file)]) == 0
         written = json.loads(file.read_text())
         assert written["bars"]["auto_over_inductor_geomean"]["value"] == pytest.approx(4.0)
-        assert written["facts"]["opt/decode x1"] == [one]
-        assert "opt/prefill x1 steady djinn" in written["measurements"]
+        assert written["facts"]["gpt2/prefill x1"] == [one]
+        assert "gpt2/prefill x1 steady djinn" in written["measurements"]
         assert [one.name for one in tmp_path.iterdir()] == ["out.json"]
 
 
