@@ -30,7 +30,8 @@ _FEW = 32
 
 def wide_node(region: RegionGraph) -> Node | None:
     """The first operation whose whole numbers may need more than 32 bits; None if there is none."""
-    for node in region.gm.graph.nodes:
+    nodes: list[Node] = list(region.gm.graph.nodes)
+    for node in nodes:
         if node.op == "call_function" and any(one.dtype in _WIDE for one in tensors_of(fake_value(node))):
             name = target_name(node.target).rsplit(".", 1)[0]
             if name in _GROWING or (name not in _CLAMPING and any(map(_is_wide, _numbers(node.args)))):
@@ -59,7 +60,7 @@ def is_narrow(tensor: torch.Tensor) -> bool:
         return True
     if tensor.numel() <= _FEW:
         numbers = tensor.reshape(-1).tolist()
-        return min(numbers) >= _LEAST and max(numbers) <= _MOST
+        return bool(min(numbers) >= _LEAST and max(numbers) <= _MOST)
     if tensor.dtype is not torch.int64:
         tensor = tensor.to(torch.float64)  # torch finds no extremes of these types
     least, most = torch.aminmax(tensor)

@@ -272,7 +272,7 @@ class _Request:
         if fresh:
             _INFER.set_output_tensors(self._request, fresh)
             self._set = targets
-        # In this thread: to hand over to another costs more than the arrays that this makes of all outputs, for nothing.
+        # In this thread: handing over to another costs more than the arrays that this makes of all outputs.
         _INFER.infer(self._request, _NOTHING, True, False)
         return [
             None if buffer is None else one.result(buffer) for one, buffer in zip(self._outputs, buffers, strict=True)
