@@ -330,7 +330,8 @@ class GraphBuilder:
         whole = None if None in parts else sum(part for part in parts if part is not None)
         shape = [whole if place == dim else one for place, one in enumerate(values[0].shape)]
         symbols = tuple(None if place == dim else values[0].symbol(place) for place in range(len(shape)))
-        return self.op("Concat", values, None, shape, symbols=symbols, axis=dim)
+        # The last one as -1: OpenVINO knows a rotary embedding by that.
+        return self.op("Concat", values, None, shape, symbols=symbols, axis=-1 if dim == len(shape) - 1 else dim)
 
     def where(self, condition: Value, yes: Value, no: Value, shape: Sequence[int | None] | None = None) -> Value:
         """Elements of one or the other, all three broadcast together. Give the shape where it is not ``yes``'s."""

@@ -133,3 +133,12 @@ def test_the_same_region_gives_the_same_bytes() -> None:
     for flavour in FLAVOURS:
         first, second = (convert(one, flavour) for one in regions)
         assert first == second
+
+
+def test_pools() -> None:
+    def many(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        odd = f.max_pool2d(x, 3, 2, 1), f.max_pool2d(x, 2, 2, ceil_mode=True), f.max_pool2d(x[0], 2, 1, dilation=2)
+        means = f.avg_pool2d(x, 3, 2, 1), f.avg_pool2d(x, 3, 2, 1, count_include_pad=False), f.avg_pool2d(x[0], 2)
+        return (*odd, *means, f.adaptive_avg_pool2d(x, 1), f.adaptive_avg_pool2d(x, (3, 4)))
+
+    check(many, noise(2, 4, 9, 8), **CLOSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -193,3 +194,24 @@ def constant_pad(b: GraphBuilder, node: Node, x: Value, pad: Sequence[int | Valu
     inner = torch.uint8 if x.dtype is torch.bool else x.dtype
     inputs = [b.cast(value, inner), b.ints(amounts), b.constant(fill, inner)]
     return b.cast(b.op("Pad", inputs, inner, shape, symbols=(None,) * len(shape), mode="constant"), x.dtype)
+
+
+@converts("aten.as_strided.default")
+def as_strided(
+    b: GraphBuilder, node: Node, x: Value, size: Sequence[Any], stride: Sequence[Any], offset: Any = None
+) -> Value:
+    """Only where the elements are those of a contiguous input of known sizes, each found by its place."""
+    source: torch.Tensor = fake(node.args[0])  # type: ignore[arg-type]
+    numbers = [*size, *stride, *source.shape, *source.stride(), source.storage_offset(), offset or 0]
+    if not all(isinstance(one, int) for one in numbers):
+        raise Refused("sizes that differ from call to call")
+    if offset not in (None, source.storage_offset()):
+        raise Refused("another offset than its input's")
+    steps = zip(source.shape, source.stride(), stride, strict=True) if source.dim() == len(size) else ()
+    if list(source.shape) == list(size) and all(mine == 1 or one == two for mine, one, two in steps):
+        return x
+    count = math.prod(size)
+    if not source.is_contiguous() or count > 1 << 16:
+        raise Refused("elements by their place in memory")
+    places = torch.arange(source.numel()).as_strided(list(size), list(stride))
+    return b.op("Gather", [b.reshape(x, [source.numel()]), b.constant(places, torch.int64)], None, list(size), axis=0)
