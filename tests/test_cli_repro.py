@@ -300,6 +300,7 @@ class TestBadDirectories:
             (("inputs", 0, "dtype"), "load"),
             (("inputs", 0, "offset"), 2**40),
             (("inputs", 0, "device"), "cuda:7"),
+            (("inputs", 0, "device"), "meta"),
             (("inputs", 0, "device"), "../x"),
             (("inputs", 0), {"kind": "number", "type": "int", "text": "__import__('os')"}),
             (("inputs",), []),

@@ -39,6 +39,8 @@ from djinn_fx.srg.rebuild import CannotRebuild, SizeHint, rebuild
 MAX_REGION_BYTES, MAX_PAYLOAD_BYTES = 64_000_000, 2_000_000_000
 #: Memory that the arguments may take together; those that were too large to be kept are made here in full.
 MAX_ARGUMENT_BYTES = 16_000_000_000
+#: Devices that hold numbers.
+_DEVICES = frozenset({"cpu", "cuda", "xpu", "mps"})
 _NAMESPACES = ("aten.", "prims.")
 
 
@@ -182,6 +184,9 @@ def _check_inputs(folder: Path, record: Recorded, region: RegionGraph) -> None:
             )
             if not fits or str(example.dtype) != f"torch.{one.dtype}":
                 raise refuse(f"argument {place} is {one.dtype} {one.shape}, the region takes {example.dtype} {sizes}")
+            kind = one.device.split(":")[0]
+            if kind != example.device.type or kind not in _DEVICES:
+                raise refuse(f"argument {place} is on {one.device}, the region takes it on {example.device.type}")
             if min((*one.shape, *one.strides), default=0) < 0:
                 raise refuse(f"argument {place} has negative sizes or strides")
     if any(not isinstance(record.inputs[place], TensorRecord) for place in record.mutated):
