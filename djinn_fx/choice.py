@@ -134,7 +134,8 @@ class _Choice:
             seconds=0.0,
             key=made[0].loaded.key,
             # Who won an earlier trial has been checked on this machine: it needs nothing beside it any more.
-            alone=known is not None and self._settings.verify in ("first", "off"),
+            alone=known is not None,
+            checked=self._settings.verify == "first",
             reasons=tuple(reasons),
         )
         return Chosen(

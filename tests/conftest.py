@@ -11,6 +11,8 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Most tests are of one engine and count its compiles; those of the choice between engines ask for it.
+os.environ["DJINN_ENGINE"] = "inductor"
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,6 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     world = tmp_path_factory.mktemp("world")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(world / "config"))
     monkeypatch.setenv("DJINN_CACHE_DIR", str(world / "cache"))
-    # Most tests are of one engine and count its compiles; those of the choice between engines ask for it.
     monkeypatch.setenv("DJINN_ENGINE", "inductor")
     yield
     dynamo = sys.modules.get("torch._dynamo")

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from djinn_fx.engines.base import Artefact, BuildRequest
@@ -45,6 +45,7 @@ class BackgroundBuild(Candidate):
         sizes: the values of the region's size symbols when it was traced.
         budget: seconds of building that may be spent.
         shown: whether progress is shown on stderr; None: where that is a terminal.
+        checked: gives what was built with its answers compared with eager's.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class BackgroundBuild(Candidate):
         sizes: Sequence[int],
         budget: Budget,
         shown: bool | None = None,
+        checked: Callable[[Loaded], Loaded] | None = None,
     ) -> None:
         assert isinstance(prepared.request, BuildRequest), "can be built in a child"
         assert prepared.key is not None, "can be built in a child"
@@ -63,6 +65,7 @@ class BackgroundBuild(Candidate):
         self._tier, self._prepared, self._budget = tier, prepared, budget
         self._request, self._key = prepared.request, prepared.key
         self._sizes, self._ops, self._shown = tuple(sizes), region.ops, shown
+        self._checked = checked
         self._pool: BuildPool | None = None
         self._ticket: Ticket | None = None
         self._tries = 0
@@ -147,7 +150,7 @@ class BackgroundBuild(Candidate):
         if loaded is None:
             self.move(State.BUILT_NOT_RUNNABLE, self._tier.why_not_here(self._prepared.graph))
         elif region is not None:
-            region.adopt(self, loaded)
+            region.adopt(self, self._checked(loaded) if self._checked is not None else loaded)
 
     def _kept(self, outcome: BuildDone) -> Loaded | None:
         """Put an artefact on disk if it is not there, load it; None if this machine cannot run it.

@@ -6,6 +6,7 @@ region runs on what is in the cache, or on its own ops, while the better engines
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable
+from djinn_fx.engines.checks import Checks, has_passed
 from djinn_fx.engines.contest import ContestBySize
 from djinn_fx.engines.entrants import Contestants, Made
 from djinn_fx.engines.keys import Guards, device_order, symbolic_inputs
@@ -132,8 +134,10 @@ class Builder:
             reference = self._eager.load(self._eager.compile(work.graph))
             contestants = Contestants(work.graph, made, reference, self._settings, work.repeats)
             many = bool(work.places)
-            run = ContestBySize(work.places, lambda _: contestants.contest()) if many else contestants.contest()
-            return run, replace(work.build(made[0].loaded, "built"), key="", alone=False)
+            contest: RegionCallable = (
+                ContestBySize(work.places, lambda _: contestants.contest()) if many else contestants.contest()
+            )
+            return contest, replace(work.build(made[0].loaded, "built"), key="", alone=False)
         if not self._tiers:
             return self._eager.load(self._eager.compile(work.graph)), work.build(None, "built")
         if self._mode != "blocking":
@@ -145,11 +149,22 @@ class Builder:
                 continue
             loaded, outcome = self._now(tier, prepared, work)
             if loaded is not None:
-                return self._serving(work, loaded), work.build(loaded, outcome)
+                run = self._serving(work, self._checked(work, tier, prepared, loaded))
+                return run, work.build(loaded, outcome)
         return self._fallback(work)
 
+    def _checked(self, work: RegionWork, tier: Tier, prepared: Prepared, loaded: Loaded) -> Loaded:
+        """An artefact whose answers are compared with eager's, where that can be and has not been done before."""
+        checks = Checks(work.graph, self._eager.load(self._eager.compile(work.graph)), self._settings)
+        if getattr(loaded.run, "checked", None) is not None or not checks.possible:
+            return loaded
+        work.checked = True
+        if self._settings.verify == "first" and has_passed(tier.store, loaded.key):
+            return loaded
+        return replace(loaded, run=checks.artefact(tier, prepared, loaded, _said_already))
+
     def _serving(self, work: RegionWork, loaded: Loaded) -> RegionCallable:
-        """An artefact as a region's callable; one that is to be checked has the region's own ops beside it."""
+        """An artefact as a region's callable; one that checks itself has the region's own ops beside it."""
         if getattr(loaded.run, "checked", None) is None:
             return loaded.run
         region, adopted = self._new_lazy(work, None), Adopted(loaded.engine)
@@ -236,9 +251,13 @@ class Builder:
             if isinstance(prepared, Reason):
                 work.reasons.append(prepared)
                 continue
+            wrong = tier.quarantined(prepared.key) if prepared.key is not None else None
+            if wrong is not None:
+                work.note(wrong)
+                continue
             found = tier.find(prepared.key, work.holds) if prepared.key is not None else None
             if found is not None:
-                start, outcome = found
+                start, outcome = self._checked(work, tier, prepared, found.loaded), found.outcome
                 break
             known = self._known(tier, prepared, work)
             if known is not None:
@@ -280,7 +299,12 @@ class Builder:
 
         sizes = [int(symint.node.hint) for symint in work.symints]
         budget, shown = self._policy.budget, self._settings.progress
-        candidates = [BackgroundBuild(region, tier, prepared, sizes, budget, shown) for tier, prepared in wanted]
+        candidates = [
+            BackgroundBuild(
+                region, tier, prepared, sizes, budget, shown, functools.partial(self._checked, work, tier, prepared)
+            )
+            for tier, prepared in wanted
+        ]
         for candidate in candidates:
             after = region.pays_after(candidate.engine)
             pays = "never pays by what is known" if after is None else f"pays after {after} more calls"
@@ -311,6 +335,10 @@ class Builder:
 BOUND = ("openvino", "onnxruntime", "packed")
 
 
+def _said_already(reason: Reason) -> None:
+    """The guard has logged it, and answers by the region's own ops from now on."""
+
+
 def tier_names(settings: Settings) -> tuple[str, ...]:
     """The engines that regions may run on besides eager, the best first.
 
@@ -324,8 +352,16 @@ def tier_names(settings: Settings) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*named, "inductor")))
 
 
-def load_artefact(settings: Settings, key: str) -> RegionCallable | None:
-    """The callable of a stored artefact by its key alone; None if it is not there or cannot be loaded."""
+def load_artefact(settings: Settings, key: str, *, passed: bool = False) -> RegionCallable | None:
+    """The callable of a stored artefact by its key alone; None if it is not there or cannot be loaded.
+
+    Args:
+        settings: in force.
+        key: of the artefact.
+        passed: whether its answers must have been compared with eager's before, here.
+    """
+    if passed and not has_passed(open_store(settings)[0], key):
+        return None
     known = MEMORY.variants(key)
     exact = next((one for one in known if one.key == key), None)
     if exact is not None:

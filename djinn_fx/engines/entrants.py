@@ -8,15 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from djinn_fx.engines.base import RegionCallable, RegionGraph
+from djinn_fx.engines.checks import Checks
 from djinn_fx.engines.contest import Contest, Entrant
-from djinn_fx.engines.guard.guarded import guarded
-from djinn_fx.engines.guard.precise import fp64_reference
-from djinn_fx.engines.guard.quarantine import QUARANTINE
-from djinn_fx.engines.guard.reproducer import Reproducer
-from djinn_fx.engines.guard.trial import written_places
-from djinn_fx.engines.memory import MEMORY, Loaded
+from djinn_fx.engines.memory import Loaded
 from djinn_fx.engines.tier import Prepared, Tier
-from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.reasons import Reason
 from djinn_fx.settings import Settings
 
 
@@ -43,9 +39,8 @@ class Contestants:
     def __init__(
         self, graph: RegionGraph, made: Sequence[Made], reference: RegionCallable, settings: Settings, repeats: int = 1
     ) -> None:
-        self._graph, self._made, self._reference, self._settings = graph, tuple(made), reference, settings
-        self._repeats = repeats
-        self._precise = fp64_reference(graph.gm) if made and settings.verify != "off" else None
+        self._label, self._made, self._reference, self._settings = graph.label, tuple(made), reference, settings
+        self._checks = Checks(graph, reference, settings, repeats)
 
     def contest(
         self,
@@ -55,13 +50,14 @@ class Contestants:
     ) -> Contest:
         """A contest between the engines, these others, and the region's own ops where they may take part."""
         told = _Told()
+        entrants = [self._entrant(one, told) for one in self._made]
         for one in others:
-            one.use(self._checked(one.engine, one.run, functools.partial(told.about, one.engine, None), None))
-        entrants = [*(self._entrant(one, told) for one in self._made), *others]
+            one.use(self._checks.checked(one.engine, one.run, functools.partial(told.about, one.engine)))
+            entrants.append(one)
         if self._settings.engine == "auto" or "eager" in self._settings.engines:
             entrants.append(Entrant("eager", self._reference))
         contest = Contest(
-            label=self._graph.label,
+            label=self._label,
             entrants=entrants,
             reference=self._reference,
             waits=self._settings.compile == "blocking",
@@ -73,51 +69,16 @@ class Contestants:
 
     def _entrant(self, made: Made, told: _Told) -> Entrant:
         name = made.tier.name
-        tell = functools.partial(told.about, name, made)
-        return Entrant(name, self._checked(name, made.loaded.run, tell, self._reproducer(made)))
-
-    def _checked(
-        self, name: str, run: RegionCallable, tell: Callable[[Reason], None], reproduce: Reproducer | None
-    ) -> RegionCallable:
-        written = written_places(self._graph.gm)
-        return guarded(
-            run,
-            self._reference,
-            label=self._graph.label,
-            engine=name,
-            verify=self._settings.verify,
-            mutated=tuple(getattr(run, "mutated", written)),
-            on_quarantine=tell,
-            reproduce=reproduce,
-            high_precision=self._precise,
-            region=self._graph,
-            bindings=self._repeats,
-            allow_bf16=self._settings.precision == "allow-bf16",
-        )
-
-    def _reproducer(self, made: Made) -> Reproducer:
-        store, key = made.tier.store, made.loaded.key
-        return Reproducer(
-            region=self._graph,
-            engine=made.tier.name,
-            fingerprint=made.tier.engine.fingerprint(),
-            settings=self._settings,
-            root=store.root if store is not None else None,
-            artefact=(lambda: store.get(key)) if store is not None and key else None,
-        )
+        tell = functools.partial(told.about, name)
+        return Entrant(name, self._checks.artefact(made.tier, made.prepared, made.loaded, tell))
 
 
 class _Told:
-    """Passes on why an engine is not used any more: to the contest and, if answers were wrong, to later processes."""
+    """Passes on to the contest why an engine is not used any more."""
 
     contest: weakref.ref[Contest] | None = None
 
-    def about(self, name: str, made: Made | None, reason: Reason) -> None:
-        """An engine is out; ``made``: by it, where that is an artefact that others could find."""
+    def about(self, name: str, reason: Reason) -> None:
         contest = self.contest() if self.contest is not None else None
         if contest is not None:
             contest.drop(name, reason)
-        key = made.prepared.key if made is not None else None
-        if made is not None and key is not None and reason.kind is ReasonKind.QUARANTINED:
-            QUARANTINE.put(key, reason, made.tier.store)
-            MEMORY.forget(key.digest)

@@ -33,6 +33,7 @@ class RegionBuild:
         key: of the artefact; empty if it is not kept. Of a waiting region: the key it will have on disk.
         guards: expression over the region's symbolic inputs under which the artefact is valid, if any.
         alone: whether the artefact runs without the region's own ops beside it to be checked against.
+        checked: whether its first answer is compared with eager's, or was before.
         reasons: misses, refusals, fallbacks.
     """
 
@@ -43,6 +44,7 @@ class RegionBuild:
     key: str = ""
     guards: str | None = None
     alone: bool = True
+    checked: bool = False
     reasons: tuple[Reason, ...] = ()
 
 
@@ -56,6 +58,8 @@ class RegionWork:
         same = [one for one in plan.regions if one.structural_hash == region.structural_hash]
         self.repeats = len(same) if region.structural_hash else 1
         self.reasons: list[Reason] = []
+        #: Whether the answers of what it runs on are compared with eager's, or were before.
+        self.checked = False
         self._began = time.perf_counter()
 
     def holds(self, guards: Guards) -> bool:
@@ -77,6 +81,7 @@ class RegionWork:
             key=loaded.key if loaded is not None else "",
             guards=loaded.guards.expression if loaded is not None else None,
             alone=getattr(loaded.run, "checked", None) is None if loaded is not None else True,
+            checked=self.checked,
             reasons=tuple(self.reasons),
         )
 

@@ -113,6 +113,7 @@ def guarded(
         on_quarantine=on_quarantine,
         reproduce=reproduce,
         high_precision=high_precision,
+        on_passed=on_passed,
     )
 
 

@@ -1,0 +1,121 @@
+"""The check of what engines made of one region, and the note on disk that it was passed.
+
+Who passed once, on this machine and with these versions, needs the region's own ops beside it no more: a later process
+may run the artefact without tracing the model (``runtime/graph_cache.py``).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.base import RegionCallable, RegionGraph
+from djinn_fx.engines.guard.guarded import GuardedRegion, guarded
+from djinn_fx.engines.guard.precise import Precise, fp64_reference
+from djinn_fx.engines.guard.quarantine import QUARANTINE
+from djinn_fx.engines.guard.reproducer import Reproducer
+from djinn_fx.engines.guard.tolerance import draws_random_numbers
+from djinn_fx.engines.guard.trial import written_places
+from djinn_fx.engines.keys import device_order
+from djinn_fx.engines.memory import MEMORY, Loaded
+from djinn_fx.engines.store import Store
+from djinn_fx.engines.tier import Prepared, Tier
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings import Settings
+
+
+class Checks:
+    """See the module's text.
+
+    Args:
+        graph: the region.
+        reference: the region's own ops.
+        settings: in force.
+        bindings: sets of weights that are compared one by one.
+    """
+
+    def __init__(self, graph: RegionGraph, reference: RegionCallable, settings: Settings, bindings: int = 1) -> None:
+        self._graph, self._reference, self._settings, self._bindings = graph, reference, settings, bindings
+
+    @functools.cached_property
+    def _precise(self) -> Precise | None:
+        return fp64_reference(self._graph.gm) if self._settings.verify != "off" else None
+
+    @property
+    def possible(self) -> bool:
+        """Whether answers can be compared: not those of training, of a GPU, or with random numbers of their own."""
+        random = draws_random_numbers(self._graph.gm) and not self._settings.fallback_random
+        devices = device_order(node.meta.get("val") for node in self._graph.gm.graph.nodes)
+        on_cpu = all(device == "cpu" for device in devices)
+        return self._graph.kind == "inference" and on_cpu and not random and self._settings.verify != "off"
+
+    def checked(self, engine: str, run: RegionCallable, told: Callable[[Reason], None]) -> GuardedRegion:
+        """A callable whose answers are compared; of something that is no artefact."""
+        return self._guarded(engine, run, told, None, None)
+
+    def artefact(self, tier: Tier, prepared: Prepared, loaded: Loaded, told: Callable[[Reason], None]) -> GuardedRegion:
+        """The callable of an artefact whose answers are compared; a wrong one is out for later processes too."""
+        store, entry = tier.store, loaded.key
+
+        def out(reason: Reason) -> None:
+            if prepared.key is not None and reason.kind is ReasonKind.QUARANTINED:
+                QUARANTINE.put(prepared.key, reason, store)
+                MEMORY.forget(prepared.key.digest)
+            told(reason)
+
+        reproducer = Reproducer(
+            region=self._graph,
+            engine=tier.name,
+            fingerprint=tier.engine.fingerprint(),
+            settings=self._settings,
+            root=store.root if store is not None else None,
+            artefact=(lambda: store.get(entry)) if store is not None and entry else None,
+        )
+        return self._guarded(tier.name, loaded.run, out, reproducer, lambda: note_passed(store, entry))
+
+    def _guarded(
+        self,
+        engine: str,
+        run: Any,
+        told: Callable[[Reason], None],
+        reproduce: Reproducer | None,
+        passed: Callable[[], None] | None,
+    ) -> GuardedRegion:
+        return guarded(
+            run,
+            self._reference,
+            label=self._graph.label,
+            engine=engine,
+            verify=self._settings.verify,
+            mutated=tuple(getattr(run, "mutated", None) or written_places(self._graph.gm)),
+            on_quarantine=told,
+            reproduce=reproduce,
+            high_precision=self._precise,
+            region=self._graph,
+            bindings=self._bindings,
+            allow_bf16=self._settings.precision == "allow-bf16",
+            on_passed=passed,
+        )
+
+
+def note_passed(store: Store | None, entry: str) -> None:
+    """Put on record that the artefact's first answer was right here."""
+    if store is not None and entry and not has_passed(store, entry):
+        store.put(
+            _note(entry), {"schema": 1, "what": "passed", "label": "a check that was passed", "entry": entry}, b""
+        )
+
+
+def has_passed(store: Store | None, entry: str) -> bool:
+    """Whether the artefact's first answer was right on a machine and with versions like these."""
+    known = store.get(_note(entry)) if store is not None else None
+    return known is not None and known.header.get("what") == "passed"
+
+
+def _note(entry: str) -> str:
+    here = f"{torch.backends.cpu.get_cpu_capability()}:{torch.get_num_threads()}"
+    return hashlib.sha256(f"passed:{entry}:{here}".encode()).hexdigest()
