@@ -24,7 +24,7 @@ import torch
 
 from djinn_fx.engines.feeding import Feeder
 from djinn_fx.engines.onnx.signature import Signature
-from djinn_fx.engines.watch import Watch, picker
+from djinn_fx.engines.watch import Watch, addresses, picker
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 
@@ -138,13 +138,12 @@ class BoundRegion:
         self._all = Feeder(signature.fed)
         self._others = Feeder([one for one in signature.fed if one.place not in self._places])
         self._reading = mode == "input" or not self._places
-        self._key_place: int | None = None
         self._begin()
 
     def _begin(self) -> None:
         self._forks = forks()
         self._lock = threading.Lock()
-        self._sets: dict[int, _Bound] = {}
+        self._sets: dict[tuple[int, ...], _Bound] = {}
         self._reader: _Bound | None = None
         self._calls = 0
         self._rebinds: deque[int] = deque(maxlen=MAX_REBINDS)
@@ -226,16 +225,10 @@ class BoundRegion:
             serves = bound is not None and self._all.takes(args)
         else:
             weights = self._pick(args)
-            bound = self._sets.get(self._key(weights))
-            serves = bound is not None and bound.watch is not None and bound.watch.holds(weights)
+            bound = self._sets.get(addresses(weights))
+            serves = bound is not None and bound.watch is not None and bound.watch.unchanged(weights)
             serves = serves and self._others.takes(args)
         return bound if serves and bound is not None and bound.threads == torch.get_num_threads() else None
-
-    def _key(self, weights: Sequence[torch.Tensor]) -> int:
-        """Tells sets apart, nearly: where the memory of the largest weight is."""
-        if self._key_place is None:
-            self._key_place = max(range(len(weights)), key=lambda place: weights[place].numel())
-        return weights[self._key_place].data_ptr()
 
     def _after_fork(self) -> None:
         """In a child process: its parent's sessions have no threads here."""
@@ -252,14 +245,15 @@ class BoundRegion:
                     self._reader = _Bound(self._opener({}), None, torch.get_num_threads())
             return
         with self._lock:
-            key = self._key(weights)
+            key = addresses(weights)
             old = self._sets.get(key)
             stale = old is not None and old.watch is not None and not old.watch.holds(weights)
             if old is not None and not stale and old.threads == torch.get_num_threads():
                 return
-            self.sweep()
+            replaced = self.sweep()  # memory that only a session holds: the weight has got other memory
             if stale:
                 self._sets.pop(key, None)
+            if stale or replaced:
                 self._rebinds.append(self._calls)
             often = len(self._rebinds) == MAX_REBINDS and self._calls - self._rebinds[0] < REBIND_WINDOW
             if self.mode == "auto" and (often or len(self._sets) >= MAX_SETS):
@@ -269,7 +263,9 @@ class BoundRegion:
                     else f"it is called with more than {MAX_SETS} sets of weights"
                 )
             else:
-                self._sets[key] = self._bind(weights)
+                bound = self._bind(weights)
+                assert bound.watch is not None, "it was bound to weights"
+                self._sets[bound.watch.addresses] = bound
                 return
         self._open(weights)
 
@@ -296,23 +292,28 @@ class BoundRegion:
         """Some weight's tensor object is going away; its hold on the memory follows."""
         self.sweep(dying=storage)
 
-    def sweep(self, dying: int = 0) -> None:
+    def sweep(self, dying: int = 0) -> int:
         """Drop the sessions whose weights nobody else holds. Takes no lock: may interrupt any line of this class.
 
         Args:
             dying: the storage that one of its holders is about to let go of.
+
+        Returns:
+            How many were dropped.
         """
         if self._forks != forks():
-            return
-        doubtful = False
+            return 0
+        doubtful, dropped = False, 0
         for key, bound in list(self._sets.items()):
             if bound.watch is None:
                 continue
             if bound.watch.orphaned(dying):
                 self._sets.pop(key, None)
+                dropped += 1
             else:
                 doubtful = doubtful or bound.watch.bereaved
         if doubtful:
             _SUSPECTS.add(self)
         else:
             _SUSPECTS.discard(self)
+        return dropped

@@ -36,6 +36,11 @@ def picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
     return lambda values: [values[place] for place in places]
 
 
+def addresses(tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    """Where the tensors' memory is: tells one set of weights from another."""
+    return tuple(map(_DATA_PTR, tensors))
+
+
 class Watch:
     """The weights of one call as they were, to be compared with those of later calls.
 
@@ -46,6 +51,7 @@ class Watch:
 
     Attributes:
         kept: the weights, detached: what an engine may share memory with.
+        addresses: of the weights.
     """
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
@@ -53,7 +59,7 @@ class Watch:
         self._storages = [weight.untyped_storage()._cdata for weight in weights]
         self._before = [_uses(weight) for weight in weights]
         self._objects: tuple[weakref.ref[torch.Tensor], ...] = ()
-        self._pointers = [weight.data_ptr() for weight in weights]
+        self.addresses = addresses(weights)
         counted = [place for place, weight in enumerate(weights) if not weight.is_inference()]
         self._counted = picker(counted) if len(counted) < len(weights) else None
         self._versions = [weights[place]._version for place in counted]
@@ -63,8 +69,10 @@ class Watch:
 
     def holds(self, weights: Sequence[torch.Tensor]) -> bool:
         """Whether these are the watched weights, unchanged as far as can be seen."""
-        if list(map(_DATA_PTR, weights)) != self._pointers:
-            return False
+        return addresses(weights) == self.addresses and self.unchanged(weights)
+
+    def unchanged(self, weights: Sequence[torch.Tensor]) -> bool:
+        """Whether weights at the watched addresses are as they were, as far as can be seen."""
         try:
             counted = weights if self._counted is None else self._counted(weights)
             if list(map(_VERSION, counted)) != self._versions:
