@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 import torch
 
-from djinn_fx.engines.onnx.values import ONNX_TYPES, Refused, Value, onnx_type, raw_bytes
+from djinn_fx.engines.onnx.proto import declare, key_of, set_attribute
+from djinn_fx.engines.onnx.values import Refused, Value, onnx_type, raw_bytes
 
 #: The version of the standard operators; what onnxruntime 1.2x and OpenVINO 2026 both read.
 OPSET = 21
@@ -47,6 +48,7 @@ class GraphBuilder:
         self._constants: dict[Any, Value] = {}
         self._numbers: dict[tuple[torch.dtype, str], Value] = {}
         self._vectors: dict[tuple[int, ...], Value] = {}
+        self._transposed: dict[str, tuple[Value, list[int]]] = {}
         self._arrays: dict[str, np.ndarray] = {}
         self._made: dict[Any, tuple[Value, ...]] = {}
         self._outputs = 0
@@ -115,7 +117,7 @@ class GraphBuilder:
         names = ["" if one is None else one.name for one in inputs]
         while names and not names[-1]:
             names.pop()
-        key = _key(kind, domain, names, attributes, len(outputs))
+        key = key_of(kind, domain, names, attributes, len(outputs))
         if key is not None and key in self._made:
             return self._made[key]
         node = onnx.NodeProto(op_type=kind, domain=domain, input=names)
@@ -132,7 +134,7 @@ class GraphBuilder:
             values.append(value)
         for name, given in attributes.items():
             if given is not None:
-                _attribute(node, name, given)
+                set_attribute(node, name, given)
         made = tuple(values)
         if key is not None:
             self._made[key] = made
@@ -271,12 +273,20 @@ class GraphBuilder:
 
     def transpose(self, value: Value, order: Sequence[int]) -> Value:
         """The dimensions in another order; each is counted from the front."""
+        source, before = self._transposed.get(value.name, (value, None))
+        if before is not None:  # two in a row are one
+            order, value = [before[dim] for dim in order], source
         if list(order) == list(range(value.rank)):
             return value
         symbols = tuple(value.symbol(dim) for dim in order)
-        return self.op(
-            "Transpose", [value], None, [value.shape[dim] for dim in order], symbols=symbols, perm=list(order)
-        )
+        shape = [value.shape[dim] for dim in order]
+        made = self.op("Transpose", [value], None, shape, symbols=symbols, perm=list(order))
+        self._transposed[made.name] = (value, list(order))
+        return made
+
+    def is_transposed(self, value: Value, order: Sequence[int]) -> bool:
+        """Whether a value was made by putting dimensions into this order."""
+        return value.name in self._transposed and self._transposed[value.name][1] == list(order)
 
     def unsqueeze(self, value: Value, dims: Sequence[int]) -> Value:
         """Dimensions of size 1 put in, at these places of the result, counted from the front."""
@@ -353,7 +363,7 @@ class GraphBuilder:
         name = f"out{self._outputs}"
         self._outputs += 1
         self._nodes.append(onnx.NodeProto(op_type="Identity", input=[value.name], output=[name]))
-        _declare(self._graph.output.add(), Value(name, value.dtype, value.shape, value.symbols))
+        declare(self._graph.output.add(), Value(name, value.dtype, value.shape, value.symbols))
         return self._outputs - 1
 
     def finish(self) -> tuple[bytes, tuple[str, ...]]:
@@ -367,7 +377,7 @@ class GraphBuilder:
         self._graph.node.extend(reversed(kept))
         inputs = [one for one in self._inputs if one.name in read]
         for one in inputs:
-            _declare(self._graph.input.add(), one)
+            declare(self._graph.input.add(), one)
         for (dtype, shape, raw), value in self._constants.items():
             if value.name in read:
                 self._graph.initializer.add(name=value.name, data_type=onnx_type(dtype), dims=shape, raw_data=raw)
@@ -385,49 +395,6 @@ def _no_symbols(size: int | torch.SymInt, sources: Sequence[Value]) -> int | Val
     if isinstance(size, int):
         return size
     raise Refused(f"the size {size} is not known")
-
-
-def _key(kind: str, domain: str, names: list[str], attributes: dict[str, Any], outputs: int) -> Any:
-    """What tells a node's computation; None if an attribute is an array."""
-    given: list[Any] = []
-    for name, value in attributes.items():
-        if isinstance(value, np.ndarray):
-            return None
-        given.append((name, tuple(value) if isinstance(value, (list, tuple)) else value, type(value)))
-    return (kind, domain, tuple(names), tuple(given), outputs)
-
-
-def _attribute(node: Any, name: str, given: Any) -> None:
-    entry = node.attribute.add()
-    entry.name = name
-    if isinstance(given, (bool, int)):
-        entry.type, entry.i = onnx.AttributeProto.INT, int(given)
-    elif isinstance(given, float):
-        entry.type, entry.f = onnx.AttributeProto.FLOAT, given
-    elif isinstance(given, str):
-        entry.type, entry.s = onnx.AttributeProto.STRING, given.encode()
-    elif isinstance(given, np.ndarray):
-        entry.type = onnx.AttributeProto.TENSOR
-        entry.t.CopyFrom(onnx.numpy_helper.from_array(given))
-    elif all(isinstance(one, int) for one in given):
-        entry.type = onnx.AttributeProto.INTS
-        entry.ints.extend(given)
-    else:
-        entry.type = onnx.AttributeProto.FLOATS
-        entry.floats.extend(given)
-
-
-def _declare(info: Any, value: Value) -> None:
-    info.name = value.name
-    tensor = info.type.tensor_type
-    tensor.elem_type = ONNX_TYPES[value.dtype] if value.dtype in ONNX_TYPES else onnx_type(value.dtype)
-    tensor.shape.SetInParent()
-    for place, size in enumerate(value.shape):
-        entry = tensor.shape.dim.add()
-        if size is not None:
-            entry.dim_value = size
-        elif value.symbols and value.symbols[place]:
-            entry.dim_param = value.symbols[place]
 
 
 __all__ = ["DJINN", "MICROSOFT", "OPSET", "GraphBuilder", "Number", "Refused", "Sizes", "Tensorlike", "Value", "refuse"]

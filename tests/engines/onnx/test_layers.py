@@ -102,6 +102,22 @@ def test_a_query_without_keys_gets_zeros() -> None:
     check(attend, q, k, v, added.clamp(min=torch.finfo(torch.float32).min), **CLOSE)
 
 
+def test_masks_of_all_shapes() -> None:
+    x, w = noise(2, 5, 32), noise(32, 32)
+
+    def layer(x: torch.Tensor, w: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        q, k, v = (((x + shift) @ w).view(2, 5, 4, 8).transpose(1, 2) for shift in range(3))
+        return attend(q, k, v, mask).transpose(1, 2).reshape(2, 5, 32)
+
+    for shape in ((2, 1, 5, 5), (2, 1, 1, 5), (5, 5), (1, 4, 5, 5), (2, 4, 5, 1)):
+        check(layer, x, w, noise(*shape), **CLOSE)
+    allowed = torch.ones(5, 5).tril() > 0
+    check(layer, x, w, allowed, **CLOSE)
+    kinds = ops_of(layer, x, w, allowed)
+    assert "MultiHeadAttention" in kinds
+    assert kinds.count("Transpose") == 1  # of the small mask
+
+
 def test_attention_of_any_size() -> None:
     def step(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # The sizes of heads are numbers, all others symbols.

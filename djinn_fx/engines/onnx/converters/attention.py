@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.converters.normalization import reads
-from djinn_fx.engines.onnx.graph import DJINN, GraphBuilder, Number, Refused, Value
+from djinn_fx.engines.onnx.graph import DJINN, MICROSOFT, GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import compare, select
 from djinn_fx.engines.onnx.registry import converts
 
@@ -100,6 +100,8 @@ def attention(
     bias, some = _bias(b, mask, q, k, causal, inner)
     if b.flavour == "openvino":
         out = _openvino(b, q32, k32, v32, bias, factor, causal and bias is None)
+    elif inner is torch.float32 and q.rank == k.rank == v.rank == 4 and None not in (q.shape[1], width, v.shape[-1]):
+        return b.cast(_multi_head(b, q32, k32, v32, bias, some, factor), q.dtype)
     else:
         out = _products(b, q32, k32, v32, bias, factor)
     if some is not None:
@@ -174,6 +176,48 @@ def _products(b: GraphBuilder, q: Value, k: Value, v: Value, bias: Value | None,
         scores = b.op("Add", [scores, bias])
     weights = b.op("Softmax", [scores], axis=-1)
     return b.op("MatMul", [weights, v], None, (*q.shape[:-1], v.shape[-1]))
+
+
+_HEADS_FIRST = [0, 2, 1, 3]
+
+
+def _multi_head(
+    b: GraphBuilder, q: Value, k: Value, v: Value, bias: Value | None, some: Value | None, scale: float
+) -> Value:
+    """onnxruntime's own operator: a tenth to a quarter faster than products and softmax.
+
+    It takes queries as [batch, queries, heads * width], and keys and values likewise or with the heads first.
+    """
+    batch, queries = b.size(q, 0), b.size(q, 2)
+    heads, width, value_width = q.shape[1], q.shape[3], v.shape[3]
+    assert heads is not None
+    assert width is not None
+    assert value_width is not None
+    inputs = [b.reshape(b.transpose(q, _HEADS_FIRST), [batch, queries, heads * width])]
+    for one, size in ((k, width), (v, value_width)):
+        if b.is_transposed(k, _HEADS_FIRST) and b.is_transposed(v, _HEADS_FIRST):
+            one = b.reshape(b.transpose(one, _HEADS_FIRST), [b.size(one, 0), b.size(one, 2), heads * size])
+        inputs.append(one)
+    inputs += [None, None, None if bias is None else _whole_bias(b, bias, q, k)]  # type: ignore[list-item]
+    shape = (q.shape[0], q.shape[2], heads * value_width)
+    symbols = (q.symbol(0), q.symbol(2), None)
+    out = b.op("MultiHeadAttention", inputs, None, shape, MICROSOFT, symbols, num_heads=heads, scale=float(scale))
+    out = b.reshape(out, [batch, queries, heads, value_width])
+    if some is not None:
+        some = b.unsqueeze(some, list(range(4 - some.rank))) if some.rank < 4 else some
+        out = select(b, b.transpose(some, _HEADS_FIRST), out, b.constant(0.0, out.dtype))
+    return b.transpose(out, _HEADS_FIRST)
+
+
+def _whole_bias(b: GraphBuilder, bias: Value, q: Value, k: Value) -> Value:
+    """A bias with its last two sizes in full, as the operator wants it."""
+    value = b.unsqueeze(bias, list(range(4 - bias.rank))) if bias.rank < 4 else bias
+    sizes = [b.size(value, 0), b.size(value, 1), b.size(q, 2), b.size(k, 2)]
+    wanted = tuple(b.known(size) for size in sizes)
+    same = [q.symbol(2), k.symbol(2)] == [value.symbol(2), value.symbol(3)]
+    if value.shape == wanted and (None not in wanted[2:] or same):
+        return value
+    return b.expand(value, sizes)
 
 
 def _openvino(b: GraphBuilder, q: Value, k: Value, v: Value, bias: Value | None, scale: float, causal: bool) -> Value:
