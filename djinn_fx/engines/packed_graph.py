@@ -23,6 +23,7 @@ from djinn_fx.engines.packed_alias import (
     same_size,
     same_sizes,
 )
+from djinn_fx.engines.packed_caches import write_caches_in_place
 from djinn_fx.engines.packed_conv import find_convolutions
 from djinn_fx.srg.graph import fake_value
 
@@ -43,13 +44,13 @@ _AFTER: dict[Any, str] = {
 _AFTER_BOTH: dict[Any, str] = {aten.add.Tensor: "add", aten.mul.Tensor: "mul"}
 
 
-def rewritten(gm: GraphModule, weights: tuple[int, ...], *, convolve: bool = True) -> GraphModule:
+def rewritten(gm: GraphModule, weights: tuple[int, ...], *, compiled: bool = False) -> GraphModule:
     """A region's graph with its products with weights as calls of :func:`packed_ops.product`. The given one stays.
 
     Args:
         gm: placeholders → a tuple.
         weights: places of the inputs that keep their values from call to call.
-        convolve: whether convolutions become calls of :func:`packed_ops.convolution` too.
+        compiled: whether a compiler takes the result: then convolutions and caches are left to it.
     """
     graph = Graph()
     copies: dict[Node, Node] = {}
@@ -58,11 +59,13 @@ def rewritten(gm: GraphModule, weights: tuple[int, ...], *, convolve: bool = Tru
     made = GraphModule(gm, graph, class_name="PackedRegion")
     _drop_copies(graph)
     _restore_gelu(graph)
-    if convolve and not any(map(_writes, graph.nodes)):  # an op fused to a convolution moves: not across a write
+    if not compiled and not any(map(_writes, graph.nodes)):  # an op fused to a convolution moves: not across a write
         find_convolutions(graph, constants(graph, weights))
     _find_products(graph, weights)
     _drop_copies(graph)
     _fuse_after(graph)
+    if not compiled:
+        write_caches_in_place(graph)
     write_in_place(graph, constants(graph, weights))
     graph.lint()
     return made

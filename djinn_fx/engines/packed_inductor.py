@@ -141,7 +141,7 @@ class PackedInductorEngine:
         return {**self.inductor.fingerprint(), **own}
 
     def _packed(self, region: RegionGraph) -> tuple[GraphModule, list[Packing]]:
-        return with_packed_inputs(rewritten(region.gm, region.weights, convolve=False), self.speed)
+        return with_packed_inputs(rewritten(region.gm, region.weights, compiled=True), self.speed)
 
     def _bound(self, header: Mapping[str, Any], label: str, run: RegionCallable) -> BoundRegion:
         packings = [

@@ -226,6 +226,65 @@ def _sharing(values: Sequence[Tensor]) -> list[int]:
     return [places.index(place) for place in places]
 
 
+class Cached(nn.Module):
+    """Writes rows into a cache and reads all of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, cache: Tensor, rows: Tensor) -> Tensor:
+        cache.index_copy_(0, rows, self.linear(x))
+        return x @ cache.t()
+
+
+def test_a_cache_is_written_in_place() -> None:
+    region = region_of(Cached(), torch.randn(2, 8), torch.randn(6, 8), torch.tensor([1, 4]))
+    graph = rewritten(region.gm, region.weights).graph
+    assert graph.find_nodes(op="call_function", target=torch.ops.aten.index_copy_.default)
+    assert not graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default)
+    run = bound(engine_of("mkl"), region)
+    args = concrete(region.example_inputs)
+    with torch.no_grad():
+        for _ in range(2):
+            mine, theirs = copied(args), copied(args)
+            for given in (mine, theirs):
+                next(one for one in given if not one.is_floating_point()).copy_(torch.tensor([3, 0]))
+            want = region.gm(*theirs)
+            assert differences(run(list(mine)), want) == []
+            assert differences(mine, theirs) == []
+    assert [region.gm.graph.find_nodes(op="placeholder")[place].target for place in run.mutated] == [
+        node.args[0].target
+        for node in region.gm.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default)
+    ]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, cache, w: (cache.index_copy_(0, torch.arange(2), w(x)), cache + 1)[1],
+        lambda x, cache, w: (lambda old: (cache.index_copy_(0, torch.arange(2), w(x)), old + cache)[1])(cache.clone()),
+        lambda x, cache, w: (cache.index_copy_(0, torch.arange(2), w(cache[:2])), cache * 2)[1],
+        lambda x, cache, w: cache.index_copy(0, torch.arange(2), w(x)),
+        lambda x, cache, w: cache.index_copy_(0, torch.arange(2), w(x)),
+        lambda x, cache, w: (lambda new: (cache.copy_(new), new)[1])(cache.index_copy(0, torch.arange(2), w(x))),
+        lambda x, cache, w: cache.index_put_((torch.arange(2),), w(x), accumulate=True).sum(),
+        lambda x, cache, w: (lambda old: (cache.index_copy_(0, torch.arange(2), w(x)), old.sum(0))[1])(cache[:2] * 1),
+    ],
+)
+def test_caches_end_as_in_eager(function: Callable[[Tensor, Tensor, nn.Linear], Any]) -> None:
+    linear = nn.Linear(8, 8)
+    region = region_of(lambda x, cache: function(x, cache, linear), torch.randn(2, 8), torch.randn(6, 8))
+    run = bound(engine_of("mkl"), region)
+    args = concrete(region.example_inputs)
+    with torch.no_grad():
+        mine, theirs = copied(args), copied(args)
+        got, want = run(list(mine)), region.gm(*theirs)
+        assert differences(got, want) == []
+        assert differences(mine, theirs) == []
+        assert _sharing([*got, *mine]) == _sharing([*want, *theirs])
+
+
 def test_constants_are_made_once() -> None:
     linear = nn.Linear(8, 8)
     region = region_of(lambda x: linear(x) * (torch.arange(8.0) + 1.0), torch.randn(3, 8))
