@@ -18,9 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.exam import onnx_ops
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # the examination is among the tests
 
-PAGE = Path(__file__).parent.parent / "docs" / "onnx_ops.md"
+from tests.exam import onnx_ops  # noqa: E402
+
+PAGE = ROOT / "docs" / "onnx_ops.md"
 #: Found[op][flavour][dtype]: what became of it.
 Found = dict[str, dict[str, dict[str, onnx_ops.Verdict]]]
 
@@ -126,6 +129,12 @@ def _read(path: Path) -> Found:
     return {
         op: {f: {d: onnx_ops.Verdict(**v) for d, v in e.items()} for f, e in one.items()} for op, one in data.items()
     }
+
+
+def rows_of(text: str) -> dict[str, str]:
+    """The lines of a page, by the op's name."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return {line.split("`")[1]: line for line in lines}
 
 
 def main(arguments: list[str]) -> int:

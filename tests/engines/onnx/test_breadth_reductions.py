@@ -29,6 +29,19 @@ def test_extremes_and_their_places() -> None:
     check(lambda x: [*x.max(1), *x.min(-1, keepdim=True), *x.max(0)], _rows())
 
 
+def test_rows_of_infinities() -> None:
+    """OpenVINO's own extremes of them are the largest finite number."""
+    x = torch.full((3, 5), -math.inf)
+    x[1, 2] = torch.finfo(torch.float32).min
+    check(lambda x: [x.amax(1), (-x).amin(1), *x.max(1), *(-x).min(1), x.max(), x.logsumexp(1), x.argmax(1)], x)
+
+
+def test_nan_passes_through() -> None:
+    x = torch.linspace(-2, 2, 40)
+    x[7], x[8], x[9] = math.nan, math.inf, -math.inf
+    check(lambda x: [x.relu(), x.exp(), torch.clamp(x, -1, 1), torch.maximum(x, -x), x.sigmoid(), x.tanh()], x)
+
+
 def test_extremes_of_whole_numbers() -> None:
     x = torch.tensor([[3, 1, 3], [-5, -5, 2]])
     check(lambda x: [*x.max(1), *x.min(0), x.prod(1), x.count_nonzero(), x.count_nonzero(1)], x)

@@ -22,7 +22,6 @@ def _function(kind: str) -> Any:
 
 
 for _name, _kind in (
-    ("exp", "Exp"),
     ("log", "Log"),
     ("sqrt", "Sqrt"),
     ("reciprocal", "Reciprocal"),
@@ -35,6 +34,16 @@ for _name, _kind in (
     converts(f"aten.{_name}.default")(_function(_kind))
 
 
+@converts("aten.exp.default")
+def exponential(b: GraphBuilder, node: Node, x: Value) -> Value:
+    dtype = result_dtype(node)
+    value = b.cast(b.cast(x, dtype), wide(b, dtype))
+    result = b.op("Exp", [value])
+    if b.flavour == "openvino":  # whose exponential of NaN is infinity
+        result = select(b, b.op("IsNaN", [value], torch.bool), value, result)
+    return b.cast(result, dtype)
+
+
 @converts("aten.rsqrt.default")
 def rsqrt(b: GraphBuilder, node: Node, x: Value) -> Value:
     dtype = result_dtype(node)
@@ -44,7 +53,10 @@ def rsqrt(b: GraphBuilder, node: Node, x: Value) -> Value:
 
 @converts("aten.relu.default")
 def relu(b: GraphBuilder, node: Node, x: Value) -> Value:
-    return arithmetic(b, "Relu" if x.is_float else "Max", [x] if x.is_float else [x, b.constant(0, x.dtype)], x.dtype)
+    if x.is_float and b.flavour == "onnxruntime":
+        return arithmetic(b, "Relu", [x], x.dtype)
+    # OpenVINO's Relu forgets NaN, and so does its Max of NaN and a number: in this order it does not.
+    return arithmetic(b, "Max", [b.constant(0, x.dtype), x], x.dtype)
 
 
 @converts("aten.gelu.default")
@@ -142,10 +154,9 @@ def softmax(b: GraphBuilder, node: Node, x: Value, dim: int, *_: Any, **__: Any)
     value = b.cast(b.cast(x, dtype), wide(b, dtype))
     result = b.op("Softmax", [value], axis=dim % x.rank)
     if "_safe_softmax" in str(node.target):
-        low = b.constant(-math.inf, value.dtype)
-        highest = b.op("ReduceMax", [value, b.ints([dim % x.rank])], shape=_kept(x, dim), keepdims=1)
-        empty = compare(b, "Equal", highest, low)
-        result = select(b, empty, b.constant(0.0, value.dtype), result)
+        low = compare(b, "Equal", value, b.constant(-math.inf, value.dtype))
+        all_low = b.op("ReduceMin", [b.cast(low, torch.int32), b.ints([dim % x.rank])], shape=_kept(x, dim), keepdims=1)
+        result = select(b, b.cast(all_low, torch.bool), b.constant(0.0, value.dtype), result)
     return b.cast(result, dtype)
 
 

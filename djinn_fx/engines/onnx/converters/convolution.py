@@ -69,6 +69,8 @@ def convolution(
     shape = result_shape(node) if batched else [1, *result_shape(node)]
     if transposed:
         given["output_padding"] = _numbers(output_padding, count)
+        if any(extra >= step for extra, step in zip(given["output_padding"], given["strides"], strict=True)):
+            raise Refused("an output padding that is not smaller than the stride")
     result = b.op(
         "ConvTranspose" if transposed else "Conv", inputs, inner, shape, symbols=(None,) * len(shape), **given
     )

@@ -223,6 +223,9 @@ def extreme(b: GraphBuilder, kind: str, x: Value, dims: Sequence[int], keep: boo
     found = reduce(b, kind, x, dims, keep)
     if not x.is_float:
         return found
+    if b.flavour == "openvino":  # which begins with the largest finite number, not with infinity
+        least = -math.inf if kind == "ReduceMax" else math.inf
+        found = select(b, anywhere(b, unary(b, "Not", equal(b, x, least)), dims, keep), found, least)
     return select(b, anywhere(b, isnan(b, x), dims, keep), math.nan, found)
 
 

@@ -67,6 +67,11 @@ def extreme(b: GraphBuilder, kind: str, x: Value, axes: Sequence[int], keepdim: 
     value = b.cast(x, inner)
     result = reduce(b, kind, value, axes, keepdim)
     if inner.is_floating_point and axes:
+        if b.flavour == "openvino":  # which begins with the largest finite number, not with infinity
+            least = b.constant(-math.inf if kind == "ReduceMax" else math.inf, inner)
+            beyond = negate(b, b.op("Equal", [value, least], torch.bool))
+            found = b.cast(reduce(b, "ReduceMax", b.cast(beyond, torch.int32), axes, keepdim), torch.bool)
+            result = select(b, found, result, least)
         result = select(b, has_nan(b, value, axes, keepdim), b.constant(math.nan, inner), result)
     return b.cast(result, x.dtype)
 
