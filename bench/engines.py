@@ -150,12 +150,15 @@ def _first_result(
 
 
 def _calls(standing: dict[str, Standing], sides: dict[str, Found], turn: int, quick: bool) -> None:
-    """Seconds a call: medians of blocks that take turns, all of the same number of calls."""
-    warm = {side: statistics.median(child.ask("run", calls=3)) for side, child in standing.items()}
-    calls = max(3, min(200, int((QUICK_BLOCK_S if quick else BLOCK_S) / max(statistics.median(warm.values()), 1e-6))))
+    """Seconds a call: medians of blocks that take turns and are about equally long."""
+    block_s = QUICK_BLOCK_S if quick else BLOCK_S
+    calls: dict[str, int] = {}
+    for side, child in standing.items():
+        warm_s = statistics.median(child.ask("run", calls=3))
+        calls[side] = max(3, min(200, int(block_s / max(warm_s, 1e-6))))
     for number in range(QUICK_ROUNDS if quick else ROUNDS):
         for side in rotated(list(standing), turn + number):
-            seconds = standing[side].ask("run", calls=calls)
+            seconds = standing[side].ask("run", calls=calls[side])
             sides[side].setdefault("samples", []).append(statistics.median(seconds))
 
 
