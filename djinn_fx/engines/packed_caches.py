@@ -34,7 +34,9 @@ def write_caches_in_place(graph: Graph) -> None:
     for back in list(graph.find_nodes(op="call_function", target=aten.copy_.default)):
         given: tuple[Any, ...] = tuple(back.args)
         cache, made = given[:2]
-        if not isinstance(made, Node) or made.target not in _IN_PLACE or made.args[0] is not cache:
+        if not isinstance(cache, Node) or not isinstance(made, Node):
+            continue
+        if made.target not in _IN_PLACE or made.args[0] is not cache:
             continue
         adds = made.target is aten.index_put.default and (len(made.args) > 3 or made.kwargs)
         if adds or back.users or not _is_alone(cache, placeholders) or not _is_free(graph, cache, made, back):
@@ -47,8 +49,8 @@ def write_caches_in_place(graph: Graph) -> None:
         graph.erase_node(made)
 
 
-def _is_alone(cache: Any, placeholders: list[Node]) -> bool:
-    if not isinstance(cache, Node) or cache.op != "placeholder":
+def _is_alone(cache: Node, placeholders: list[Node]) -> bool:
+    if cache.op != "placeholder":
         return False
     memory = fake_value(cache).untyped_storage()._cdata
     others = [fake_value(node) for node in placeholders if node is not cache]
