@@ -23,7 +23,7 @@ from djinn_fx.srg.graph import attribute, fake_value, tensors_of
 from djinn_fx.srg.lower import source_of, target_name
 
 #: Part of the engines' fingerprints: a new number makes every kept model stale.
-CONVERTER_VERSION = "1"
+CONVERTER_VERSION = "2"
 
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _CHECKS = (
@@ -129,6 +129,9 @@ class _Conversion:
 
     def _check_targets(self) -> None:
         for node in self._graph.nodes:
+            if any(fake.layout is not torch.strided for fake in tensors_of(self._fake(node))):
+                self.node = node
+                raise Refused("a tensor that is not strided")
             if node.op != "call_function":
                 continue
             schema = getattr(node.target, "_schema", None)

@@ -88,7 +88,7 @@ def softplus(b: GraphBuilder, node: Node, x: Value, beta: Number = 1, threshold:
 
 @converts("aten.hardtanh.default")
 def hardtanh(b: GraphBuilder, node: Node, x: Value, min_val: Number = -1, max_val: Number = 1) -> Value:
-    return clamp(b, node, x, min_val, max_val)  # type: ignore[no-any-return]
+    return clamp(b, node, x, min_val, max_val)  # type: ignore[return-value]
 
 
 @converts("aten.leaky_relu.default")

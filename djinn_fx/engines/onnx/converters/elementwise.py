@@ -59,9 +59,9 @@ def div(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
 def div_mode(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike, rounding_mode: str | None = None) -> Value:
     dtype = result_dtype(node)
     if rounding_mode is None:
-        return div(b, node, x, y)  # type: ignore[no-any-return]
+        return div(b, node, x, y)  # type: ignore[return-value]
     if rounding_mode == "floor":
-        return floor_divide(b, node, x, y)  # type: ignore[no-any-return]
+        return floor_divide(b, node, x, y)  # type: ignore[return-value]
     if dtype.is_floating_point:
         inner = wide(b, dtype)
         whole = b.cast(arithmetic(b, "Div", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype), inner)
@@ -305,12 +305,12 @@ def clamp(b: GraphBuilder, node: Node, x: Value, min: Tensorlike | None = None, 
 
 @converts("aten.clamp_min.default", "aten.clamp_min.Tensor")
 def clamp_min(b: GraphBuilder, node: Node, x: Value, min: Tensorlike) -> Value:
-    return clamp(b, node, x, min)  # type: ignore[no-any-return]
+    return clamp(b, node, x, min)  # type: ignore[return-value]
 
 
 @converts("aten.clamp_max.default", "aten.clamp_max.Tensor")
 def clamp_max(b: GraphBuilder, node: Node, x: Value, max: Tensorlike) -> Value:
-    return clamp(b, node, x, None, max)  # type: ignore[no-any-return]
+    return clamp(b, node, x, None, max)  # type: ignore[return-value]
 
 
 @converts("aten.neg.default")

@@ -184,7 +184,7 @@ def constant_pad(b: GraphBuilder, node: Node, x: Value, pad: Sequence[int | Valu
         raise Refused("a padding that differs from call to call")
     value = x
     for dim, (before, after) in enumerate(pairs):  # a negative padding takes away
-        if min(before, after) < 0:  # type: ignore[type-var]
+        if min(before, after) < 0:  # type: ignore[type-var,operator]
             last = END if after >= 0 else after  # type: ignore[operator]
             value = b.slice(value, dim, max(0, -before), last)  # type: ignore[operator]
     amounts = [max(0, one) for one in (*(p[0] for p in pairs), *(p[1] for p in pairs))]  # type: ignore[type-var]
