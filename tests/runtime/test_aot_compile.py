@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from djinn_fx.engines.registry import engine as engine_of
 from djinn_fx.errors import DjinnError, EngineError, StoreError
 from djinn_fx.runtime import carried, serialise
 from djinn_fx.runtime.ahead import restore
+from djinn_fx.runtime.saveable import saveable_guards
 from djinn_fx.runtime.serialise import SavedGraph
 from djinn_fx.settings import Settings
 
@@ -313,6 +315,27 @@ def test_a_file_that_is_cut_short_is_refused(cut: float) -> None:
     short = data[: int(len(data) * cut) if isinstance(cut, float) else cut]
     with pytest.raises(StoreError):
         SavedGraph.deserialize_compile_artifacts(short)
+
+
+@torch.no_grad()
+def test_a_whole_file_that_is_cut_short_never_loads() -> None:
+    data = saved(ahead(Layers(1), torch.randn(2, SIDE)))
+    for share in (0.0, 0.01, 0.3, 0.6, 0.9, 0.999):
+        with pytest.raises((EOFError, pickle.UnpicklingError, DjinnError)):
+            load(data[: int(len(data) * share)])
+
+
+@torch.no_grad()
+def test_guards_that_come_down_to_identity_are_left_out_on_request() -> None:
+    class Typed(Layers):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if self.layers[0].__class__ is nn.Sequential else x
+
+    model, x = Typed(1), torch.randn(2, SIDE)
+    function = ahead(model, x, guard_filter_fn=saveable_guards)
+    assert_same(function, model, x)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        function(model, x[:1])
 
 
 def test_a_flipped_bit_is_found_wherever_it_is() -> None:
