@@ -251,7 +251,7 @@ class Contest:
         for entrant in self.entrants:
             if entrant.engine == engine and entrant.standing is not Standing.OUT:
                 entrant.standing, entrant.reason = Standing.OUT, reason
-                log.warning("%s no longer runs on %s: %s", self.label, engine, reason.detail)
+                log.debug("%s no longer runs on %s: %s", self.label, engine, reason.detail)
                 _release(entrant)
                 self._reopen(entrant)
 
@@ -270,6 +270,7 @@ class Contest:
             return self._reference(args)
         answers_before = entrant.answers
         entrant.unwrap()
+        compared = getattr(entrant.run, "compared", 0)
         start = time.perf_counter()
         try:
             made = entrant.run(args) if entrant.attempt is None else entrant.attempt(args)
@@ -285,8 +286,10 @@ class Contest:
             return self._reference(args)
         self.engine = entrant.engine
         entrant.answers = answers_before + 1
-        # An engine that is being made ready uses the processor: times taken beside it say nothing.
-        if entrant.standing is Standing.TRIAL and entrant.answers > 1 and not self.pending:
+        # A call in which the answer was compared took eager's time too. An engine that is being made ready uses the
+        # processor: times taken beside it say nothing.
+        alone = getattr(entrant.run, "compared", 0) == compared and not self.pending
+        if entrant.standing is Standing.TRIAL and entrant.answers > 1 and alone:
             entrant.seconds.append(seconds)
         self._judge()
         return made

@@ -70,7 +70,8 @@ def find_operator(name: str) -> OpOverload:
     if all(_PART.fullmatch(part) for part in (family, base, overload)) and f"{family}.{base}" not in _REFUSED:
         packet = getattr(getattr(torch.ops, family), base, None) if family not in vars(type(torch.ops)) else None
         found = getattr(packet, overload, None) if isinstance(packet, OpOverloadPacket) else None
-        if isinstance(found, OpOverload) and str(found) == name:
+        # Operators of TorchScript's interpreter (aten.save writes a file) have no kernel that the dispatcher knows.
+        if isinstance(found, OpOverload) and str(found) == name and torch._C._dispatch_has_kernel(found.name()):
             return found
     raise UnknownTarget(f"no operator {name[:100]} is known here")
 

@@ -53,7 +53,7 @@ class Finding:
         ran: whether the engine took the arguments at all.
         failed: its error; empty if there was none.
         wrong: in what its answer is wrong; empty if in nothing.
-        found: its results, where they are wrong.
+        found: its results, of the last try.
     """
 
     ran: bool = True
@@ -88,7 +88,7 @@ def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Case, tries:
         if wrong:
             return Finding(wrong=wrong, found=found)
         before = found
-    return Finding()
+    return Finding(found=before)
 
 
 def _stray(watch: Watch) -> str:

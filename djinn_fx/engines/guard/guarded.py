@@ -1,7 +1,8 @@
 """An engine's callable that is trusted once its first answers were eager's, and not used once one was not.
 
-The first call for each new input shape runs both: eager on the arguments themselves, whose results are returned, and
-then the engine on a copy of what it writes. Wrong numbers never leave such a call. What is compared, and how, is in
+The first call for each new input shape runs both: eager on the arguments themselves, and then the engine on a copy of
+what it writes. Wrong numbers never leave such a call: it gives the engine's results if they are right and nothing was
+written, else eager's. What is compared, and how, is in
 :mod:`~djinn_fx.engines.guard.compare`; where only numbers differ, a run in float64 decides
 (:mod:`~djinn_fx.engines.guard.judge`).
 The very first call tries the engine twice: an engine that hands out memory it writes again shows itself then.
@@ -224,7 +225,7 @@ class GuardedRegion:
     def attempt(self, args: list[Any]) -> Sequence[Any] | None:
         """Run, if the engine serves these arguments as it stands; else None, the arguments as they were.
 
-        On a call that is compared the results are eager's.
+        On a call that is compared they are eager's unless the engine's were right and nothing was written.
         """
         return self._served(self._attempt or self._run, args)
 
@@ -266,7 +267,7 @@ class GuardedRegion:
     # Comparing
 
     def _compared(self, run: Any, args: list[Any], signature: tuple[Any, ...]) -> Sequence[Any] | None:
-        """Eager's results, and the engine's held against them; None if the engine does not take the arguments."""
+        """The engine's results if they are right, else eager's; None if the engine does not take the arguments."""
         if self.verdict is False:
             return None
         if self._prepare is not None and run is self._attempt and self._prepare(args) is not None:
@@ -295,10 +296,12 @@ class GuardedRegion:
         finding = examine(run, case, tries=2 if self.verdict is None else 1)
         if chance is not None:
             chance.set(after)
-        self._conclude(finding, case, signature)
-        return expected
+        right = self._conclude(finding, case, signature)
+        # The engine's own, if they are right and nothing was written: then all its answers are equal bit for bit.
+        return finding.found if right and not self.mutated else expected
 
-    def _conclude(self, finding: Finding, case: Case, signature: tuple[Any, ...]) -> None:
+    def _conclude(self, finding: Finding, case: Case, signature: tuple[Any, ...]) -> bool:
+        """Draw the consequences; whether the engine's answer was right."""
         if finding.failed:
             self._drop(ReasonKind.FALLBACK, finding.failed)
         elif finding.wrong:
@@ -311,10 +314,12 @@ class GuardedRegion:
             if self._every is None and len(self._seen) >= self._facts.enough:
                 self.trusted = self._run
             log.info("region %s: %s answers as eager does", self.label, self.engine)
+            return True
         else:
             self._silences += 1
             if self._silences == MAX_SILENCES:
                 self._drop(ReasonKind.FALLBACK, "it does not take copies of its arguments, so it cannot be compared")
+        return False
 
     def _quarantine(self, finding: Finding, case: Case) -> None:
         self.verdict = False
