@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -274,7 +275,7 @@ def _kernel(text: str) -> str:
     for mark in ("Could not find an implementation for ", "Type '", "INVALID_GRAPH"):
         if mark in text:
             return (mark + text.split(mark, 1)[1]).split(" with name")[0].split("\n")[0][:100]
-    return " ".join(text.split())[-120:]
+    return re.sub(r"_\d+", "", " ".join(text.split())[-120:])
 
 
 def _difference(actual: list[Any], expected: list[torch.Tensor], defined: bool, by_value: bool) -> str | None:

@@ -197,6 +197,8 @@ class _Conversion:
         tensor = attribute(self._graph.owning_module, node.target)
         if not isinstance(tensor, torch.Tensor):
             raise Refused(f"it holds a {type(tensor).__name__}")
+        if self._builder.flavour == "openvino" and tensor.dtype is torch.int64 and (tensor != tensor.int()).any():
+            raise Refused("OpenVINO keeps int64 as int32, which does not hold this constant")
         return self._builder.constant(tensor, tensor.dtype)
 
     # Nodes
