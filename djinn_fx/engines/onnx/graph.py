@@ -178,7 +178,13 @@ class GraphBuilder:
         return self._arrays.get(value.name)
 
     def tensor(self, given: Tensorlike, dtype: torch.dtype) -> Value:
-        """A value or a Python number as a value of this type: cast, or a 0-d constant."""
+        """A value or a Python number as a value of this type: cast, or a 0-d constant.
+
+        Raises:
+            Refused: an integer that OpenVINO, which keeps int64 as int32, does not hold.
+        """
+        if self.flavour == "openvino" and isinstance(given, int) and not -(2**31) <= given < 2**31:
+            raise Refused(f"OpenVINO keeps int64 as int32, which does not hold {given}")
         return self.cast(given, dtype) if isinstance(given, Value) else self.constant(given, dtype)
 
     def ints(self, numbers: Sequence[int | Value]) -> Value:
@@ -239,7 +245,7 @@ class GraphBuilder:
         )
 
     def sizes(self, value: Value) -> list[int | Value]:
-        """All sizes, see :meth:`size`."""
+        """All sizes."""
         return [self.size(value, dim) for dim in range(value.rank)]
 
     def known(self, size: int | Value) -> int | None:
@@ -386,15 +392,10 @@ class GraphBuilder:
         return bytes(self._model.SerializeToString(deterministic=True)), tuple(one.name for one in inputs)
 
 
-def refuse(reason: str) -> Any:
-    """Raise :class:`Refused`, where an expression is wanted."""
-    raise Refused(reason)
-
-
 def _no_symbols(size: int | torch.SymInt, sources: Sequence[Value]) -> int | Value:
     if isinstance(size, int):
         return size
     raise Refused(f"the size {size} is not known")
 
 
-__all__ = ["DJINN", "MICROSOFT", "OPSET", "GraphBuilder", "Number", "Refused", "Sizes", "Tensorlike", "Value", "refuse"]
+__all__ = ["DJINN", "MICROSOFT", "OPSET", "GraphBuilder", "Number", "Refused", "Sizes", "Tensorlike", "Value"]

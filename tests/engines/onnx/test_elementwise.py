@@ -118,6 +118,12 @@ def test_double_is_computed_as_such_or_refused() -> None:
         Converted(region_of(lambda x: x * 2, [x]), "openvino")
 
 
+def test_openvino_is_given_no_integer_that_it_does_not_hold() -> None:
+    check(lambda x: x + 2**40, WHOLE, flavours=["onnxruntime"])
+    with pytest.raises(Refused, match="int32"):
+        Converted(region_of(lambda x: x + 2**40, [WHOLE]), "openvino")
+
+
 def test_logic() -> None:
     x, y = torch.tensor([True, True, False]), torch.tensor([True, False, False])
     check(lambda x, y: (x & y, x | y, x ^ y, ~x, torch.logical_not(y), torch.logical_and(x, y)), x, y)
