@@ -113,6 +113,17 @@ def test_no_order_of_equal_elements_is_refused() -> None:
         Converted(region_of(lambda x: list(x.sort()), [x]), "onnxruntime")
 
 
+def test_there_and_back() -> None:
+    """Tokens sorted by expert and back: which of equal ones is first makes no difference."""
+
+    def routed(x: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
+        order = expert.argsort()
+        return (x[order] * 2.0)[order.argsort()]
+
+    torch.manual_seed(0)
+    check(routed, torch.randn(64, 3), torch.randint(0, 4, (64,)))
+
+
 def test_largest() -> None:
     torch.manual_seed(0)
     x = torch.randn(5, 40)

@@ -27,6 +27,7 @@ from djinn_fx.engines.onnx.converters.parts import (
 )
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
 from djinn_fx.engines.onnx.registry import Refused, converts, result_dtype
+from djinn_fx.srg.lower import target_name
 
 
 def _keys(b: GraphBuilder, x: Value) -> Value:
@@ -70,6 +71,21 @@ def _topk(
     return _best(b, x, k, axis(dim, x.rank), largest)
 
 
+def _returned(node: Node, output: int) -> bool:
+    """Whether an output of a node is a result of the region, as it is or copied."""
+    waiting = [after for user in node.users if user.args[1:] == (output,) for after in user.users]
+    while waiting:
+        one = waiting.pop()
+        if one.op == "output":
+            return True
+        if target_name(one.target) in _COPIES:
+            waiting += one.users
+    return False
+
+
+_COPIES = ("aten.clone.default", "aten._to_copy.default", "aten.view.default", "aten.squeeze.dim", "aten.alias.default")
+
+
 @converts("aten.sort.default", "aten.sort.stable")
 def _sort(
     b: GraphBuilder,
@@ -80,11 +96,15 @@ def _sort(
     *,
     stable: bool | None = None,
 ) -> tuple[Value, Value]:
-    """ONNX Runtime keeps equal elements in their order, OpenVINO does not."""
+    """ONNX Runtime keeps equal elements in their order, OpenVINO does not.
+
+    Where torch need not keep it either, any order is right, and what comes of it (a mixture of experts sorts tokens by
+    expert, and back) does not depend on it; but the order itself is not returned where equal elements are likely.
+    """
     placed = any(user.args[1:] == (1,) for user in node.users)
     if placed and stable and b.flavour == "openvino":
         raise Refused("OpenVINO does not keep equal elements in their order")
-    if placed and not stable and x.dtype is not torch.float32:
+    if placed and not stable and x.dtype is not torch.float32 and _returned(node, 1):
         raise Refused(f"of {x.dtype}: the order of equal elements is torch's own affair")
     if not x.rank or 0 in x.shape:
         raise Refused("of a single number, or of none")
