@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.engines.build import BOUND, Builder, Built, tier_names
+from djinn_fx.engines.build import BOUND, WHOLE, Builder, Built, tier_names
 from djinn_fx.engines.contest import Contest, ContestBySize, Entrant
 from djinn_fx.engines.decisions import Decision, decision_key, recall, remember
 from djinn_fx.engines.eager import EagerEngine
@@ -66,12 +66,13 @@ def contenders(settings: Settings, kind: GraphKind, device: str) -> tuple[str, .
     if kind is not GraphKind.INFERENCE or not device.startswith("cpu"):
         return ()
     if settings.engine == "auto":
-        return tuple(name for name in BOUND if engine(name, settings).capability().can_run)
+        return tuple(name for name in WHOLE if engine(name, settings).capability().can_run)
     return tuple(name for name in settings.engines if name in BOUND)
 
 
 def compete(srg: SRG, plan: Plan, settings: Settings, names: Sequence[str]) -> Chosen | Sequence[Reason]:
     """Have these engines compete for a graph; the Reasons, if none of them takes it whole."""
+    names = [name for name in names if name in WHOLE]
     if not names:
         return ()
     region = whole_region(srg)
@@ -82,6 +83,7 @@ def compete(srg: SRG, plan: Plan, settings: Settings, names: Sequence[str]) -> C
 
 def outlook(srg: SRG, plan: Plan, settings: Settings, names: Sequence[str]) -> tuple[Reason, ...]:
     """Which of these engines would take a graph whole, and why the others would not; nothing is built."""
+    names = [name for name in names if name in WHOLE]
     region = whole_region(srg) if names else None
     if region is None:
         return ()

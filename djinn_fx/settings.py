@@ -34,7 +34,7 @@ PROJECT_FILE = "djinn.yaml"
 #: torch's own keys in ``options=``; torch reads them, they are not ours to judge.
 TORCH_OPTIONS = ("guard_filter_fn", "use_aoti")
 #: What ``engine`` may name besides "auto".
-ENGINE_NAMES = ("inductor", "openvino", "onnxruntime", "packed", "tensorrt", "eager")
+ENGINE_NAMES = ("inductor", "openvino", "onnxruntime", "packed", "inductor-packed", "tensorrt", "eager")
 
 
 def _setting(default: Any, meaning: str, *, accepts: str = "", compiles: bool = False, **limits: Any) -> Any:

@@ -331,8 +331,10 @@ class Builder:
         )
 
 
-#: Engines that keep copies of weights and want the whole graph, in the order in which they are tried.
-BOUND = ("openvino", "onnxruntime", "packed")
+#: Engines that keep copies of weights and do best with the whole graph, in the order in which they are tried.
+WHOLE = ("openvino", "onnxruntime", "packed")
+#: Engines that keep copies of weights.
+BOUND = (*WHOLE, "inductor-packed")
 
 
 def _said_already(reason: Reason) -> None:

@@ -12,6 +12,7 @@ from djinn_fx.settings import Settings
 ENGINES: dict[str, str] = {
     "eager": "djinn_fx.engines.eager:make",
     "inductor": "djinn_fx.engines.inductor:make",
+    "inductor-packed": "djinn_fx.engines.packed_inductor:make",
     "onnxruntime": "djinn_fx.engines.onnxruntime:make",
     "openvino": "djinn_fx.engines.openvino:make",
     "packed": "djinn_fx.engines.packed:make",

@@ -17,7 +17,7 @@ import torch
 from torch.fx import GraphModule
 
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
-from djinn_fx.engines.build import BOUND, Builder
+from djinn_fx.engines.build import BOUND, WHOLE, Builder
 from djinn_fx.engines.contest import Contest, ContestBySize
 from djinn_fx.engines.decisions import decision_key, recall, remember
 from djinn_fx.engines.entrants import Contestants, Made
@@ -47,7 +47,7 @@ def is_contested(build: RegionBuild) -> bool:
 
 def entrants_of(srg: SRG, plan: Plan, region: Region, settings: Settings, carried: Carried) -> list[dict[str, str]]:
     """The engines whose artefacts can be carried, each with its artefact's key."""
-    names = [name for name in BOUND if settings.engine == "auto" or name in settings.engines]
+    names = WHOLE if settings.engine == "auto" else [name for name in BOUND if name in settings.engines]
     names = [name for name in names if engine(name, settings).capability().can_run]
     made, _ = Builder(settings, mode="blocking").each(srg, plan, region, names)
     found = []
