@@ -360,9 +360,8 @@ class GraphBuilder:
     ) -> Value:
         """A model input; each symbolic size gets a dimension parameter of its own name. Unread inputs are left out."""
         onnx_type(dtype)
-        value = Value(name, dtype, tuple(shape), symbols)
-        self._inputs.append(value)
-        return value
+        self._inputs.append(Value(name, dtype, tuple(shape), symbols))
+        return self._inputs[-1]
 
     def output(self, value: Value) -> int:
         """A new model output with this value; returns its index. Each has a name, and so memory, of its own."""
