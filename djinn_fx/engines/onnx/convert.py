@@ -71,6 +71,10 @@ def _located(node: Node | None, detail: str) -> str:
     return f"{op}: {detail}" + (f" (at {line})" if line else "")
 
 
+#: Ops that leave out what has no elements.
+_JOINS = frozenset({"aten.cat.default", "aten.concatenate.default"})
+
+
 class _Conversion:
     def __init__(self, region: RegionGraph, flavour: str) -> None:
         self._graph = region.gm.graph
@@ -102,7 +106,10 @@ class _Conversion:
             elif not isinstance(self._fake(node), _SYMBOLIC):
                 for source in node.all_input_nodes:
                     effects.check_read(source, node)
+                self._check_elements(node)
                 self._values[node] = self._convert(node, effects)
+        self.node = self._graph.output_node()
+        self._check_elements(self.node)
         self.node = None
         results = Results(self._builder, self._formulas, self._places, self._values, self._fake)
         returned = results.of(self._graph.output_node().args[0], effects)
@@ -288,6 +295,14 @@ class _Conversion:
             raise Refused(f"its layout is {fake.layout}, or it is a lazy conjugate or negative")
         if fake.dtype is torch.float64 and self._builder.flavour == "openvino":
             raise Refused("OpenVINO computes float64 as float32")
+
+    def _check_elements(self, node: Node) -> None:
+        """OpenVINO was seen to die (SIGFPE) on ops on tensors without elements; joining leaves these out."""
+        if self._builder.flavour != "openvino" or target_name(node.target) in _JOINS:
+            return
+        given = (tensor for source in node.all_input_nodes for tensor in tensors_of(self._fake(source)))
+        if any(isinstance(size, int) and size == 0 for tensor in given for size in tensor.shape):
+            raise Refused("OpenVINO is given no tensors without elements")
 
     def _stamped(self, value: Any, node: Node) -> Any:
         return _stamp(value, fake_value(node))

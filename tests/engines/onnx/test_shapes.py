@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as f
 
-from tests.engines.onnx.running import check, check_sizes
+from djinn_fx.engines.onnx.convert import convert
+from djinn_fx.engines.onnx.values import Refused
+from tests.engines.onnx.running import check, check_sizes, region_of
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -28,7 +30,14 @@ def test_results_that_are_arguments_or_views_of_them_are_such() -> None:
 
 
 def test_slices() -> None:
-    check(lambda x: (x[1:] + 1, x[:, -2:] + 1, x[..., 1:4:2] + 1, x[5:] + 1, x[:, :-1] + 1, x[-1] + 1), CUBE)
+    check(lambda x: (x[1:] + 1, x[:, -2:] + 1, x[..., 1:4:2] + 1, x[:, :-1] + 1, x[-1] + 1), CUBE)
+
+
+def test_tensors_without_elements() -> None:
+    check(lambda x: (x[5:] + 1, x + 1), CUBE, flavours=("onnxruntime",))
+    with pytest.raises(Refused, match="without elements"):
+        convert(region_of(lambda x: (x[5:] + 1, x + 1), [CUBE]), "openvino")
+    check(lambda x: torch.cat([x[:0], x]) + 1, CUBE)
 
 
 def test_joins_and_parts() -> None:
