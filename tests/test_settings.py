@@ -287,6 +287,8 @@ class TestDigest:
         {"passes": [Shout(2)]},
         {"fallback_random": False},
         {"target": "sm89"},
+        {"precision": "allow-bf16"},
+        {"weights": "input"},
     )
 
     def test_settings_that_change_what_is_compiled_differ(self) -> None:

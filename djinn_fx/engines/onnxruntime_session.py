@@ -11,16 +11,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
-from onnxruntime.capi import _pybind_state as native
 
 from djinn_fx.engines.feeding import Feeder, plain
 from djinn_fx.engines.onnx.signature import Signature
 from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx_session import Finisher, first_line, give_back, packed_bytes
+from djinn_fx.engines.optional import Missing, optional
 from djinn_fx.errors import EngineError
+
+onnx = optional("onnx")
+onnxruntime = optional("onnxruntime")
+native = optional("onnxruntime.capi._pybind_state")
 
 #: Weights up to this many bytes are written into the model: the optimizer sees their values.
 _INLINE_BYTES = 512
@@ -202,7 +204,11 @@ class _Binding:
         return found
 
 
-_CPU = native.OrtDevice(native.OrtDevice.cpu(), native.OrtDevice.default_memory(), 0)
+_CPU = (
+    native.OrtDevice(native.OrtDevice.cpu(), native.OrtDevice.default_memory(), 0)
+    if not isinstance(native, Missing)
+    else None
+)
 #: Where tensors without elements are said to be: torch says nowhere, which ONNX Runtime does not take.
 _SOMEWHERE = torch.empty(8)
 _TO_DLPACK: Callable[[torch.Tensor], Any] = torch._C._to_dlpack

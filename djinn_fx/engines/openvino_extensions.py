@@ -13,9 +13,11 @@ import functools
 from typing import Any
 
 import numpy as np
-import openvino
-from openvino import opset13
-from openvino.frontend.onnx import ConversionExtension
+
+from djinn_fx.engines.optional import optional
+
+openvino = optional("openvino")
+opset13 = optional("openvino.opset13")
 
 DOMAIN = "djinn"
 
@@ -24,7 +26,9 @@ DOMAIN = "djinn"
 def core() -> Any:
     """The process's OpenVINO."""
     made = openvino.Core()
-    made.add_extension(ConversionExtension("ScaledDotProductAttention", DOMAIN, _attention))
+    made.add_extension(
+        optional("openvino.frontend.onnx").ConversionExtension("ScaledDotProductAttention", DOMAIN, _attention)
+    )
     return made
 
 

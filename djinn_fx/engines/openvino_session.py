@@ -8,15 +8,13 @@ microseconds, so what stays where it was (a cache of keys and values) is not set
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx
-import openvino
 import torch
-from openvino import _pyopenvino as native
 
 from djinn_fx.engines.feeding import Feeder, plain
 from djinn_fx.engines.onnx.signature import Fed, Signature
@@ -24,8 +22,12 @@ from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx_session import Finisher, give_back, packed_bytes
 from djinn_fx.engines.openvino_extensions import core
 from djinn_fx.engines.openvino_integers import Narrow, is_narrow
+from djinn_fx.engines.optional import optional
 from djinn_fx.errors import EngineError
 
+onnx = optional("onnx")
+openvino = optional("openvino")
+native = optional("openvino._pyopenvino")
 _INFER = native.InferRequest
 
 #: torch's names of element types: numpy's type code, and whether OpenVINO must be told the type.
@@ -58,6 +60,9 @@ def settings(threads: int, precision: str) -> dict[str, Any]:
         "ENABLE_CPU_PINNING": False,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     }
+    if min(threads, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads) == 1:
+        # With one thread OpenVINO 2026.4 dies (SIGSEGV) while it looks for two linear layers in a row to fuse.
+        chosen["SNIPPETS_MODE"] = "DISABLE"
     if precision == "exact":
         chosen["INFERENCE_PRECISION_HINT"] = "f32"
         chosen["KV_CACHE_PRECISION"] = "f32"

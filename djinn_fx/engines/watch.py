@@ -56,6 +56,7 @@ class Watch:
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
         self._own: dict[int, int] = {}
+        self._counts = _OWN
         self._storages = [weight.untyped_storage()._cdata for weight in weights]
         self._before = [_uses(weight) for weight in weights]
         self._objects: tuple[weakref.ref[torch.Tensor], ...] = ()
@@ -103,10 +104,11 @@ class Watch:
         )
 
     def __del__(self) -> None:
+        counts = self._counts  # the module's name for it may be gone when the interpreter ends
         for storage, count in self._own.items():
-            _OWN[storage] -= count
-            if not _OWN[storage]:
-                del _OWN[storage]
+            counts[storage] -= count
+            if not counts[storage]:
+                del counts[storage]
 
     @property
     def bereaved(self) -> bool:

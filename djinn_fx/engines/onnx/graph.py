@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 
 from djinn_fx.engines.onnx.proto import declare, key_of, set_attribute
 from djinn_fx.engines.onnx.values import Refused, Value, onnx_type, raw_bytes
+from djinn_fx.engines.optional import optional
+
+onnx = optional("onnx")
 
 #: The version of the standard operators; what onnxruntime 1.2x and OpenVINO 2026 both read.
 OPSET = 21

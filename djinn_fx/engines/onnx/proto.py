@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 
 from djinn_fx.engines.onnx.values import Value, onnx_type
+from djinn_fx.engines.optional import optional
+
+onnx = optional("onnx")
 
 
 def key_of(kind: str, domain: str, names: list[str], attributes: dict[str, Any], outputs: int) -> Any:

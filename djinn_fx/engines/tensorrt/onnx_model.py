@@ -6,19 +6,12 @@ that, and with values named by their place, the bytes are the same for every ide
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from djinn_fx.engines.optional import optional
 
-def _optional(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:  # callers ask ``onnx_fallback.missing_packages`` before they come here
-        return None
-
-
-onnx = _optional("onnx")
+onnx = optional("onnx")
 
 _BFLOAT16 = 16
 #: The types TensorRT computes with, by the number the ONNX standard gives them (TensorProto.DataType).
