@@ -174,7 +174,8 @@ class Cases:
     @torch.no_grad()
     def test_results_stay_as_they_are(self, engine: OnnxEngine) -> None:
         def function(x: Tensor) -> tuple[Tensor, ...]:
-            return x + 1, x > 0, (x * 2).t(), x.sum(), x[:0] * 2
+            empty = (x[:0] * 2,) if engine.name != "openvino" else ()  # which is given no such tensors
+            return x + 1, x > 0, (x * 2).t(), x.sum(), *empty
 
         given = [torch.randn(4, 6) for _ in range(6)]
         region = Traced(function, given[0])
