@@ -288,6 +288,12 @@ class BoundRegion:
 
     # Dropping
 
+    def release(self) -> None:
+        """Let go of all sessions and their copies. A call that needs one opens it anew."""
+        with self._lock:
+            self._sets.clear()
+            self._reader = None
+
     def _on_death(self, storage: int) -> None:
         """Some weight's tensor object is going away; its hold on the memory follows."""
         self.sweep(dying=storage)

@@ -148,6 +148,7 @@ class Contest:
         synchronise: waits for work that a call leaves queued on a device; None where there is none.
         decided: told the outcome: engine, median seconds by engine.
         remembered: the engine that an earlier trial of the same work chose.
+        releases: whether who is beaten lets go of its copies of weights; not where other contests use them.
     """
 
     def __init__(
@@ -160,7 +161,9 @@ class Contest:
         synchronise: Callable[[], None] | None = None,
         decided: Callable[[str, Mapping[str, float]], None] | None = None,
         remembered: str | None = None,
+        releases: bool = True,
     ) -> None:
+        self._releases = releases
         self.label, self.entrants = label, tuple(entrants)
         self.reason: Reason | None = None
         #: Engine of the latest answer.
@@ -360,7 +363,7 @@ class Contest:
         self.engine = best.engine
         self.reason = self._why(best)
         for one in self.entrants:
-            if one.standing is Standing.BEATEN:
+            if one.standing is Standing.BEATEN and self._releases:
                 _release(one)
         log.info("%s", self.reason)
         if self._decided is not None:

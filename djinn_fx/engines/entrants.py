@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from djinn_fx.engines.base import RegionCallable, RegionGraph
 from djinn_fx.engines.checks import Checks
 from djinn_fx.engines.contest import Contest, Entrant
+from djinn_fx.engines.keys import symbol_places
 from djinn_fx.engines.memory import Loaded
 from djinn_fx.engines.tier import Prepared, Tier
 from djinn_fx.reasons import Reason
@@ -40,6 +41,7 @@ class Contestants:
         self, graph: RegionGraph, made: Sequence[Made], reference: RegionCallable, settings: Settings, repeats: int = 1
     ) -> None:
         self._label, self._made, self._reference, self._settings = graph.label, tuple(made), reference, settings
+        self._sizes_differ = bool(symbol_places(graph.example_inputs))
         self._checks = Checks(graph, reference, settings, repeats)
 
     def contest(
@@ -63,6 +65,7 @@ class Contestants:
             waits=self._settings.compile == "blocking",
             decided=decided,
             remembered=remembered,
+            releases=not self._sizes_differ,
         )
         told.contest = weakref.ref(contest)
         return contest

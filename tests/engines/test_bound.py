@@ -93,6 +93,17 @@ def test_an_attempt_answers_only_when_bound_and_leaves_the_arguments_otherwise(x
     assert region.opened == [(1, 2)]
 
 
+def test_what_was_released_is_opened_again_when_it_is_needed(x: Tensor) -> None:
+    region, (w, b) = Region(), layer()
+    assert region.right(x, w, b)
+    region.bound.release()
+    assert region.bound.memory_bytes == 0
+    assert region.bound.attempt([x, w, b]) is None
+    assert region.right(x, w, b)
+    assert len(region.opened) == 2
+    assert region.bound.reason is None
+
+
 def test_layers_have_sessions_of_their_own_and_each_is_opened_once(x: Tensor) -> None:
     region, layers = Region(), [layer() for _ in range(4)]
     for _ in range(3):
