@@ -16,9 +16,10 @@ from typing import Any
 
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.build import BOUND, WHOLE, Builder, Built, tier_names
-from djinn_fx.engines.contest import Contest, ContestBySize, Entrant
+from djinn_fx.engines.contest import Contest, ContestBySize
 from djinn_fx.engines.decisions import Decision, decision_key, recall, remember
 from djinn_fx.engines.eager import EagerEngine
+from djinn_fx.engines.entrant import Entrant
 from djinn_fx.engines.entrants import Contestants
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.engines.lazy import LazyRegion

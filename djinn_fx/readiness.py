@@ -15,7 +15,8 @@ from torch._dynamo.eval_frame import innermost_fn
 from torch.fx import GraphModule
 
 from djinn_fx.deferred import DeferredGraph
-from djinn_fx.engines.contest import Contest, ContestBySize, ContestStatus, Standing
+from djinn_fx.engines.contest import Contest, ContestBySize
+from djinn_fx.engines.entrant import ContestStatus, Standing
 from djinn_fx.engines.lazy import CHANGED, LazyRegion, RegionStatus, State, TierStatus
 from djinn_fx.errors import DjinnError
 from djinn_fx.reasons import Reason

@@ -13,15 +13,13 @@ are (weights changed a moment ago, sizes never seen) the region's own ops do: th
 from __future__ import annotations
 
 import logging
-import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.entrant import ContestStatus, Entrant, EntrantStatus, Standing
 from djinn_fx.engines.lazy import CHANGED
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
@@ -39,102 +37,6 @@ HOPELESS = 2.0
 _LOOK_EVERY = 16
 #: Contests for different sizes of one graph; further sizes share the latest.
 _MAX_SIZES = 64
-
-
-class Standing(str, Enum):
-    """How an entrant stands."""
-
-    WAITING = "waiting"
-    PREPARING = "preparing"
-    TRIAL = "trial"
-    SERVING = "serving"
-    BEATEN = "beaten"
-    OUT = "out"
-
-
-class Entrant:
-    """One engine in a contest.
-
-    Args:
-        engine: its name.
-        run: answers; may have ``attempt`` and ``prepare`` (``engines.base.Engine``).
-        arrived: whether it can take part yet; None: from the start.
-        summon: has it built although nobody asked for it yet; None: nothing to build.
-
-    Attributes:
-        standing: see :class:`Standing`.
-        seconds: of its timed answers.
-        reason: why it is out.
-    """
-
-    def __init__(
-        self,
-        engine: str,
-        run: RegionCallable,
-        *,
-        arrived: Callable[[], bool] | None = None,
-        summon: Callable[[], None] | None = None,
-    ) -> None:
-        self.engine = engine
-        self.use(run)
-        self.arrived, self.summon = arrived, summon
-        self.standing = Standing.WAITING
-        self.seconds: list[float] = []
-        self.answers = 0
-        self.reason: Reason | None = None
-
-    def use(self, run: RegionCallable) -> None:
-        """Answer by this callable."""
-        self.run = run
-        self.attempt: Callable[[list[Any]], Sequence[Any] | None] | None = getattr(run, "attempt", None)
-        self.prepare: Callable[[list[Any]], Callable[[], None] | None] | None = getattr(run, "prepare", None)
-
-    def unwrap(self) -> None:
-        """Go straight to the engine once its answers are trusted (``engines/guard``)."""
-        trusted = getattr(self.run, "trusted", None)
-        if trusted is not None:
-            self.use(trusted)
-
-    @property
-    def median_s(self) -> float | None:
-        """Median seconds of an answer; None before the first that was timed."""
-        return statistics.median(self.seconds) if self.seconds else None
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of the copies of weights it holds."""
-        return int(getattr(self.run, "memory_bytes", 0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EntrantStatus:
-    """An entrant now. ``median_s``: seconds of an answer; ``memory_bytes``: of its copies of weights."""
-
-    engine: str
-    standing: Standing
-    median_s: float | None
-    answers: int
-    memory_bytes: int
-    reason: Reason | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContestStatus:
-    """A contest now.
-
-    Attributes:
-        label: what is computed.
-        engine: the one that gave the latest answer.
-        decided: whether the trial is over.
-        entrants: the engines.
-        reason: why the one that serves was chosen, with the runner-up.
-    """
-
-    label: str
-    engine: str
-    decided: bool
-    entrants: tuple[EntrantStatus, ...]
-    reason: Reason | None
 
 
 class Contest:
@@ -247,7 +149,7 @@ class Contest:
         detail = f"{entrant.engine}: {why}"
         entrant.reason = Reason(kind=ReasonKind.FALLBACK, detail=detail, node=self.label)
         log.warning("%s no longer runs on %s", self.label, detail)
-        _release(entrant)
+        entrant.release()
 
     def drop(self, engine: str, reason: Reason) -> None:
         """An engine is not to be used any more: its answers were wrong, or it failed."""
@@ -255,7 +157,7 @@ class Contest:
             if entrant.engine == engine and entrant.standing is not Standing.OUT:
                 entrant.standing, entrant.reason = Standing.OUT, reason
                 log.debug("%s no longer runs on %s: %s", self.label, engine, reason.detail)
-                _release(entrant)
+                entrant.release()
                 self._reopen(entrant)
 
     def _reopen(self, lost: Entrant) -> None:
@@ -364,7 +266,7 @@ class Contest:
         self.reason = self._why(best)
         for one in self.entrants:
             if one.standing is Standing.BEATEN and self._releases:
-                _release(one)
+                one.release()
         log.info("%s", self.reason)
         if self._decided is not None:
             self._decided(best.engine, self.medians())
@@ -442,13 +344,6 @@ class Contest:
         return ContestStatus(
             label=self.label, engine=self.engine, decided=self.decided, entrants=entrants, reason=self.reason
         )
-
-
-def _release(entrant: Entrant) -> None:
-    """Let go of the copies of weights that a beaten engine holds."""
-    release = getattr(entrant.run, "release", None)
-    if release is not None:
-        release()
 
 
 class ContestBySize:

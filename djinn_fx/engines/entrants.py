@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from djinn_fx.engines.base import RegionCallable, RegionGraph
 from djinn_fx.engines.checks import Checks
-from djinn_fx.engines.contest import Contest, Entrant
+from djinn_fx.engines.contest import Contest
+from djinn_fx.engines.entrant import Entrant
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.engines.memory import Loaded
 from djinn_fx.engines.tier import Prepared, Tier

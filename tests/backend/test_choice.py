@@ -14,8 +14,8 @@ import djinn_fx
 from djinn_fx.backend import compilations
 from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, RegionGraph
-from djinn_fx.engines.contest import ContestStatus, Standing
 from djinn_fx.engines.eager import EagerEngine
+from djinn_fx.engines.entrant import ContestStatus, Standing
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
 

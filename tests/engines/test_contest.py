@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from djinn_fx.engines import contest as contest_module
-from djinn_fx.engines.contest import MARGIN, ROUNDS, Contest, ContestBySize, Entrant, Standing
+from djinn_fx.engines.contest import MARGIN, ROUNDS, Contest, ContestBySize
+from djinn_fx.engines.entrant import Entrant, Standing
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 
