@@ -1,7 +1,7 @@
 """Several engines for one piece of work: each answers some of the calls, the fastest answers the rest.
 
 A trial costs no extra work. Every call must be answered anyway, so while engines are compared they answer in turn, and
-the time of each answer is noted: interleaved, on the real arguments. After ``ROUNDS`` answers of each, the one with the
+the time of each answer is noted: interleaved, on the real arguments. After some answers of each, the one with the
 least median serves. Whoever served before is replaced only by one that is faster by more than ``MARGIN``; an engine
 that takes more than twice as long as the best is out after two answers.
 
@@ -13,6 +13,7 @@ are (weights changed a moment ago, sizes never seen) the region's own ops do: th
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +28,9 @@ from djinn_fx.units import format_seconds
 
 log = logging.getLogger("djinn_fx.engines.contest")
 
-#: Answers of each engine that are timed, after one that is not.
-ROUNDS = 5
+#: Answers of each engine that are timed, after one that is not; of short ones more, up to so many seconds of them.
+ROUNDS, MAX_ROUNDS = 5, 15
+ROUNDS_S = 0.25
 #: By how much, as a share, a newcomer must be faster than who serves.
 MARGIN = 0.03
 #: Out after two answers: slower than the best so far by this factor.
@@ -245,9 +247,8 @@ class Contest:
             alone = len(on_trial) == 1 and not any(
                 one.standing in (Standing.WAITING, Standing.PREPARING) and one.summon is None for one in self.entrants
             )
-            enough = 1 if alone else ROUNDS
             preparing = any(one.standing is Standing.PREPARING for one in self.entrants)
-            if not preparing and all(len(one.seconds) >= enough for one in on_trial):
+            if not preparing and all(len(one.seconds) >= (1 if alone else _rounds(one)) for one in on_trial):
                 self._decide(on_trial)
 
     def _decide(self, on_trial: Sequence[Entrant]) -> None:
@@ -344,6 +345,12 @@ class Contest:
         return ContestStatus(
             label=self.label, engine=self.engine, decided=self.decided, entrants=entrants, reason=self.reason
         )
+
+
+def _rounds(entrant: Entrant) -> int:
+    """Answers that are timed before it is judged."""
+    median_s = entrant.median_s
+    return ROUNDS if median_s is None else min(MAX_ROUNDS, max(ROUNDS, math.ceil(ROUNDS_S / max(median_s, 1e-9))))
 
 
 class ContestBySize:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from djinn_fx.engines import contest as contest_module
-from djinn_fx.engines.contest import MARGIN, ROUNDS, Contest, ContestBySize
+from djinn_fx.engines.contest import MARGIN, MAX_ROUNDS, ROUNDS, Contest, ContestBySize
 from djinn_fx.engines.entrant import Entrant, Standing
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
@@ -112,6 +112,14 @@ class TestTrial:
         for _ in range(ROUNDS):
             call(contest, 2)
             assert runs[0].calls == runs[1].calls
+
+    def test_short_calls_are_tried_more_often(self, clock: Clock) -> None:
+        runs = [Plain(clock, 0.001), Plain(clock, 0.0011)]
+        contest, _ = make(clock, [Entrant("a", runs[0]), Entrant("b", runs[1])])
+        call(contest, 2 * MAX_ROUNDS)
+        assert not contest.decided
+        call(contest, 2)
+        assert contest.decided
 
     def test_the_hopeless_are_out_after_two_timed_answers(self, clock: Clock) -> None:
         slow = Plain(clock, 5.0)
