@@ -79,7 +79,10 @@ class TestNamed:
     def test_a_list_is_tried_and_no_other(self) -> None:
         module, x = model(), torch.randn(3, 32)
         run = compiled(module, ["packed", "eager"])
-        same(run, module, x, 30)
+        for _ in range(200):
+            same(run, module, x)
+            if contest_of(run).decided:
+                break
         contest = contest_of(run)
         assert contest.decided
         assert {one.engine for one in contest.entrants} == {"packed", "eager"}

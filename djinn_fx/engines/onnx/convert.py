@@ -73,6 +73,8 @@ def _located(node: Node | None, detail: str) -> str:
 
 #: Ops that leave out what has no elements.
 _JOINS = frozenset({"aten.cat.default", "aten.concatenate.default"})
+#: Takes one of several results, of which others may have no elements.
+_PART = "operator.getitem"
 
 
 class _Conversion:
@@ -298,7 +300,7 @@ class _Conversion:
 
     def _check_elements(self, node: Node) -> None:
         """OpenVINO was seen to die (SIGFPE) on ops on tensors without elements; joining leaves these out."""
-        if self._builder.flavour != "openvino" or target_name(node.target) in _JOINS:
+        if self._builder.flavour != "openvino" or target_name(node.target) in (*_JOINS, _PART):
             return
         given = (tensor for source in node.all_input_nodes for tensor in tensors_of(self._fake(source)))
         if any(isinstance(size, int) and size == 0 for tensor in given for size in tensor.shape):
