@@ -99,6 +99,7 @@ class Checks:
             bindings=self._bindings,
             allow_bf16=self._settings.precision == "allow-bf16",
             on_passed=passed,
+            any_layout=engine.startswith("inductor"),
         )
 
 

@@ -81,6 +81,10 @@ class Gap:
         return self.relative <= bounds.whole and self.share <= bounds.worst
 
 
+#: In the place of strides: the engine chooses them itself.
+ANY = "any"
+
+
 def difference(found: Sequence[Any], expected: Sequence[Any], bounds: Bounds = tolerance) -> str | None:
     """In what an answer differs from eager's by more than two right answers may; None if in nothing."""
     if len(found) != len(expected):
@@ -98,7 +102,8 @@ def misses(
         found: the engine's tensors and numbers.
         expected: eager's, as many.
         bounds: of each of eager's tensors.
-        layouts: by place, strides that are right as well as eager's (what the tracer promised); None: only eager's.
+        layouts: by place, strides that are right as well as eager's (what the tracer promised); None: only eager's;
+            :data:`ANY`: whatever they are.
     """
     for place, (one, other) in enumerate(zip(found, expected, strict=True)):
         promised = layouts[place] if place < len(layouts) else None
@@ -122,6 +127,8 @@ def _of_form(found: Any, expected: Any, promised: Any) -> str | None:
     if expected.layout is not torch.strided or not expected.numel():
         return None
     given = strides_that_count(found.shape, found.stride())
+    if promised == ANY:
+        return None
     right = [strides_that_count(expected.shape, expected.stride())]
     if promised is not None and len(promised) == expected.dim():
         right.append(strides_that_count(expected.shape, promised))

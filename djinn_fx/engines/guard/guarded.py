@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import RegionCallable, RegionGraph
-from djinn_fx.engines.guard.compare import Bounds
+from djinn_fx.engines.guard.compare import ANY, Bounds
 from djinn_fx.engines.guard.examine import Case, Finding, examine
 from djinn_fx.engines.guard.tolerance import Work, draws_random_numbers, tolerance, work_of
 from djinn_fx.engines.guard.trial import Randomness, capturing, copied, written_places
@@ -78,6 +78,7 @@ def guarded(
     bindings: int = 1,
     allow_bf16: bool = False,
     on_passed: Callable[[], None] | None = None,
+    any_layout: bool = False,
 ) -> GuardedRegion:
     """An engine's callable with the region's own ops beside it.
 
@@ -97,11 +98,14 @@ def guarded(
         bindings: sets of weights that are to be compared, where they are bound one by one (``region.weights``).
         allow_bf16: float32 may be computed in bfloat16 (the setting ``precision``): its bounds are then bfloat16's.
         on_passed: told once that the engine's first answer was right.
+        any_layout: strides are the engine's own choice (Inductor's, in a region).
 
     Raises:
         ValueError: ``verify`` is none of these.
     """
     facts = Facts(region, bindings, allow_bf16)
+    if any_layout:
+        facts.layouts = (ANY,) * len(facts.layouts)
     return GuardedRegion(
         run,
         reference,
@@ -125,7 +129,7 @@ class Facts:
         work = Work.UNKNOWN if region is None else work_of(region.gm)
         self.bounds: Bounds = functools.partial(tolerance, work=work, allow_bf16=allow_bf16)
         self.random = region is None or draws_random_numbers(region.gm)
-        self.layouts = () if region is None else _promised(region)
+        self.layouts: tuple[Any, ...] = () if region is None else _promised(region)
         self._places = None if region is None else symbol_places(region.example_inputs)
         weights: tuple[int, ...] = getattr(region, "weights", ()) if region is not None else ()
         # The largest one: small ones, such as tables of positions, may be the same for all layers.

@@ -302,12 +302,19 @@ class _Conversion:
         """OpenVINO was seen to die (SIGFPE) on ops on tensors without elements; joining leaves these out."""
         if self._builder.flavour != "openvino" or target_name(node.target) in (*_JOINS, _PART):
             return
+        if node.op == "call_function" and all(map(_is_empty, tensors_of(self._fake(node)))):
+            return  # who reads the result is asked
         given = (tensor for source in node.all_input_nodes for tensor in tensors_of(self._fake(source)))
-        if any(isinstance(size, int) and size == 0 for tensor in given for size in tensor.shape):
+        if any(map(_is_empty, given)):
             raise Refused("OpenVINO is given no tensors without elements")
 
     def _stamped(self, value: Any, node: Node) -> Any:
         return _stamp(value, fake_value(node))
+
+
+def _is_empty(fake: torch.Tensor) -> bool:
+    """Whether it has no elements, whatever its symbols are."""
+    return any(isinstance(size, int) and size == 0 for size in fake.shape)
 
 
 def _sizes(shape: Any) -> tuple[tuple[int | None, ...], tuple[str | None, ...]]:
