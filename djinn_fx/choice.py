@@ -9,7 +9,6 @@ them takes whole is cut, and they are asked for each region.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,8 +33,6 @@ from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.srg.record import GraphKind
 from djinn_fx.units import format_seconds
-
-log = logging.getLogger("djinn_fx")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +103,6 @@ class _Choice:
         self._srg, self._plan, self._settings, self._region = srg, plan, settings, region
         self._graph = region_graph(srg, region)
         self._store, _ = open_store(settings)
-        self._contests: list[Contest] = []
 
     def make(self) -> Chosen | Sequence[Reason]:
         """The contest; the Reasons, if no engine takes the graph whole, or another one was found to be the fastest."""
@@ -137,7 +133,7 @@ class _Choice:
             seconds=0.0,
             key=made[0].loaded.key,
             # Who won an earlier trial has been checked on this machine: it needs nothing beside it any more.
-            alone=known is not None,
+            alone=known is not None and known.engine == made[0].tier.name,
             checked=self._settings.verify == "first",
             reasons=tuple(reasons),
         )
