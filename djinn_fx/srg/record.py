@@ -89,13 +89,19 @@ class Cost:
         read_bytes: bytes read from memory.
         write_bytes: bytes written to memory.
         time_s: estimated time in seconds on the device it was priced for.
-        provenance: where the time comes from: ``datasheet``, ``calibrated``, ``measured`` or ``unpriced``.
+        low_s: lower end of the time's 80 % interval; ends add as if all errors went the same way, so that the
+            interval of a sum is never too narrow.
+        high_s: its upper end.
+        provenance: where the time comes from: ``datasheet``, ``calibrated``, ``learned``, ``measured``, ``mixed``
+            or ``unpriced``.
     """
 
     flops: int = 0
     read_bytes: int = 0
     write_bytes: int = 0
     time_s: float = 0.0
+    low_s: float = 0.0
+    high_s: float = 0.0
     provenance: str = "datasheet"
 
     def __add__(self, other: Cost) -> Cost:
@@ -105,6 +111,8 @@ class Cost:
             read_bytes=self.read_bytes + other.read_bytes,
             write_bytes=self.write_bytes + other.write_bytes,
             time_s=self.time_s + other.time_s,
+            low_s=self.low_s + other.low_s,
+            high_s=self.high_s + other.high_s,
             provenance=provenance,
         )
 
