@@ -89,6 +89,12 @@ def _device(name: str, row: dict[str, Any], path: Path) -> Device:
             memory_bytes=parse_bytes(row["memory"]),
             launch_overhead_s=float(row["launch_overhead"]),
             source=str(row["source"]),
+            title=str(row.get("title", "")),
+            aliases=tuple(str(alias) for alias in row.get("aliases", ())),
+            processors=int(row.get("processors", 0)),
+            clock_hz=float(row.get("clock", 0.0)),
+            cache_bytes=parse_bytes(row["cache"]) if "cache" in row else 0,
+            retrieved=str(row.get("retrieved", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, UnitError) as error:
         raise SettingsError(f"{path}: device {name!r}: {type(error).__name__}: {error}") from error

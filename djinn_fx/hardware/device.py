@@ -7,7 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -24,6 +24,16 @@ class Device:
         memory_bytes: size of the main memory in bytes.
         launch_overhead_s: seconds it takes to start one kernel.
         source: where the numbers come from: a URL, or how they were probed.
+        title: the full name, e.g. ``"NVIDIA H100 SXM5 80GB"``; empty where the name says it all.
+        aliases: other names it is found by, among them those a driver reports.
+        processors: what runs side by side in it: streaming multiprocessors, compute units, or a CPU's physical
+            cores; 0 where unknown.
+        clock_hz: boost clock in cycles per second; 0 where unknown.
+        cache_bytes: size of the last cache before the main memory (a GPU's L2, a CPU's L3, the Infinity Cache of an
+            MI300X); 0 where unknown.
+        retrieved: the day on which the source was read, ``"2026-11-21"``; empty where nothing was read.
+        efficiency: share of the peak that was measured, by what was measured (``"float32"``, ``"bandwidth"``, …). Never
+            multiplied into the peaks above; empty where nothing was measured.
     """
 
     name: str
@@ -33,6 +43,13 @@ class Device:
     memory_bytes: int
     launch_overhead_s: float
     source: str
+    title: str = ""
+    aliases: tuple[str, ...] = ()
+    processors: int = 0
+    clock_hz: float = 0.0
+    cache_bytes: int = 0
+    retrieved: str = ""
+    efficiency: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     def peak(self, dtype: str) -> float:
         """Peak operations per second for a dtype; one without a row of its own runs at its stand-in's rate."""
