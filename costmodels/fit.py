@@ -1,0 +1,210 @@
+"""Fitting the laws of :mod:`~djinn_fx.costmodels.curves` to what was measured on a machine.
+
+For each engine and number of threads the parameters are those that make the logarithm of predicted over measured time
+small, while none strays from its guess without need (a normal prior on its logarithm): a parameter that no sample
+tells anything of stays where it was. The guess of an engine is the fit of eager on the same threads, for most engines
+share kernels with it. Outliers count less (Huber).
+
+How wrong the fit is on graphs it has not seen comes from the same linear algebra: the residuals that leaving out a
+whole family of samples would have given, without fitting again, and the variance that the parameters' uncertainty
+gives each prediction. See :mod:`~djinn_fx.costmodels.interval`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from djinn_fx.costmodels.baseline import fit_baseline
+from djinn_fx.costmodels.curves import NAMES, PARAMETERS, Batch, batch, graph_seconds
+from djinn_fx.costmodels.fusion import kernels, policy_of
+from djinn_fx.costmodels.interval import conformal_scale
+from djinn_fx.costmodels.profile import Sample
+
+Array = NDArray[np.float64]
+
+SCHEMA = 1
+#: Expected error of the laws themselves, as a share: for graphs of many kernels, whose errors cancel, and for few.
+_ERROR_OF_MANY, _ERROR_OF_FEW = 0.04, 0.08
+#: Kernels from which a graph is "many".
+MANY = 8
+#: Residuals beyond this many times their expected size count linearly, not squared.
+_HUBER = 2.0
+_STEPS, _ENOUGH = 40, 1e-4
+#: Engines that are fitted before others, because theirs is the others' guess.
+_FIRST = ("eager",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """The parameters of one engine and number of threads.
+
+    Attributes:
+        logs: logarithms of the parameters, in the order of ``curves.NAMES``.
+        covariance: of them.
+        error: typical error of the laws themselves, as a share.
+        scale: times the predicted standard deviation, the half width of the 80 % interval in the logarithm.
+        samples: how many it was fitted to.
+    """
+
+    logs: Array
+    covariance: Array
+    error: float
+    scale: float
+    samples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; inverse of :meth:`from_json`. Figures are rounded: a profile stays small."""
+        lower = self.covariance[np.tril_indices(len(self.logs))]
+        return {
+            "names": list(NAMES),
+            "logs": [round(float(value), 6) for value in self.logs],
+            "covariance": [float(f"{value:.3g}") for value in lower],
+            "error": self.error,
+            "scale": self.scale,
+            "samples": self.samples,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Fitted:
+        """The fit behind :meth:`to_json`'s data.
+
+        Raises:
+            ValueError: made for other laws than these.
+        """
+        if tuple(data["names"]) != NAMES:
+            raise ValueError("the fit was made for other laws; run djinn calibrate")
+        covariance = np.zeros((len(NAMES), len(NAMES)))
+        covariance[np.tril_indices(len(NAMES))] = data["covariance"]
+        covariance += np.tril(covariance, -1).T
+        return cls(
+            logs=np.asarray(data["logs"], dtype=np.float64),
+            covariance=covariance,
+            error=float(data["error"]),
+            scale=float(data["scale"]),
+            samples=int(data["samples"]),
+        )
+
+
+def fit(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Parameters for each engine and number of threads among the samples, as plain data for a profile.
+
+    Args:
+        samples: of one machine. Those of accelerators are left out: their laws are elsewhere.
+
+    Returns:
+        ``{"schema", "engines": {"eager/2": ...}, "baseline": {...}}``; see :class:`Fitted`.
+    """
+    groups: dict[tuple[str, int], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.device == "cpu":
+            groups[sample.engine, sample.threads].append(sample)
+    done: dict[tuple[str, int], Fitted] = {}
+    for engine, threads in sorted(groups, key=lambda key: (key[0] not in _FIRST, key)):
+        first = done.get((_FIRST[0], threads))
+        done[engine, threads] = fit_engine(groups[engine, threads], first.logs if first is not None else None)
+    return {
+        "schema": SCHEMA,
+        "engines": {f"{engine}/{threads}": made.to_json() for (engine, threads), made in done.items()},
+        "baseline": {f"{engine}/{threads}": fit_baseline(group) for (engine, threads), group in groups.items()},
+    }
+
+
+def fit_engine(samples: Sequence[Sample], guess: Array | None = None) -> Fitted:
+    """Fit the samples of one engine and number of threads.
+
+    Args:
+        samples: at least one.
+        guess: logarithms of the parameters to start from and stay near; None: those of ``curves.PARAMETERS``.
+    """
+    columns, threads = columns_of(samples), samples[0].threads
+    target = np.log([sample.time_s for sample in samples])
+    many = np.diff(np.append(columns.starts, len(columns.klass))) >= MANY
+    expected = np.hypot(np.where(many, _ERROR_OF_MANY, _ERROR_OF_FEW), [sample.spread for sample in samples])
+    start = np.log([one.guess for one in PARAMETERS]) if guess is None else guess
+    spreads = np.asarray([one.spread for one in PARAMETERS])
+
+    def residuals(logs: Array) -> Array:
+        return (np.log(graph_seconds(columns, logs, threads)) - target) / expected
+
+    logs, weights = _least_squares(residuals, start, spreads)
+    slopes = _slopes(residuals, logs) * np.sqrt(weights)[:, None]
+    precision = slopes.T @ slopes + np.diag(spreads**-2.0)
+    covariance = np.linalg.inv(precision)
+    families = [sample.family or sample.label.split(" ")[0] for sample in samples]
+    left_out, variances = _left_out(residuals(logs[None])[0], slopes, covariance, families)
+    judged = many if many.sum() >= 15 else np.ones(len(samples), dtype=bool)
+    error = float(np.sqrt(np.median((residuals(logs[None])[0] * expected)[judged] ** 2)) / 0.6745)
+    deviations = np.hypot(max(error, 0.01), np.sqrt(variances) * expected)
+    return Fitted(
+        logs=logs,
+        covariance=covariance,
+        error=max(error, 0.01),
+        scale=conformal_scale((left_out * expected / deviations)[judged]),
+        samples=len(samples),
+    )
+
+
+def columns_of(samples: Sequence[Sample]) -> Batch:
+    """The kernels that the samples' engine makes of their graphs."""
+    return batch([kernels(sample.graph, policy_of(sample.engine)) for sample in samples])
+
+
+def _least_squares(residuals: Callable[[Array], Array], start: Array, spreads: Array) -> tuple[Array, Array]:
+    """Levenberg-Marquardt with a prior and Huber's weights. Gives the logarithms and the weights of the residuals."""
+    logs, damping = start.copy(), 1e-3
+    value = residuals(logs[None])[0]
+    for _ in range(_STEPS):
+        weights = np.minimum(1.0, _HUBER / np.maximum(np.abs(value), 1e-9))
+        slopes = _slopes(residuals, logs)
+        pull = (logs - start) / spreads**2
+        gradient = slopes.T @ (weights * value) + pull
+        curvature = (slopes * weights[:, None]).T @ slopes + np.diag(spreads**-2.0)
+        loss = _loss(value, logs, start, spreads)
+        while True:
+            step = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), -gradient)
+            step = np.clip(step, -1.0, 1.0)
+            tried = residuals((logs + step)[None])[0]
+            if _loss(tried, logs + step, start, spreads) <= loss or damping > 1e6:
+                break
+            damping *= 4.0
+        if damping > 1e6:
+            break
+        gained = loss - _loss(tried, logs + step, start, spreads)
+        logs, value, damping = logs + step, tried, max(damping / 4.0, 1e-9)
+        if gained < _ENOUGH * loss:
+            break
+    return logs, np.minimum(1.0, _HUBER / np.maximum(np.abs(value), 1e-9))
+
+
+def _loss(value: Array, logs: Array, start: Array, spreads: Array) -> float:
+    size = np.abs(value)
+    huber = np.where(size <= _HUBER, 0.5 * size**2, _HUBER * (size - 0.5 * _HUBER))
+    return float(huber.sum() + 0.5 * (((logs - start) / spreads) ** 2).sum())
+
+
+def _slopes(residuals: Callable[[Array], Array], logs: Array) -> Array:
+    """Derivatives of the residuals [residuals, parameters], by differences; all parameters in one evaluation."""
+    width = 1e-4
+    moved = logs[None] + width * np.eye(len(logs))
+    base = residuals(logs[None])[0]
+    slopes: Array = ((residuals(moved) - base) / width).T
+    return slopes
+
+
+def _left_out(value: Array, slopes: Array, covariance: Array, families: Sequence[str]) -> tuple[Array, Array]:
+    """What the residuals and their variances would be with each family left out of the fit (to first order)."""
+    left, variances = value.copy(), np.zeros_like(value)
+    for family in sorted(set(families)):
+        here = np.asarray([one == family for one in families])
+        own = slopes[here]
+        leverage = own @ covariance @ own.T
+        inverse = np.linalg.inv(np.eye(len(own)) - leverage + 1e-6 * np.eye(len(own)))
+        left[here] = inverse @ value[here]
+        variances[here] = np.diag(inverse @ leverage)
+    return left, np.maximum(variances, 0.0)
