@@ -228,7 +228,9 @@ def _call_packed(graph: Graph, node: Node, packed: Node, how: str) -> None:
             weight = graph.call_function(torch.ops.aten.t.default, (right,))
             result = graph.call_function(ops.mkl_linear.default, (x, packed, weight, bias, rows_of(node)))
             if after in packed_ops.UNARY:
-                result = graph.call_function(packed_ops.UNARY[after][0], (result,))
+                function = packed_ops.UNARY[after][0]
+                keywords = dict(getattr(function, "keywords", {}))  # a graph cannot call a functools.partial
+                result = graph.call_function(getattr(function, "func", function), (result,), keywords)
         if after in packed_ops.BINARY:
             result = graph.call_function(packed_ops.BINARY[after], (result, other))
     node.replace_all_uses_with(result)

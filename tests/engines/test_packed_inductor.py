@@ -16,7 +16,7 @@ from djinn_fx.engines import packed_ops
 from djinn_fx.engines.base import Artefact
 from djinn_fx.engines.inductor import InductorEngine
 from djinn_fx.engines.packed_graph import rewritten
-from djinn_fx.engines.packed_inductor import PackedInductorEngine, make, with_packed_inputs
+from djinn_fx.engines.packed_inductor import PackedInductorEngine, define_operators, make, with_packed_inputs
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.settings import Settings
 from tests.concrete import concrete
@@ -99,6 +99,27 @@ for one, other in zip(run(args), want, strict=True):
     environment = {**os.environ, "PYTHONPATH": str(repo), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("way", ["mkl", "onednn"])
+@pytest.mark.parametrize("after", sorted(packed_ops.UNARY))
+def test_every_activation_can_follow_a_packed_product(after: str, way: str) -> None:
+    class Activated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(8, 12)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return packed_ops.UNARY[after][0](self.linear(x))
+
+    region = region_of(Activated(), torch.randn(3, 8))
+    gm, packings = with_packed_inputs(rewritten(region.gm, region.weights), speed_of(way))
+    assert [one.how for one in packings] == [way]
+    args = concrete(region.example_inputs)
+    define_operators()
+    with torch.no_grad():
+        packed = [packing.pack(args[packing.place]) for packing in packings]
+        assert differences(gm(*args, *packed), region.gm(*args)) == []
 
 
 def test_only_products_that_gain_get_a_packed_weight() -> None:

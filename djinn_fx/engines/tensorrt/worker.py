@@ -37,8 +37,8 @@ class Options:
         tf32: float32 products may be rounded to 10 bits before they are multiplied. Off: eager's are not.
         strict_nans: x - x and 0 * x are not taken for 0, which NaN and infinity would disprove.
         workspace_bytes: scratch memory a plan may ask for.
-        reproducible: equal requests give equal bytes also where sizes depend on symbols, for a process more;
-            see :mod:`djinn_fx.engines.tensorrt.apart`.
+        reproducible: equal requests give equal bytes, nearly always, also where sizes depend on symbols, for a
+            process more; see :mod:`djinn_fx.engines.tensorrt.apart`.
     """
 
     tf32: bool = False
