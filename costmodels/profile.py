@@ -277,7 +277,7 @@ def write_checked(target: Path, content: Any) -> Path:
     body = json.dumps(content, sort_keys=True, allow_nan=False)
     digest = hashlib.sha256(body.encode()).hexdigest()
     try:
-        _own_folder(target.parent)
+        own_folder(target.parent)
         _replace(target, f'{{"sha256": "{digest}", "content": {body}}}\n'.encode())
     except OSError as error:
         raise StoreError(f"{target}: cannot be written: {error.strerror or error}") from error
@@ -310,7 +310,7 @@ def read_checked(path: Path) -> Any:
     return outer["content"]
 
 
-def _own_folder(folder: Path) -> None:
+def own_folder(folder: Path) -> None:
     """Make the folder, for this user alone.
 
     Raises:

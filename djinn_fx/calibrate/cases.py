@@ -1,0 +1,76 @@
+"""The list of calibration cases: which graphs, on which engines, with how many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from djinn_fx.calibrate.program import Program
+
+#: Compiled by whoever measures: seconds each, so they get few cases.
+SLOW_TO_BUILD = ("inductor", "inductor-packed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One graph to be measured.
+
+    Attributes:
+        name: unique, stable from run to run; shown to people.
+        family: cases that differ in sizes only.
+        make: gives the program; its tensors are made when it is called.
+        engines: that run it.
+        one_thread: measured with one thread too.
+        quick: part of the short list, which takes a minute.
+    """
+
+    name: str
+    family: str
+    make: Callable[[], Program]
+    engines: tuple[str, ...] = ("eager",)
+    one_thread: bool = False
+    quick: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A case on one engine with a number of threads: one sample."""
+
+    case: Case
+    engine: str
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """Unique, stable from run to run."""
+        return f"{self.engine}/{self.threads}/{self.case.name}"
+
+
+def all_cases() -> list[Case]:
+    """Every case, in the order of the list.
+
+    The modules that build them need torch; this one does not until it is asked.
+    """
+    from djinn_fx.calibrate import blocks, matmuls, moves, pointwise, sequences
+
+    found = [*matmuls.cases(), *pointwise.cases(), *sequences.cases(), *moves.cases(), *blocks.cases()]
+    names = [case.name for case in found]
+    assert len(set(names)) == len(names), "case names are unique"
+    return found
+
+
+def tasks(cases: list[Case], engines: tuple[str, ...], threads: tuple[int, ...], *, quick: bool) -> Iterator[Task]:
+    """What is to be measured: the engines in the order given, each with all threads, then with one.
+
+    Args:
+        cases: see :func:`all_cases`.
+        engines: those that are here.
+        threads: numbers of threads to measure, the usual number first.
+        quick: only the short list.
+    """
+    for engine in engines:
+        for count in threads:
+            for case in cases:
+                wanted = engine in case.engines and (case.quick or not quick)
+                if wanted and (count == threads[0] or case.one_thread):
+                    yield Task(case=case, engine=engine, threads=count)
