@@ -1,24 +1,31 @@
-"""Devices by name, read from a data file in which each row names its source. Imports no torch."""
+"""Devices by name: rows of a data file in which each names its source, or of a file of the user's. Imports no torch."""
 
 from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-import yaml
-
-from djinn_fx.errors import SettingsError, UnitError
+from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.device import Device, this_machine
-from djinn_fx.units import parse_bytes
+from djinn_fx.hardware.rows import SCHEMA, Rows, read_devices
 
-SCHEMA = "djinn_fx.devices/1"
+__all__ = ["SCHEMA", "catalogue", "default_device", "devices_file", "find_device", "known_device", "read_devices"]
+
+THIS_MACHINE = "this-machine"
+#: Between a file of the user's and a row in it: ``"lab.yaml#lab-gpu"``.
+FILE_SEPARATOR = "#"
 _PACKAGE = Path(__file__).resolve().parent.parent
 #: The data lies with the cost models; a folder beside the package in a checkout, inside it when installed.
 _DATA = Path("costmodels") / "data" / "devices.yaml"
+#: Words of a name that tell no device from another: "Tesla T4" is "NVIDIA T4" is "t4".
+_NOISE = re.compile(
+    r"\((?:r|tm|c)\)|@\s*[0-9.]+\s*ghz|\b[0-9]+-core\b"
+    r"|\b(?:nvidia|amd|intel|aws|ampere computing|corporation|tesla|geforce|instinct|radeon|processor|cpu|gpu)\b"
+)
 
 
 def devices_file() -> Path:
@@ -27,74 +34,94 @@ def devices_file() -> Path:
 
 
 @functools.cache
-def catalogue() -> Mapping[str, Device]:
+def catalogue() -> Rows:
     """All devices of the shipped data file, by row name."""
-    return read_devices(devices_file())[0]
+    return _shipped()[0]
 
 
 @functools.cache
-def _defaults() -> Mapping[str, str]:
-    return read_devices(devices_file())[1]
+def _shipped() -> tuple[Rows, Mapping[str, str]]:
+    return read_devices(devices_file())
 
 
-def find_device(name: str) -> Device:
-    """The device of that name: a catalogue row, or ``"this-machine"``.
+def find_device(name: str, extra: Rows = MappingProxyType({})) -> Device:
+    """The device of that name.
+
+    Args:
+        name: a row's name, title or alias, as a driver reports it (``"NVIDIA A100-SXM4-80GB"``, ``"Tesla T4"``); case,
+            spaces, hyphens and vendors' names do not count. Or ``"this-machine"``; or a row of a file of the user's,
+            ``"lab.yaml#lab-gpu"``.
+        extra: further rows, which come before the shipped ones.
 
     Raises:
-        SettingsError: there is none; the message lists the nearest.
+        SettingsError: there is none; the message has the nearest name. Or the user's file is no good.
     """
-    if name == "this-machine":
+    file, separator, row = name.rpartition(FILE_SEPARATOR)
+    if separator and file:
+        rows: Rows = read_devices(Path(file).expanduser())[0]
+        found, where = _among(rows, row), file
+    else:
+        found, where, rows = known_device(name, extra), "the catalogue", {**extra, **catalogue()}
+        row = name
+    if found is None:
+        near = _nearest(row, rows)
+        hint = f"; did you mean {near!r}?" if near else "."
+        own = "" if separator and file else f"{THIS_MACHINE}, "
+        raise SettingsError(f"no device {row!r} in {where}{hint} Known: {own}{', '.join(rows)}")
+    return found
+
+
+def known_device(name: str, extra: Rows = MappingProxyType({})) -> Device | None:
+    """The device of that name, as :func:`find_device` finds it among rows; None if there is none.
+
+    For names that a driver reports, where "not in the catalogue" is an answer and no mistake of the user's.
+    """
+    if name == THIS_MACHINE:
         return this_machine()
-    rows = catalogue()
-    if name not in rows:
-        near = difflib.get_close_matches(name.lower().replace(" ", "-"), rows, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise SettingsError(f"no device {name!r} in the catalogue{hint} Known: this-machine, {', '.join(rows)}")
-    return rows[name]
+    return (_among(extra, name) if extra else None) or _among(catalogue(), name)
 
 
 def default_device(kind: str) -> Device:
     """The device that stands for a type where nothing better is known: this machine for anything without a row."""
-    row = _defaults().get(kind)
-    return catalogue()[row] if row else this_machine()
+    rows, defaults = _shipped()
+    return rows[defaults[kind]] if kind in defaults else this_machine()
 
 
-def read_devices(path: Path) -> tuple[Mapping[str, Device], Mapping[str, str]]:
-    """Read a data file: the devices by name, and the row that stands for each device type.
+def _among(rows: Rows, name: str) -> Device | None:
+    """A row by its name, else by what it is also called."""
+    if name in rows:
+        return rows[name]
+    row = (_shipped_names() if rows is catalogue() else _names(rows)).get(_folded(name))
+    return rows[row] if row is not None else None
+
+
+@functools.cache
+def _shipped_names() -> Mapping[str, str]:
+    return _names(catalogue())
+
+
+def _names(rows: Rows) -> Mapping[str, str]:
+    """The row for each folded name, title and alias.
 
     Raises:
-        SettingsError: not the schema, a row without a source, a field that is missing or no number.
+        SettingsError: two rows have the same.
     """
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise SettingsError(f"{path}: expected schema {SCHEMA!r}, found {found!r}")
-    rows = {name: _device(name, row, path) for name, row in data["devices"].items()}
-    defaults = dict(data.get("default_for", {}))
-    for kind, name in defaults.items():
-        if name not in rows:
-            raise SettingsError(f"{path}: default_for {kind} names {name!r}, which is no row")
-    return MappingProxyType(rows), MappingProxyType(defaults)
+    found: dict[str, str] = {}
+    for row, device in rows.items():
+        for name in (row, *device.aliases, *([device.title] if device.title else [])):
+            folded = _folded(name)
+            if found.setdefault(folded, row) != row:
+                raise SettingsError(f"the devices {found[folded]!r} and {row!r} are both called {name!r}")
+    return found
 
 
-def _device(name: str, row: dict[str, Any], path: Path) -> Device:
-    try:
-        if not row["source"]:
-            raise ValueError("source is empty")
-        return Device(
-            name=name,
-            kind=str(row["kind"]),
-            peak_flops=MappingProxyType({dtype: float(rate) for dtype, rate in row["peak_flops"].items()}),
-            bandwidth_bytes_s=float(row["bandwidth"]),
-            memory_bytes=parse_bytes(row["memory"]),
-            launch_overhead_s=float(row["launch_overhead"]),
-            source=str(row["source"]),
-            title=str(row.get("title", "")),
-            aliases=tuple(str(alias) for alias in row.get("aliases", ())),
-            processors=int(row.get("processors", 0)),
-            clock_hz=float(row.get("clock", 0.0)),
-            cache_bytes=parse_bytes(row["cache"]) if "cache" in row else 0,
-            retrieved=str(row.get("retrieved", "")),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, UnitError) as error:
-        raise SettingsError(f"{path}: device {name!r}: {type(error).__name__}: {error}") from error
+def _folded(name: str) -> str:
+    """A name without case, spaces, hyphens and the words that tell no device from another."""
+    return re.sub(r"[^a-z0-9]", "", _NOISE.sub(" ", name.lower()))
+
+
+def _nearest(name: str, rows: Rows) -> str | None:
+    """The row whose name is most like this one."""
+    names = _names(rows)
+    near = difflib.get_close_matches(_folded(name), names, n=1, cutoff=0.5)
+    return names[near[0]] if near else None

@@ -1,15 +1,13 @@
-"""What a device can do, and a rough probe of the machine this runs on. Imports no torch."""
+"""What a device can do; this machine's CPU as one, by its nominal numbers. Imports no torch."""
 
 from __future__ import annotations
 
 import functools
-import os
-import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
+
+from djinn_fx.hardware.machine import Machine, probe_machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +17,7 @@ class Device:
     Attributes:
         name: row name in the catalogue, e.g. ``"h100-sxm"``, or ``"this-machine"``.
         kind: device type as torch names it: ``"cpu"``, ``"cuda"``.
-        peak_flops: floating-point operations per second by dtype name, dense (no structured sparsity).
+        peak_flops: operations per second by dtype name, dense (no structured sparsity).
         bandwidth_bytes_s: main-memory bandwidth in bytes per second.
         memory_bytes: size of the main memory in bytes.
         launch_overhead_s: seconds it takes to start one kernel.
@@ -31,9 +29,10 @@ class Device:
         clock_hz: boost clock in cycles per second; 0 where unknown.
         cache_bytes: size of the last cache before the main memory (a GPU's L2, a CPU's L3, the Infinity Cache of an
             MI300X); 0 where unknown.
-        retrieved: the day on which the source was read, ``"2026-11-21"``; empty where nothing was read.
+        retrieved: the day on which the row was last checked, ``"2026-11-21"``; empty where nothing was read.
         efficiency: share of the peak that was measured, by what was measured (``"float32"``, ``"bandwidth"``, …). Never
             multiplied into the peaks above; empty where nothing was measured.
+        efficiency_source: what was measured for it, by whom and when.
     """
 
     name: str
@@ -50,6 +49,7 @@ class Device:
     cache_bytes: int = 0
     retrieved: str = ""
     efficiency: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    efficiency_source: str = ""
 
     def peak(self, dtype: str) -> float:
         """Peak operations per second for a dtype; one without a row of its own runs at its stand-in's rate."""
@@ -61,10 +61,12 @@ class Device:
 
 #: Which row a dtype without one is priced by. Everything else is priced as float32.
 _STAND_IN = {
+    "float4_e2m1fn_x2": "float4",
     "float8_e4m3fn": "float8",
     "float8_e5m2": "float8",
     "float8_e4m3fnuz": "float8",
     "float8_e5m2fnuz": "float8",
+    "float8_e8m0fnu": "float8",
     "uint8": "int8",
     "complex128": "float64",
 }
@@ -73,11 +75,20 @@ _STAND_IN = {
 #: have no fused multiply-add: lanes x 2 (one add unit and one multiply unit).
 #: Source: Intel 64 and IA-32 Optimization Reference Manual; Arm Neoverse N1 Software Optimization Guide.
 _FLOP_PER_CYCLE = (("avx512f", 64), ("fma", 32), ("avx", 16), ("sse2", 8), ("asimd", 16))
-#: bfloat16 operations per cycle and core: AMX does 1,024; AVX512_BF16 does twice float32's 64.
-_BF16_PER_CYCLE = (("amx_bf16", 1024), ("avx512_bf16", 128))
+#: Cores that differ from what their flags say, by Machine.part. AMD's family 25 (Zen 4) runs AVX-512 on 256-bit units;
+#: Arm's Neoverse V1 (0xd40), V2 (0xd4f) and V3 (0xd84) have twice N1's vector width.
+#: Source: AMD's Software Optimization Guide for Zen 4; Arm's guides for those cores.
+_OF_PART = {"AuthenticAMD 25": 32, "0xd40": 32, "0xd4f": 32, "0xd84": 32}
+#: bfloat16 operations per cycle and core: AMX does 1,024.
+_AMX_BF16_PER_CYCLE = 1024
+_AMX_INT8_PER_CYCLE = 2048
+#: How many times float32's rate, by flag: the first that is there. Arm's bf16 and i8mm are matrix instructions.
+_TIMES_FLOAT32 = {
+    "bfloat16": (("avx512_bf16", 2), ("bf16", 4)),
+    "float16": (("avx512_fp16", 2), ("asimdhp", 2)),
+    "int8": (("avx512_vnni", 4), ("avx_vnni", 4), ("i8mm", 8), ("asimddp", 4)),
+}
 
-#: Clock assumed where the machine tells none.
-_DEFAULT_CLOCK_HZ = 2.5e9
 #: One DDR4-3200 channel moves 25.6 GB/s (JEDEC JESD79-4); about three quarters of it are attained when streaming.
 _CHANNEL_BYTES_S = 0.75 * 25.6e9
 #: Seconds to fork and join a team of threads for one kernel: the order of magnitude, not a measurement.
@@ -90,73 +101,51 @@ def this_machine() -> Device:
 
     Peak is cores x clock x operations per cycle of the widest vector unit; bandwidth is a conservative default
     of two DDR4-3200 channels, eight for more than 16 cores. Both are upper-end estimates for a roofline, good
-    for comparing ops on this machine, not for promising seconds.
+    for comparing ops on this machine, not for promising seconds; :func:`djinn_fx.hardware.bandwidth.measured_machine`
+    has the bandwidth that was measured.
     """
-    text = _read("/proc/cpuinfo")
-    flags = _flags(text)
-    cores, clock = _cores(text), _clock_hz(text)
-    per_cycle = next((count for flag, count in _FLOP_PER_CYCLE if flag in flags), _default_per_cycle())
-    single = cores * clock * per_cycle
-    bf16 = next((cores * clock * count for flag, count in _BF16_PER_CYCLE if flag in flags), single)
-    half = 2 * single if "avx512_fp16" in flags else single
-    int8 = 4 * single if "avx512_vnni" in flags else single
-    channels = 2 if cores <= 16 else 8
+    return device_of(probe_machine())
+
+
+def device_of(machine: Machine) -> Device:
+    """A machine's CPU as a device, by its nominal numbers."""
+    single = machine.cores * machine.clock_hz * _per_cycle(machine)
+    channels = 2 if machine.cores <= 16 else 8
     return Device(
         name="this-machine",
         kind="cpu",
-        peak_flops=MappingProxyType(
-            {"float64": single / 2, "float32": single, "bfloat16": bf16, "float16": half, "int8": int8}
-        ),
+        peak_flops=MappingProxyType(_rates(machine, single)),
         bandwidth_bytes_s=channels * _CHANNEL_BYTES_S,
-        memory_bytes=_memory_bytes(),
+        memory_bytes=machine.memory_bytes,
         launch_overhead_s=_CPU_LAUNCH_S,
-        source=f"nominal: {cores} cores x {clock / 1e9:.1f} GHz x {per_cycle} FLOP a cycle, {channels} channels",
+        source=f"nominal: {machine.cores} cores x {machine.clock_hz / 1e9:.1f} GHz x {_per_cycle(machine)} FLOP a cycle, "
+        f"{channels} channels",
+        title=machine.model,
+        processors=machine.cores,
+        clock_hz=machine.clock_hz,
+        cache_bytes=machine.last_cache_bytes,
     )
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def _per_cycle(machine: Machine) -> int:
+    """float32 operations per cycle and core; where no flags are told, NEON on Arm, SSE2 elsewhere."""
+    if machine.part in _OF_PART:
+        return _OF_PART[machine.part]
+    neon = machine.architecture.lower() in ("arm64", "aarch64")
+    return next((count for flag, count in _FLOP_PER_CYCLE if flag in machine.flags), 16 if neon else 8)
 
 
-def _flags(cpuinfo: str) -> frozenset[str]:
-    """Instruction-set flags: ``flags`` on x86, ``Features`` on Arm."""
-    match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
-    return frozenset(match[1].split()) if match else frozenset()
-
-
-def _default_per_cycle() -> int:
-    """Where there is no /proc/cpuinfo: NEON on Arm, SSE2 elsewhere (every 64-bit x86 has it)."""
-    return 16 if platform.machine().lower() in ("arm64", "aarch64") else 8
-
-
-def _cores(cpuinfo: str) -> int:
-    """Physical cores this process may use: hyper-threads share one vector unit and do not count twice."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    places = re.findall(r"^physical id\s*:\s*(\d+)$.*?^core id\s*:\s*(\d+)$", cpuinfo, re.MULTILINE | re.DOTALL)
-    return max(1, min(allowed, len(set(places)) or allowed))
-
-
-def _clock_hz(cpuinfo: str) -> float:
-    """Base clock: from the model name, else the kernel's figure, else the present clock rounded to 0.1 GHz."""
-    named = re.search(r"^model name\s*:.*@\s*([0-9.]+)\s*GHz", cpuinfo, re.MULTILINE)
-    if named:
-        return float(named[1]) * 1e9
-    for file in ("base_frequency", "cpuinfo_max_freq"):
-        kilohertz = _read(f"/sys/devices/system/cpu/cpu0/cpufreq/{file}").strip()
-        if kilohertz.isdigit() and int(kilohertz) > 0:
-            return int(kilohertz) * 1e3
-    present = re.search(r"^cpu MHz\s*:\s*([0-9.]+)", cpuinfo, re.MULTILINE)
-    return max(1.0, round(float(present[1]) / 100) / 10) * 1e9 if present else _DEFAULT_CLOCK_HZ
-
-
-def _memory_bytes() -> int:
-    """Memory this process may use: the machine's, or the control group's limit if that is less."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        total = 8 * 1024**3
-    limit = _read("/sys/fs/cgroup/memory.max").strip()
-    return min(total, int(limit)) if limit.isdigit() else total
+def _rates(machine: Machine, single: float) -> dict[str, float]:
+    """Operations per second by dtype, given float32's."""
+    rates = {"float64": single / 2, "float32": single}
+    for dtype, ways in _TIMES_FLOAT32.items():
+        rates[dtype] = single * next((times for flag, times in ways if flag in machine.flags), 1)
+    cycles = machine.cores * machine.clock_hz
+    for dtype, flag, count in (
+        ("bfloat16", "amx_bf16", _AMX_BF16_PER_CYCLE),
+        ("float16", "amx_fp16", _AMX_BF16_PER_CYCLE),
+        ("int8", "amx_int8", _AMX_INT8_PER_CYCLE),
+    ):
+        if flag in machine.flags:
+            rates[dtype] = cycles * count
+    return rates
