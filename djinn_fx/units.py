@@ -12,9 +12,14 @@ for _power, _letter in enumerate("KMGTP", start=1):
     _BYTE_UNITS[f"{_letter}iB"] = 1024**_power
 _BYTE_UNITS["kB"] = 1000
 
-_SECOND_UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+_SECOND_UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+
+_RATE_UNITS: dict[str, float] = {f"{unit}/s": float(size) for unit, size in _BYTE_UNITS.items()}
+for _power, _letter in enumerate(("", "k", "M", "G", "T")):
+    _RATE_UNITS[f"{_letter}bit/s"] = 1000.0**_power / 8
 
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
+_RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+/s)\s*")
 
 
 def parse_bytes(text: str) -> int:
@@ -31,7 +36,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """Read a duration such as ``"60s"``, ``"500ms"``, ``"2min"`` or ``"1h"`` as seconds.
+    """Read a duration such as ``"60s"``, ``"500ms"``, ``"2min"``, ``"1h"`` or ``"5us"`` as seconds.
 
     Raises:
         UnitError: no number, no unit, or an unknown unit.
@@ -41,6 +46,28 @@ def parse_seconds(text: str) -> float:
         known = ", ".join(_SECOND_UNITS)
         raise UnitError(f"cannot read {text!r} as a duration: write a number and a unit, one of {known}")
     return float(match[1]) * _SECOND_UNITS[match[2]]
+
+
+def parse_bandwidth(text: str) -> float:
+    """Read a rate such as ``"450 GB/s"``, ``"64 GiB/s"`` or ``"100 Gbit/s"`` as bytes per second.
+
+    Raises:
+        UnitError: no number, no unit, an unknown unit, or zero: nothing would ever arrive. ``Gb/s`` is refused: some
+            mean bits by it, some bytes.
+    """
+    match = _RATE.fullmatch(text)
+    if match is None or match[2] not in _RATE_UNITS:
+        known = ", ".join(_RATE_UNITS)
+        raise UnitError(f"cannot read {text!r} as a bandwidth: write a number and a unit, one of {known}")
+    rate = float(match[1]) * _RATE_UNITS[match[2]]
+    if rate == 0:
+        raise UnitError(f"a bandwidth of {text!r} would move nothing")
+    return rate
+
+
+def format_bandwidth(bytes_s: float) -> str:
+    """Bytes per second for a reader, decimal units: ``4.5e11`` is ``"450.0 GB/s"``."""
+    return f"{format_bytes(round(bytes_s))}/s"
 
 
 def format_bytes(count: int) -> str:
