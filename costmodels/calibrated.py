@@ -60,8 +60,9 @@ class CalibratedModel:
         busy = [work for work in works if not work.costs_nothing]
         if not busy:
             return [_NOTHING] * len(works)
-        graph = WorkGraph(ops=tuple(busy), reads=((),) * len(busy), escapes=(True,) * len(busy))
-        columns = batch([kernels(graph, OP_BY_OP)])
+        # each a graph of its own: how far away its weights lie is not for its neighbours here to tell
+        alone = [WorkGraph(ops=(work,), reads=((),), escapes=(True,)) for work in busy]
+        columns = batch([kernels(graph, OP_BY_OP) for graph in alone])
         seconds = kernel_seconds(columns, fitted.logs[None], threads)[0]
         deviation = 2.0 * fitted.error * factor  # a single op, whose error nothing cancels
         found = iter([interval(float(one), deviation, fitted.scale, CALIBRATED) for one in seconds])
