@@ -111,6 +111,7 @@ def device_of(machine: Machine) -> Device:
     """A machine's CPU as a device, by its nominal numbers."""
     single = machine.cores * machine.clock_hz * _per_cycle(machine)
     channels = 2 if machine.cores <= 16 else 8
+    clock = f"{machine.clock_hz / 1e9:.1f} GHz"
     return Device(
         name="this-machine",
         kind="cpu",
@@ -118,8 +119,7 @@ def device_of(machine: Machine) -> Device:
         bandwidth_bytes_s=channels * _CHANNEL_BYTES_S,
         memory_bytes=machine.memory_bytes,
         launch_overhead_s=_CPU_LAUNCH_S,
-        source=f"nominal: {machine.cores} cores x {machine.clock_hz / 1e9:.1f} GHz x {_per_cycle(machine)} FLOP a cycle, "
-        f"{channels} channels",
+        source=f"nominal: {machine.cores} cores x {clock} x {_per_cycle(machine)} FLOP a cycle, {channels} channels",
         title=machine.model,
         processors=machine.cores,
         clock_hz=machine.clock_hz,

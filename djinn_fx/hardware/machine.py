@@ -240,7 +240,7 @@ def _caches(allowed: Iterable[int]) -> tuple[Cache, ...]:
 def _cache_size(text: str) -> int:
     """A size as /sys writes it: ``"48K"``, ``"2M"``."""
     match = re.fullmatch(r"\s*([0-9]+)([KMG]?)\s*", text)
-    return int(match[1]) * 1024 ** " KMG".index(match[2] or " ") if match else 0
+    return int(match[1]) << 10 * " KMG".index(match[2] or " ") if match else 0
 
 
 def _numa_nodes() -> tuple[NumaNode, ...]:
@@ -293,5 +293,5 @@ def _group_folders(controller: str) -> list[str]:
 
 def _round_up_gib(size: int) -> int:
     whole = max(1, math.ceil(size / GIB))
-    step = max(1, 2 ** (whole.bit_length() - 1) // 8)
+    step = max(1, (1 << whole.bit_length() - 1) // 8)
     return math.ceil(whole / step) * step
