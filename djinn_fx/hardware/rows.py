@@ -55,6 +55,8 @@ def parse_devices(text: str, where: str) -> tuple[Rows, Mapping[str, str]]:
         document.fail(("devices",), "expected devices: a table of rows by name")
     rows = {str(name): _device(document, str(name), ("devices", name), row) for name, row in devices.items()}
     defaults = data.get("default_for") or {}
+    if not isinstance(defaults, dict):
+        document.fail(("default_for",), f"expected default_for: a row for each device type, found {defaults!r}")
     for kind, name in defaults.items():
         if name not in rows:
             document.fail(("default_for", kind), f"default_for {kind} names {name!r}, which is no row")
@@ -76,7 +78,8 @@ class _Document:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             at = f":{mark.line + 1}" if mark else ""
-            raise SettingsError(f"{where}{at}: no YAML: {getattr(error, 'problem', None) or error}") from error
+            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+            raise SettingsError(f"{where}{at}: no YAML: {problem}") from error
         finally:
             loader.dispose()
 
@@ -86,8 +89,10 @@ class _Document:
         if not isinstance(node, yaml.MappingNode) or len(path) > 3:
             return
         for key_node, value in node.value:
-            key = (*path, loader.construct_object(key_node, deep=True))
             line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise SettingsError(f"{self.where}:{line}: a key must be a name")
+            key = (*path, loader.construct_object(key_node))
             if key in self._lines:
                 raise SettingsError(
                     f"{self.where}:{line}: {key[-1]!r} is there twice, first on line {self._lines[key]}"

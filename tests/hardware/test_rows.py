@@ -125,7 +125,10 @@ def test_another_schema_is_refused(data: object) -> None:
         (f"schema: {SCHEMA}\ndevices: {{}}\n", r"d.yaml:2: expected devices"),
         (f"schema: {SCHEMA}\n", r"d.yaml:1: expected devices"),
         (f"schema: {SCHEMA}\ndevises: {{}}\n", r"d.yaml:2: unknown key 'devises'; did you mean 'devices'"),
-        (f"schema: {SCHEMA}\ndevices: &a\n  x: *a\n", r"d.yaml:[23]: "),
+        (f"schema: {SCHEMA}\ndevices: &a\n  x: *a\n", r"d.yaml:3: device 'x': unknown field 'x'"),
+        ("{1: 2, [1]: 3}", r"d.yaml:1: a key must be a name"),
+        ("schema: *nothing", r"d.yaml:1: no YAML: found undefined alias"),
+        ("\x00", r"d.yaml: no YAML: unacceptable character"),
     ],
 )
 def test_texts_that_are_no_files_of_devices(text: str, message: str) -> None:
@@ -136,6 +139,11 @@ def test_texts_that_are_no_files_of_devices(text: str, message: str) -> None:
 def test_a_default_must_be_a_row() -> None:
     with pytest.raises(SettingsError, match="default_for cuda names 'y', which is no row"):
         parse(ROW, default_for={"cuda": "y"})
+
+
+def test_defaults_must_be_a_table() -> None:
+    with pytest.raises(SettingsError, match=r"devices.yaml:1: expected default_for"):
+        parse(ROW, default_for=["x"])
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
