@@ -11,7 +11,7 @@ import yaml
 from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.catalogue import catalogue, default_device, devices_file, find_device, known_device
 from djinn_fx.hardware.device import Device, this_machine
-from djinn_fx.hardware.rows import SCHEMA
+from djinn_fx.hardware.rows import SCHEMA, parse_devices
 from djinn_fx.units import parse_bytes
 
 GPUS = sorted(name for name, row in catalogue().items() if row.kind == "cuda")
@@ -233,3 +233,34 @@ def test_two_rows_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_the_data_file_is_found() -> None:
     assert devices_file().is_file()
+
+
+def table_line(name: str, row: Device) -> str:
+    """The row's line in docs/devices.md."""
+    half = row.peak_flops.get("bfloat16") or row.peak_flops.get("float16")
+    figures = (
+        f"{row.peak('float32') / 1e12:.4g}",
+        f"{half / 1e12:.5g}" if half else "—",
+        f"{row.bandwidth_bytes_s / 1e9:.5g}",
+        f"{row.memory_bytes / 1e9:.0f}",
+        str(row.processors),
+        f"{row.clock_hz / 1e9:.4g}",
+        f"{row.cache_bytes / 2**20:.4g}",
+    )
+    return " | ".join((f"| `{name}`", row.title, *figures)) + " |"
+
+
+def test_the_pages_table_is_the_data_files() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "devices.md"
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    wanted = [table_line(name, row) for name, row in catalogue().items()]
+    assert lines[-len(wanted) :] == wanted
+
+
+def test_the_pages_example_is_a_file_of_devices() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "devices.md"
+    example = page.read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    assert parse_devices(example, "lab.yaml")[0]["lab-gpu"].bandwidth_bytes_s == 9e11
+    with pytest.raises(SettingsError) as caught:
+        parse_devices(example.replace("bandwidth", "bandwith"), "lab.yaml")
+    assert str(caught.value) in page.read_text(encoding="utf-8")
