@@ -7,7 +7,9 @@ machine, of other library versions or of other threads is never used and never r
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
@@ -23,10 +25,13 @@ import platformdirs
 
 from djinn_fx.costmodels.work import WorkGraph
 from djinn_fx.errors import StoreError
+from djinn_fx.hardware.machine import machine_identity
 
 SCHEMA = "djinn-profile/1"
 #: The profile's file in its folder, and the samples that it was fitted to.
 PROFILE_FILE, SAMPLES_FILE = "profile.json", "samples.json"
+#: Libraries whose version decides how fast things are.
+LIBRARIES = ("torch", "openvino", "onnxruntime")
 #: A larger file is none of ours.
 MAX_BYTES = 64 * 2**20
 
@@ -171,6 +176,23 @@ class FoundProfile:
     profile: Profile | None
     problem: str | None
     path: Path
+
+
+@functools.cache
+def library_versions() -> Mapping[str, str]:
+    """Versions of :data:`LIBRARIES`, of those that are installed; nothing is imported."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def conditions(threads: int | None = None) -> Conditions:
+    """This machine and its libraries, as a profile is compared with."""
+    return Conditions(machine=machine_identity(), versions=library_versions(), threads=threads)
 
 
 def profile_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:

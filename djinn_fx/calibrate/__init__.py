@@ -1,1 +1,1 @@
-"""Calibration: a fixed list of small graphs, run by every engine that is here, and the profile fitted to their times."""
+"""Calibration: small graphs, run by every engine that is here, and the profile that is fitted to their times."""

@@ -55,18 +55,37 @@ class Size:
 class EncoderLayer(nn.Module):
     """Attention and a hidden layer, with biases; norms before or after; attention as one op or written out."""
 
-    def __init__(self, size: Size, *, norm_first: bool, written_out: bool = False, activation: str = "gelu") -> None:
+    def __init__(
+        self,
+        size: Size,
+        *,
+        norm_first: bool,
+        written_out: bool = False,
+        activation: str = "gelu",
+        fused: bool = False,
+    ) -> None:
         super().__init__()
         d = size.width
+        # One matrix for queries, keys and values, stored as inputs x outputs.
+        self.qkv = nn.Parameter(torch.empty(d, 3 * d)) if fused else None
+        self.qkv_bias = nn.Parameter(torch.empty(3 * d)) if fused else None
         self.heads, self.norm_first, self.written_out, self.activation = size.heads, norm_first, written_out, activation
-        self.q, self.k, self.v, self.o = (nn.Linear(d, d) for _ in range(4))
+        self.o = nn.Linear(d, d)
+        if not fused:
+            self.q, self.k, self.v = (nn.Linear(d, d) for _ in range(3))
         self.up, self.down = nn.Linear(d, size.growth * d), nn.Linear(size.growth * d, d)
         self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
 
     def attend(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Attention over ``[batch, length, width]``."""
         batch, length, width = x.shape
-        q, k, v = (one(x).view(batch, length, self.heads, -1).transpose(1, 2) for one in (self.q, self.k, self.v))
+        if self.qkv is not None and self.qkv_bias is not None:
+            made = (
+                torch.addmm(self.qkv_bias, x.view(-1, width), self.qkv).view(batch, length, 3 * width).split(width, 2)
+            )
+        else:
+            made = (self.q(x), self.k(x), self.v(x))
+        q, k, v = (one.view(batch, length, self.heads, -1).transpose(1, 2) for one in made)
         if self.written_out:
             scores = torch.matmul(q, k.transpose(2, 3)) * q.shape[-1] ** -0.5
             scores = scores if mask is None else scores + mask
@@ -219,9 +238,8 @@ class Convolutional(nn.Module):
             self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in kernels)
         else:
             inner = channels // 4
-            one = [(3, channels, 7, 4)] + [
-                shape for _ in range(blocks) for shape in ((channels, inner, 1, 1), (inner, inner, 3, 1), (inner, channels, 1, 1))
-            ]  # fmt: skip
+            bottleneck = ((channels, inner, 1, 1), (inner, inner, 3, 1), (inner, channels, 1, 1))
+            one = [(3, channels, 7, 4), *(shape for _ in range(blocks) for shape in bottleneck)]
             self.convs = nn.ModuleList(nn.Conv2d(a, b, k, stride=s, padding=k // 2, bias=False) for a, b, k, s in one)
             self.norms = nn.ModuleList(nn.BatchNorm2d(b) for _, b, _, _ in one)
 
@@ -290,7 +308,7 @@ _COMPILED_ENCODERS, _COMPILED_DECODERS = (0, 1, 5), (0, 1, 5, 6)
 def _encoders() -> Iterator[Case]:
     forms: dict[str, dict[str, bool | str]] = {
         "post": {"norm_first": False},
-        "pre-tanh": {"norm_first": True, "activation": "tanh"},
+        "pre-tanh": {"norm_first": True, "activation": "tanh", "fused": True},
         "written-out": {"norm_first": False, "written_out": True, "activation": "relu"},
     }
     for name, form in forms.items():

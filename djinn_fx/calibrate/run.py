@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import random
 import statistics
 import time
@@ -18,15 +17,12 @@ from djinn_fx.calibrate.cases import SLOW_TO_BUILD, Task, all_cases, tasks
 from djinn_fx.calibrate.child import MeasuringChild, Outcome
 from djinn_fx.calibrate.journal import Journal
 from djinn_fx.calibrate.noise import noise_of
-from djinn_fx.costmodels.profile import Conditions, Profile, Sample, own_folder, write_profile, write_samples
+from djinn_fx.costmodels.profile import Profile, Sample, conditions, own_folder, write_profile, write_samples
 from djinn_fx.engines.registry import engine
-from djinn_fx.hardware.machine import machine_identity
 from djinn_fx.settings import Settings
 
 #: In the order in which they are measured, where they are installed.
 ENGINES = ("eager", "packed", "openvino", "onnxruntime", "inductor", "inductor-packed")
-#: Libraries whose version decides how fast things are.
-LIBRARIES = ("torch", "openvino", "onnxruntime")
 #: Seconds for a case on an engine, building not counted: less than the first tells little, more tells nothing new.
 LEAST_S, MOST_S = 0.02, 0.5
 #: Every this many cases, one is measured again by other processes.
@@ -99,22 +95,6 @@ def installed_engines(wanted: Sequence[str] | None = None) -> tuple[str, ...]:
 def usual_threads() -> tuple[int, ...]:
     """The number of threads that torch uses here, and one."""
     return tuple(dict.fromkeys((torch.get_num_threads(), 1)))
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that are installed; nothing is imported."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def conditions(threads: int | None = None) -> Conditions:
-    """This machine and its libraries, as a profile is compared with."""
-    return Conditions(machine=machine_identity(), versions=library_versions(), threads=threads)
 
 
 def measure(request: Request, tell: Callable[[Progress], None] = lambda _: None) -> Measured:

@@ -18,7 +18,7 @@ import torch
 
 from djinn_fx.calibrate.cases import Case, all_cases
 from djinn_fx.calibrate.program import Traced, traced
-from djinn_fx.calibrate.timing import timed
+from djinn_fx.calibrate.timing import Canary, timed_quietly
 from djinn_fx.costmodels.profile import Sample
 from djinn_fx.engines.build import Builder
 from djinn_fx.engines.registry import engine
@@ -27,7 +27,7 @@ from djinn_fx.settings import Settings
 from djinn_fx.srg.plan import Plan
 
 
-def measured(case: Case, made: Traced, name: str, threads: int, budget_s: float) -> Sample:
+def measured(case: Case, made: Traced, name: str, threads: int, budget_s: float, canary: Canary) -> Sample:
     """Run a traced case on an engine and time it.
 
     Raises:
@@ -43,7 +43,7 @@ def measured(case: Case, made: Traced, name: str, threads: int, budget_s: float)
 
     finish = torch.cuda.synchronize if device == "cuda" else None
     with torch.no_grad():
-        found = timed(call, budget_s, finish)
+        found = timed_quietly(call, budget_s, canary, finish)
     return Sample(
         engine=name,
         threads=threads,
@@ -76,6 +76,7 @@ def callable_of(name: str, made: Traced) -> Callable[[list[Any]], Sequence[Any]]
 def serve(source: TextIO, sink: TextIO) -> None:
     """Measure the cases that come in, one JSON object a line, until there are no more."""
     cases = {case.name: case for case in all_cases()}
+    canary = Canary()
     for line in source:
         asked = json.loads(line)
         case, made = cases[asked["case"]], None
@@ -84,7 +85,7 @@ def serve(source: TextIO, sink: TextIO) -> None:
             told: dict[str, Any] = {"sample": None, "why": "", "refused": False}
             try:
                 made = traced(case.make()) if made is None else made
-                found = measured(case, made, run["engine"], run["threads"], asked["budget_s"])
+                found = measured(case, made, run["engine"], run["threads"], asked["budget_s"], canary)
                 told["sample"] = found.to_json()
             except EngineError as error:
                 told |= {"why": str(error)[:300], "refused": True}
