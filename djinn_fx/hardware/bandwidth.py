@@ -141,7 +141,7 @@ def _measure_level(pool: ThreadPoolExecutor, threads: int, name: str, size: int,
 
 
 def _buffers(elements: int) -> tuple[Buffer, Buffer]:
-    """Source and target, written once by the thread that uses them: a page lies near who writes it first."""
+    """Source and target, written once: a page that nobody wrote is no memory yet."""
     return np.ones(elements, np.int32), np.ones(elements, np.int32)
 
 

@@ -75,7 +75,7 @@ class _Document:
             if node is not None:
                 self._note(loader, node, ())
             self.data = loader.construct_document(node) if node is not None else None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
             mark = getattr(error, "problem_mark", None)
             at = f":{mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -132,7 +132,7 @@ def _device(document: _Document, name: str, path: tuple[Any, ...], row: Any) -> 
             return default
         try:
             return convert(row[field])
-        except (TypeError, ValueError, UnitError) as error:
+        except (TypeError, ValueError, OverflowError, UnitError) as error:
             document.fail((*path, field), f"device {name!r}: {field}: {error}")
 
     for field, names in (("peak_flops", DTYPES), ("efficiency", (*DTYPES, "bandwidth"))):

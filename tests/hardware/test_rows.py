@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from djinn_fx.errors import SettingsError
-from djinn_fx.hardware.rows import SCHEMA, parse_devices, read_devices
+from djinn_fx.hardware.rows import SCHEMA, Rows, parse_devices, read_devices
 from djinn_fx.units import parse_bytes
 
 ROW: dict[str, Any] = {
@@ -88,6 +90,7 @@ def test_a_missing_field_is_named(field: str) -> None:
         ({"peak_flops": {"float32": 1e12, "bandwidth": 1e12}}, "unknown key 'bandwidth'"),
         ({"procesors": 3}, "unknown field 'procesors'; did you mean 'processors'"),
         ({"processors": 0}, "processors: expected a whole number of at least 1"),
+        ({"bandwidth": 10**400}, "bandwidth: int too large"),
         ({"processors": 2.5}, "processors: expected a whole number"),
         ({"aliases": "one"}, "aliases: expected a list of names"),
         ({"retrieved": "yesterday"}, "retrieved: Invalid isoformat"),
@@ -128,6 +131,7 @@ def test_another_schema_is_refused(data: object) -> None:
         (f"schema: {SCHEMA}\ndevices: &a\n  x: *a\n", r"d.yaml:3: device 'x': unknown field 'x'"),
         ("{1: 2, [1]: 3}", r"d.yaml:1: a key must be a name"),
         ("schema: *nothing", r"d.yaml:1: no YAML: found undefined alias"),
+        ("a: 2026-13-45", r"d.yaml: no YAML: month must be in"),
         ("\x00", r"d.yaml: no YAML: unacceptable character"),
     ],
 )
@@ -149,3 +153,41 @@ def test_defaults_must_be_a_table() -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read as a file of devices"):
         read_devices(tmp_path / "none.yaml")
+
+
+def outcome(text: str) -> tuple[Rows | None, str]:
+    """The rows, or the error's message."""
+    try:
+        return parse_devices(text, "d.yaml")[0], ""
+    except SettingsError as error:
+        return None, str(error)
+
+
+GOOD = yaml.safe_dump(
+    {"schema": SCHEMA, "devices": {"x": {**ROW, "aliases": ["y"], "processors": 3, "efficiency": {"float32": 0.5}}}}
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.integers(0, len(GOOD)), gone=st.integers(0, 12), new=st.text("{}[]:&*!#,-'\" \n0ax", max_size=6))
+@example(place=0, gone=0, new="\t")
+def test_a_damaged_file_is_read_or_refused_by_one_error_with_its_name(place: int, gone: int, new: str) -> None:
+    text = GOOD[:place] + new + GOOD[place + gone :]
+    rows, refused = outcome(text)
+    assert refused.startswith("d.yaml") if rows is None else not refused
+    assert all(row.peak("float32") > 0 and row.memory_bytes > 0 for row in (rows or {}).values())
+
+
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    field=st.sampled_from(
+        sorted({*ROW, "aliases", "processors", "clock", "cache", "retrieved", "efficiency", "title"})
+    ),
+    value=st.one_of(VALUES, st.lists(VALUES, max_size=3), st.dictionaries(st.one_of(st.text(), st.integers()), VALUES)),
+)
+def test_any_value_of_any_field_is_taken_or_refused_with_its_line(field: str, value: Any) -> None:
+    rows, refused = outcome(yaml.safe_dump({"schema": SCHEMA, "devices": {"x": {**ROW, field: value}}}))
+    assert refused.startswith("d.yaml:") if rows is None else not refused
