@@ -75,7 +75,7 @@ class _Document:
             if node is not None:
                 self._note(loader, node, ())
             self.data = loader.construct_document(node) if node is not None else None
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        except (yaml.YAMLError, ValueError) as error:
             mark = getattr(error, "problem_mark", None)
             at = f":{mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -85,7 +85,13 @@ class _Document:
 
     def _note(self, loader: Any, node: yaml.Node, path: tuple[Any, ...]) -> None:
         """Keep the lines of a table's keys, three levels deep: a row's fields and what is in them."""
-        self._lines.setdefault(path, node.start_mark.line + 1)
+        line = node.start_mark.line + 1
+        self._lines.setdefault(path, line)
+        if isinstance(node, yaml.ScalarNode):
+            try:
+                loader.construct_object(node)
+            except ValueError as error:  # a date that is none
+                raise SettingsError(f"{self.where}:{line}: no YAML: {node.value!r}: {error}") from error
         if not isinstance(node, yaml.MappingNode) or len(path) > 3:
             return
         for key_node, value in node.value:

@@ -131,7 +131,7 @@ def test_another_schema_is_refused(data: object) -> None:
         (f"schema: {SCHEMA}\ndevices: &a\n  x: *a\n", r"d.yaml:3: device 'x': unknown field 'x'"),
         ("{1: 2, [1]: 3}", r"d.yaml:1: a key must be a name"),
         ("schema: *nothing", r"d.yaml:1: no YAML: found undefined alias"),
-        ("a: 2026-13-45", r"d.yaml: no YAML: month must be in"),
+        ("a: 2026-13-45", r"d.yaml:1: no YAML: '2026-13-45': month must be in"),
         ("\x00", r"d.yaml: no YAML: unacceptable character"),
     ],
 )
