@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from djinn_fx.errors import SettingsError
@@ -103,8 +104,15 @@ class TopologyBuilder:
             self.add(replace(node, name=f"{prefix}/{node.name}", host=node.host and f"{prefix}/{node.host}"))
         for link in other.links:
             name = self._free_name(f"{prefix}/{link.name}")
-            ends = {"source": f"{prefix}/{link.source}", "target": f"{prefix}/{link.target}"}
-            self.links.append(replace(link, name=name, medium=f"{prefix}/{link.medium}", **ends))
+            source, target = f"{prefix}/{link.source}", f"{prefix}/{link.target}"
+            medium = f"{prefix}/{link.medium}"
+            self.links.append(replace(link, name=name, source=source, target=target, medium=medium))
+
+    def adopt(self, links: Iterable[Link]) -> None:
+        """Add links that were made elsewhere, as they are."""
+        for link in links:
+            self._names.add(link.name)
+            self.links.append(link)
 
     def build(self) -> Topology:
         """The topology.

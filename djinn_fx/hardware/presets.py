@@ -91,7 +91,8 @@ def dgx_v100() -> Topology:
     source = "https://images.nvidia.com/content/pdf/dgx1-v100-system-architecture-whitepaper.pdf"
     plain = gpu_server("dgx-v100", "v100", 8, pcie="pcie3-x16", nvlink=None, cards=4, source=source)
     build = TopologyBuilder("dgx-v100", source)
-    build.nodes, build.links = dict(plain.nodes), list(plain.links)
+    build.nodes.update(plain.nodes)
+    build.adopt(plain.links)
     twice = [(0, 3), (0, 4), (1, 2), (1, 5), (2, 3), (4, 7), (5, 6), (6, 7)]
     once = [(0, 1), (0, 2), (1, 3), (2, 6), (3, 7), (4, 5), (4, 6), (5, 7)]
     for lanes, pairs in ((2, twice), (1, once)):

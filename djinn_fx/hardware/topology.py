@@ -218,6 +218,37 @@ def _serialisation(topology: Topology, name: str) -> Serialisation:
     return own or default_serialisation()
 
 
+def missing_way(topology: Topology) -> tuple[str, str] | None:
+    """Two devices of which the first cannot reach the second; None if each reaches every other."""
+    beyond: dict[str, frozenset[str]] = {}
+    devices = frozenset(topology.devices)
+    for source in topology.devices:
+        reached = {source}
+        for link in topology.links_from(source):
+            reached.add(link.target)
+            if topology.nodes[link.target].forwarding != "none":
+                if link.target not in beyond:
+                    beyond[link.target] = _beyond(topology, link.target)
+                reached |= beyond[link.target]
+        lost = devices - reached
+        if lost:
+            return source, min(lost)
+    return None
+
+
+def _beyond(topology: Topology, start: str) -> frozenset[str]:
+    """Everything that is reached from a node through nodes that pass on."""
+    seen, waiting = {start}, [start]
+    while waiting:
+        here = waiting.pop()
+        for link in topology.links_from(here):
+            if link.target not in seen:
+                seen.add(link.target)
+                if topology.nodes[link.target].forwarding != "none":
+                    waiting.append(link.target)
+    return frozenset(seen)
+
+
 def unknown(name: str, known: Iterable[str]) -> str:
     """Words for a name that is not there, and the nearest that is."""
     names = list(known)
