@@ -1,4 +1,39 @@
-"""Cost models: what an op does and how long a device takes for it."""
+"""Cost models: what an op does and how long a device takes for it.
+
+For users: :func:`rule` (a decorator), :func:`forget_rule`, :class:`Call` and :class:`Count` (docs/cost_rules.md);
+:class:`Work`, :class:`WorkGraph`, :class:`Estimate` and :class:`CostModel` for a whole model of one's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if __name__ != "djinn_fx.costmodels":
     raise ImportError("import this package as djinn_fx.costmodels, not as a top-level package")
+
+if TYPE_CHECKING:
+    from djinn_fx.costmodels.call import Call, Count
+    from djinn_fx.costmodels.estimate import CostModel, Estimate
+    from djinn_fx.costmodels.user_rules import forget_rule, rule
+    from djinn_fx.costmodels.work import Work, WorkGraph
+
+__all__ = ["Call", "CostModel", "Count", "Estimate", "Work", "WorkGraph", "forget_rule", "rule"]
+
+_HOMES = {
+    "Call": "call",
+    "Count": "call",
+    "CostModel": "estimate",
+    "Estimate": "estimate",
+    "Work": "work",
+    "WorkGraph": "work",
+    "rule": "user_rules",
+    "forget_rule": "user_rules",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what users need when they ask for it: the rules take a while to load."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"djinn_fx.costmodels.{_HOMES[name]}"), name)

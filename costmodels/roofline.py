@@ -1,90 +1,104 @@
 """Roofline: an op takes as long as its arithmetic or its memory traffic, whichever is longer, and its launch.
 
-A first model, to be replaced by calibrated ones: it knows nothing of caches, fusion or how well a kernel uses the
-machine. It is good for comparing parts of one graph, not for promising seconds.
+It knows nothing of caches or how well a kernel uses the machine: good for comparing parts of one graph, not for
+promising seconds. Its interval says so.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import OrderedDict
+from collections.abc import Sequence
 
-from torch._ops import HigherOrderOperator
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
-from djinn_fx.costmodels.rules import is_free, rule_of
-from djinn_fx.costmodels.traffic import traffic
+from djinn_fx.costmodels.estimate import DATASHEET, UNPRICED, Estimate
+from djinn_fx.costmodels.work import Work, WorkGraph
+from djinn_fx.costmodels.work_of import work_of
 from djinn_fx.hardware.device import Device
-from djinn_fx.srg.graph import SRG, fake_value
-from djinn_fx.srg.lower import lower
-from djinn_fx.srg.record import Cost, OpRecord
-
-DATASHEET = "datasheet"
-UNPRICED = "unpriced"
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.record import Cost
 
 FREE = Cost(provenance=DATASHEET)
 
+#: The 80 % interval of a roofline, as factors of its time. A datasheet's peak is never exceeded, but caches make
+#: bytes cheaper than main memory's bandwidth; small and awkward shapes reach a tenth of the peak or less.
+FASTER, SLOWER = 0.5, 10.0
+
+#: A special function costs about as much as so many multiply-adds on a vector unit (a polynomial of that degree:
+#: Sleef and Intel SVML evaluate exp and the like by ten to twenty of them).
+SPECIAL_FLOPS = 20
+
+#: Graphs whose price is kept, for a caller that asks again.
+_KEPT = 64
+
+
+class RooflineModel:
+    """The roofline of a device's datasheet as a cost model. Ops run one after the other: nothing is fused."""
+
+    name = "roofline"
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[int, int], tuple[WorkGraph, Device, Estimate]] = OrderedDict()
+
+    def op(self, work: Work, device: Device) -> Estimate:
+        """One op called on its own; an op without a rule by its bytes and its launch, a lower bound."""
+        seconds = seconds_of(work, device)
+        provenance = DATASHEET if work.problem is None else UNPRICED
+        return Estimate(time_s=seconds, low_s=FASTER * seconds, high_s=SLOWER * seconds, provenance=provenance)
+
+    def region(self, graph: WorkGraph, device: Device, engine: str) -> Estimate:
+        """The sum over the ops, whatever the engine; ``unpriced`` only if every op with work is."""
+        key = (id(graph), id(device))
+        kept = self._kept.get(key)
+        if kept is not None and kept[0] is graph and kept[1] is device:
+            return kept[2]
+        estimate = _summed(graph.ops, device)
+        self._kept[key] = (graph, device, estimate)
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return estimate
+
+
+def _summed(works: Sequence[Work], device: Device) -> Estimate:
+    seconds = sum(seconds_of(work, device) for work in works)
+    busy = [work for work in works if not work.costs_nothing]
+    unknown = bool(busy) and all(work.problem is not None for work in busy)
+    return Estimate(
+        time_s=seconds,
+        low_s=FASTER * seconds,
+        high_s=SLOWER * seconds,
+        provenance=UNPRICED if unknown else DATASHEET,
+    )
+
+
+def seconds_of(work: Work, device: Device) -> float:
+    """What the roofline says of one op."""
+    if work.kind == "view" or work.kind == "free":
+        return 0.0
+    operations = work.matmul_flops + work.vector_flops + SPECIAL_FLOPS * work.special_flops
+    moved = work.weight_bytes + work.read_bytes + work.write_bytes
+    return max(operations / device.peak(work.dtype), moved / device.bandwidth_bytes_s) + device.launch_overhead_s
+
 
 def price(srg: SRG, node: Node, device: Device) -> tuple[Cost, str | None]:
-    """What an op costs on a device, and why it is unpriced if it is.
-
-    An op without a rule still counts its bytes and its launch: its time is a lower bound, its provenance
-    ``"unpriced"``.
-    """
-    record = srg.record(node)
-    if (record.is_view and not record.mutates) or is_free(node):
+    """What an op costs on a device by the roofline, and why it is unpriced if it is."""
+    work = work_of(srg, node)
+    if work.costs_nothing:
         return FREE, None
-    bodies = _bodies(srg, node)
-    if bodies:
-        return _price_bodies(node, bodies, device)
-    read, write = traffic(srg, node, record)
-    flops, problem = operations(node)
-    seconds = max(flops / device.peak(_compute_dtype(srg, node, record)), (read + write) / device.bandwidth_bytes_s)
-    cost = Cost(
-        flops=flops,
-        read_bytes=read,
-        write_bytes=write,
-        time_s=seconds + device.launch_overhead_s,
-        provenance=UNPRICED if problem else DATASHEET,
+    return cost_of(work, ROOFLINE.op(work, device)), work.problem
+
+
+def cost_of(work: Work, estimate: Estimate) -> Cost:
+    """What an op does and how long it takes, as the graph's record holds it."""
+    return Cost(
+        flops=work.matmul_flops + work.vector_flops + work.special_flops,
+        read_bytes=work.weight_bytes + work.read_bytes,
+        write_bytes=work.write_bytes,
+        time_s=estimate.time_s,
+        low_s=estimate.low_s,
+        high_s=estimate.high_s,
+        provenance=estimate.provenance,
     )
-    return cost, problem
 
 
-def operations(node: Node) -> tuple[int, str | None]:
-    """Floating-point operations of an op by its rule, and why they are not known if they are not."""
-    rule = rule_of(node.target)
-    if rule is None:
-        return 0, "no rule for this op"
-    try:
-        return rule(node), None
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        return 0, f"the rule for this op does not fit its arguments ({type(error).__name__}: {error})"
-
-
-def _bodies(srg: SRG, node: Node) -> list[GraphModule]:
-    """The graphs a call runs once each or one of: those of ``invoke_subgraph`` and ``cond``."""
-    if not isinstance(node.target, HigherOrderOperator) or node.target.name() not in ("invoke_subgraph", "cond"):
-        return []
-    held = (getattr(srg.gm, str(source.target), None) for source in node.all_input_nodes if source.op == "get_attr")
-    return [body for body in held if isinstance(body, GraphModule)]
-
-
-def _price_bodies(node: Node, bodies: list[GraphModule], device: Device) -> tuple[Cost, str | None]:
-    """The cost of a call of a subgraph: the sum over its ops; of several branches, the one that takes longest."""
-    costs: list[tuple[Cost, str | None]] = []
-    for body in bodies:
-        inner = lower(body)
-        priced = [price(inner, op, device) for op in inner.ops]
-        problems = [f"in its body, {op.name}: {why}" for op, (_, why) in zip(inner.ops, priced, strict=True) if why]
-        problems += [f"its body has no sizes at {op.name}" for op in inner.ops if fake_value(op) is None]
-        costs.append((sum((cost for cost, _ in priced), FREE), problems[0] if problems else None))
-    cost, problem = max(costs, key=lambda pair: pair[0].time_s)
-    return (replace(cost, provenance=UNPRICED) if problem else cost), problem
-
-
-def _compute_dtype(srg: SRG, node: Node, record: OpRecord) -> str:
-    """The dtype whose peak applies: of the first tensor read, which decides the kernel; else of the output."""
-    for source in node.all_input_nodes:
-        outputs = srg.record(source).outputs
-        if outputs:
-            return outputs[0].dtype
-    return record.outputs[0].dtype if record.outputs else "float32"
+ROOFLINE = RooflineModel()

@@ -1,20 +1,31 @@
-"""The work of an op and of a region, read from a graph's records."""
+"""The work of an op, read from its graph's records."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+from torch._ops import HigherOrderOperator
 from torch.fx import Node
 
-from djinn_fx.costmodels.kinds import kind_of
-from djinn_fx.costmodels.roofline import operations
-from djinn_fx.costmodels.rules import is_free, shape_of, tensors_of
-from djinn_fx.costmodels.traffic import GATHERS, node_bytes, packet_name, traffic
-from djinn_fx.costmodels.work import Read, Work, WorkGraph
+from djinn_fx.costmodels import user_rules
+from djinn_fx.costmodels.bodies import Body, bodies_of
+from djinn_fx.costmodels.call import Call, Count, numel
+from djinn_fx.costmodels.decomposed import decomposed
+from djinn_fx.costmodels.rules import free_target, packet, rule_of, touches_nothing
+from djinn_fx.costmodels.sizes import Sizes, wrapped_op
+from djinn_fx.costmodels.traffic import Traffic, traffic
+from djinn_fx.costmodels.work import Work, WorkGraph, total
 from djinn_fx.srg.graph import SRG, fake_value
-from djinn_fx.srg.record import Residency
 
-_HELD = (Residency.PARAMETER, Residency.BUFFER, Residency.CONSTANT)
+#: What a rule may raise when a call is not what it knows; anything else is a bug of ours.
+_MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
+_NO_TRAFFIC = Traffic((), 0)
+
+_known: weakref.WeakKeyDictionary[SRG, Sizes] = weakref.WeakKeyDictionary()
 
 
 def work_of(srg: SRG, node: Node, sizes: Mapping[str, int] | None = None) -> Work:
@@ -24,85 +35,11 @@ def work_of(srg: SRG, node: Node, sizes: Mapping[str, int] | None = None) -> Wor
         srg: the graph.
         node: a call in it.
         sizes: a value for each symbol of the graph; None: those of the example.
+
+    Raises:
+        ValueError: a size that the op depends on is not given; names it.
     """
-    record = srg.record(node)
-    op = packet_name(record.op)
-    if is_free(node):
-        return Work(op=op, kind="free")
-    if record.is_view and not record.mutates:
-        return Work(op=op, kind="view")
-    flops, problem = operations(node)
-    read, write = traffic(srg, node, record)
-    weights = sum(node_bytes(srg, source) for source in node.all_input_nodes if is_weight(srg, source))
-    kind = kind_of(node.target)
-    weights = min(weights, read)
-    contracts = kind in ("matmul", "conv", "attention")
-    shapes = [shape_of(t) for source in node.all_input_nodes for t in tensors_of(fake_value(source))]
-    return Work(
-        op=op,
-        kind=kind,
-        dtype=_dtype(srg, node),
-        matmul_flops=flops if contracts else 0,
-        vector_flops=0 if contracts else flops,
-        weight_bytes=weights,
-        read_bytes=read - weights,
-        write_bytes=write,
-        gather_bytes=read if op in GATHERS else 0,
-        elements=max((_count(s) for s in [*shapes, *map(shape_of, tensors_of(fake_value(node)))]), default=0),
-        sides=_sides_or_none(kind, node, shapes),
-        problem=problem,
-    )
-
-
-def _count(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
-def _dtype(srg: SRG, node: Node) -> str:
-    metas = [meta for source in node.all_input_nodes for meta in srg.record(source).outputs]
-    floating = [meta.dtype for meta in metas if "float" in meta.dtype]
-    if floating:
-        return floating[0]
-    outputs = srg.record(node).outputs
-    return outputs[0].dtype if outputs else "float32"
-
-
-def _sides_or_none(kind: str, node: Node, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-    try:
-        return _sides(kind, node, shapes)
-    except (ArithmeticError, LookupError, TypeError, ValueError):
-        return ()
-
-
-def _sides(kind: str, node: Node, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-    outputs = [shape_of(t) for t in tensors_of(fake_value(node))]
-    if kind == "matmul":
-        left, right = [s for s in shapes if len(s) >= 2][-2:]
-        if packet_name(str(node.target)) in ("aten.linear",):
-            right = right[::-1]
-        batch = _count(left[:-2]) if len(left) > 2 and len(right) > 2 else 1
-        rows = left[-2] if len(right) > 2 else _count(left[:-1])
-        return batch, rows, right[-1], left[-1]
-    if kind == "conv":
-        weight, groups = shapes[1], int(node.args[8]) if len(node.args) > 8 else 1  # type: ignore[arg-type]
-        return shapes[0][0], weight[0], weight[1], groups, _count(outputs[0][2:]), _count(weight[2:])
-    if kind == "attention":
-        query, key, value = shapes[:3]
-        return query[0], query[1], key[1], query[2], key[2], query[3], value[3]
-    if kind in ("norm", "softmax", "reduction", "scan", "sort") and shapes and shapes[0]:
-        length = shapes[0][-1]
-        return _count(shapes[0]) // max(1, length), length
-    return ()
-
-
-def is_weight(srg: SRG, node: Node) -> bool:
-    """Whether a value is a parameter or buffer, or a view of one."""
-    while srg.record(node).is_view and not srg.record(node).mutates and node.all_input_nodes:
-        node = node.all_input_nodes[0]
-    return srg.record(node).residency in _HELD and node.op != "call_function"
+    return work_at(sizes_of(srg, sizes), node)
 
 
 def work_graph(srg: SRG, names: Sequence[str] | None = None, sizes: Mapping[str, int] | None = None) -> WorkGraph:
@@ -113,39 +50,154 @@ def work_graph(srg: SRG, names: Sequence[str] | None = None, sizes: Mapping[str,
         names: a region's nodes; None: every call of the graph.
         sizes: as for :func:`work_of`.
     """
-    chosen = None if names is None else frozenset(names)
-    nodes = [node for node in srg.ops if chosen is None or node.name in chosen]
-    index = {node: place for place, node in enumerate(nodes)}
-    roots: dict[Node, Node] = {}
-    ops: list[Work] = []
-    reads: list[tuple[Read, ...]] = []
-    escapes = [False] * len(nodes)
-    for node in nodes:
-        work = work_of(srg, node, sizes)
-        ops.append(work)
-        looks_through = work.costs_nothing and bool(node.all_input_nodes)
-        roots[node] = _root(roots, node.all_input_nodes[0]) if looks_through else node
-        if looks_through:
-            reads.append(())
+    from djinn_fx.costmodels.flow import flow  # prices bodies of calls, which comes back here
+
+    return flow(sizes_of(srg, sizes), names)
+
+
+def sizes_of(srg: SRG, values: Mapping[str, int] | None = None) -> Sizes:
+    """The graph's tensors at the example's sizes (kept as long as the graph) or at given ones."""
+    if values is not None:
+        return Sizes(srg, values)
+    found = _known.get(srg)
+    if found is None:
+        found = _known[srg] = Sizes(srg)
+    return found
+
+
+def work_at(sizes: Sizes, node: Node) -> Work:
+    """What one op does, at the sizes of its graph's tensors."""
+    return priced(sizes, node)[0]
+
+
+def priced(sizes: Sizes, node: Node) -> tuple[Work, Traffic]:
+    """The same, and what it reads value by value."""
+    target = node.target
+    record = sizes.srg.record(node)
+    op = packet(target)
+    if free_target(target):
+        return Work(op=op, kind="free"), _NO_TRAFFIC
+    if touches_nothing(target) or sizes.is_view(node, record):
+        return Work(op=op, kind="view"), _NO_TRAFFIC
+    if isinstance(target, HigherOrderOperator):
+        bodies = bodies_of(sizes, node)
+        if bodies:
+            return _bodies_work(op, bodies), traffic(Call(sizes, node, record, op), "other")
+        inner = wrapped_op(node)
+        if inner is not None:
+            target, op = inner, packet(inner)
+    return _priced(Call(sizes, node, record, op), target)
+
+
+def _priced(call: Call, target: Any) -> tuple[Work, Traffic]:
+    found = rule_of(target)
+    kind, problem = "other", None
+    matmul = vector = special = 0
+    sides: tuple[int, ...] = ()
+    count: Count | None = None
+    try:
+        if found is None:
+            matmul, vector, special, sides = decomposed(call)
+        elif found.user is not None:
+            count = user_rules.checked(found.user(call))
+            kind, sides = count.kind, count.sides
+            matmul, vector, special = count.matmul_flops, count.vector_flops, count.special_flops
         else:
-            reads.append(
-                tuple(
-                    Read(
-                        producer=index.get(_root(roots, source), -1),
-                        nbytes=node_bytes(srg, source),
-                        is_weight=is_weight(srg, source),
-                    )
-                    for source in node.all_input_nodes
-                )
-            )
-        if any(user not in index for user in node.users) or srg.record(node).mutates:
-            escapes[index[node]] = True
-            if roots[node] in index:
-                escapes[index[roots[node]]] = True
-    return WorkGraph(
-        ops=tuple(ops), reads=tuple(reads), escapes=tuple(escapes), names=tuple(node.name for node in nodes)
+            kind = found.kind
+            matmul, vector, special, sides = found.count(call)
+    except _MISFITS as error:
+        problem = _told(found is None, error)
+    moved = traffic(call, kind)
+    weights = read = 0
+    for _, nbytes, held in moved.reads:
+        if held:
+            weights += nbytes
+        else:
+            read += nbytes
+    write, gathered = moved.write, moved.gathered
+    if count is not None:
+        read, write, gathered = _by_user(count, moved, weights, read)
+    work = Work(
+        op=call.op,
+        kind=kind,
+        dtype=_dtype(call),
+        matmul_flops=matmul,
+        vector_flops=vector,
+        special_flops=special,
+        weight_bytes=weights,
+        read_bytes=read,
+        write_bytes=write,
+        strided_bytes=moved.strided,
+        gather_bytes=gathered,
+        elements=_largest(call),
+        sides=sides,
+        problem=problem,
     )
+    return work, moved
 
 
-def _root(roots: dict[Node, Node], node: Node) -> Node:
-    return roots.get(node, node)
+def _told(no_rule: bool, error: Exception) -> str:
+    """Why an op is unpriced."""
+    if no_rule and isinstance(error, (LookupError, ValueError)) and error.args:
+        return str(error.args[0])
+    return f"the rule for this op does not fit its arguments ({type(error).__name__}: {error})"
+
+
+def _by_user(count: Count, moved: Traffic, weights: int, read: int) -> tuple[int, int, int]:
+    """Bytes read besides weights, written and gathered, as a user's rule says where it does."""
+    if count.read_bytes is not None:
+        read = max(0, count.read_bytes - weights)
+    write = moved.write if count.write_bytes is None else count.write_bytes
+    return read, write, count.gather_bytes or moved.gathered
+
+
+def _dtype(call: Call) -> str:
+    """The dtype whose arithmetic applies: of the first floating tensor read, else of the output."""
+    for meta in call.inputs:
+        if "float" in meta.dtype or "complex" in meta.dtype:
+            return meta.dtype
+    outputs = call.outputs
+    return outputs[0].dtype if outputs else "float32"
+
+
+def _largest(call: Call) -> Any:
+    """Elements of the largest tensor read or written; of expressions, the one that is largest in the example."""
+    if call.sizes.hints is None:
+        most = 0
+        for meta in call.inputs:
+            most = max(most, numel(meta))
+        for meta in call.outputs:
+            most = max(most, numel(meta))
+        return most
+    hinted = Call(call.sizes.hints, call.node, call.record, call.op)
+    pairs = zip((*hinted.inputs, *hinted.outputs), (*call.inputs, *call.outputs), strict=True)
+    return max(((numel(hint), numel(meta)) for hint, meta in pairs), key=lambda pair: pair[0], default=(0, 0))[1]
+
+
+def _bodies_work(op: str, bodies: list[Body]) -> Work:
+    """The work of a call that runs graphs: that of the body that has most to do, as often as it runs."""
+    works = [_body_work(op, body) for body in bodies]
+    return max(works, key=lambda work: (work.matmul_flops, work.nbytes))
+
+
+def _body_work(op: str, body: Body) -> Work:
+    srg, times = body.srg, body.times
+    sizes = sizes_of(srg)
+    parts = [work_at(sizes, node) for node in srg.ops]
+    problems = [f"in its body, {part.op}: {part.problem}" for part in parts if part.problem is not None]
+    problems += [f"its body has no sizes at {node.name}" for node in srg.ops if fake_value(node) is None]
+    whole = total(parts)
+    scaled = {name: getattr(whole, name) * times for name in _SUMMED}
+    return replace(whole, op=op, problem=problems[0] if problems else None, **scaled)
+
+
+_SUMMED = (
+    "matmul_flops",
+    "vector_flops",
+    "special_flops",
+    "weight_bytes",
+    "read_bytes",
+    "write_bytes",
+    "strided_bytes",
+    "gather_bytes",
+)
