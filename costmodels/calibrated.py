@@ -63,7 +63,7 @@ class CalibratedModel:
         # each a graph of its own: how far away its weights lie is not for its neighbours here to tell
         alone = [WorkGraph(ops=(work,), reads=((),), escapes=(True,)) for work in busy]
         columns = batch([kernels(graph, OP_BY_OP) for graph in alone])
-        seconds = kernel_seconds(columns, fitted.logs[None], threads)[0]
+        seconds = kernel_seconds(columns, fitted.logs[None], threads, fitted.names)[0]
         deviation = 2.0 * fitted.error * factor  # a single op, whose error nothing cancels
         found = iter([interval(float(one), deviation, fitted.scale, CALIBRATED) for one in seconds])
         return [_NOTHING if work.costs_nothing else next(found) for work in works]
@@ -81,7 +81,7 @@ class CalibratedModel:
         columns = batch([kernels(graph, policy_of(engine)) for graph in graphs])
         width = 1e-3
         moved = np.concatenate([fitted.logs[None], fitted.logs[None] + width * np.eye(len(fitted.logs))])
-        logs = np.log(graph_seconds(columns, moved, threads))
+        logs = np.log(graph_seconds(columns, moved, threads, fitted.names))
         slopes = (logs[1:] - logs[0]) / width
         variance = np.einsum("pg,pq,qg->g", slopes, fitted.covariance, slopes)
         deviations = factor * np.hypot(fitted.error, np.sqrt(np.maximum(variance, 0.0)))

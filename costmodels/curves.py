@@ -100,6 +100,8 @@ _ELEMENT_GUESS = {
 }  # fmt: skip
 PARAMETERS = _parameters()
 NAMES = tuple(parameter.name for parameter in PARAMETERS)
+#: How far, in its logarithm, one op may lie from what an element costs in ops of its kind.
+OP_SPREAD = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,8 @@ class Batch:
         views: views called, by graph.
         klass: place in :data:`CLASSES`, by kernel; -1 for none, it costs nothing.
         sides: batch, rows, columns, depth of a product, by kernel [kernels, 4]; ones for the rest.
-        elements: by kind [kernels, len(PER_ELEMENT)].
+        ops: names of the ops priced by their elements that occur, and the kind of each.
+        elements: by op [kernels, len(ops)].
         wide: whether the kernel is shared among threads.
         scalars: ops with a number beside a tensor: wrapping it costs.
     """
@@ -120,6 +123,7 @@ class Batch:
     views: Array
     klass: NDArray[np.intp]
     sides: Array
+    ops: tuple[tuple[str, str], ...]
     elements: Array
     wide: Array
     scalars: Array
@@ -147,8 +151,8 @@ def class_of(kernel: Kernel) -> str:
     return kind if kind in _CLASS else ("" if kernel.main.costs_nothing else "other")
 
 
-def _row(kernel: Kernel) -> tuple[list[float], list[float]]:
-    """One kernel's numbers, and its elements by kind."""
+def _row(kernel: Kernel) -> list[float]:
+    """One kernel's numbers."""
     main, name = kernel.main, class_of(kernel)
     batch, rows, columns, depth = 1.0, 1.0, 1.0, 1.0
     scores, groups, window = 0.0, 1.0, 1.0
@@ -162,20 +166,15 @@ def _row(kernel: Kernel) -> tuple[list[float], list[float]]:
         count, outputs, inputs, parts, positions, kernel_positions = main.sides
         batch, rows, columns, depth = float(count), float(positions), float(outputs), float(inputs * kernel_positions)
         groups, window = float(parts), float(kernel_positions)
-    elements = [0.0] * len(PER_ELEMENT)
-    for work in kernel.ops:
-        if work.kind in _ELEMENT:
-            elements[_ELEMENT[work.kind]] += work.elements
-    numbers = [
+    return [
         float(_CLASS.get(name, -1)), batch, rows, columns, depth, float(kernel.matmul_flops),
         float(kernel.special_flops), float(kernel.weight_bytes), float(kernel.read_bytes + kernel.write_bytes),
         float(kernel.strided_bytes), float(kernel.gather_bytes), scores, groups, window,
         float(main.elements >= GRAIN), float(sum(map(_has_scalar, kernel.ops))),
     ]  # fmt: skip
-    return numbers, elements
 
 
-_ELEMENT = {name: place for place, name in enumerate(PER_ELEMENT)}
+_ELEMENT = frozenset(PER_ELEMENT)
 _BINARY = frozenset(f"aten.{name}" for name in ("add", "sub", "mul", "div", "rsub"))
 
 
@@ -188,32 +187,41 @@ def _has_scalar(work: object) -> bool:
     return bool(read <= write)
 
 
+_NO_KERNEL = [-1.0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0]
+
+
 def batch(schedules: Sequence[Schedule]) -> Batch:
     """The columns of several graphs' kernels. A graph without a kernel gets one that costs nothing."""
     rows: list[list[float]] = []
-    elements: list[list[float]] = []
+    places: dict[tuple[str, str], int] = {}
+    counted: list[tuple[int, int, int]] = []
     starts: list[int] = []
     reach: list[float] = []
     for schedule in schedules:
         starts.append(len(rows))
         for kernel in schedule.kernels:
-            numbers, counted = _row(kernel)
-            rows.append(numbers)
-            elements.append(counted)
+            for work in kernel.ops:
+                if work.kind in _ELEMENT:
+                    counted.append((len(rows), places.setdefault((work.op, work.kind), len(places)), work.elements))
+            rows.append(_row(kernel))
         if len(rows) == starts[-1]:
-            rows.append([-1.0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0])
-            elements.append([0.0] * len(PER_ELEMENT))
+            rows.append(_NO_KERNEL)
         # What lies between two runs of an op: all weights, and activations, which take turns in the same memory.
         weights = sum(kernel.weight_bytes for kernel in schedule.kernels)
         largest = max((kernel.read_bytes + kernel.write_bytes for kernel in schedule.kernels), default=0)
         reach += [float(max(1, weights + largest))] * (len(rows) - starts[-1])
     table = np.asarray(rows, dtype=np.float64)
+    elements = np.zeros((len(rows), len(places)))
+    if counted:
+        where = np.asarray(counted)
+        np.add.at(elements, (where[:, 0], where[:, 1]), where[:, 2])
     return Batch(
         starts=np.asarray(starts, dtype=np.intp),
         views=np.asarray([schedule.views for schedule in schedules], dtype=np.float64),
         klass=table[:, 0].astype(np.intp),
         sides=table[:, 1:5],
-        elements=np.asarray(elements, dtype=np.float64),
+        ops=tuple(places),
+        elements=elements,
         flops=table[:, 5],
         special=table[:, 6],
         weight=table[:, 7],
@@ -229,29 +237,30 @@ def batch(schedules: Sequence[Schedule]) -> Batch:
     )
 
 
-def graph_seconds(columns: Batch, logs: Array, threads: int) -> Array:
+def graph_seconds(columns: Batch, logs: Array, threads: int, names: Sequence[str] = NAMES) -> Array:
     """Seconds of each graph [variants, graphs].
 
     Args:
         columns: the graphs.
-        logs: logarithms of the parameters [variants, len(NAMES)] in the order of :data:`NAMES`.
+        logs: logarithms of the parameters [variants, len(names)].
         threads: how many share a wide kernel.
+        names: of the parameters: :data:`NAMES`, then any number of ``op.<name>``, factors on an op's elements.
     """
-    values = _by_name(logs)
-    per_kernel = kernel_seconds(columns, logs, threads)
+    values = _by_name(logs, names)
+    per_kernel = kernel_seconds(columns, logs, threads, names)
     sums = np.add.reduceat(per_kernel, columns.starts, axis=1)
     total: Array = sums + values["region"] + values["view"] * columns.views
     return total
 
 
-def kernel_seconds(columns: Batch, logs: Array, threads: int) -> Array:
+def kernel_seconds(columns: Batch, logs: Array, threads: int, names: Sequence[str] = NAMES) -> Array:
     """Seconds of each kernel [variants, kernels], its call included."""
-    values = _by_name(logs)
+    values = _by_name(logs, names)
     shared = np.where(columns.wide > 0, 1.0, float(threads))  # element rates are those of all threads together
     loops = np.zeros((logs.shape[0], len(columns.klass)))
-    for place, name in enumerate(PER_ELEMENT):
-        if columns.elements[:, place].any():
-            loops += values[f"element.{name}"] * columns.elements[:, place]
+    if columns.ops:
+        rates = [values[f"element.{kind}"] * values.get(f"op.{op}", 1.0) for op, kind in columns.ops]
+        loops += np.concatenate(rates, axis=1) @ columns.elements.T
     loops += values["special"] * columns.special
     loops += values["byte.gather"] * columns.gather + values["byte.strided"] * columns.strided
     arithmetic = loops * shared + _products(columns, values, threads)
@@ -271,9 +280,9 @@ def kernel_seconds(columns: Batch, logs: Array, threads: int) -> Array:
     return result
 
 
-def _by_name(logs: Array) -> Mapping[str, Array]:
+def _by_name(logs: Array, names: Sequence[str]) -> Mapping[str, Array]:
     values = np.exp(logs)
-    return {name: values[:, place : place + 1] for place, name in enumerate(NAMES)}
+    return {name: values[:, place : place + 1] for place, name in enumerate(names)}
 
 
 def _level(nbytes: Array, reach: Array, what: str, values: Mapping[str, Array]) -> Array:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from djinn_fx.costmodels.baseline import fit_baseline
-from djinn_fx.costmodels.curves import NAMES, PARAMETERS, Batch, batch, graph_seconds
+from djinn_fx.costmodels.curves import NAMES, OP_SPREAD, PARAMETERS, Batch, batch, graph_seconds
 from djinn_fx.costmodels.fusion import kernels, policy_of
 from djinn_fx.costmodels.interval import conformal_scale
 from djinn_fx.costmodels.profile import Sample
@@ -45,13 +45,15 @@ class Fitted:
     """The parameters of one engine and number of threads.
 
     Attributes:
-        logs: logarithms of the parameters, in the order of ``curves.NAMES``.
+        names: of the parameters: ``curves.NAMES``, then those of single ops.
+        logs: logarithms of the parameters.
         covariance: of them.
         error: typical error of the laws themselves, as a share.
         scale: times the predicted standard deviation, the half width of the 80 % interval in the logarithm.
         samples: how many it was fitted to.
     """
 
+    names: tuple[str, ...]
     logs: Array
     covariance: Array
     error: float
@@ -62,7 +64,7 @@ class Fitted:
         """Plain data; inverse of :meth:`from_json`. Figures are rounded: a profile stays small."""
         lower = self.covariance[np.tril_indices(len(self.logs))]
         return {
-            "names": list(NAMES),
+            "names": list(self.names),
             "logs": [round(float(value), 6) for value in self.logs],
             "covariance": [float(f"{value:.3g}") for value in lower],
             "error": self.error,
@@ -77,12 +79,14 @@ class Fitted:
         Raises:
             ValueError: made for other laws than these.
         """
-        if tuple(data["names"]) != NAMES:
+        names = tuple(data["names"])
+        if names[: len(NAMES)] != NAMES or not all(name.startswith("op.") for name in names[len(NAMES) :]):
             raise ValueError("the fit was made for other laws; run djinn calibrate")
-        covariance = np.zeros((len(NAMES), len(NAMES)))
-        covariance[np.tril_indices(len(NAMES))] = data["covariance"]
+        covariance = np.zeros((len(names), len(names)))
+        covariance[np.tril_indices(len(names))] = data["covariance"]
         covariance += np.tril(covariance, -1).T
         return cls(
+            names=names,
             logs=np.asarray(data["logs"], dtype=np.float64),
             covariance=covariance,
             error=float(data["error"]),
@@ -106,8 +110,7 @@ def fit(samples: Sequence[Sample]) -> dict[str, Any]:
             groups[sample.engine, sample.threads].append(sample)
     done: dict[tuple[str, int], Fitted] = {}
     for engine, threads in sorted(groups, key=lambda key: (key[0] not in _FIRST, key)):
-        first = done.get((_FIRST[0], threads))
-        done[engine, threads] = fit_engine(groups[engine, threads], first.logs if first is not None else None)
+        done[engine, threads] = fit_engine(groups[engine, threads], done.get((_FIRST[0], threads)))
     return {
         "schema": SCHEMA,
         "engines": {f"{engine}/{threads}": made.to_json() for (engine, threads), made in done.items()},
@@ -115,36 +118,40 @@ def fit(samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def fit_engine(samples: Sequence[Sample], guess: Array | None = None) -> Fitted:
+def fit_engine(samples: Sequence[Sample], guess: Fitted | None = None) -> Fitted:
     """Fit the samples of one engine and number of threads.
 
     Args:
         samples: at least one.
-        guess: logarithms of the parameters to start from and stay near; None: those of ``curves.PARAMETERS``.
+        guess: a fit to start from and stay near; None: ``curves.PARAMETERS``.
     """
     columns, threads = columns_of(samples), samples[0].threads
+    names = (*NAMES, *sorted(f"op.{op}" for op, _ in set(columns.ops)))
     target = np.log([sample.time_s for sample in samples])
     many = np.diff(np.append(columns.starts, len(columns.klass))) >= MANY
     expected = np.hypot(np.where(many, _ERROR_OF_MANY, _ERROR_OF_FEW), [sample.spread for sample in samples])
-    start = np.log([one.guess for one in PARAMETERS]) if guess is None else guess
-    spreads = np.asarray([one.spread for one in PARAMETERS])
+    known = {one.name: float(np.log(one.guess)) for one in PARAMETERS}
+    if guess is not None:
+        known.update(zip(guess.names, map(float, guess.logs), strict=True))
+    start = np.asarray([known.get(name, 0.0) for name in names])
+    spreads = np.asarray([*(one.spread for one in PARAMETERS), *[OP_SPREAD] * (len(names) - len(NAMES))])
 
     def residuals(logs: Array) -> Array:
-        return (np.log(graph_seconds(columns, logs, threads)) - target) / expected
+        return (np.log(graph_seconds(columns, logs, threads, names)) - target) / expected
 
     logs, weights = _least_squares(residuals, start, spreads)
+    value = residuals(logs[None])[0]
     slopes = _slopes(residuals, logs) * np.sqrt(weights)[:, None]
-    precision = slopes.T @ slopes + np.diag(spreads**-2.0)
-    covariance = np.linalg.inv(precision)
-    families = [sample.family or sample.label.split(" ")[0] for sample in samples]
-    left_out, variances = _left_out(residuals(logs[None])[0], slopes, covariance, families)
+    covariance = np.linalg.inv(slopes.T @ slopes + np.diag(spreads**-2.0))
+    left_out, variances = _left_out(value, slopes, covariance, [sample.family or sample.label for sample in samples])
     judged = many if many.sum() >= 15 else np.ones(len(samples), dtype=bool)
-    error = float(np.sqrt(np.median((residuals(logs[None])[0] * expected)[judged] ** 2)) / 0.6745)
-    deviations = np.hypot(max(error, 0.01), np.sqrt(variances) * expected)
+    error = max(0.01, float(np.median(np.abs(value * expected)[judged]) / 0.6745))
+    deviations = np.hypot(error, np.sqrt(variances) * expected)
     return Fitted(
+        names=names,
         logs=logs,
         covariance=covariance,
-        error=max(error, 0.01),
+        error=error,
         scale=conformal_scale((left_out * expected / deviations)[judged]),
         samples=len(samples),
     )
