@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 
+from torch._ops import HigherOrderOperator
 from torch.fx import Node
 
 from djinn_fx.costmodels.estimate import DATASHEET, UNPRICED, Estimate
 from djinn_fx.costmodels.work import Work, WorkGraph
-from djinn_fx.costmodels.work_of import work_of
+from djinn_fx.costmodels.work_of import parts_of, work_of
 from djinn_fx.hardware.device import Device
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.record import Cost
@@ -85,6 +87,10 @@ def price(srg: SRG, node: Node, device: Device) -> tuple[Cost, str | None]:
     work = work_of(srg, node)
     if work.costs_nothing:
         return FREE, None
+    if isinstance(node.target, HigherOrderOperator):  # every op of its body is launched
+        costs = [cost_of(part, ROOFLINE.op(part, device)) for part in parts_of(srg, node) if not part.costs_nothing]
+        cost = sum(costs, FREE)
+        return replace(cost, provenance=DATASHEET if work.problem is None else UNPRICED), work.problem
     return cost_of(work, ROOFLINE.op(work, device)), work.problem
 
 

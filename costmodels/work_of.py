@@ -55,6 +55,16 @@ def work_graph(srg: SRG, names: Sequence[str] | None = None, sizes: Mapping[str,
     return flow(sizes_of(srg, sizes), names)
 
 
+def parts_of(srg: SRG, node: Node) -> list[Work]:
+    """The ops that a call runs: those of its body, of several bodies the one with most to do; else itself."""
+    sizes = sizes_of(srg)
+    bodies = bodies_of(sizes, node)
+    if not bodies:
+        return [work_at(sizes, node)]
+    body = max(bodies, key=lambda body: _weight(_body_work("", body)))
+    return [part for inner in body.srg.ops for part in parts_of(body.srg, inner)] * body.times
+
+
 def sizes_of(srg: SRG, values: Mapping[str, int] | None = None) -> Sizes:
     """The graph's tensors at the example's sizes (kept as long as the graph) or at given ones."""
     if values is not None:
@@ -177,7 +187,11 @@ def _largest(call: Call) -> Any:
 def _bodies_work(op: str, bodies: list[Body]) -> Work:
     """The work of a call that runs graphs: that of the body that has most to do, as often as it runs."""
     works = [_body_work(op, body) for body in bodies]
-    return max(works, key=lambda work: (work.matmul_flops, work.nbytes))
+    return max(works, key=_weight)
+
+
+def _weight(work: Work) -> tuple[int, int]:
+    return work.matmul_flops, work.nbytes
 
 
 def _body_work(op: str, body: Body) -> Work:

@@ -9,32 +9,33 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.fx import Node
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from djinn_fx.costmodels.attention import ATTENTION, attention_operations
-from djinn_fx.costmodels.roofline import operations
-from djinn_fx.costmodels.rules import is_free, rule_of
+from djinn_fx.costmodels.rules import rule_of
+from djinn_fx.costmodels.work import Work
+from djinn_fx.costmodels.work_of import work_of
 from djinn_fx.srg.graph import fake_value
 from tests import graphs
 
 aten = torch.ops.aten
 
 
+def works(function: Callable[..., Any], *args: Any, symbolic: bool = False) -> list[Work]:
+    """The work of all ops in a function's graph, which must all have a rule."""
+    srg = graphs.lowered(graphs.trace(function, *args, symbolic=symbolic))
+    found = [work_of(srg, node) for node in srg.ops]
+    assert [work.problem for work in found if work.problem is not None] == []
+    return found
+
+
 def total(function: Callable[..., Any], *args: Any, symbolic: bool = False) -> int:
-    """Operations of all ops in a function's graph, which must all have a rule."""
-    gm = graphs.trace(function, *args, symbolic=symbolic)
-    count = 0
-    for node in gm.graph.nodes:
-        if node.op == "call_function" and not is_free(node) and not _is_view(node):
-            flops, problem = operations(node)
-            assert problem is None, f"{node.target}: {problem}"
-            count += flops
-    return count
+    """Operations of all ops in a function's graph."""
+    return sum(work.flops for work in works(function, *args, symbolic=symbolic))
 
 
-def _is_view(node: Node) -> bool:
-    return any(r.alias_info for r in node.target._schema.returns) if hasattr(node.target, "_schema") else False
+def last(function: Callable[..., Any], *args: Any) -> Work:
+    """The last op's work that is not free."""
+    return [work for work in works(function, *args) if not work.costs_nothing][-1]
 
 
 def by_torch(function: Callable[..., Any], *args: Any) -> int:
@@ -93,16 +94,30 @@ def test_gradients_of_attention_on_the_cpu() -> None:
 
 def test_grouped_queries_count_the_heads_of_the_query() -> None:
     op = aten._scaled_dot_product_flash_attention_for_cpu
-    gm = graphs.trace(lambda q, k: op(q, k, k)[0], torch.ones(B, 4, M, K), torch.ones(B, 2, N, K))
-    node = next(node for node in gm.graph.nodes if node.target is op.default)
-    assert operations(node) == (2 * (2 * B * 4 * M * N * K), None)
+    work = last(lambda q, k: op(q, k, k)[0], torch.ones(B, 4, M, K), torch.ones(B, 2, N, K))
+    assert work.matmul_flops == work.flops == 2 * (2 * B * 4 * M * N * K)
+    assert work.sides == (B, 4, 2, M, N, K, K)
+    assert work.read_bytes == 4 * (B * 4 * M * K + B * 2 * N * K)  # key and value are one tensor here
 
 
-def test_packed_attention_is_refused_not_guessed() -> None:
-    gm = graphs.trace(torch.baddbmm, torch.ones(B, M, N), torch.ones(B, M, K), torch.ones(B, K, N))
-    node = next(node for node in gm.graph.nodes if node.op == "call_function")
-    with pytest.raises(ValueError, match="packed"):
-        attention_operations(ATTENTION["_flash_attention_forward"], node)
+def test_query_heads_that_cannot_share_key_heads_are_unpriced() -> None:
+    op = aten._scaled_dot_product_flash_attention_for_cpu
+    gm = graphs.trace(lambda q, k: op(q, k, k)[0], torch.ones(B, 4, M, K), torch.ones(B, 3, N, K))
+    srg = graphs.lowered(gm)
+    work = work_of(srg, srg.node("_scaled_dot_product_flash_attention_for_cpu"))
+    assert work.problem is not None
+    assert "4 query heads cannot share 3 key heads" in work.problem
+
+
+def test_a_packed_batch_counts_as_torch_counts_it() -> None:
+    def packed(q: Tensor, k: Tensor, offsets: Tensor) -> Tensor:
+        return aten._flash_attention_forward(q, k, k, offsets, offsets, 9, 7, 0.0, False, False)[0]
+
+    args = [torch.ones(20, 4, 16, device="meta", dtype=torch.bfloat16), torch.ones(20, 2, 16, device="meta")]
+    offsets = torch.zeros(4, dtype=torch.int32, device="meta")
+    work = last(packed, args[0], args[1].bfloat16(), offsets)
+    assert work.flops == 3 * sdpa_flop_count((1, 4, 9, 16), (1, 2, 7, 16), (1, 2, 7, 16))
+    assert work.sides == (3, 4, 2, 9, 7, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -132,31 +147,87 @@ def test_other_ops(function: Callable[..., Any], args: tuple[Tensor, ...], expec
 
 
 def test_an_op_that_computes_in_place_is_counted() -> None:
-    gm = graphs.trace(lambda x: x.add_(1), torch.ones(M, N))
-    node = next(node for node in gm.graph.nodes if node.op == "call_function")
-    assert operations(node) == (M * N, None)
+    assert total(lambda x: x.add_(1), torch.ones(M, N)) == M * N
 
 
 def test_an_op_nobody_knows_has_no_rule() -> None:
     assert rule_of(aten.linalg_qr.default) is None
     assert rule_of(torch.ops.higher_order.while_loop) is None
+    srg = graphs.lowered(graphs.trace(lambda x: torch.linalg.qr(x)[0], torch.ones(M, M)))
+    work = work_of(srg, srg.node("linalg_qr"))
+    assert work.problem == "no rule for this op"
+    assert work.read_bytes == 4 * M * M
+
+
+def test_an_op_without_a_rule_counts_as_its_parts() -> None:
+    assert rule_of(aten.std_mean.correction) is not None
+    assert rule_of(aten.tensordot.default) is None
+    gm = graphs.trace(torch.mm, torch.ones(M, K), torch.ones(K, N))
+    node = next(node for node in gm.graph.nodes if node.op == "call_function")
+    node.target = aten.tensordot.default
+    node.args = (*node.args, [1], [0])
+    srg = graphs.lowered(gm)
+    work = work_of(srg, srg.node(node.name))
+    assert (work.problem, work.matmul_flops) == (None, 2 * M * K * N)
+    assert work.read_bytes == 4 * (M * K + K * N)
 
 
 def test_a_rule_that_does_not_fit_says_why() -> None:
     gm = graphs.trace(torch.mm, torch.ones(M, K), torch.ones(K, N))
     node = next(node for node in gm.graph.nodes if node.op == "call_function")
     node.args = (node.args[0], 3)
-    flops, problem = operations(node)
-    assert flops == 0
-    assert problem is not None
-    assert "does not fit" in problem
+    srg = graphs.lowered(gm)
+    work = work_of(srg, srg.node(node.name))
+    assert work.flops == 0
+    assert work.problem is not None
+    assert "does not fit" in work.problem
 
 
 @pytest.mark.parametrize("name", graphs.BUILDERS)
 def test_no_rule_turns_a_symbol_into_a_number(name: str) -> None:
-    gm = graphs.BUILDERS[name]()
-    for node in gm.graph.nodes:
-        if node.op == "call_function" and isinstance(value := fake_value(node), Tensor):
+    srg = graphs.lowered(graphs.BUILDERS[name]())
+    for node in srg.ops:
+        if isinstance(value := fake_value(node), Tensor):
             before = [type(size) for size in value.shape]
-            operations(node)
+            work_of(srg, node)
             assert [type(size) for size in value.shape] == before
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kind", "special", "sides"),
+    [
+        (torch.exp, (torch.ones(M, N),), "elementwise", M * N, ()),
+        (F.gelu, (torch.ones(M, N),), "elementwise", M * N, ()),
+        (lambda x: x**2, (torch.ones(M, N),), "elementwise", 0, ()),
+        (lambda x: x**0.3, (torch.ones(M, N),), "elementwise", M * N, ()),
+        (lambda x: F.softmax(x, 0), (torch.ones(M, N),), "softmax", M * N, (N, M)),
+        (lambda x: F.layer_norm(x, (K, N)), (torch.ones(M, K, N),), "norm", 0, (M, K * N)),
+        (lambda x: x.sum(0), (torch.ones(M, N),), "reduction", 0, (N, M)),
+        (lambda x: x.cumsum(0), (torch.ones(M, N),), "scan", 0, (N, M)),
+        (lambda x: x.sort(0)[0], (torch.ones(M, N),), "sort", 0, (N, M)),
+        (torch.mm, (torch.ones(M, K), torch.ones(K, N)), "matmul", 0, (1, M, N, K)),
+        (F.linear, (torch.ones(B, M, K), torch.ones(N, K)), "matmul", 0, (1, B * M, N, K)),
+        (torch.bmm, (torch.ones(B, M, K), torch.ones(B, K, N)), "matmul", 0, (B, M, N, K)),
+        (
+            lambda x, w: F.conv2d(x, w, groups=4),
+            (torch.ones(B, 4, 9, 9), torch.ones(8, 1, 3, 3)),
+            "conv",
+            0,
+            (B, 8, 1, 4, 7 * 7, 3 * 3),
+        ),
+        (
+            lambda x, w: F.conv_transpose2d(x, w, groups=2),
+            (torch.ones(B, 4, 5, 5), torch.ones(4, 3, 3, 3)),
+            "conv",
+            0,
+            (B, 6, 2, 2, 5 * 5, 3 * 3),
+        ),
+        (lambda x: torch.rand_like(x), (torch.ones(M, N),), "random", 0, ()),
+        (lambda x: F.interpolate(x, scale_factor=2.0), (torch.ones(1, 1, 4, 4),), "resample", 0, ()),
+    ],
+)
+def test_kinds_and_sides(
+    function: Callable[..., Any], args: tuple[Tensor, ...], kind: str, special: int, sides: tuple[int, ...]
+) -> None:
+    work = last(function, *args)
+    assert (work.kind, work.special_flops, work.sides) == (kind, special, sides)
