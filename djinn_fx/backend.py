@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from djinn_fx.compile import CapturedGraph, CaptureResult
+    from djinn_fx.captured import CapturedGraph, CaptureResult
     from djinn_fx.readiness import ModelStatus
     from djinn_fx.settings import Settings
 

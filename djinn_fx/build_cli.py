@@ -20,8 +20,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from djinn_fx.backend import capture
+from djinn_fx.captured import CapturedGraph
 from djinn_fx.command_line import FOUND_WRONG, OK, carry_out, json_target, write_json
-from djinn_fx.compile import CapturedGraph, passes_for
+from djinn_fx.compile import passes_for
 from djinn_fx.engines.base import BuildRequest, Engine, RegionGraph
 from djinn_fx.engines.keys import EngineKey, Guards
 from djinn_fx.engines.pool.jobs import BuildDone, BuildJob, BuildOutcome
@@ -35,6 +36,7 @@ from djinn_fx.explain.find_model import FoundModel, find_model
 from djinn_fx.explain.user_file import beside, first_line
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.pipeline import plan_of
+from djinn_fx.pricing import pricing_for
 from djinn_fx.reasons import Reason
 from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import SRG
@@ -176,7 +178,9 @@ def cut_for_gpu(captured: CapturedGraph, settings: Settings) -> tuple[SRG, Plan]
     old = captured.srg
     residency = {node.name: old.record(node).residency for node in old.inputs}
     srg = lower(old.gm, old.kind, {name: kind for name, kind in residency.items() if kind is not None})
-    run_passes(srg, passes_for(settings), PassContext(device=DEVICE, expected_calls=settings.expected_calls))
+    passes = passes_for(settings)
+    pricing = pricing_for(settings, DEVICE, passes)
+    run_passes(srg, passes, PassContext(device=DEVICE, expected_calls=settings.expected_calls, pricing=pricing))
     return srg, plan_of(srg)
 
 

@@ -9,10 +9,13 @@ them takes whole is cut, and they are asked for each region.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from djinn_fx.costmodels.choose import Pricing
+from djinn_fx.costmodels.graph_work import graph_work
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.build import BOUND, WHOLE, Builder, Built, tier_names
 from djinn_fx.engines.contest import Contest, ContestBySize
@@ -25,6 +28,8 @@ from djinn_fx.engines.lazy import LazyRegion
 from djinn_fx.engines.region_work import RegionBuild, region_graph
 from djinn_fx.engines.registry import engine
 from djinn_fx.engines.tier import open_store
+from djinn_fx.forecast import by_forecast, expected, forecast, left_out
+from djinn_fx.learning import Learner
 from djinn_fx.passes.find_regions import whole_region
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.executor import Program, executable, program_of
@@ -68,7 +73,9 @@ def contenders(settings: Settings, kind: GraphKind, device: str) -> tuple[str, .
     return tuple(name for name in settings.engines if name in BOUND)
 
 
-def compete(srg: SRG, plan: Plan, settings: Settings, names: Sequence[str]) -> Chosen | Sequence[Reason]:
+def compete(
+    srg: SRG, plan: Plan, settings: Settings, names: Sequence[str], pricing: Pricing
+) -> Chosen | Sequence[Reason]:
     """Have these engines compete for a graph; the Reasons, if none of them takes it whole."""
     names = [name for name in names if name in WHOLE]
     if not names:
@@ -76,30 +83,35 @@ def compete(srg: SRG, plan: Plan, settings: Settings, names: Sequence[str]) -> C
     region = whole_region(srg)
     if region is None:
         return ()
-    return _Choice(srg, plan, settings, region, names).make()
+    region = expected(srg, plan, region, settings, names, pricing)
+    return _Choice(srg, plan, settings, region, names, pricing).make()
 
 
-def outlook(srg: SRG, plan: Plan, settings: Settings, names: Sequence[str]) -> tuple[Reason, ...]:
-    """Which of these engines would take a graph whole, and why the others would not; nothing is built."""
+def outlook(srg: SRG, plan: Plan, settings: Settings, names: Sequence[str], pricing: Pricing) -> Plan:
+    """The plan, and which of these engines would take the graph whole and why others would not; nothing is built."""
     names = [name for name in names if name in WHOLE]
     region = whole_region(srg) if names else None
     if region is None:
-        return ()
+        return plan
     graph = region_graph(srg, region)
-    reasons = [engine(name, settings).supports(graph) for name in names]
-    takers = [name for name, reason in zip(names, reasons, strict=True) if reason is None]
-    told = [reason for reason in reasons if reason is not None]
+    refusals = {name: engine(name, settings).supports(graph) for name in names}
+    takers = [name for name, reason in refusals.items() if reason is None]
+    told = [reason for reason in refusals.values() if reason is not None]
     if takers:
         detail = f"{', '.join(takers)} would rather have the whole graph; a trial decides between them and the regions"
-        told.append(Reason(kind=ReasonKind.WHOLE, detail=detail))
-    return tuple(told)
+        region = expected(srg, plan, region, settings, takers, pricing)
+        told += [Reason(kind=ReasonKind.WHOLE, detail=detail), *forecast(region)]
+        plan = replace(plan, times=region.times)
+    return replace(plan, reasons=(*plan.reasons, *told))
 
 
 class _Choice:
     """One graph on its way to a contest."""
 
-    def __init__(self, srg: SRG, plan: Plan, settings: Settings, region: Region, names: Sequence[str]) -> None:
-        self._names = tuple(names)
+    def __init__(
+        self, srg: SRG, plan: Plan, settings: Settings, region: Region, names: Sequence[str], pricing: Pricing
+    ) -> None:
+        self._names, self._pricing = tuple(names), pricing
         self._srg, self._plan, self._settings, self._region = srg, plan, settings, region
         self._graph = region_graph(srg, region)
         self._store, _ = open_store(settings)
@@ -114,7 +126,12 @@ class _Choice:
         if known is not None and known.engine in names:
             names = (known.engine,)
         whole = replace(self._plan, regions=(self._region,), order=(0,), transfers=())
-        made, reasons = Builder(self._settings, mode="blocking").each(self._srg, whole, self._region, names)
+        builder = Builder(self._settings, mode="blocking")
+        wanted, hopeless = by_forecast(self._region, names) if self._settings.engine == "auto" else (names, ())
+        made, reasons = builder.each(self._srg, whole, self._region, wanted)
+        if not made and hopeless:
+            made, more = builder.each(self._srg, whole, self._region, hopeless)
+            reasons, hopeless = [*reasons, *more], ()
         if not made:
             return reasons
         program, constants = program_of(self._srg, whole)
@@ -124,8 +141,9 @@ class _Choice:
         contest = functools.partial(self._contest, Contestants(self._graph, made, reference, self._settings), cut)
         run: Any = ContestBySize(places, contest) if places else contest(())
         takers = ", ".join(one.tier.name for one in made)
-        told = Reason(kind=ReasonKind.WHOLE, detail=f"one region: {takers} would rather have it whole")
-        plan = replace(whole, reasons=(*self._plan.reasons, told))
+        told = [Reason(kind=ReasonKind.WHOLE, detail=f"one region: {takers} would rather have it whole")]
+        told += [*forecast(self._region), *(left_out(self._region, name) for name in hopeless)]
+        plan = replace(whole, cost=self._region.cost, times=self._region.times, reasons=(*self._plan.reasons, *told))
         build = RegionBuild(
             region=0,
             engine=made[0].tier.name,
@@ -200,7 +218,24 @@ class _Choice:
                 remember(self._store, key, self._region.label, name, seconds)
 
         others = (cut.entrant(),) if cut is not None else ()
-        return contestants.contest(*others, decided=decided, remembered=known.engine if known is not None else None)
+        return contestants.contest(
+            *others,
+            decided=decided,
+            timed=None if sizes else self._learning(),
+            remembered=known.engine if known is not None else None,
+        )
+
+    def _learning(self) -> Callable[[Mapping[str, Sequence[float]]], None] | None:
+        """Takes what the engines' answers took; of a graph whose sizes are always the same."""
+        if not Learner.wanted(self._settings, self._pricing):
+            return None
+        learner, region, work = Learner(self._settings, self._pricing), self._region, graph_work(self._srg).whole
+
+        def note(seconds: Mapping[str, Sequence[float]]) -> None:
+            for name, times in seconds.items():
+                learner.note(region, work, name, times)
+
+        return lambda seconds: threading.Thread(target=note, args=(seconds,), name="djinn learns", daemon=True).start()
 
 
 def _chosen_before(known: Decision, region: Region) -> Reason:

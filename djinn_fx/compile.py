@@ -8,7 +8,7 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.fx import GraphModule
 
+from djinn_fx.captured import CapturedGraph, CaptureResult
 from djinn_fx.choice import Chosen, compete, contenders, outlook
 from djinn_fx.deferred import DeferredGraph, deferrable
 from djinn_fx.engines.build import Builder, tier_names
@@ -26,11 +27,12 @@ from djinn_fx.engines.memory import MEMORY
 from djinn_fx.engines.prewarm import prewarm
 from djinn_fx.engines.region_work import RegionBuild
 from djinn_fx.errors import SettingsError
-from djinn_fx.passes.base import Pass, PassContext, PassTiming, run_passes
+from djinn_fx.learning import learning
+from djinn_fx.passes.base import Pass, PassContext, run_passes
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
+from djinn_fx.pricing import pricing_for
 from djinn_fx.readiness import HANDLES, GraphHandle
-from djinn_fx.reasons import Reason
 from djinn_fx.runtime.executor import Program, executable, program_of
 from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import SRG
@@ -45,43 +47,6 @@ log = logging.getLogger("djinn_fx")
 
 #: How many compilations of this process are remembered.
 _REMEMBERED = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class CapturedGraph:
-    """One graph as it was planned, and how its regions were built.
-
-    Attributes:
-        srg: the graph with its records.
-        plan: what the passes decided.
-        pass_timings: one per pass, in order.
-        builds: one per region; empty if nothing was built.
-    """
-
-    srg: SRG
-    plan: Plan
-    pass_timings: tuple[PassTiming, ...]
-    builds: tuple[RegionBuild, ...] = ()
-
-    @property
-    def reasons(self) -> tuple[Reason, ...]:
-        """All decisions: of the plan, then of the builds."""
-        return (*self.plan.reasons, *(reason for build in self.builds for reason in build.reasons))
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptureResult:
-    """A model's graphs.
-
-    Attributes:
-        graphs: in the order they were compiled.
-        graph_breaks: why Dynamo split the model, with the user's file:line.
-        output: what the model returned.
-    """
-
-    graphs: tuple[CapturedGraph, ...]
-    graph_breaks: tuple[str, ...]
-    output: Any
 
 
 _HISTORY: deque[CapturedGraph] = deque(maxlen=_REMEMBERED)
@@ -253,7 +218,7 @@ class _GraphCompiler:
         captured = self.plan(kind, gm)
         srg, plan = captured.srg, captured.plan
         names = contenders(self.settings, kind, _device_of(srg))
-        chosen = compete(srg, plan, self.settings, names)
+        chosen = compete(srg, plan, self.settings, names, captured.pricing)
         if isinstance(chosen, Chosen):
             if self._handle is not None:
                 self._handle.add(chosen.callables)
@@ -267,6 +232,8 @@ class _GraphCompiler:
             self._handle.add(built.callables)
         program, constants = program_of(srg, plan)
         run = executable(program, built.callables, constants)
+        if self.ahead is None:
+            run = learning(run, program, built, constants, captured, self.settings)
         return captured, run, self._kept(program, constants, built.builds)
 
     def _kept(self, program: Program, constants: Mapping[int, Any], builds: Sequence[RegionBuild]) -> str | None:
@@ -281,7 +248,9 @@ class _GraphCompiler:
     def plan(self, kind: GraphKind, gm: GraphModule) -> CapturedGraph:
         """Lower one ATen graph and run the passes."""
         srg = lower(gm, kind, self._placeholder_kinds(kind, gm))
-        context = PassContext(device=_device_of(srg), expected_calls=self.settings.expected_calls)
+        device = _device_of(srg)
+        pricing = pricing_for(self.settings, device, self._passes)
+        context = PassContext(device=device, expected_calls=self.settings.expected_calls, pricing=pricing)
         result = run_passes(srg, self._passes, context, check=self.settings.check_passes)
         plan = plan_of(srg)
         if not plan.order:
@@ -289,7 +258,7 @@ class _GraphCompiler:
         _trace(srg, plan)
         for reason in plan.reasons:
             log.info("%s", reason)
-        return CapturedGraph(srg=srg, plan=plan, pass_timings=tuple(result.timings))
+        return CapturedGraph(srg=srg, plan=plan, pricing=pricing, pass_timings=tuple(result.timings))
 
     def _placeholder_kinds(self, kind: GraphKind, gm: GraphModule) -> dict[str, Residency]:
         """Placeholders keep Dynamo's order in the forward; the backward names those it saved from there."""
@@ -380,8 +349,8 @@ def _recording(compiler: _GraphCompiler, graphs: list[CapturedGraph], build: boo
             return make_boxed_func_from(run)
         planned = compiler.plan(kind, gm)
         names = contenders(compiler.settings, kind, _device_of(planned.srg))
-        reasons = (*planned.plan.reasons, *outlook(planned.srg, planned.plan, compiler.settings, names))
-        graphs.append(replace(planned, plan=replace(planned.plan, reasons=reasons)))
+        plan = outlook(planned.srg, planned.plan, compiler.settings, names, planned.pricing)
+        graphs.append(replace(planned, plan=plan))
         return make_boxed_func(gm.forward)
 
     compiler._compile = compile_and_note  # type: ignore[method-assign]

@@ -10,10 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import logging
 import os
-import re
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -23,18 +20,15 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from djinn_fx.errors import SettingsError, UnitError
+from djinn_fx.settings_sources import ENV_PREFIX, Source, from_call, from_environment, from_file
+from djinn_fx.settings_sources import read_text as _read_text
 from djinn_fx.units import parse_bytes, parse_seconds
 
-log = logging.getLogger("djinn_fx.settings")
-
-ENV_PREFIX = "DJINN_"
-#: Variables with our prefix that are no settings: DJINN_DEBUG=1 makes the commands show tracebacks.
-OTHER_VARIABLES = ("DJINN_DEBUG",)
 PROJECT_FILE = "djinn.yaml"
-#: torch's own keys in ``options=``; torch reads them, they are not ours to judge.
-TORCH_OPTIONS = ("guard_filter_fn", "use_aoti")
 #: What ``engine`` may name besides "auto".
 ENGINE_NAMES = ("inductor", "openvino", "onnxruntime", "packed", "inductor-packed", "tensorrt", "eager")
+#: What ``cost_model`` may name; anything else is an object.
+COST_MODELS = ("auto", "datasheet")
 
 
 def _setting(default: Any, meaning: str, *, accepts: str = "", compiles: bool = False, **limits: Any) -> Any:
@@ -109,6 +103,31 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         ge=0,
         le=1,
     )
+    cost_model: Any = _setting(
+        "auto",
+        "what times are estimated by: `auto`, the calibrated profile of this machine if there is one that fits, else "
+        "datasheets; `datasheet`, never a profile; or an object of your own with `name`, `op` and `region`",
+        accepts='"auto", "datasheet", or a cost model (an object)',
+        compiles=True,
+        exclude=True,  # an object is not written into kept graphs: they are planned already
+    )
+    device: str | None = _setting(
+        None,
+        "device that times are estimated for, by its row in the catalogue; none: the one that is present",
+        accepts="a device's name such as h100-sxm, or none",
+        compiles=True,
+        min_length=1,
+    )
+    topology: str | None = _setting(
+        None,
+        "machines and links that plans are made for; in a YAML file the section `topology` itself (docs/topology.md)",
+        accepts="a preset's name such as dgx-h100, a YAML file with a section topology, or none",
+        compiles=True,
+        min_length=1,
+    )
+    learn: bool = _setting(
+        True, "let times measured on real calls correct the estimates of later ones", accepts="true or false"
+    )
     passes: tuple[Any, ...] | None = _setting(
         None,
         "passes to run instead of the default pipeline: names such as `find-regions{min-ops=4}`, or pass objects",
@@ -158,6 +177,23 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
                 raise ValueError(f"{name!r} is none" + (f"; did you mean {near[0]!r}?" if near else ""))
         distinct = tuple(dict.fromkeys(names))
         return distinct if len(distinct) > 1 else distinct[0]
+
+    @field_validator("cost_model", mode="before")
+    @classmethod
+    def _cost_model_shape(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if value in COST_MODELS:
+                return value
+            near = difflib.get_close_matches(value, COST_MODELS, n=1)
+            raise ValueError(f"there is none called {value!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if isinstance(value, type):
+            raise ValueError(f"{value.__name__} is a class: make an object of it")
+        missing = [name for name in ("op", "region") if not callable(getattr(value, name, None))]
+        if not isinstance(getattr(value, "name", None), str):
+            missing.insert(0, "name, a text")
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}; see djinn_fx.costmodels.estimate.CostModel")
+        return value
 
     @field_validator("passes", mode="before")
     @classmethod
@@ -229,11 +265,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         Raises:
             SettingsError: an unknown name or an unacceptable value, and where it was written.
         """
+        fields = Settings.model_fields
         sources = (
-            _from_file(platformdirs.user_config_path("djinn_fx", appauthor=False) / "config.yaml"),
-            _from_file(cwd / PROJECT_FILE if cwd else Path(PROJECT_FILE)),
-            _from_environment(os.environ if environ is None else environ),
-            _from_call(mode, options),
+            from_file(platformdirs.user_config_path("djinn_fx", appauthor=False) / "config.yaml", fields),
+            from_file(cwd / PROJECT_FILE if cwd else Path(PROJECT_FILE), fields),
+            from_environment(os.environ if environ is None else environ, fields),
+            from_call(mode, options, fields),
         )
         merged = {name: entry for source in sources for name, entry in source.items()}
         try:
@@ -245,6 +282,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         """SHA-256 of the settings that change what is compiled; equal in every process."""
         values = {name: getattr(self, name) for name in Settings.model_fields if _extra(name)["compiles"]}
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=_pass_text).encode()).hexdigest()
+
+
+def read_text(name: str, text: str) -> Any:
+    """Text from a command line as the setting's type; the text itself where it cannot be read as that."""
+    return _read_text(name, text, Settings.model_fields)
 
 
 class SettingRow(NamedTuple):
@@ -271,122 +313,6 @@ def describe() -> list[SettingRow]:
     ]
 
 
-class _Entry(NamedTuple):
-    """A value and where it was written."""
-
-    value: Any
-    where: str
-
-
-_Source = dict[str, _Entry]
-
-
-def _from_call(mode: str | None, options: Mapping[str, Any] | None) -> _Source:
-    if options is not None and not isinstance(options, Mapping):
-        raise SettingsError(f"options=: must be a dictionary, not {options!r:.80}")
-    found: _Source = {}
-    for name, value in (options or {}).items():
-        if name not in TORCH_OPTIONS:
-            _check_name(name, "options=")
-            found[name] = _Entry(value, "options=")
-    if mode is not None:
-        if "mode" in found:
-            raise SettingsError("mode= and options={'mode': ...} are both given: leave one out")
-        found["mode"] = _Entry(mode, "mode=")
-    return found
-
-
-def _from_environment(environ: Mapping[str, str]) -> _Source:
-    """Variables that are set and not empty.
-
-    A name that is nearly a setting's is a typing error and refused. Any other is left alone with a warning: such
-    variables exist for other causes (Kubernetes sets DJINN_SERVICE_HOST beside a service called djinn).
-    """
-    found: _Source = {}
-    for variable, text in environ.items():
-        if not variable.startswith(ENV_PREFIX) or variable in OTHER_VARIABLES or not text:
-            continue
-        name = variable.removeprefix(ENV_PREFIX).lower()
-        where = f"environment variable {variable}"
-        if name in Settings.model_fields:
-            found[name] = _Entry(read_text(name, text), where)
-        elif _nearest(name):
-            _check_name(name, where)
-        else:
-            log.warning("%s is no setting of djinn-fx and is ignored", where)
-    return found
-
-
-_TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-
-
-def read_text(name: str, text: str) -> Any:
-    """Text from the environment or a command line as the setting's type.
-
-    The text itself where it cannot be read as that, or there is no such setting: loading then says so.
-    """
-    info = Settings.model_fields.get(name)
-    annotation: Any = info.annotation if info else str
-    kinds = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    if types.NoneType in kinds and text.lower() == "none":
-        return None
-    if bool in kinds:
-        return _TRUTH.get(text.lower(), text)
-    if any(get_origin(kind) is tuple for kind in kinds) and (str not in kinds or "," in text):
-        return re.findall(r"[^\s,{][^,{]*(?:\{[^}]*\})?", text)  # a comma inside {...} belongs to one pass's options
-    number = next((kind for kind in (int, float) if kind in kinds), None)
-    if number is not None:
-        try:
-            return number(text)
-        except ValueError:
-            return text
-    return text
-
-
-def _from_file(path: Path) -> _Source:
-    """A YAML file's settings, each with the line and column of its value; none if there is no such file."""
-    try:
-        raw = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
-    found: _Source = {}
-    try:
-        loader = yaml.SafeLoader(raw)
-        root = loader.get_single_node()
-        if root is None:
-            return {}
-        if not isinstance(root, yaml.MappingNode):
-            raise SettingsError(f"{_at(path, root.start_mark)}: write one 'name: value' a line")
-        for key, value in root.value:
-            name = loader.construct_object(key, deep=True)
-            where = _at(path, key.start_mark)
-            _check_name(name, where)
-            if name in found:
-                raise SettingsError(f"{where}: {name!r} is given twice, first at {found[name].where}")
-            found[name] = _Entry(loader.construct_object(value, deep=True), _at(path, value.start_mark))
-    except yaml.YAMLError as error:
-        where = _at(path, getattr(error, "problem_mark", None))
-        raise SettingsError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
-    return found
-
-
-def _at(path: Path, mark: yaml.Mark | None) -> str:
-    return f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-
-
-def _check_name(name: object, where: str) -> None:
-    if not isinstance(name, str) or name not in Settings.model_fields:
-        near = _nearest(str(name))
-        hint = f"did you mean {near!r}? " if near else ""
-        raise SettingsError(f"{where}: unknown option {name!r}; {hint}Known: {', '.join(Settings.model_fields)}")
-
-
-def _nearest(name: str) -> str | None:
-    return next(iter(difflib.get_close_matches(name, Settings.model_fields, n=1)), None)
-
-
 def _extra(name: str) -> dict[str, Any]:
     extra = Settings.model_fields[name].json_schema_extra
     assert isinstance(extra, dict), f"setting {name!r} is not made by _setting"
@@ -402,7 +328,7 @@ def _accepted(name: str) -> str:
     return str(_extra(name)["accepts"])
 
 
-def _refusal(error: ValidationError, merged: _Source) -> str:
+def _refusal(error: ValidationError, merged: Source) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0])
@@ -414,6 +340,8 @@ def _refusal(error: ValidationError, merged: _Source) -> str:
 
 
 def _pass_text(item: Any) -> str:
-    """A pass object as stable text: its class and its fields."""
+    """A pass object as stable text, its class and its fields; a cost model by its class and name."""
+    if not dataclasses.is_dataclass(item) or callable(getattr(item, "region", None)):
+        return f"{type(item).__module__}.{type(item).__qualname__}({item.name!r})"
     fields = ", ".join(f"{field.name}={getattr(item, field.name)!r}" for field in dataclasses.fields(item))
     return f"{type(item).__module__}.{type(item).__qualname__}({fields})"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
+from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.errors import DjinnError, PassError, SettingsError
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.graph import SRG
@@ -25,10 +26,12 @@ class PassContext:
     Attributes:
         device: the device this plan is for, as text (``"cpu"``, ``"cuda:0"``).
         expected_calls: how often the compiled graph is expected to be called; weighs run time against compile time.
+        pricing: by what ops and regions are priced; None: by datasheets.
     """
 
     device: str = "cpu"
     expected_calls: int = 1000
+    pricing: Pricing | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,20 @@
-"""estimate-cost: what every op does and how long the device takes for it, by the roofline."""
+"""estimate-cost: what every op does and how long the device takes for it, by the cost model in force."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from djinn_fx.costmodels.roofline import price
-from djinn_fx.hardware.catalogue import default_device, find_device
-from djinn_fx.hardware.device import Device
+from djinn_fx.costmodels.choose import Pricing, Surviving, pricing
+from djinn_fx.costmodels.estimate import UNPRICED, Estimate
+from djinn_fx.costmodels.graph_work import graph_work
+from djinn_fx.costmodels.roofline import cost_of
+from djinn_fx.costmodels.work import Work
 from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.record import Cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,23 +34,45 @@ class EstimateCost:
 
     def run(self, srg: SRG, context: PassContext) -> PassResult:
         """Price each op; list each sort of op that has no price."""
-        device = self._device(context)
+        priced_by = self._pricing(context)
+        works = graph_work(srg, fresh=True)
+        distinct = list(dict.fromkeys(works.whole.ops))  # layers repeat: most ops have a twin
+        costs = dict(zip(distinct, map(_cost, distinct, priced_by.ops(distinct)), strict=True))
         unpriced: Counter[str] = Counter()
         first: dict[str, Reason] = {}
         for node in srg.ops:
-            cost, problem = price(srg, node, device)
+            work = works.of(node.name)
             reason = None
-            if problem is not None:
+            if work.problem is not None:
                 op = srg.record(node).op
-                reason = Reason(kind=ReasonKind.UNPRICED, node=node.name, detail=f"{op}: {problem}; bytes only")
+                reason = Reason(kind=ReasonKind.UNPRICED, node=node.name, detail=f"{op}: {work.problem}; bytes only")
                 unpriced[op] += 1
                 first.setdefault(op, reason)
-            srg.update(node, reason=reason, cost=cost)
-        return PassResult(modified=True, reasons=tuple(_listed(first[op], count) for op, count in unpriced.items()))
+            srg.update(node, reason=reason, cost=costs[work])
+        listed = [_listed(first[op], count) for op, count in unpriced.items()]
+        return PassResult(modified=True, reasons=(*priced_by.reasons, *_failure(priced_by), *listed))
 
-    def _device(self, context: PassContext) -> Device:
-        """The device to price for."""
-        return find_device(self.device) if self.device else default_device(context.device.partition(":")[0])
+    def _pricing(self, context: PassContext) -> Pricing:
+        """By what ops are priced: as the context says, unless this pass names another device."""
+        known = context.pricing
+        if known is not None and self.device in ("", known.device.name):
+            return known
+        plain = pricing("datasheet", device=self.device or None, kind=context.device.partition(":")[0])
+        assumed = tuple(reason for reason in plain.reasons if reason.kind is ReasonKind.ASSUMED)
+        return replace(plain, reasons=assumed)  # that datasheets are used is no news: nobody asked for more
+
+
+def _cost(work: Work, estimate: Estimate) -> Cost:
+    """What an op costs. One without a rule still counts its bytes and its launch: its time is a lower bound."""
+    return cost_of(work, estimate if work.problem is None else replace(estimate, provenance=UNPRICED))
+
+
+def _failure(priced_by: Pricing) -> tuple[Reason, ...]:
+    """Why a profile's model gave way to datasheets, if it did."""
+    model = priced_by.base
+    if not isinstance(model, Surviving) or model.failure is None:
+        return ()
+    return (Reason(kind=ReasonKind.CACHE_UNUSABLE, detail=model.failure),)
 
 
 def _listed(reason: Reason, count: int) -> Reason:

@@ -20,6 +20,8 @@ from typing import ClassVar
 from torch.fx import Node
 
 from djinn_fx.costmodels.build_time import FIXED_S, PER_OP_S
+from djinn_fx.costmodels.choose import Pricing
+from djinn_fx.costmodels.graph_work import part_of, priced
 from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.passes.partition import OpList, op_list, to_groups
 from djinn_fx.passes.repeats import Labels, by_module_stack, by_structure
@@ -80,17 +82,17 @@ class FindRegions:
         if not ops.nodes:
             return PassResult(modified=False, reasons=(_whole("the graph has no ops"),))
         if self.whole:
-            return _take_whole(srg, ops, "cutting is switched off")
+            return _take_whole(srg, ops, "cutting is switched off", context)
         if len(ops.nodes) < 2 * self.min_ops:
-            return _take_whole(srg, ops, f"only {len(ops.nodes)} ops: nothing to save")
+            return _take_whole(srg, ops, f"only {len(ops.nodes)} ops: nothing to save", context)
         unknown = next((node for node in srg.nodes if depends_on_data(srg, node)), None)
         if unknown is not None:
-            return _take_whole(srg, ops, f"{unknown.name!r} depends on a number that only the data tell")
+            return _take_whole(srg, ops, f"{unknown.name!r} depends on a number that only the data tell", context)
         candidates = self._candidates(srg, ops)
         run_s = sum((_cost(srg, node).time_s for node in ops.nodes), 0.0)
         best, refusal = self._choose(candidates, run_s, context)
         if best is None:
-            return _take_whole(srg, ops, refusal)
+            return _take_whole(srg, ops, refusal, context)
         reason = Reason(
             kind=ReasonKind.SPLIT,
             detail=f"{len(best.regions)} regions, {best.distinct} distinct, found {best.how}: saves about "
@@ -98,7 +100,7 @@ class FindRegions:
             runner_up="one region",
             runner_up_cost=f"{format_seconds(best.saved_s)} more to compile",
         )
-        return _take(srg, best.regions, reason)
+        return _take(srg, best.regions, reason, context)
 
     def _candidates(self, srg: SRG, ops: OpList) -> list[_Candidate]:
         proposals = [(labels, names, "by module stack") for labels, names in by_module_stack(ops.nodes)]
@@ -141,12 +143,12 @@ def _whole(why: str) -> Reason:
     return Reason(kind=ReasonKind.WHOLE, detail=f"one region: {why}")
 
 
-def _take_whole(srg: SRG, ops: OpList, why: str) -> PassResult:
-    return _take(srg, (_whole_region(srg, ops),), _whole(why))
+def _take_whole(srg: SRG, ops: OpList, why: str, context: PassContext) -> PassResult:
+    return _take(srg, (_whole_region(srg, ops),), _whole(why), context)
 
 
-def _take(srg: SRG, regions: tuple[Region, ...], reason: Reason) -> PassResult:
-    srg.regions = regions
+def _take(srg: SRG, regions: tuple[Region, ...], reason: Reason, context: PassContext) -> PassResult:
+    srg.regions = regions if context.pricing is None else _priced(srg, regions, context.pricing)
     sizes = size_ops(srg)  # each region that needs one has it: their records name none
     for region in regions:
         for node in map(srg.node, region.nodes):
@@ -154,6 +156,21 @@ def _take(srg: SRG, regions: tuple[Region, ...], reason: Reason) -> PassResult:
                 srg.update(node, region=region.index)
     nameless = [region for region in regions if not region.structural_hash]
     return PassResult(modified=True, reasons=(reason, *(_uncacheable(srg, region) for region in nameless)))
+
+
+def _priced(srg: SRG, regions: Sequence[Region], pricing: Pricing) -> tuple[Region, ...]:
+    """The regions with what the engines would take for them; regions that repeat are asked about once."""
+    known: dict[str, Region] = {}
+    made = []
+    for region in regions:
+        twin = known.get(region.structural_hash) if region.structural_hash else None
+        if twin is None:
+            one = priced(region, part_of(srg, region.nodes), pricing, pricing.engines)
+            known[region.structural_hash] = one
+        else:
+            one = replace(region, cost=twin.cost, times=twin.times)
+        made.append(one)
+    return tuple(made)
 
 
 def _uncacheable(srg: SRG, region: Region) -> Reason:

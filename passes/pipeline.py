@@ -16,7 +16,7 @@ from djinn_fx.passes.order import Order
 from djinn_fx.passes.place import Place
 from djinn_fx.passes.plan_transfers import PlanTransfers
 from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.plan import Plan
+from djinn_fx.srg.plan import EngineTime, Plan, Region, together
 
 DEFAULT: tuple[Pass, ...] = (
     AnnotatePhase(),
@@ -50,6 +50,16 @@ def parse_passes(passes: Sequence[object]) -> tuple[Pass, ...]:
     return tuple(parsed)
 
 
+def _whole_times(regions: Sequence[Region]) -> tuple[EngineTime, ...]:
+    """What each engine would take for all regions one after the other, the fastest first."""
+    found = []
+    for engine in dict.fromkeys(one.engine for region in regions for one in region.times):
+        parts = [time for region in regions if (time := region.time_on(engine)) is not None]
+        if len(parts) == len(regions):
+            found.append(together(engine, parts))
+    return tuple(sorted(found, key=lambda one: one.time_s))
+
+
 def plan_of(srg: SRG) -> Plan:
     """What the passes decided, as plain data."""
     costs = [region.cost for region in srg.regions]
@@ -60,5 +70,6 @@ def plan_of(srg: SRG) -> Plan:
         peak_bytes=srg.peak_bytes,
         phase=srg.phase,
         **({"cost": sum(costs[1:], costs[0])} if costs else {}),
+        times=_whole_times(srg.regions),
         reasons=srg.reasons,
     )

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from djinn_fx.errors import SettingsError
-from djinn_fx.settings import PROJECT_FILE, TORCH_OPTIONS, Settings, describe, read_text
+from djinn_fx.settings import PROJECT_FILE, Settings, describe, read_text
+from djinn_fx.settings_sources import TORCH_OPTIONS
 
 
 def load(
@@ -39,6 +40,22 @@ def user_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "config" / "djinn_fx" / "config.yaml"
     path.parent.mkdir(parents=True)
     return path
+
+
+class Guess:
+    """A cost model of a user's."""
+
+    def __init__(self, name: str = "guess") -> None:
+        self.name = name
+
+    def op(self, work: object, device: object) -> None: ...
+
+    def region(self, graph: object, device: object, engine: str) -> None: ...
+
+
+class Nameless(Guess):
+    def __init__(self) -> None:
+        self.name = 3  # type: ignore[assignment]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +291,42 @@ class TestRefused:
             load().engine = "eager"  # type: ignore[misc]
 
 
+class TestCostModel:
+    def test_an_own_model_is_taken_as_it_is(self) -> None:
+        model = Guess()
+        assert load({"cost_model": model}).cost_model is model
+
+    def test_it_is_not_written_into_kept_graphs(self) -> None:
+        assert "cost_model" not in load({"cost_model": Guess()}).model_dump(mode="json")
+
+    @pytest.mark.parametrize(
+        ("value", "lacks"),
+        [
+            (object(), "name, a text, op, region"),
+            (Nameless(), "name, a text"),
+            (Guess, "Guess is a class"),
+            ("datasheets", "did you mean 'datasheet'"),
+            (None, "op"),
+        ],
+    )
+    def test_what_is_none_says_what_it_lacks(self, value: object, lacks: str) -> None:
+        message = refusal({"cost_model": value})
+        assert message.startswith("options=: cost_model must be")
+        assert lacks in message
+
+
+class TestTopology:
+    def test_a_section_stands_for_its_file(self, tmp_path: Path) -> None:
+        (tmp_path / PROJECT_FILE).write_text("learn: false\ntopology:\n  preset: dgx-h100\n")
+        settings = Settings.load(environ={}, cwd=tmp_path)
+        assert settings.topology == str(tmp_path / PROJECT_FILE)
+        assert not settings.learn
+
+    def test_a_name_is_a_name(self, tmp_path: Path) -> None:
+        (tmp_path / PROJECT_FILE).write_text("topology: dgx-h100\n")
+        assert Settings.load(environ={}, cwd=tmp_path).topology == "dgx-h100"
+
+
 class TestDigest:
     CHANGES: tuple[dict[str, Any], ...] = (
         {"engine": "eager"},
@@ -289,6 +342,11 @@ class TestDigest:
         {"target": "sm89"},
         {"precision": "allow-bf16"},
         {"weights": "input"},
+        {"cost_model": "datasheet"},
+        {"cost_model": Guess()},
+        {"cost_model": Guess("other")},
+        {"device": "h100-sxm"},
+        {"topology": "dgx-h100"},
     )
 
     def test_settings_that_change_what_is_compiled_differ(self) -> None:

@@ -325,7 +325,7 @@ class Builder:
             ops=len(work.region.nodes),
             repeats=work.repeats,
             places=work.places,
-            predicted_s=work.region.cost.time_s,
+            predicted_s=work.region.eager_s,
             clock_tells=work.region.device.startswith("cpu"),
             policy=self._policy,
         )

@@ -51,6 +51,7 @@ class Contest:
         waits: whether callers wait while an engine is made ready for them.
         synchronise: waits for work that a call leaves queued on a device; None where there is none.
         decided: told the outcome: engine, median seconds by engine.
+        timed: told the seconds of the answers that were timed, by engine, when the trial is over.
         remembered: the engine that an earlier trial of the same work chose.
         releases: whether who is beaten lets go of its copies of weights; not where other contests use them.
     """
@@ -64,6 +65,7 @@ class Contest:
         waits: bool,
         synchronise: Callable[[], None] | None = None,
         decided: Callable[[str, Mapping[str, float]], None] | None = None,
+        timed: Callable[[Mapping[str, Sequence[float]]], None] | None = None,
         remembered: str | None = None,
         releases: bool = True,
     ) -> None:
@@ -73,7 +75,7 @@ class Contest:
         #: Engine of the latest answer.
         self.engine = "eager"
         self._reference, self._waits, self._synchronise = reference, waits, synchronise
-        self._decided, self._remembered = decided, remembered
+        self._decided, self._timed, self._remembered = decided, timed, remembered
         self._lock = threading.RLock()
         self._serving: Entrant | None = None
         self._calls = 0
@@ -271,6 +273,8 @@ class Contest:
         log.info("%s", self.reason)
         if self._decided is not None:
             self._decided(best.engine, self.medians())
+        if self._timed is not None:
+            self._timed({one.engine: tuple(one.seconds) for one in self.entrants if len(one.seconds) >= ROUNDS})
         # Who is there only if summoned does not come by itself.
         waiting = any(one.standing is Standing.WAITING and one.summon is None for one in self.entrants)
         self._answer = self._serve_and_look if waiting else self._fast(best)

@@ -6,6 +6,7 @@ where it is not to be had the trial is run again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -57,7 +58,7 @@ def decision_key(
         "structural_hash": structural_hash,
         "weights": list(weights),
         "sizes": list(sizes),
-        "machine": [platform.machine(), _processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+        "machine": [platform.machine(), processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
         "torch": str(torch.__version__),
         "engines": sorted(json.dumps(dict(one), sort_keys=True) for one in fingerprints),
     }
@@ -94,7 +95,8 @@ def recall(store: Store | None, key: str) -> Decision | None:
     return Decision(engine=str(header.get("engine")), seconds=known, created=str(header.get("created")))
 
 
-def _processor() -> str:
+@functools.cache
+def processor() -> str:
     """The processor's name: two of the same architecture may differ in everything that matters here."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:

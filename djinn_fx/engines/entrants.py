@@ -49,6 +49,7 @@ class Contestants:
         self,
         *others: Entrant,
         decided: Callable[[str, Mapping[str, float]], None] | None = None,
+        timed: Callable[[Mapping[str, Sequence[float]]], None] | None = None,
         remembered: str | None = None,
     ) -> Contest:
         """A contest between the engines, these others, and the region's own ops where they may take part."""
@@ -65,6 +66,7 @@ class Contestants:
             reference=self._reference,
             waits=self._settings.compile == "blocking",
             decided=decided,
+            timed=timed,
             remembered=remembered,
             releases=not self._sizes_differ,
         )

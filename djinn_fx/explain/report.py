@@ -8,20 +8,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from djinn_fx.engines.pays import EXPERIENCE
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.plan import Plan, Region
+from djinn_fx.srg.plan import EngineTime, Plan, Region
 from djinn_fx.srg.record import Cost, Residency
 
 if TYPE_CHECKING:
-    from djinn_fx.compile import CapturedGraph
+    from djinn_fx.captured import CapturedGraph
+    from djinn_fx.costmodels.choose import Pricing
     from djinn_fx.engines.region_work import RegionBuild
 
-SCHEMA = "djinn_fx.explain/1"
+SCHEMA = "djinn_fx.explain/2"
 _SHORT_HASH = 12
 
 
@@ -54,6 +55,7 @@ class RegionInfo:
 
     ``repeats``: how many regions of the graph share its artefact, itself included. ``pays_after_calls``: after how many
     calls of the graph building it has paid for itself, by estimate; None if it never does, or nothing is built.
+    ``times``: what engines are expected to take, the one that will serve it first.
     """
 
     index: int
@@ -66,6 +68,7 @@ class RegionInfo:
     phase: str | None
     device: str
     cost: Cost
+    times: tuple[EngineTime, ...] = ()
     pays_after_calls: int | None = None
     build: BuildInfo | None = None
 
@@ -103,8 +106,34 @@ class ReasonGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PricingInfo:
+    """Where estimated times come from.
+
+    Attributes:
+        model: name of the cost model.
+        device: row that is priced for.
+        source: where the row's figures are from.
+        profile: when the calibration was made that the model stands on, ISO 8601; None if it stands on none.
+        noise: of that calibration: how far times of one work differ, as shares, by name.
+        problem: why a profile that there is, is not used.
+    """
+
+    model: str
+    device: str
+    source: str
+    profile: str | None = None
+    noise: dict[str, float] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class GraphInfo:
-    """One captured graph. Sizes in bytes; ``unpriced`` maps ops without a cost to their number."""
+    """One captured graph.
+
+    Sizes in bytes. ``times``: what engines are expected to take for the whole graph, the fastest first.
+    ``provenances``: how many ops' times come from where. ``unpriced`` maps ops without a cost to their number,
+    ``unpriced_share`` is their share of all ops.
+    """
 
     kind: str
     phase: str | None
@@ -115,7 +144,11 @@ class GraphInfo:
     residency_bytes: dict[str, int]
     peak_bytes: int
     cost: Cost
+    pricing: PricingInfo | None
+    times: tuple[EngineTime, ...]
+    provenances: dict[str, int]
     unpriced: dict[str, int]
+    unpriced_share: float
     transfers: tuple[TransferInfo, ...]
     passes: tuple[PassInfo, ...]
     reasons: tuple[ReasonGroup, ...]
@@ -152,6 +185,7 @@ def graph_info(captured: CapturedGraph, engine: str = "eager") -> GraphInfo:
     """What is to be said about one captured graph whose regions are for this engine."""
     srg, plan = captured.srg, captured.plan
     records = [srg.record(node) for node in srg.ops]
+    unpriced = _unpriced(srg)
     return GraphInfo(
         kind=srg.kind.value,
         phase=plan.phase.value if plan.phase else None,
@@ -162,7 +196,11 @@ def graph_info(captured: CapturedGraph, engine: str = "eager") -> GraphInfo:
         residency_bytes=_residency_bytes(srg),
         peak_bytes=plan.peak_bytes,
         cost=plan.cost,
-        unpriced=_unpriced(srg),
+        pricing=_pricing_info(captured.pricing),
+        times=plan.times,
+        provenances=dict(Counter(record.cost.provenance for record in records if record.cost is not None)),
+        unpriced=unpriced,
+        unpriced_share=sum(unpriced.values()) / max(1, len(records)),
         transfers=tuple(TransferInfo(**asdict(transfer)) for transfer in plan.transfers),
         passes=tuple(PassInfo(name=t.name, seconds=t.seconds, modified=t.modified) for t in captured.pass_timings),
         reasons=group_reasons(_all_reasons(captured)),
@@ -199,6 +237,18 @@ def _all_reasons(captured: CapturedGraph) -> Iterable[Reason]:
         yield from captured.srg.record(node).reasons
 
 
+def _pricing_info(pricing: Pricing) -> PricingInfo:
+    profile = pricing.profile
+    return PricingInfo(
+        model=pricing.model.name,
+        device=pricing.device.name,
+        source=pricing.device.source,
+        profile=profile.made if profile is not None else None,
+        noise=dict(profile.noise) if profile is not None else {},
+        problem=pricing.problem,
+    )
+
+
 def _regions(plan: Plan, builds: Iterable[RegionBuild], engine: str) -> tuple[RegionInfo, ...]:
     shared = Counter(region.structural_hash for region in plan.regions)
     by_region = {build.region: build for build in builds}
@@ -214,6 +264,7 @@ def _regions(plan: Plan, builds: Iterable[RegionBuild], engine: str) -> tuple[Re
             phase=region.phase.value if region.phase else None,
             device=region.device,
             cost=region.cost,
+            times=region.times,
             pays_after_calls=_pays_after(region, repeats, engine),
             build=_build_info(by_region.get(region.index)),
         )
@@ -224,7 +275,7 @@ def _regions(plan: Plan, builds: Iterable[RegionBuild], engine: str) -> tuple[Re
 def _pays_after(region: Region, repeats: int, engine: str) -> int | None:
     if engine == "eager":
         return None
-    executions = EXPERIENCE.estimate(engine, len(region.nodes), region.cost.time_s).break_even
+    executions = EXPERIENCE.estimate(engine, len(region.nodes), region.eager_s).break_even
     return None if executions is None else -(-executions // repeats)
 
 

@@ -12,8 +12,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from djinn_fx.explain.report import BuildInfo, Check, GraphInfo, ReasonGroup, RegionInfo, Report
+from djinn_fx.explain.report import (
+    BuildInfo,
+    Check,
+    GraphInfo,
+    PricingInfo,
+    ReasonGroup,
+    RegionInfo,
+    Report,
+)
 from djinn_fx.reasons import ReasonKind
+from djinn_fx.srg.plan import EngineTime
 from djinn_fx.srg.record import Cost
 from djinn_fx.units import format_bytes, format_seconds
 
@@ -32,10 +41,13 @@ _IMPORTANCE = (
     ReasonKind.WAITING,
     ReasonKind.UNCACHEABLE,
     ReasonKind.CACHE_UNUSABLE,
+    ReasonKind.DRIFT,
+    ReasonKind.ASSUMED,
     ReasonKind.UNPRICED,
     ReasonKind.SPLIT,
     ReasonKind.WHOLE,
     ReasonKind.ENGINE_CHOSEN,
+    ReasonKind.PRICED,
     ReasonKind.EVICTED,
     ReasonKind.CACHE_MISS,
     ReasonKind.CACHE_HIT,
@@ -83,12 +95,34 @@ def _graph(console: Console, graph: GraphInfo, title: str) -> None:
     _row(console, "memory", f"peak {format_bytes(graph.peak_bytes)}; {', '.join(held)}")
     _transfers(console, graph)
     _row(console, "cost", _cost(graph.cost))
-    if graph.unpriced:
-        names = [f"{op} ×{count}" for op, count in graph.unpriced.items()]
-        _row(console, "unpriced", _some(names, 6))
+    _pricing(console, graph)
     _passes(console, graph)
     _builds(console, graph.regions)
     _reasons(console, graph.reasons)
+
+
+def _pricing(console: Console, graph: GraphInfo) -> None:
+    """Where the times come from, what the engines would take, and what has no price."""
+    telling = [one for one in graph.times if one.provenance not in ("datasheet", "unpriced")]
+    if telling:  # a datasheet knows nothing of engines
+        _row(console, "expected", ", ".join(f"{one.engine} {_interval(one)}" for one in telling))
+    if graph.pricing is not None:
+        _row(console, "times by", pricing_text(graph.pricing))
+    if graph.unpriced:
+        names = [f"{op} ×{count}" for op, count in graph.unpriced.items()]
+        unpriced = sum(graph.unpriced.values())
+        share = f"{unpriced} of {graph.ops} op{_s(graph.ops)} ({graph.unpriced_share:.0%})"
+        _row(console, "unpriced", f"{share}: {_some(names, 6)}")
+
+
+def pricing_text(pricing: PricingInfo) -> str:
+    """Where estimated times come from, in one line."""
+    by = f"{pricing.model}, for {pricing.device}"
+    if pricing.profile is not None:
+        noise = pricing.noise.get("between")
+        spread = f", times repeat within {noise:.1%}" if noise is not None else ""
+        return f"{by}; calibrated {pricing.profile[:10]}{spread}"
+    return f"{by}; {pricing.problem}" if pricing.problem else f"{by}; not calibrated"
 
 
 def _regions(console: Console, regions: tuple[RegionInfo, ...]) -> None:
@@ -244,7 +278,16 @@ def _row(console: Console, name: str, text: str) -> None:
 
 def _cost(cost: Cost) -> str:
     moved = format_bytes(cost.read_bytes + cost.write_bytes)
-    return f"{_count(cost.flops)} flop, {moved} moved, {_time(cost)} estimated ({cost.provenance})"
+    if cost.provenance == "unpriced":
+        return f"{_count(cost.flops)} flop, {moved} moved, time unknown"
+    return f"{_count(cost.flops)} flop, {moved} moved, {_interval(cost)} estimated ({cost.provenance})"
+
+
+def _interval(cost: Cost | EngineTime) -> str:
+    """A time with its 80 % interval, where it has one."""
+    if not cost.low_s < cost.high_s:
+        return format_seconds(cost.time_s)
+    return f"{format_seconds(cost.time_s)} ({format_seconds(cost.low_s)} to {format_seconds(cost.high_s)})"
 
 
 def _time(cost: Cost) -> str:

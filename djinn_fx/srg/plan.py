@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.record import Cost, Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineTime:
+    """What an engine is expected to take for one run of a region: seconds, with the ends of the 80 % interval."""
+
+    engine: str
+    time_s: float
+    low_s: float
+    high_s: float
+    provenance: str
+
+
+def together(engine: str, parts: Sequence[EngineTime]) -> EngineTime:
+    """Regions that run one after the other."""
+    sources = {one.provenance for one in parts}
+    return EngineTime(
+        engine=engine,
+        time_s=sum(one.time_s for one in parts),
+        low_s=sum(one.low_s for one in parts),
+        high_s=sum(one.high_s for one in parts),
+        provenance=sources.pop() if len(sources) == 1 else "mixed",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +46,9 @@ class Region:
             the region holds something that has no canonical form (then it is compiled on its own, uncached).
         phase: of the region's work.
         device: where it runs.
-        cost: sum over its nodes.
+        cost: what one run does and takes on the engine that will serve it; where no engine is known, the sum over its
+            nodes.
+        times: by engine, the one that will serve it first; empty where no engine is known.
     """
 
     index: int
@@ -34,6 +60,17 @@ class Region:
     phase: Phase | None = None
     device: str = "cpu"
     cost: Cost = field(default_factory=Cost)
+    times: tuple[EngineTime, ...] = ()
+
+    def time_on(self, engine: str) -> EngineTime | None:
+        """What an engine is expected to take; None if nobody asked."""
+        return next((one for one in self.times if one.engine == engine), None)
+
+    @property
+    def eager_s(self) -> float:
+        """Seconds that its own ops are expected to take."""
+        eager = self.time_on("eager")
+        return eager.time_s if eager is not None else self.cost.time_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +95,7 @@ class Plan:
         peak_bytes: predicted peak of live values between regions, inputs and weights included.
         phase: of the whole graph; None if its parts differ.
         cost: sum over the graph.
+        times: what engines are expected to take for the whole graph, the fastest first; empty where none is known.
         reasons: decisions about the graph as a whole; those of single nodes are on their records.
     """
 
@@ -67,6 +105,7 @@ class Plan:
     peak_bytes: int = 0
     phase: Phase | None = None
     cost: Cost = field(default_factory=Cost)
+    times: tuple[EngineTime, ...] = ()
     reasons: tuple[Reason, ...] = ()
 
     @property

@@ -25,8 +25,8 @@ from djinn_fx.srg.plan import Plan, Region, Transfer
 from djinn_fx.srg.printer import literal_text
 from djinn_fx.srg.record import GraphKind, OpRecord, Phase
 
-SRG_SCHEMA = "djinn_fx.srg/1"
-PLAN_SCHEMA = "djinn_fx.plan/1"
+SRG_SCHEMA = "djinn_fx.srg/2"
+PLAN_SCHEMA = "djinn_fx.plan/2"
 
 _T = TypeVar("_T")
 

@@ -20,14 +20,16 @@ from djinn_fx.explain.report import (
     Check,
     GraphInfo,
     ModelInfo,
+    PricingInfo,
     ReasonGroup,
     RegionInfo,
     Report,
     group_reasons,
 )
-from djinn_fx.explain.text import WIDTH, check_text, group_label, group_regions, print_report
+from djinn_fx.explain.text import WIDTH, check_text, group_label, group_regions, pricing_text, print_report
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
+from djinn_fx.srg.plan import EngineTime
 from djinn_fx.srg.record import Cost
 
 MODELS = Path(__file__).parent / "models"
@@ -66,8 +68,12 @@ def graph(**changes: Any) -> GraphInfo:
         phases={"forward": 12},
         residency_bytes={"parameter": 6000, "state": 0},
         peak_bytes=7000,
-        cost=Cost(flops=2_000_000, read_bytes=10_000, write_bytes=2_000, time_s=2e-3),
+        cost=Cost(flops=2_000_000, read_bytes=10_000, write_bytes=2_000, time_s=2e-3, low_s=1.5e-3, high_s=3e-3),
+        pricing=PricingInfo(model="roofline", device="this-machine", source="nominal"),
+        times=(),
+        provenances={"datasheet": 10, "unpriced": 2},
         unpriced={"aten.strange.default": 2},
+        unpriced_share=2 / 12,
         transfers=(),
         passes=(),
         reasons=(),
@@ -109,12 +115,41 @@ def test_text_has_every_section_and_fits_the_width() -> None:
         "[head]",
         "forward 12 ops",
         "peak 7.0 kB; parameter 6.0 kB\n",
-        "2.0 M flop, 12.0 kB moved, 2.0 ms estimated (datasheet)",
-        "aten.strange.default ×2",
+        "2.0 M flop, 12.0 kB moved, 2.0 ms (1.5 ms to 3.0 ms) estimated (datasheet)",
+        "times by    roofline, for this-machine; not calibrated",
+        "unpriced    2 of 12 ops (17%): aten.strange.default ×2",
     ):
         assert part in text, part
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "\x1b" not in text
+
+
+def time_on(engine: str, time_s: float, provenance: str) -> EngineTime:
+    return EngineTime(engine=engine, time_s=time_s, low_s=0.9 * time_s, high_s=1.2 * time_s, provenance=provenance)
+
+
+def test_what_engines_are_expected_to_take_is_shown_with_intervals() -> None:
+    times = (time_on("inductor", 1e-3, "calibrated"), time_on("eager", 2e-3, "measured"))
+    text = text_of(graph(times=times))
+    assert "expected    inductor 1.0 ms (900.0 us to 1.2 ms), eager 2.0 ms (1.8 ms to 2.4 ms)" in text
+
+
+def test_datasheets_are_not_said_to_tell_engines_apart() -> None:
+    assert "expected" not in text_of(graph(times=(time_on("inductor", 1e-3, "datasheet"),)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"profile": "2026-11-21T10:00:00", "noise": {"between": 0.021}}, "calibrated 2026-11-21, times repeat within"),
+        ({"profile": "2026-11-21T10:00:00"}, "calibrated 2026-11-21"),
+        ({"problem": "the profile of 2026-01-01 does not fit"}, "the profile of 2026-01-01 does not fit"),
+        ({}, "not calibrated"),
+    ],
+)
+def test_the_profile_and_its_state_are_shown(changes: dict[str, Any], shown: str) -> None:
+    pricing = PricingInfo(**{"model": "m", "device": "this-machine", "source": "s", **changes})
+    assert shown in pricing_text(pricing)
 
 
 def test_text_is_coloured_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +280,7 @@ def test_sizes_are_those_of_the_model(report: Report) -> None:
 def test_json_form(report: Report) -> None:
     data = json.loads(report.to_json())
     assert list(data) == ["schema", "model", "versions", "graphs", "graph_breaks", "check"]
-    assert data["schema"] == "djinn_fx.explain/1"
+    assert data["schema"] == "djinn_fx.explain/2"
     assert list(data["versions"]) == ["djinn_fx", "torch", "python"]
     assert list(data["graphs"][0]) == [
         "kind",
@@ -257,7 +292,11 @@ def test_json_form(report: Report) -> None:
         "residency_bytes",
         "peak_bytes",
         "cost",
+        "pricing",
+        "times",
+        "provenances",
         "unpriced",
+        "unpriced_share",
         "transfers",
         "passes",
         "reasons",

@@ -70,7 +70,7 @@ def test_a_plan_makes_the_round_trip() -> None:
     assert plan_from_json(json.loads(json.dumps(data))) == plan()
 
 
-@pytest.mark.parametrize("schema", ["djinn_fx.srg/2", "djinn_fx.plan/1", None, 1])
+@pytest.mark.parametrize("schema", ["djinn_fx.srg/1", "djinn_fx.plan/2", None, 1])
 def test_another_schema_is_refused(schema: object) -> None:
     with pytest.raises(DjinnError, match=f"this version of djinn-fx reads '{SRG_SCHEMA}' only"):
         from_json({**to_json(planned()), "schema": schema})

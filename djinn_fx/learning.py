@@ -1,0 +1,109 @@
+"""What calls really take, told to the cost model: by trials between engines, and by a clock around regions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from djinn_fx.captured import CapturedGraph
+from djinn_fx.costmodels.choose import Pricing
+from djinn_fx.costmodels.graph_work import part_of
+from djinn_fx.costmodels.learning import Drift, shares
+from djinn_fx.costmodels.measured import Timing
+from djinn_fx.costmodels.work import WorkGraph
+from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.build import Built
+from djinn_fx.engines.region_times import RegionTimes, lessons
+from djinn_fx.engines.tier import open_store
+from djinn_fx.runtime.executor import Program
+from djinn_fx.runtime.sampled import Sampled, Times
+from djinn_fx.settings import Settings
+from djinn_fx.srg.graph import SRG, fake_value
+from djinn_fx.srg.plan import Region
+
+log = logging.getLogger("djinn_fx.costmodels")
+
+
+class Learner:
+    """Hands what calls really took to the store of times and to what is learned about the model.
+
+    Args:
+        settings: in force.
+        pricing: by what the graph was priced.
+    """
+
+    def __init__(self, settings: Settings, pricing: Pricing) -> None:
+        store, _ = open_store(settings)
+        self._pricing, self._times, self._lessons = pricing, RegionTimes(store, settings), lessons(store)
+
+    @staticmethod
+    def wanted(settings: Settings, pricing: Pricing) -> bool:
+        """Whether times teach: they are this machine's, no call runs eager as well, and no setting says no."""
+        here = pricing.device.name == "this-machine"
+        return settings.learn and here and not settings.verify.startswith("sample")
+
+    def note(self, region: Region, work: WorkGraph, engine: str, seconds: Sequence[float]) -> None:
+        """An engine took so long for some calls of a region. Never raises: a lesson must not break a call."""
+        try:
+            self._times.note(region.structural_hash, engine, region.label, seconds)
+            self._learn(work, engine, Timing.of(seconds).time_s)
+        except Exception as error:  # noqa: BLE001 - estimates stay as they are, which is logged
+            log.warning("nothing was learned from %s on %s: %s: %s", region.label, engine, type(error).__name__, error)
+
+    def _learn(self, work: WorkGraph, engine: str, measured_s: float) -> None:
+        base, device = self._pricing.base, self._pricing.device
+        learned = self._lessons.about(base.name)
+        predicted_s = base.region(work, device, engine).time_s
+        learned.observe(engine, shares(work, device), predicted_s, measured_s)
+        self._lessons.keep(base.name)
+        if self._pricing.profile is not None:
+            report_drifts(learned.drifts())
+
+
+_REPORTED: set[tuple[str, str]] = set()
+
+
+def report_drifts(drifts: Sequence[Drift]) -> None:
+    """Log each drift once in this process."""
+    for drift in drifts:
+        if (drift.engine, drift.kind) not in _REPORTED:
+            _REPORTED.add((drift.engine, drift.kind))
+            log.warning("%s", drift)
+
+
+def learning(
+    run: RegionCallable,
+    program: Program,
+    built: Built,
+    constants: Mapping[int, Any],
+    captured: CapturedGraph,
+    settings: Settings,
+) -> RegionCallable:
+    """A graph's callable that has its regions timed now and then; the callable itself where that teaches nothing."""
+    srg, plan, pricing = captured.srg, captured.plan, captured.pricing
+    if not Learner.wanted(settings, pricing) or _sizes_differ(srg):
+        return run
+    learner = Learner(settings, pricing)
+    twins: dict[str, int] = {}
+    first = [twins.setdefault(region.structural_hash or str(region.index), region.index) for region in plan.regions]
+    work = {index: part_of(srg, plan.regions[index].nodes) for index in set(first)}
+
+    def told(times: Times) -> None:
+        together: dict[tuple[int, str], list[float]] = {}
+        for (index, engine), seconds in times.items():
+            together.setdefault((first[index], engine), []).extend(seconds)
+        for (index, engine), seconds in together.items():
+            learner.note(plan.regions[index], work[index], engine, seconds)
+
+    return Sampled(run, program, built.callables, constants, [one.engine for one in built.builds], told)
+
+
+def _sizes_differ(srg: SRG) -> bool:
+    """Whether sizes differ from call to call, so that a time is not of the work that was planned."""
+    return any(
+        isinstance(fake_value(node), torch.SymInt) or any(meta.is_symbolic for meta in srg.record(node).outputs)
+        for node in srg.inputs
+    )

@@ -1,0 +1,44 @@
+"""By what a graph is priced: the settings, this machine's profile and what was learned here, put together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+
+from djinn_fx.costmodels.choose import Pricing, pricing
+from djinn_fx.costmodels.profile import conditions
+from djinn_fx.engines.build import tier_names
+from djinn_fx.engines.region_times import RegionTimes, lessons
+from djinn_fx.engines.tier import open_store
+from djinn_fx.passes.base import Pass
+from djinn_fx.passes.estimate_cost import EstimateCost
+from djinn_fx.settings import Settings
+
+
+def pricing_for(settings: Settings, device: str, passes: Sequence[Pass] = ()) -> Pricing:
+    """By what a graph is priced.
+
+    Args:
+        settings: in force.
+        device: that its tensors are on, as torch writes it.
+        passes: that will run: an estimate-cost that names a device is as good as the setting ``device``.
+
+    Raises:
+        SettingsError: the device or topology that is named is none.
+    """
+    named = next((one.device for one in passes if isinstance(one, EstimateCost) and one.device), settings.device)
+    store, _ = open_store(settings)
+    here = named is None and settings.topology is None
+    return pricing(
+        settings.cost_model,
+        device=named,
+        kind=device.partition(":")[0],
+        topology=settings.topology,
+        engines=(*tier_names(settings), "eager"),
+        cache_dir=settings.cache_dir,
+        times=RegionTimes(store, settings) if here else None,
+        conditions=functools.partial(conditions, torch.get_num_threads()) if here else None,
+        learned=lessons(store).about if settings.learn and here else None,
+    )
