@@ -86,8 +86,8 @@ def _parameters() -> tuple[Parameter, ...]:
         Parameter("conv.operation", 6e-12, 0.5),
         Parameter("conv.pointwise", 6e-12, 0.5),
         Parameter("conv.grouped", 4e-11, 0.8),
-        Parameter("attention.operation", 8e-12, 0.5),
-        Parameter("attention.right", 1e-10, 0.8),
+        Parameter("attention.operation", 5e-12, 0.5),
+        Parameter("attention.block", 30.0, 0.8),
         Parameter("attention.score", 4e-10, 0.7),
         Parameter("overlap", 1.0, 0.5),
     ]
@@ -324,12 +324,17 @@ def _products(columns: Batch, values: Mapping[str, Array], threads: int) -> Arra
     if attention.any():
         teams = np.maximum(1.0, np.minimum(float(threads), batches * np.ceil(rows / 32.0)))
         plain = (
-            values["attention.operation"] * columns.flops
-            + values["attention.right"] * (batches * width * depth * 2.0)
+            values["attention.operation"] * columns.flops * (1.0 + values["attention.block"] / _query_block(rows))
             + values["attention.score"] * columns.scores
         )
         total += np.where(attention, plain * threads / teams, 0.0)
     return total
+
+
+def _query_block(queries: Array) -> Array:
+    """Queries that ATen's flash attention on the CPU multiplies at a time (FlashAttentionKernel.cpp, q_split_size)."""
+    result: Array = np.minimum(queries, np.where(queries >= 768, 256.0, np.where(queries >= 192, 64.0, 32.0)))
+    return result
 
 
 def _rows_correction(rows: Array, values: Mapping[str, Array]) -> Array:

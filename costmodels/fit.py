@@ -33,8 +33,10 @@ SCHEMA = 1
 _ERROR_OF_MANY, _ERROR_OF_FEW = 0.04, 0.08
 #: Kernels from which a graph is "many".
 MANY = 8
-#: Residuals beyond this many times their expected size count linearly, not squared.
-_HUBER = 2.0
+#: Residuals beyond this many times their expected size count linearly, not squared; beyond the second, hardly.
+_HUBER, _FAR = 2.0, 6.0
+#: Steps after which the second applies.
+_SETTLED = 12
 _STEPS, _ENOUGH = 40, 1e-4
 #: Engines that are fitted before others, because theirs is the others' guess.
 _FIRST = ("eager",)
@@ -163,36 +165,46 @@ def columns_of(samples: Sequence[Sample]) -> Batch:
 
 
 def _least_squares(residuals: Callable[[Array], Array], start: Array, spreads: Array) -> tuple[Array, Array]:
-    """Levenberg-Marquardt with a prior and Huber's weights. Gives the logarithms and the weights of the residuals."""
-    logs, damping = start.copy(), 1e-3
+    """Levenberg-Marquardt with a prior and weights that fall with the residual's size.
+
+    Returns:
+        The logarithms of the parameters, and the weights of the residuals.
+    """
+    logs, damping, prior = start.copy(), 1e-3, spreads**-2.0
     value = residuals(logs[None])[0]
-    for _ in range(_STEPS):
-        weights = np.minimum(1.0, _HUBER / np.maximum(np.abs(value), 1e-9))
+    for turn in range(_STEPS):
+        weights = _weights(value, turn >= _SETTLED)
         slopes = _slopes(residuals, logs)
-        pull = (logs - start) / spreads**2
-        gradient = slopes.T @ (weights * value) + pull
-        curvature = (slopes * weights[:, None]).T @ slopes + np.diag(spreads**-2.0)
-        loss = _loss(value, logs, start, spreads)
-        while True:
-            step = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), -gradient)
-            step = np.clip(step, -1.0, 1.0)
+        gradient = slopes.T @ (weights * value) + prior * (logs - start)
+        curvature = (slopes * weights[:, None]).T @ slopes + np.diag(prior)
+
+        def loss(found: Array, at: Array, weights: Array = weights) -> float:
+            return float((weights * found**2).sum() + (prior * (at - start) ** 2).sum())
+
+        before = loss(value, logs)
+        while damping < 1e6:
+            step = np.clip(np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), -gradient), -1.0, 1.0)
             tried = residuals((logs + step)[None])[0]
-            if _loss(tried, logs + step, start, spreads) <= loss or damping > 1e6:
+            gained = before - loss(tried, logs + step)
+            if gained >= 0:
                 break
             damping *= 4.0
-        if damping > 1e6:
+        else:
             break
-        gained = loss - _loss(tried, logs + step, start, spreads)
         logs, value, damping = logs + step, tried, max(damping / 4.0, 1e-9)
-        if gained < _ENOUGH * loss:
+        if gained < _ENOUGH * before and turn > _SETTLED:
             break
-    return logs, np.minimum(1.0, _HUBER / np.maximum(np.abs(value), 1e-9))
+    return logs, _weights(value, True)
 
 
-def _loss(value: Array, logs: Array, start: Array, spreads: Array) -> float:
-    size = np.abs(value)
-    huber = np.where(size <= _HUBER, 0.5 * size**2, _HUBER * (size - 0.5 * _HUBER))
-    return float(huber.sum() + 0.5 * (((logs - start) / spreads) ** 2).sum())
+def _weights(value: Array, settled: bool) -> Array:
+    """Huber's weights; once the fit has settled, what lies far off counts for next to nothing.
+
+    A time taken while something else ran may be any number of times too long: no fit should go half-way to meet it.
+    """
+    size = np.maximum(np.abs(value), 1e-9)
+    weights = np.minimum(1.0, _HUBER / size)
+    return weights * np.minimum(1.0, (_FAR / size) ** 2) if settled else weights
 
 
 def _slopes(residuals: Callable[[Array], Array], logs: Array) -> Array:
