@@ -1,0 +1,1 @@
+"""Topologies from other tools' files: ``nvidia-smi topo -m``, Slurm's topology.conf, ASTRA-sim's network files."""
