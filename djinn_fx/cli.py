@@ -18,6 +18,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 #: Commands that read their own arguments and need torch: the module whose ``main`` carries them out, and what for.
 WITH_TORCH = {
     "explain": ("djinn_fx.explain.__main__", "report what djinn decides about a model, and why"),
+    "calibrate": ("djinn_fx.calibrate_cli", "measure this machine, so that the cost model knows its times"),
     "tune": ("djinn_fx.tune_cli", "try the engines on a model and remember the fastest"),
     "build": ("djinn_fx.build_cli", "build a model's TensorRT plans for a GPU, here or elsewhere"),
     "repro": ("djinn_fx.repro_cli", "run a region alone whose engine gave a wrong answer, and compare"),

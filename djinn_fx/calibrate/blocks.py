@@ -92,7 +92,8 @@ class EncoderLayer(nn.Module):
             y = torch.matmul(F.softmax(scores, dim=-1), v)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.o(y.transpose(1, 2).reshape(batch, length, width))
+        result: torch.Tensor = self.o(y.transpose(1, 2).reshape(batch, length, width))
+        return result
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
         """The hidden layer."""
@@ -101,14 +102,16 @@ class EncoderLayer(nn.Module):
             x = 0.5 * x * (1.0 + torch.tanh(0.7978845608 * (x + 0.044715 * torch.pow(x, 3.0))))
         else:
             x = F.relu(x) if self.activation == "relu" else F.gelu(x)
-        return self.down(x)
+        result: torch.Tensor = self.down(x)
+        return result
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         if self.norm_first:
             x = x + self.attend(self.norm1(x), mask)
             return x + self.hidden(self.norm2(x))
         x = self.norm1(x + self.attend(x, mask))
-        return self.norm2(x + self.hidden(x))
+        x = self.norm2(x + self.hidden(x))
+        return x  # noqa: RET504  (its type is known here)
 
 
 class Encoder(nn.Module):
@@ -197,6 +200,8 @@ def repeated(x: torch.Tensor, groups: int) -> torch.Tensor:
 
 class Decoder(nn.Module):
     """Embedding, layers with a cache, a head over all words."""
+
+    speeds: torch.Tensor
 
     def __init__(self, size: Size) -> None:
         super().__init__()

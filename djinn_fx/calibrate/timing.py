@@ -25,7 +25,7 @@ BUSY = 1.6
 #: Blocks whose median is so much above their fastest were disturbed.
 UNEVEN = 1.35
 #: How often a disturbed measurement is done again, and seconds to wait for a busy machine before each.
-RETRIES, WAIT_S = 2, 1.5
+RETRIES, WAIT_S = 1, 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
