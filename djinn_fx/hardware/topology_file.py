@@ -30,13 +30,14 @@ from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.builder import TopologyBuilder
 from djinn_fx.hardware.catalogue import find_device
 from djinn_fx.hardware.links import LinkClass, Serialisation, default_serialisation, find_link_class, link_classes
+from djinn_fx.hardware.measured_links import measured_link
 from djinn_fx.hardware.presets import preset
 from djinn_fx.hardware.topology import FORWARDING, Topology, missing_way
 from djinn_fx.hardware.yaml_places import Entry, read_entries
 
 _SECTION = ("name", "preset", "count", "fabric", "classes", "aliases", "hosts", "switches", "links")
 _HOST = ("like", "cpu", "devices", "serialise")
-_LINK = ("between", "from", "to", "class", "lanes", "bandwidth", "latency", "back", "medium", "serialised")
+_LINK = ("between", "from", "to", "class", "lanes", "bandwidth", "latency", "back", "medium", "serialised", "measured")
 _CLASS = ("like", "kind", "bandwidth", "latency", "efficiency", "duplex", "serialised")
 
 
@@ -230,7 +231,7 @@ class _Reader:
         back = row["back"].mapping("back", ("bandwidth", "latency")) if "back" in row else {}
         if back and one_way:
             raise row["back"].error(f"{what}: 'from' and 'to' make one direction; 'back' belongs to 'between'")
-        _placed(
+        made = _placed(
             entry,
             lambda: self._build.connect(
                 one,
@@ -246,6 +247,22 @@ class _Reader:
                 one_way=one_way,
             ),
         )
+        if "measured" in row:
+            samples = self._samples(what, row["measured"])
+            self._build.links[-len(made) :] = [measured_link(link, samples) for link in made]
+
+    @staticmethod
+    def _samples(what: str, entry: Entry) -> list[tuple[int, float]]:
+        """Pairs of a size and a time."""
+        samples = []
+        for pair in entry.items(f"{what}: measured"):
+            both = pair.items(f"{what}: measured")
+            if len(both) != 2:
+                raise pair.error(f"{what}: measured: expected a size and a time, as in [1MB, 40us]")
+            samples.append((both[0].size("size"), both[1].seconds("time")))
+        if len({size for size, _ in samples}) < 2 or min(seconds for _, seconds in samples) <= 0:
+            raise entry.error(f"{what}: measured: times of two sizes or more are needed, all above 0")
+        return samples
 
     def _ends(self, what: str, row: Mapping[str, Entry], entry: Entry) -> tuple[str, str, bool]:
         if "between" in row:
@@ -270,7 +287,7 @@ class _Reader:
             if name not in link_classes():
                 raise place.error(f"no link class {name!r}{_near(name, [*self._classes, *link_classes()])}")
             return find_link_class(name)
-        for key in ("bandwidth", "latency"):
+        for key in ("bandwidth", "latency") if "measured" not in row else ():
             if key not in row:
                 raise entry.error(f"{what}: say its {key!r}, or its 'class'")
         return LinkClass(

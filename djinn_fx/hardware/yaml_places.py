@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from djinn_fx.errors import SettingsError, UnitError
-from djinn_fx.units import parse_bandwidth, parse_seconds
+from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,10 @@ class Entry:
     def seconds(self, what: str) -> float:
         """The value as seconds; a bare number is refused."""
         return self._quantity(what, parse_seconds, "5us")
+
+    def size(self, what: str) -> int:
+        """The value as bytes; a bare number is refused."""
+        return int(self._quantity(what, parse_bytes, "64MB"))
 
     def _quantity(self, what: str, parse: Any, example: str) -> float:
         if isinstance(self.value, (int, float)) and not isinstance(self.value, bool):

@@ -114,6 +114,14 @@ topology:
     assert topology_from_yaml(text).transfer("desk", "gpu0", 1).route.serialised
 
 
+def test_a_link_may_say_what_was_measured_on_it() -> None:
+    pairs = "[1B, 20us], [1MB, 1ms], [1MB, 1.2ms], [1MB, 1.1ms], [10MB, 9ms]"
+    text = HOSTS % f"between: [a, b], class: loopback, measured: [{pairs}]"
+    found = topology_from_yaml(text).transfer("a", "b", 10**6)
+    assert found.time_s - found.serialise_s == pytest.approx(1.1e-3)
+    assert found.provenance == "measured"
+
+
 BAD = [
     ("topology: {pre: dgx-h100}", r"1:12: topology: unknown key 'pre'; did you mean 'preset'"),
     ("topology: {preset: dgx-h10}", r"1:20: no preset 'dgx-h10'; did you mean 'dgx-h100'"),
@@ -162,6 +170,9 @@ BAD_LINKS = [
     ("between: [a, b], bandwidth: 5 Gb/s, latency: 1us", r"cannot read '5 Gb/s' as a bandwidth"),
     ("between: [a, b], bandwidth: 0 GB/s, latency: 1us", r"would move nothing"),
     ("between: [a, b], bandwidth: 5 GB/s, latency: 0.1", r"latency: 0.1 has no unit; write it as in '5us'"),
+    ("between: [a, b], measured: [[1B, 1us]]", r"1:105: links\[0\]: measured: times of two sizes or more"),
+    ("between: [a, b], measured: [[1B, 1us], [5, 1us]]", r"size: 5 has no unit; write it as in '64MB'"),
+    ("between: [a, b], measured: [[1B]]", r"expected a size and a time"),
     ("between: [a, a], class: upi", r"from a node to itself"),
     ("between: [a, b], class: upi, serialised: 1", r"serialised: expected true or false, found 1"),
 ]  # fmt: skip
