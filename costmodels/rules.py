@@ -24,7 +24,7 @@ from djinn_fx.costmodels.attention import ATTENTION, attention_rule
 from djinn_fx.costmodels.call import Call, Count, Counted, CountRule, numbers, numel
 from djinn_fx.costmodels.contractions import CONTRACTIONS, CONVOLUTIONS, DISTANCES
 from djinn_fx.costmodels.sizes import times_log2
-from djinn_fx.costmodels.tables import NO_TRAFFIC, NO_WORK, PER_ELEMENT, REDUCTIONS, SORTS, PerElement
+from djinn_fx.costmodels.tables import FACTORISATIONS, NO_TRAFFIC, NO_WORK, PER_ELEMENT, REDUCTIONS, SORTS, PerElement
 from djinn_fx.srg.record import TensorMeta
 
 #: Namespaces whose ops go by the names of aten's.
@@ -114,6 +114,8 @@ def _named(bare: str) -> OpRule | None:
             return OpRule(kind, table[bare])
     if bare in SORTS:
         return OpRule("sort", _sort)
+    if bare in FACTORISATIONS:
+        return OpRule("other", functools.partial(_factorisation, FACTORISATIONS[bare]))
     if bare.startswith("_fft_"):
         return OpRule("fft", _fft)
     if bare in ("pow", "_foreach_pow"):
@@ -297,6 +299,14 @@ _POOLS: dict[str, CountRule] = {
     for dimensions in (1, 2, 3)
     for kind, suffix in (("max", ""), ("max", "_with_indices"), ("avg", ""), ("mkldnn_max", ""))
 }
+
+
+def _factorisation(times: int, call: Call) -> Counted:
+    """So many times m n min(m, n) for every matrix [m, n] of a batch."""
+    shape = numbers(max(call.inputs, key=lambda meta: len(meta.shape)).shape)
+    *batch, m, n = shape if len(shape) >= 2 else (1, *shape, 1)[-2:]
+    smaller = min(m, n) if isinstance(m, int) and isinstance(n, int) else n
+    return 0, times * math.prod(batch) * m * n * smaller, 0, ()
 
 
 def _fft(call: Call) -> Counted:

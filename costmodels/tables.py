@@ -46,9 +46,7 @@ NO_TRAFFIC = names(
     """empty empty_strided empty_like new_empty new_empty_strided empty_permuted _unsafe_view resize_ resize set_
     lift alias view_as_real view_as_complex _conj _neg_view wait_tensor""",
     "aten.",
-) | names(
-    "_c10d_functional.wait_tensor _c10d_functional_autograd.wait_tensor c10d_functional.wait_tensor prims.inductor_seeds"
-)
+) | names("_c10d_functional.wait_tensor _c10d_functional_autograd.wait_tensor c10d_functional.wait_tensor")
 
 _MATRIX_VIEW_COPIES = """permute_copy view_copy expand_copy transpose_copy slice_copy split_copy split_with_sizes_copy
 unfold_copy select_copy detach_copy squeeze_copy unsqueeze_copy t_copy alias_copy _reshape_copy _reshape_alias_copy
@@ -224,8 +222,8 @@ _TABLE: tuple[tuple[str, str | int, int, int, str], ...] = (
         "out",
         0,
         0,
-        """all_gather_into_tensor all_gather_into_tensor_coalesced all_gather_into_tensor_out all_to_all_single broadcast
-    shard_dim_alltoall allgather _allgather_base alltoall alltoall_base send recv_ gather_ scatter_ barrier""",
+        """all_gather_into_tensor all_gather_into_tensor_coalesced all_gather_into_tensor_out all_to_all_single
+    broadcast shard_dim_alltoall allgather _allgather_base alltoall alltoall_base send recv_ barrier""",
     ),
     # -- elementwise: what torch tags as pointwise counts one vector operation unless it stands here
     ("elementwise", "out", 0, 0, "view_of conj_physical _conj_physical real imag"),
@@ -288,8 +286,29 @@ PER_ELEMENT: dict[str, PerElement] = {
 
 #: Sorting n elements: about n log2(n) comparisons; choosing the k largest: about n log2(k).
 SORTS = names(
-    "sort argsort msort _unique2 unique_consecutive unique_dim unique kthvalue mode median nanmedian topk quantile nanquantile randperm"
+    """sort argsort msort _unique2 unique_consecutive unique_dim unique kthvalue mode median nanmedian topk quantile
+    nanquantile randperm"""
 )
+
+#: Factorisations and solutions of a matrix [..., m, n]: so many times m n min(m, n) operations (Golub and Van Loan,
+#: Matrix Computations, tables 5.5.1 and 8.6.1, rounded up to whole numbers).
+FACTORISATIONS: dict[str, int] = {
+    name: times
+    for times, text in (
+        (
+            1,
+            "linalg_lu_factor_ex linalg_lu linalg_cholesky_ex cholesky linalg_ldl_factor_ex",
+        ),
+        (1, "linalg_lu_solve _linalg_solve_ex cholesky_inverse linalg_ldl_solve lu_unpack cholesky_solve"),
+        (1, "linalg_solve_triangular triangular_solve _linalg_check_errors _linalg_det _linalg_slogdet"),
+        (2, "linalg_inv_ex geqrf ormqr linalg_householder_product"),
+        (4, "linalg_qr"),
+        (22, "_linalg_svd linalg_pinv linalg_lstsq"),
+        (9, "_linalg_eigh"),
+        (25, "linalg_eig _linalg_eigvals linalg_matrix_exp"),
+    )
+    for name in text.split()
+}
 
 #: Reductions, for the torch versions that do not tag them.
 REDUCTIONS = names("sum mean prod amax amin argmax argmin any all var std var_mean std_mean median")
