@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from djinn_fx.costmodels.choose import Pricing
-from djinn_fx.costmodels.estimate import CALIBRATED, LEARNED, MEASURED, MIXED
 from djinn_fx.costmodels.graph_work import part_of, priced
 from djinn_fx.engines.contest import HOPELESS
 from djinn_fx.reasons import Reason, ReasonKind
@@ -24,15 +23,12 @@ def expected(
     made = priced(region, part_of(srg, region.nodes), pricing, (*names, "eager"))
     times = list(made.times)
     if settings.engine == "auto" or "inductor" in settings.engines:
-        parts = [one.time_on("inductor") for one in plan.regions]
-        times.append(together("inductor", [one for one in parts if one is not None]))
+        parts = [time for one in plan.regions if (time := one.time_on("inductor")) is not None]
+        if len(parts) == len(plan.regions):
+            times.append(together("inductor", parts))
     first = min(times, key=lambda one: one.time_s)
     cost = replace(made.cost, time_s=first.time_s, low_s=first.low_s, high_s=first.high_s, provenance=first.provenance)
     return replace(made, cost=cost, times=tuple(sorted(times, key=lambda one: one.time_s)))
-
-
-#: Estimates that tell engines apart; a datasheet knows nothing of engines.
-_TELLING = (CALIBRATED, LEARNED, MEASURED, MIXED)
 
 
 def by_forecast(region: Region, names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -41,7 +37,7 @@ def by_forecast(region: Region, names: Sequence[str]) -> tuple[tuple[str, ...], 
     Not tried is who would be out of the trial after two answers even if all goes its way: the lower end of its interval
     is above :data:`HOPELESS` times the upper end of the fastest one's.
     """
-    times = {one.engine: one for one in region.times if one.provenance in _TELLING}
+    times = {one.engine: one for one in region.times if one.tells}
     if not set(names) <= set(times):
         return tuple(names), ()
     ordered = sorted(names, key=lambda name: times[name].time_s)
@@ -52,7 +48,7 @@ def by_forecast(region: Region, names: Sequence[str]) -> tuple[tuple[str, ...], 
 
 def forecast(region: Region) -> tuple[Reason, ...]:
     """Which engine is expected to be the fastest; nothing where estimates do not tell engines apart."""
-    telling = [one for one in region.times if one.provenance in _TELLING]
+    telling = [one for one in region.times if one.tells]
     if len(telling) < 2:
         return ()
     first, second = telling[:2]

@@ -114,7 +114,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     device: str | None = _setting(
         None,
         "device that times are estimated for, by its row in the catalogue; none: the one that is present",
-        accepts="a device's name such as h100-sxm, or none",
+        accepts="a device's name such as h100-sxm, a row of a file such as lab.yaml#lab-gpu, or none",
         compiles=True,
         min_length=1,
     )

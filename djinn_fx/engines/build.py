@@ -326,6 +326,7 @@ class Builder:
             repeats=work.repeats,
             places=work.places,
             predicted_s=work.region.eager_s,
+            saved_share=work.region.saved_share,
             clock_tells=work.region.device.startswith("cpu"),
             policy=self._policy,
         )

@@ -136,6 +136,7 @@ class LazyRegion:
         repeats: how many regions of the graph it serves.
         places: where the size symbols are read off the arguments (``keys.symbol_places``).
         predicted_s: predicted seconds of one eager execution.
+        saved_share: tells which part of an eager execution an engine is expected to save; None where nobody knows.
         clock_tells: whether the time a call takes is the time its work takes; it is not for work queued on a GPU.
         policy: when to build.
     """
@@ -150,6 +151,7 @@ class LazyRegion:
         repeats: int,
         places: Sequence[tuple[int, int | None]] = (),
         predicted_s: float = 0.0,
+        saved_share: Callable[[str], float | None] = lambda engine: None,
         clock_tells: bool = True,
         policy: Policy,
     ) -> None:
@@ -158,7 +160,7 @@ class LazyRegion:
         self.engine = "eager" if start is None else start.engine
         self.executions = 0
         self._eager, self._policy = eager, policy
-        self._predicted_s, self._clock_tells = predicted_s, clock_tells
+        self._predicted_s, self._saved_share, self._clock_tells = predicted_s, saved_share, clock_tells
         self._seconds = 0.0
         self._began = time.monotonic()
         self._candidates: tuple[Candidate, ...] = ()
@@ -275,7 +277,7 @@ class LazyRegion:
         """What building for this engine costs and saves an execution, from what was seen so far."""
         measured = self._clock_tells and self.executions
         run_s = self._seconds / self.executions if measured else self._predicted_s
-        return EXPERIENCE.estimate(engine, self.ops, run_s)
+        return EXPERIENCE.estimate(engine, self.ops, run_s, self._saved_share(engine))
 
     def pays_after(self, engine: str) -> int | None:
         """Calls of the graph until building for this engine has paid for itself; None if it never does."""

@@ -275,7 +275,8 @@ def _regions(plan: Plan, builds: Iterable[RegionBuild], engine: str) -> tuple[Re
 def _pays_after(region: Region, repeats: int, engine: str) -> int | None:
     if engine == "eager":
         return None
-    executions = EXPERIENCE.estimate(engine, len(region.nodes), region.eager_s).break_even
+    share = region.saved_share(engine)
+    executions = EXPERIENCE.estimate(engine, len(region.nodes), region.eager_s, share).break_even
     return None if executions is None else -(-executions // repeats)
 
 

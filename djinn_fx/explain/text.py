@@ -103,8 +103,8 @@ def _graph(console: Console, graph: GraphInfo, title: str) -> None:
 
 def _pricing(console: Console, graph: GraphInfo) -> None:
     """Where the times come from, what the engines would take, and what has no price."""
-    telling = [one for one in graph.times if one.provenance not in ("datasheet", "unpriced")]
-    if telling:  # a datasheet knows nothing of engines
+    telling = [one for one in graph.times if one.tells]
+    if telling:
         _row(console, "expected", ", ".join(f"{one.engine} {_interval(one)}" for one in telling))
     if graph.pricing is not None:
         _row(console, "times by", pricing_text(graph.pricing))

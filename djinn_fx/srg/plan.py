@@ -19,6 +19,11 @@ class EngineTime:
     high_s: float
     provenance: str
 
+    @property
+    def tells(self) -> bool:
+        """Whether the estimate tells engines apart: a datasheet knows nothing of engines."""
+        return self.provenance not in ("datasheet", "unpriced")
+
 
 def together(engine: str, parts: Sequence[EngineTime]) -> EngineTime:
     """Regions that run one after the other."""
@@ -65,6 +70,13 @@ class Region:
     def time_on(self, engine: str) -> EngineTime | None:
         """What an engine is expected to take; None if nobody asked."""
         return next((one for one in self.times if one.engine == engine), None)
+
+    def saved_share(self, engine: str) -> float | None:
+        """Part of an eager run that an engine is expected to save; None where estimates do not tell engines apart."""
+        eager, other = self.time_on("eager"), self.time_on(engine)
+        if eager is None or other is None or not (eager.tells and other.tells) or not eager.time_s > 0:
+            return None
+        return 1 - other.time_s / eager.time_s
 
     @property
     def eager_s(self) -> float:

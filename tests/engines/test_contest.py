@@ -78,13 +78,9 @@ def call(contest: Any, times: int = 1) -> None:
         assert list(contest(args)) == [value + 1]
 
 
-def make(
-    clock: Clock, entrants: Sequence[Entrant], *, waits: bool = True, decided: Any = None, remembered: str | None = None
-) -> tuple[Contest, Plain]:
+def make(clock: Clock, entrants: Sequence[Entrant], *, waits: bool = True, **others: Any) -> tuple[Contest, Plain]:
     reference = Plain(clock, 10.0)
-    contest = Contest(
-        label="layer", entrants=entrants, reference=reference, waits=waits, decided=decided, remembered=remembered
-    )
+    contest = Contest(label="layer", entrants=entrants, reference=reference, waits=waits, **others)
     return contest, reference
 
 
@@ -105,6 +101,16 @@ class TestTrial:
         call(contest, 10)
         assert {name: run.calls - before[name] for name, run in runs.items()} == {"a": 0, "b": 10, "c": 0}
         assert reference.calls == 0
+
+    def test_the_times_of_all_who_stayed_in_are_told_once(self, clock: Clock) -> None:
+        runs = {"a": Plain(clock, 1.2), "b": Plain(clock, 1.0), "hopeless": Plain(clock, 5.0)}
+        told: list[Mapping[str, Sequence[float]]] = []
+        contest, _ = make(clock, [Entrant(n, r) for n, r in runs.items()], timed=told.append)
+        call(contest, 3 * (ROUNDS + 1) + 10)
+        assert contest.decided
+        (times,) = told
+        assert {name: len(seconds) for name, seconds in times.items()} == {"a": ROUNDS, "b": ROUNDS}
+        assert times["a"] == pytest.approx([1.2] * ROUNDS)
 
     def test_they_answer_in_turn(self, clock: Clock) -> None:
         runs = [Plain(clock, 1.0), Plain(clock, 1.0)]

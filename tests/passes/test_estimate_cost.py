@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from djinn_fx.costmodels.choose import pricing
+from djinn_fx.costmodels.estimate import Estimate
+from djinn_fx.costmodels.work import Work, WorkGraph
 from djinn_fx.errors import PassError
 from djinn_fx.hardware.catalogue import find_device
+from djinn_fx.hardware.device import Device
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.estimate_cost import EstimateCost
 from djinn_fx.reasons import ReasonKind
@@ -91,6 +95,49 @@ def test_the_device_follows_the_context_unless_it_is_named() -> None:
 
     assert time(EstimateCost(), "cuda:1") == time(EstimateCost(device="a100-80gb"), "cpu")
     assert time(EstimateCost(), "cpu") == time(EstimateCost(device="this-machine"), "cuda")
+
+
+def test_a_gpu_that_nobody_named_leaves_a_reason_and_a_named_one_none() -> None:
+    def kinds(one: EstimateCost) -> list[ReasonKind]:
+        srg = graphs.lowered(graphs.two_layer_mlp())
+        return [reason.kind for reason in run_passes(srg, [one], PassContext(device="cuda")).reasons]
+
+    assert kinds(EstimateCost()) == [ReasonKind.ASSUMED]
+    assert kinds(EstimateCost(device="h100-sxm")) == []
+
+
+class Fixed:
+    """A cost model that counts what it is asked."""
+
+    name = "fixed"
+
+    def __init__(self) -> None:
+        self.asked: list[Work] = []
+
+    def op(self, work: Work, device: Device) -> Estimate:
+        self.asked.append(work)
+        return Estimate(time_s=2.0, low_s=1.0, high_s=4.0, provenance="mine")
+
+    def region(self, graph: WorkGraph, device: Device, engine: str) -> Estimate:
+        return Estimate(time_s=7.0, low_s=6.0, high_s=8.0, provenance="mine")
+
+
+def test_the_model_in_force_is_asked_once_for_each_distinct_op() -> None:
+    model = Fixed()
+    srg = graphs.lowered(graphs.repeated_layers(4))
+    result = run_passes(srg, [EstimateCost()], PassContext(pricing=pricing(model)), check=True)
+    assert len(model.asked) == len(set(model.asked)) < len(list(srg.ops))
+    assert [reason.kind for reason in result.reasons] == [ReasonKind.PRICED]
+    for node in srg.ops:
+        cost = srg.record(node).cost
+        assert cost is not None
+        assert (cost.low_s, cost.time_s, cost.high_s, cost.provenance) == (1.0, 2.0, 4.0, "mine")
+
+
+def test_a_device_that_the_pass_names_comes_before_the_contexts() -> None:
+    srg = graphs.lowered(graphs.two_layer_mlp())
+    run_passes(srg, [EstimateCost(device="t4")], PassContext(pricing=pricing(Fixed(), device="l4")))
+    assert {cost.provenance for node in srg.ops if (cost := srg.record(node).cost)} == {"datasheet"}
 
 
 def test_an_unknown_device_is_named() -> None:
