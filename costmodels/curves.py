@@ -59,7 +59,7 @@ def _parameters() -> tuple[Parameter, ...]:
         Parameter("region", 8e-6, 1.2),
         Parameter("view", 7e-7, 0.7),
         Parameter("fork", 2e-6, 1.0),
-        *(Parameter(f"call.{name}", 5e-6, 0.8) for name in CLASSES),
+        *(Parameter(f"call.{name}", 5e-6, 0.5) for name in CLASSES),
         Parameter("call.scalar", 2e-6, 1.0),
         # seconds a byte, each level adding to the nearer ones; and bytes at which a level ends
         Parameter("byte.near", 1e-11, 0.7),
@@ -85,7 +85,8 @@ def _parameters() -> tuple[Parameter, ...]:
         Parameter("product.right", 1e-10, 0.8),
         Parameter("conv.operation", 6e-12, 0.5),
         Parameter("conv.pointwise", 6e-12, 0.5),
-        Parameter("conv.grouped", 4e-11, 0.8),
+        Parameter("conv.depthwise", 4e-11, 0.8),
+        Parameter("conv.channels", 4.0, 0.8),
         Parameter("attention.operation", 5e-12, 0.5),
         Parameter("attention.block", 30.0, 0.8),
         Parameter("attention.score", 4e-10, 0.7),
@@ -314,10 +315,10 @@ def _products(columns: Batch, values: Mapping[str, Array], threads: int) -> Arra
         total += np.where(product, plain, 0.0)
     conv = columns.klass == _CLASS["conv"]
     if conv.any():
+        inputs = depth / columns.window  # of one group
+        dense = np.where(columns.window > 1, values["conv.operation"], values["conv.pointwise"])
         rate = np.where(
-            columns.groups > 1,
-            values["conv.grouped"],
-            np.where(columns.window > 1, values["conv.operation"], values["conv.pointwise"]),
+            (columns.groups > 1) & (inputs <= 1), values["conv.depthwise"], dense * (1.0 + values["conv.channels"] / inputs)
         )
         total += np.where(conv, rate * columns.flops, 0.0)
     attention = columns.klass == _CLASS["attention"]
