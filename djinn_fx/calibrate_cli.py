@@ -18,7 +18,7 @@ from djinn_fx.calibrate.run import Measured, Request, calibrate, installed_engin
 from djinn_fx.calibrate.run import Progress as Step
 from djinn_fx.command_line import FOUND_WRONG, OK, carry_out, json_target, write_json
 from djinn_fx.costmodels.profile import PROFILE_FILE, Profile, conditions, profile_folder, read_profile
-from djinn_fx.errors import SettingsError
+from djinn_fx.errors import EngineError, SettingsError
 from djinn_fx.settings import ENGINE_NAMES
 
 SCHEMA = "djinn-calibrate/1"
@@ -68,8 +68,11 @@ def _run(arguments: argparse.Namespace) -> int:
     quiet = arguments.json == "-"
     if not quiet:
         print(f"{', '.join(request.engines)}; {_counted(request.threads)}; up to {request.seconds:.0f} s", flush=True)
-    with _bar(quiet) as tell:
-        profile, measured = calibrate(request, tell)
+    try:
+        with _bar(quiet) as tell:
+            profile, measured = calibrate(request, tell)
+    except ValueError as error:
+        raise EngineError(f"no profile could be made: {error}; give more --seconds, or other --engines") from error
     told = json.dumps({"schema": SCHEMA, "path": str(folder / PROFILE_FILE), **outcome(profile, measured)}, indent=1)
     if quiet:
         print(told)

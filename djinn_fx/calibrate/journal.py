@@ -14,6 +14,12 @@ from djinn_fx.calibrate.child import Outcome
 FILE = "journal.jsonl"
 
 
+def forget(folder: Path) -> None:
+    """Remove the journal, if there is one: what it holds is in the profile."""
+    with contextlib.suppress(OSError):
+        (folder / FILE).unlink()
+
+
 class Journal:
     """Outcomes by task and round, one JSON line each, below a line that says under what conditions they were found.
 
@@ -44,12 +50,6 @@ class Journal:
     def close(self) -> None:
         """Close the file; it stays."""
         self._file.close()
-
-    def finish(self) -> None:
-        """Remove it: the profile is written."""
-        self.close()
-        with contextlib.suppress(OSError):
-            self.path.unlink()
 
     def _open(self, how: int) -> TextIO:
         flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | how

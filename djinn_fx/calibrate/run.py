@@ -15,7 +15,7 @@ import torch
 
 from djinn_fx.calibrate.cases import SLOW_TO_BUILD, Task, all_cases, tasks
 from djinn_fx.calibrate.child import MeasuringChild, Outcome
-from djinn_fx.calibrate.journal import Journal
+from djinn_fx.calibrate.journal import Journal, forget
 from djinn_fx.calibrate.noise import noise_of
 from djinn_fx.costmodels.profile import Profile, Sample, conditions, own_folder, write_profile, write_samples
 from djinn_fx.engines.registry import engine
@@ -145,9 +145,13 @@ def calibrate(
 
         fit = fit_samples
     found = measure(request, tell)
+    if not found.samples:
+        raise ValueError(f"nothing was measured in {request.seconds:g} s")
     profile = profile_of(found, request, fit)
     write_samples(found.samples, request.folder)
     write_profile(profile, request.folder)
+    if not found.left:
+        forget(request.folder)
     return profile, found
 
 
