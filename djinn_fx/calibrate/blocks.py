@@ -327,6 +327,8 @@ def _encoders() -> Iterator[Case]:
                 make=_encoder(size, form),
                 engines=(*WHOLE, *compiled),
                 one_thread=name == "post" and number in (0, 1, 4),
+                quick=number in (0, 1, 4, 8),
+                quick_build=name == "post" and number == 0,
             )
 
 
@@ -348,6 +350,8 @@ def _decoders() -> Iterator[Case]:
             make=_decoder(size),
             engines=(*WHOLE, *compiled),
             one_thread=number in (0, 1, 5, 6),
+            quick=number in (0, 1, 2, 5, 6, 8),
+            quick_build=number in (0, 5),
         )
 
 

@@ -22,6 +22,7 @@ class Case:
         engines: that run it.
         one_thread: measured with one thread too.
         quick: part of the short list, which takes a minute.
+        quick_build: part of it on :data:`SLOW_TO_BUILD` too.
     """
 
     name: str
@@ -30,6 +31,11 @@ class Case:
     engines: tuple[str, ...] = ("eager",)
     one_thread: bool = False
     quick: bool = True
+    quick_build: bool = False
+
+    def in_short_list(self, engine: str) -> bool:
+        """Whether the short list has it on an engine."""
+        return self.quick and (engine not in SLOW_TO_BUILD or self.quick_build)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,8 @@ def tasks(cases: list[Case], engines: tuple[str, ...], threads: tuple[int, ...],
     for engine in engines:
         for count in threads:
             for case in cases:
-                wanted = engine in case.engines and (case.quick or not quick)
-                if wanted and (count == threads[0] or case.one_thread):
+                wanted = engine in case.engines and (case.in_short_list(engine) or not quick)
+                # With one thread nothing is built that takes seconds: few want to know.
+                fewer = case.one_thread and not (quick and engine in SLOW_TO_BUILD)
+                if wanted and (count == threads[0] or fewer):
                     yield Task(case=case, engine=engine, threads=count)

@@ -35,6 +35,8 @@ _GRID: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     (768, 2, (1, 8)),
     (64, 64, (1, 32, 512)),
 )
+#: Of the grid: in the short list, with every other number of rows.
+_QUICK = {(128, 128), (256, 1024), (512, 512), (512, 2048), (768, 768), (1024, 1024), (3072, 768), (512, 16384)}
 #: Of the grid: measured with one thread too.
 _ONE_THREAD = {(256, 256), (512, 512), (1024, 1024), (512, 2048), (2048, 512)}
 #: Weights that follow each other come to this many bytes: more than caches hold, as in a model.
@@ -53,13 +55,14 @@ def cases() -> Iterator[Case]:
 
 def _linear_grid() -> Iterator[Case]:
     for k, n, rows in _GRID:
-        for m in rows:
+        for number, m in enumerate(rows):
             copies = copies_for(_COLD, 4 * k * n) if m <= 64 else copies_for(24_000_000, 4 * (k * n + m * (k + n)), 6)
             yield Case(
                 name=f"linear m={m} k={k} n={n} x{copies}",
                 family="linear",
                 make=_linears(m, k, n, copies),
                 one_thread=(k, n) in _ONE_THREAD,
+                quick=(k, n) in _QUICK and number % 2 == 0,
             )
 
 
@@ -129,6 +132,7 @@ def _footprints() -> Iterator[Case]:
             yield Case(
                 name=f"linear-footprint m={m} k={k} n={k} x{copies}",
                 family="linear-footprint",
+                quick=k == 512 and m == 1,
                 make=_linears(m, k, k, copies),
                 one_thread=k == 512 and copies in (2, 8, 48),
             )
@@ -141,7 +145,7 @@ def _stacks() -> Iterator[Case]:
         (32, 768, 3072), (128, 256, 256), (128, 512, 2048), (128, 1024, 4096), (512, 256, 1024), (512, 512, 2048),
         (512, 768, 3072), (1024, 512, 512), (2048, 256, 1024), (4096, 512, 512),
     )  # fmt: skip
-    for m, k, n in shapes:
+    for number, (m, k, n) in enumerate(shapes):
         pairs = copies_for(64_000_000, 8 * k * n, 8) if m <= 32 else 2
         yield Case(
             name=f"stack m={m} k={k} n={n} x{pairs}",
@@ -149,6 +153,7 @@ def _stacks() -> Iterator[Case]:
             make=_stack(m, k, n, pairs),
             engines=ALL,
             one_thread=(m, k) in ((1, 512), (128, 512), (512, 768)),
+            quick=number % 3 == 1,
         )
     for m, k, n in ((1, 1024, 4096), (64, 512, 2048)):
         for engine in ("inductor", "inductor-packed"):
@@ -181,12 +186,13 @@ def _bmm() -> Iterator[Case]:
         (4, 32, 32, 64), (8, 128, 128, 64), (8, 512, 512, 64), (64, 64, 64, 32), (64, 128, 128, 64), (16, 1, 128, 64),
         (8, 1, 512, 64), (64, 1, 64, 32), (12, 197, 197, 64), (32, 16, 16, 16), (96, 128, 128, 64),
     )  # fmt: skip
-    for batch, m, n, d in shapes:
+    for number, (batch, m, n, d) in enumerate(shapes):
         yield Case(
             name=f"bmm b={batch} m={m} n={n} d={d}",
             family="bmm",
             make=_attention_products(batch, m, n, d),
             one_thread=batch == 8,
+            quick=number % 2 == 1,
         )
 
 
@@ -228,7 +234,7 @@ def _conv() -> Iterator[Case]:
             make=_convolution((batch, c_in, size, size), c_out, kernel, stride, groups),
             engines=ALL,
             one_thread=c_in in (64, 128),
-            quick=True,
+            quick=c_in in (3, 64, 128) and batch == 1 and kernel in (16, 3),
         )
     for batch, c_in, c_out, kernel, stride, groups, size in _SOUNDS:
         yield Case(
@@ -236,6 +242,7 @@ def _conv() -> Iterator[Case]:
             family="conv1d-grouped" if groups > 1 else "conv1d",
             make=_convolution((batch, c_in, size), c_out, kernel, stride, groups),
             engines=ALL,
+            quick=batch == 1 and c_in != 80,
         )
 
 

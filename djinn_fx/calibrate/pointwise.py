@@ -63,7 +63,7 @@ def _unary() -> Iterator[Case]:
                 make=_chain(step, times, size),
                 engines=RUNTIMES if name in _FULL and size in (4096, 524_288, 8_388_608) else ("eager",),
                 one_thread=name in ("mul", "gelu") and size in _FEW,
-                quick=size < 10_000_000 and (name in _FULL or size in (4096, 524_288)),
+                quick=size == 524_288 or (name in ("mul", "gelu") and size in (64, 4096, 32_768, 8_388_608)),
             )
 
 
@@ -93,12 +93,14 @@ def _binary() -> Iterator[Case]:
                 make=_two_operands(function, name, rows, width),
                 engines=RUNTIMES if name == "add" and rows in (1, 128, 4096) else ("eager",),
                 one_thread=name == "add" and rows in (32, 4096),
+                quick=(rows, width) in ((1, 256), (128, 768), (1024, 1024)),
             )
     for batch, heads, length in ((1, 8, 64), (2, 8, 256), (8, 8, 256), (8, 12, 512)):
         yield Case(
             name=f"mask b={batch} h={heads} s={length}",
             family="binary-mask",
             make=_mask(batch, heads, length),
+            quick=batch < 8,
         )
 
 
@@ -150,6 +152,7 @@ def _norms() -> Iterator[Case]:
                 make=_norm(function, rows, width),
                 engines=RUNTIMES if rows in (1, 128, 1024) else ("eager",),
                 one_thread=rows in (32, 1024),
+                quick=rows in (1, 32, 1024),
             )
     for batch, channels, size in ((1, 64, 56), (4, 128, 28), (1, 256, 14), (2, 512, 7), (8, 64, 112)):
         for name in ("batch-norm", "group-norm"):
@@ -157,6 +160,7 @@ def _norms() -> Iterator[Case]:
                 name=f"{name} b={batch} c={channels} size={size}",
                 family=name,
                 make=_image_norm(name, batch, channels, size),
+                quick=batch == 1,
             )
 
 
@@ -208,6 +212,7 @@ def _softmax() -> Iterator[Case]:
             make=_chain(lambda x: F.softmax(x, dim=-1), 4, *shape),
             engines=RUNTIMES if shape in ((1, 8, 1, 64), (8, 8, 128, 128), (2, 8, 512, 512)) else ("eager",),
             one_thread=shape[0] == 8,
+            quick=shape[2] in (1, 128),
         )
 
 
@@ -228,7 +233,7 @@ def _reductions() -> Iterator[Case]:
                 name=f"{name} {rows}x{width}",
                 family=f"reduce-{name}",
                 make=_several(step, 4, rows, width),
-                quick=(rows, width) != (8, 32000),
+                quick=rows == 128,
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,6 +27,8 @@ ENGINES = ("eager", "packed", "openvino", "onnxruntime", "inductor", "inductor-p
 LEAST_S, MOST_S = 0.02, 0.5
 #: Every this many cases, one is measured again by other processes.
 NOISE_EVERY = 24
+#: Of the time, where there is one round: the rest is for these other processes.
+MAIN_SHARE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,27 +164,28 @@ class _Run:
         self._request, self._journal, self._tell = request, journal, tell
         self._began = time.monotonic()
         every = list(tasks(all_cases(), request.engines, request.threads, quick=request.quick))
-        self._groups = [list(group) for group in _by_case(every)]
+        self._groups = _by_case(every)
         self._noise = [group[:1] for group in self._groups[::NOISE_EVERY] if group[0].engine not in SLOW_TO_BUILD]
         self._total = request.rounds * len(every) + 2 * len(self._noise)
         self._done = 0
 
     def run(self) -> int:
         """How many tasks are left when the time is up."""
-        left = 0
-        for turn in range(self._request.rounds):
-            left += self._round(turn, self._groups, self._total)
-        for turn in range(self._request.rounds, max(self._request.rounds, 3)):
-            self._round(turn, self._noise, self._total)
+        left, rounds = 0, self._request.rounds
+        for turn in range(rounds):
+            left += self._round(turn, self._groups, MAIN_SHARE if rounds == 1 else 1.0)
+        for turn in range(rounds, max(rounds, 3)):
+            self._round(turn, self._noise, 1.0)
         return left
 
-    def _round(self, turn: int, groups: Sequence[list[Task]], total: int) -> int:
+    def _round(self, turn: int, groups: Sequence[list[Task]], share: float) -> int:
+        """Measure each group that is not in the journal, until so much of the time is spent; how many were left."""
         left = 0
         with MeasuringChild() as child:
             for group in groups:
                 wanted = [task for task in group if (task.name, turn) not in self._journal.known]
                 self._done += len(group) - len(wanted)
-                if self._remaining() <= 0:
+                if self._remaining(share) <= 0:
                     left += len(wanted)
                     continue
                 if not wanted:
@@ -190,11 +193,11 @@ class _Run:
                 for outcome in child.measure(wanted, self._budget()):
                     self._journal.add(turn, outcome)
                     self._done += 1
-                    self._tell(Progress(done=self._done, total=total, label=outcome.task))
+                    self._tell(Progress(done=self._done, total=self._total, label=outcome.task))
         return left
 
-    def _remaining(self) -> float:
-        return self._request.seconds - (time.monotonic() - self._began)
+    def _remaining(self, share: float = 1.0) -> float:
+        return share * self._request.seconds - (time.monotonic() - self._began)
 
     def _budget(self) -> float:
         """Seconds for the next task: half of an equal share of what remains; the rest goes to tracing and building."""
@@ -202,16 +205,14 @@ class _Run:
         return min(MOST_S, max(LEAST_S, share / 2))
 
 
-def _by_case(every: Sequence[Task]) -> Iterator[list[Task]]:
-    """Tasks of one case together, since they share its tracing; cases shuffled; what is slow to build apart, last."""
-    for slow in (False, True):
-        groups: dict[str, list[Task]] = {}
-        for task in every:
-            if (task.engine in SLOW_TO_BUILD) is slow:
-                groups.setdefault(task.case.name, []).append(task)
-        names = list(groups)
-        random.Random(0).shuffle(names)
-        yield from (groups[name] for name in names)
+def _by_case(every: Sequence[Task]) -> list[list[Task]]:
+    """Tasks of one case together, since they share its tracing, but for engines that are slow to build; shuffled."""
+    groups: dict[tuple[str, str], list[Task]] = {}
+    for task in every:
+        groups.setdefault((task.case.name, task.engine if task.engine in SLOW_TO_BUILD else ""), []).append(task)
+    found = list(groups.values())
+    random.Random(0).shuffle(found)
+    return found
 
 
 def _gathered(known: Mapping[tuple[str, int], Outcome]) -> Measured:
