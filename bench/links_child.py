@@ -29,7 +29,7 @@ def serve(address: str) -> None:
     listener = socket.create_server((address, 0))
     print("ready", listener.getsockname()[1], flush=True)
     while True:
-        connection, _ = listener.accept()
+        connection = prepared(listener.accept()[0])
         threading.Thread(target=_receive_all, args=(connection,), daemon=True).start()
 
 
@@ -66,8 +66,12 @@ def _exactly(connection: socket.socket, buffer: bytearray) -> bytearray | None:
 
 
 def connected(address: str, port: int) -> socket.socket:
-    """A connection that sends at once, with the same congestion control everywhere."""
-    connection = socket.create_connection((address, port))
+    """A connection to a listener."""
+    return prepared(socket.create_connection((address, port)))
+
+
+def prepared(connection: socket.socket) -> socket.socket:
+    """The connection, sending at once, with the same congestion control everywhere."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
@@ -86,8 +90,11 @@ def transfer(
         data = made.getbuffer()
     else:
         data = data[:nbytes]
-    connection.sendall(_HEAD.pack(nbytes, mode, len(data), target, port))
-    connection.sendall(data)
+    # Head and data in one call: a small packet still queued would hold the rest back.
+    head = _HEAD.pack(nbytes, mode, len(data), target, port)
+    sent = connection.sendmsg([head, data])
+    assert sent >= len(head), "a link that takes less than a head"
+    connection.sendall(data[sent - len(head) :])
     answer = _exactly(connection, bytearray(8))
     assert answer is not None, "the other end is gone"
     return start, struct.unpack("<d", answer)[0]
