@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,10 @@ class CalibratedModel:
         busy = [work for work in works if not work.costs_nothing]
         if not busy:
             return [_NOTHING] * len(works)
-        # each a graph of its own: how far away its weights lie is not for its neighbours here to tell
-        alone = [WorkGraph(ops=(work,), reads=((),), escapes=(True,)) for work in busy]
-        columns = batch([kernels(graph, OP_BY_OP) for graph in alone])
+        together = WorkGraph(ops=tuple(busy), reads=((),) * len(busy), escapes=(True,) * len(busy))
+        columns = batch([kernels(together, OP_BY_OP)])
+        # How far away an op's weights lie is not for its neighbours here to tell: each is alone.
+        columns = replace(columns, reach=np.maximum(1.0, columns.weight + columns.other))
         seconds = kernel_seconds(columns, fitted.logs[None], threads, fitted.names)[0]
         deviation = 2.0 * fitted.error * factor  # a single op, whose error nothing cancels
         found = iter([interval(float(one), deviation, fitted.scale, CALIBRATED) for one in seconds])

@@ -11,7 +11,7 @@ kernel if everything else it reads is less deep, for then none of that can depen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from djinn_fx.costmodels.work import Read, Work, WorkGraph
 
@@ -42,6 +42,8 @@ class Policy:
     drops_copies: bool = False
 
 
+#: Kinds that move and compute nothing.
+_NOTHING = frozenset({"view", "free"})
 _INDUCTOR_LOOPS = POINTWISE | ROWWISE
 #: By engine name. What is not here is run op by op.
 POLICIES: dict[str, Policy] = {
@@ -142,7 +144,7 @@ def kernels(graph: WorkGraph, policy: Policy) -> Schedule:
     groups: list[_Group] = []
     readers = _reader_counts(graph, reads)
     for index, work in enumerate(graph.ops):
-        if work.costs_nothing:
+        if work.kind in _NOTHING:
             continue
         before = {group_of[read.producer] for read in reads[index] if read.producer >= 0} - {-1}
         joined = _joinable(graph, index, before, groups, policy, readers)
@@ -159,20 +161,21 @@ def kernels(graph: WorkGraph, policy: Policy) -> Schedule:
     return Schedule(kernels=made, views=views)
 
 
-def _through_views(graph: WorkGraph) -> list[tuple[Read, ...]]:
+def _through_views(graph: WorkGraph) -> list[Sequence[Read]]:
     """What each op reads, with views and unpackings replaced by what they are views of."""
     root = list(range(len(graph)))
+    behind_views = False
     for index, work in enumerate(graph.ops):
-        if work.costs_nothing:
+        if work.kind in _NOTHING:
             source = graph.reads[index][0].producer if graph.reads[index] else -1
             root[index] = root[source] if source >= 0 else -1
+            behind_views = True
+    if not behind_views:
+        return list(graph.reads)
     return [
-        tuple(
-            Read(producer=root[read.producer], nbytes=read.nbytes, is_weight=read.is_weight)
-            if read.producer >= 0
-            else read
-            for read in reads
-        )
+        reads
+        if all(read.producer < 0 or root[read.producer] == read.producer for read in reads)
+        else [replace(read, producer=root[read.producer]) if read.producer >= 0 else read for read in reads]
         for reads in graph.reads
     ]
 
@@ -181,7 +184,7 @@ def _reader_counts(graph: WorkGraph, reads: Sequence[Sequence[Read]]) -> list[in
     """How many ops read each value; one more if it escapes."""
     counts = [int(escapes) for escapes in graph.escapes]
     for index, work in enumerate(graph.ops):
-        if not work.costs_nothing:
+        if work.kind not in _NOTHING:
             for producer in {read.producer for read in reads[index] if read.producer >= 0}:
                 counts[producer] += 1
     return counts
@@ -191,15 +194,15 @@ def _joinable(
     graph: WorkGraph, index: int, before: set[int], groups: Sequence[_Group], policy: Policy, readers: Sequence[int]
 ) -> int:
     """The group an op joins; -1 for none."""
-    work = graph.ops[index]
-    for one in sorted(before, key=lambda number: -groups[number].depth):
-        group = groups[one]
-        if any(groups[other].depth >= group.depth for other in before if other != one):
-            return -1  # the deepest would be read by something that it, or its equal, reads
-        if group.open and _fits(graph, work, group, policy, readers):
-            return one
+    if not before:
         return -1
-    return -1
+    deepest = max(before, key=lambda number: groups[number].depth)
+    group = groups[deepest]
+    if not group.open or not _fits(graph, graph.ops[index], group, policy, readers):
+        return -1
+    # What is read beside it must be less deep: else it might itself read the group, or what the group reads.
+    beside = max((groups[number].depth for number in before if number != deepest), default=-1)
+    return deepest if beside < group.depth else -1
 
 
 def _fits(graph: WorkGraph, work: Work, group: _Group, policy: Policy, readers: Sequence[int]) -> bool:
@@ -237,7 +240,7 @@ def _made(
     """The kernels with what they read and write."""
     leaves = list(graph.escapes)
     for index, work in enumerate(graph.ops):
-        if work.costs_nothing:
+        if work.kind in _NOTHING:
             if graph.escapes[index] and graph.reads[index]:  # a view that is read outside: its base must be in memory
                 source = graph.reads[index][0].producer
                 if source >= 0:
