@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.cost_work import by_pair
+from bench.cost_work import by_pair, time_of
 from bench.harness import Report, table
 
 Found = dict[str, Any]
@@ -88,9 +88,9 @@ def _ranks(values: Sequence[float]) -> np.ndarray[Any, Any]:
 
 
 def noise_floor(times: Mapping[Pair, Sequence[float]]) -> float | None:
-    """What "predicting" a process's time by the other processes' median would give as mean error; None with one."""
+    """The mean error of telling a process's time by the other processes'; None with one process."""
     errors = [
-        abs(statistics.median([*seconds[:i], *seconds[i + 1 :]]) / one - 1)
+        abs(time_of([*seconds[:i], *seconds[i + 1 :]]) / one - 1)
         for seconds in times.values()
         if len(seconds) > 1
         for i, one in enumerate(seconds)
@@ -99,9 +99,9 @@ def noise_floor(times: Mapping[Pair, Sequence[float]]) -> float | None:
 
 
 def noise_within(times: Mapping[Pair, Sequence[float]], bound: float = 0.10) -> float | None:
-    """Share of processes whose time the others' median tells within a bound: about what a model can reach at best."""
+    """Share of processes whose time the others' tell within a bound: about what a model can reach at best."""
     hits = [
-        abs(statistics.median([*seconds[:i], *seconds[i + 1 :]]) / one - 1) <= bound
+        abs(time_of([*seconds[:i], *seconds[i + 1 :]]) / one - 1) <= bound
         for seconds in times.values()
         if len(seconds) > 1
         for i, one in enumerate(seconds)
@@ -121,9 +121,9 @@ def score(predictions: Mapping[str, Any], times: Mapping[Pair, Sequence[float]])
             pairs = [pair for pair in times if engine in ("all", pair[1])]
             told = [(pair, one) for pair in pairs if (one := _prediction(predictions, predictor, pair)) is not None]
             if told:
-                middles = [statistics.median(times[pair]) for pair, _ in told]
+                seconds = [time_of(times[pair]) for pair, _ in told]
                 intervals = [(low, high) for _, (_, low, high) in told] if predictor == "model" else None
-                figures = accuracy([one[0] for _, one in told], middles, intervals)
+                figures = accuracy([one[0] for _, one in told], seconds, intervals)
                 found.setdefault(predictor, {})[engine] = figures
     return found
 
