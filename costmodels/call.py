@@ -46,15 +46,19 @@ class Call:
         op: name without the overload, e.g. ``"mylib.attention"``.
         node: the node, for what the rest does not tell.
         record: what the graph says about it.
+        sources: the nodes whose values it is given, each once.
+        outputs: all tensors produced.
     """
 
-    __slots__ = ("_inputs", "node", "op", "record", "sizes")
+    __slots__ = ("_inputs", "node", "op", "outputs", "record", "sizes", "sources")
 
     def __init__(self, sizes: Sizes, node: Node, record: OpRecord, op: str) -> None:
         self.sizes = sizes
         self.node = node
         self.record = record
         self.op = op
+        self.sources = node.all_input_nodes
+        self.outputs = sizes.outputs(node)
         self._inputs: list[TensorMeta] | None = None
 
     @property
@@ -67,13 +71,8 @@ class Call:
         """All tensors read, in order of first use; a tensor given twice occurs once."""
         if self._inputs is None:
             outputs = self.sizes.outputs
-            self._inputs = [meta for source in self.node.all_input_nodes for meta in outputs(source)]
+            self._inputs = [meta for source in self.sources for meta in outputs(source)]
         return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorMeta, ...]:
-        """All tensors produced."""
-        return self.sizes.outputs(self.node)
 
     def argument(self, place: int, name: str = "", default: Any = None) -> Any:
         """An argument by position or name; tensors as :class:`TensorMeta`, symbolic sizes as numbers.

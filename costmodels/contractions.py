@@ -78,6 +78,30 @@ def _by_output(call: Call) -> Counted:
     return _product(1, math.prod(rows), call.output_shape()[-1], k)
 
 
+def _trilinear(call: Call) -> Counted:
+    """A product of three, each stretched along dimensions of its own, then summed (``nn.Bilinear``)."""
+    stretched = []
+    for place in range(3):
+        shape = list(call.shape(place))
+        for dim in sorted(call.argument(3 + place)):
+            shape.insert(dim, 1)
+        stretched.append(shape)
+    products = math.prod(max(sizes, key=lambda size: size != 1) for sizes in zip(*stretched, strict=True))
+    return 2 * products, products, 0, ()
+
+
+def _recurrent(times: int) -> CountRule:
+    """A layer of an LSTM or GRU: every step multiplies by both matrices."""
+
+    def rule(call: Call) -> Counted:
+        steps, batch, _ = call.shape(0)
+        (gates, given), (_, hidden) = call.shape(1), call.shape(2)
+        flops, _, _, sides = _product(1, steps * batch, gates, given + hidden)
+        return times * flops, 0, 0, sides
+
+    return rule
+
+
 def _distances(call: Call) -> Counted:
     """Distances of rows [..., p, k] and [..., r, k]: subtract, square, add; a root each."""
     out = numel(call.outputs[0])
@@ -161,7 +185,13 @@ CONTRACTIONS: dict[str, CountRule] = {
     "dot": _vector(0),
     "vdot": _vector(0),
     "addmv": _vector(1),
-    **dict.fromkeys(names("_weight_int8pack_mm _weight_int4pack_mm _grouped_mm _scaled_grouped_mm"), _by_output),
+    **dict.fromkeys(
+        names("_weight_int8pack_mm _weight_int4pack_mm _grouped_mm _scaled_grouped_mm grouped_mm grouped_mm_fallback"),
+        _by_output,
+    ),
+    "_trilinear": _trilinear,
+    "mkldnn_rnn_layer": _recurrent(1),
+    "mkldnn_rnn_layer_backward": _recurrent(2),
 }
 CONVOLUTIONS: dict[str, CountRule] = {
     **dict.fromkeys(names("convolution _convolution convolution_overrideable"), _convolution),

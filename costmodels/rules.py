@@ -27,8 +27,17 @@ from djinn_fx.costmodels.sizes import times_log2
 from djinn_fx.costmodels.tables import FACTORISATIONS, NO_TRAFFIC, NO_WORK, PER_ELEMENT, REDUCTIONS, SORTS, PerElement
 from djinn_fx.srg.record import TensorMeta
 
-#: Namespaces whose ops go by the names of aten's.
-_SPACES = ("aten", "prims", "_c10d_functional", "_c10d_functional_autograd", "c10d_functional", "c10d", "_dtensor")
+#: Namespaces whose ops go by the names of aten's; transformers has an own ``grouped_mm_fallback``.
+_SPACES = (
+    "aten",
+    "prims",
+    "transformers",
+    "_c10d_functional",
+    "_c10d_functional_autograd",
+    "c10d_functional",
+    "c10d",
+    "_dtensor",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,38 @@ def packet(target: Any) -> str:
     if isinstance(target, HigherOrderOperator):
         return f"higher_order.{target.name()}"
     return str(getattr(target, "__name__", target))
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFacts:
+    """All that is known of what a node calls, apart from the node.
+
+    Attributes:
+        op: its name without the overload.
+        is_free: it does nothing at run time, not even a call.
+        touches_nothing: it is called but reads and writes no element.
+        is_higher: it is a higher-order op.
+        rule: None where there is none.
+    """
+
+    op: str
+    is_free: bool
+    touches_nothing: bool
+    is_higher: bool
+    rule: OpRule | None
+
+
+@functools.lru_cache(maxsize=4096)
+def facts_of(target: Any) -> TargetFacts:
+    """The facts of a call target: looked up once an op, as hashing a target is slow."""
+    higher = isinstance(target, HigherOrderOperator)
+    return TargetFacts(packet(target), free_target(target), touches_nothing(target), higher, rule_of(target))
+
+
+def forget_facts() -> None:
+    """Look every rule up anew: a user's has come or gone."""
+    rule_of.cache_clear()
+    facts_of.cache_clear()
 
 
 @functools.lru_cache(maxsize=4096)

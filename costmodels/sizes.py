@@ -209,8 +209,7 @@ class Sizes:
         found = self._roots.get(node)
         if found is None:
             found = node
-            sources = node.all_input_nodes
-            if node.op == "call_function" and sources:
+            if node.op == "call_function" and (sources := node.all_input_nodes):
                 record = self.srg.record(node)
                 if node.target is operator.getitem:
                     found = self.root(sources[0])

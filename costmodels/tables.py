@@ -265,7 +265,7 @@ _TABLE: tuple[tuple[str, str | int, int, int, str], ...] = (
         "out",
         1,
         0,
-        "bitwise_left_shift bitwise_right_shift threshold_backward isclose linalg_cross gcd lcm",
+        "bitwise_left_shift bitwise_right_shift threshold_backward isclose linalg_cross gcd lcm floor_divide copysign",
     ),
     ("elementwise", "out", 30, 0, "_fused_adam _fused_adamw"),
     ("elementwise", "outs", 6, 0, "_fused_sgd _fused_adagrad"),

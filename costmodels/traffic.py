@@ -139,7 +139,7 @@ def memory_of(meta: TensorMeta, hint: TensorMeta | None = None) -> Touched:
         hint: the same with the example's numbers; None: ``meta`` holds numbers.
     """
     hint = hint or meta
-    if not meta.strides or not hint.nbytes:
+    if not meta.strides or not hint.nbytes or _is_packed(hint):
         return Touched(meta.nbytes)
     item = item_bytes(meta.dtype)
     run: int = item  # bytes without a gap as wide as a cache line, by the numbers
@@ -161,6 +161,16 @@ def memory_of(meta: TensorMeta, hint: TensorMeta | None = None) -> Touched:
     return Touched(nbytes, nbytes if small else 0)
 
 
+def _is_packed(meta: TensorMeta) -> bool:
+    """Whether a tensor is contiguous in the order of its dimensions."""
+    step = 1
+    for size, stride in zip(reversed(meta.shape), reversed(meta.strides), strict=True):
+        if stride != step and size != 1:
+            return False
+        step *= size  # type: ignore[operator]
+    return True
+
+
 def is_weight(sizes: Sizes, node: Node) -> bool:
     """Whether a value is held by the model between calls, or is a view of such a one."""
     root = sizes.root(node)
@@ -169,8 +179,7 @@ def is_weight(sizes: Sizes, node: Node) -> bool:
 
 def traffic(call: Call, kind: str) -> Traffic:
     """Bytes that a call which is no view reads and writes."""
-    sizes, record, name = call.sizes, call.record, call.op
-    sources = call.node.all_input_nodes
+    sizes, record, name, sources = call.sizes, call.record, call.op, call.sources
     if name in SHAPE_ONLY:
         return Traffic((), touched(sizes, call.node).nbytes)
     if name in GATHERS and sources:
@@ -180,12 +189,12 @@ def traffic(call: Call, kind: str) -> Traffic:
     strided = 0
     reads = []
     in_order = kind in _IN_ORDER and bool(record.outputs)
+    known = sizes.touched
     for source in sources:
-        memory = touched(sizes, source)
-        if not memory.nbytes:
-            continue
-        reads.append((source, memory.nbytes, is_weight(sizes, source)))
-        strided += memory.nbytes if in_order and _crosses(call, source) else memory.scattered
+        memory = known.get(source) or touched(sizes, source)
+        if memory.nbytes:
+            reads.append((source, memory.nbytes, is_weight(sizes, source)))
+            strided += memory.nbytes if in_order and _crosses(call, source) else memory.scattered
     write = _fresh(call, sources)
     gathered = touched(sizes, sources[-1]).nbytes if name in SCATTERS and sources else 0
     return Traffic(tuple(reads), write, strided, gathered)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
 from djinn_fx.costmodels.call import Call, Count
-from djinn_fx.costmodels.rules import USER_RULES, rule_of
+from djinn_fx.costmodels.rules import USER_RULES, forget_facts, rule_of
 from djinn_fx.costmodels.work import KINDS
 
 UserRule = TypeVar("UserRule", bound=Callable[[Call], Count])
@@ -47,7 +47,7 @@ def rule(op: Any, *, replace: bool = False) -> Callable[[UserRule], UserRule]:
         if not replace:
             _refuse_second(target)
         USER_RULES[target] = function
-        rule_of.cache_clear()
+        forget_facts()
         _changes += 1
         return function
 
@@ -58,7 +58,7 @@ def forget_rule(op: Any) -> None:
     """Take a user's rule away again; an op without one is left as it is."""
     global _changes
     USER_RULES.pop(_target(op), None)
-    rule_of.cache_clear()
+    forget_facts()
     _changes += 1
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch._ops import HigherOrderOperator
 from torch.fx import Node
 
 from djinn_fx.costmodels import user_rules
 from djinn_fx.costmodels.bodies import Body, bodies_of
-from djinn_fx.costmodels.call import Call, Count, numel
+from djinn_fx.costmodels.call import Call, Count, numbers, numel
 from djinn_fx.costmodels.decomposed import decomposed
-from djinn_fx.costmodels.rules import free_target, packet, rule_of, touches_nothing
+from djinn_fx.costmodels.rules import OpRule, facts_of
 from djinn_fx.costmodels.sizes import Sizes, wrapped_op
 from djinn_fx.costmodels.traffic import Traffic, traffic
 from djinn_fx.costmodels.work import Work, WorkGraph, total
@@ -82,25 +83,33 @@ def work_at(sizes: Sizes, node: Node) -> Work:
 
 def priced(sizes: Sizes, node: Node) -> tuple[Work, Traffic]:
     """The same, and what it reads value by value."""
-    target = node.target
+    facts = facts_of(node.target)
+    if facts.is_free:
+        return _free(facts.op), _NO_TRAFFIC
     record = sizes.srg.record(node)
-    op = packet(target)
-    if free_target(target):
-        return Work(op=op, kind="free"), _NO_TRAFFIC
-    if touches_nothing(target) or sizes.is_view(node, record):
-        return Work(op=op, kind="view"), _NO_TRAFFIC
-    if isinstance(target, HigherOrderOperator):
+    if facts.touches_nothing or (record.is_view and sizes.is_view(node, record)):
+        return _view(facts.op), _NO_TRAFFIC
+    if facts.is_higher:
         bodies = bodies_of(sizes, node)
         if bodies:
-            return _bodies_work(op, bodies), traffic(Call(sizes, node, record, op), "other")
+            return _bodies_work(facts.op, bodies), traffic(Call(sizes, node, record, facts.op), "other")
         inner = wrapped_op(node)
         if inner is not None:
-            target, op = inner, packet(inner)
-    return _priced(Call(sizes, node, record, op), target)
+            facts = facts_of(inner)
+    return _priced(Call(sizes, node, record, facts.op), facts.rule)
 
 
-def _priced(call: Call, target: Any) -> tuple[Work, Traffic]:
-    found = rule_of(target)
+@functools.lru_cache(maxsize=1024)
+def _free(op: str) -> Work:
+    return Work(op=op, kind="free")
+
+
+@functools.lru_cache(maxsize=1024)
+def _view(op: str) -> Work:
+    return Work(op=op, kind="view")
+
+
+def _priced(call: Call, found: OpRule | None) -> tuple[Work, Traffic]:
     kind, problem = "other", None
     matmul = vector = special = 0
     sides: tuple[int, ...] = ()
@@ -164,8 +173,9 @@ def _by_user(count: Count, moved: Traffic, weights: int, read: int) -> tuple[int
 def _dtype(call: Call) -> str:
     """The dtype whose arithmetic applies: of the first floating tensor read, else of the output."""
     for meta in call.inputs:
-        if "float" in meta.dtype or "complex" in meta.dtype:
-            return meta.dtype
+        dtype = meta.dtype
+        if dtype == "float32" or "float" in dtype or "complex" in dtype:
+            return dtype
     outputs = call.outputs
     return outputs[0].dtype if outputs else "float32"
 
@@ -173,12 +183,7 @@ def _dtype(call: Call) -> str:
 def _largest(call: Call) -> Any:
     """Elements of the largest tensor read or written; of expressions, the one that is largest in the example."""
     if call.sizes.hints is None:
-        most = 0
-        for meta in call.inputs:
-            most = max(most, numel(meta))
-        for meta in call.outputs:
-            most = max(most, numel(meta))
-        return most
+        return max([math.prod(numbers(meta.shape)) for meta in (*call.inputs, *call.outputs)], default=0)
     hinted = Call(call.sizes.hints, call.node, call.record, call.op)
     pairs = zip((*hinted.inputs, *hinted.outputs), (*call.inputs, *call.outputs), strict=True)
     return max(((numel(hint), numel(meta)) for hint, meta in pairs), key=lambda pair: pair[0], default=(0, 0))[1]
