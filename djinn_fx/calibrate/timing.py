@@ -2,7 +2,8 @@
 
 Where a thread of a parallel loop loses its core to another process, the loop waits for the scheduler: an op of 10 us
 takes 8 ms then. So a small parallel op whose time is known, the canary, is timed before and after. Where it is slow,
-the machine is busy: the measurement waits, or is done again.
+the machine is busy: the measurement waits, or is done again; so too where the operating system tells of other
+processes that were computing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 import torch
 
+from djinn_fx.calibrate.neighbours import disturbed, reading
+
 #: A block of calls lasts at least this long, so that reading the clock does not count.
 BLOCK_S = 5e-4
 #: Blocks that every case gets, and those after which more tell nothing.
@@ -25,7 +28,7 @@ BUSY = 1.6
 #: Blocks whose median is so much above their fastest were disturbed.
 UNEVEN = 1.35
 #: How often a disturbed measurement is done again, and seconds to wait for a busy machine before each.
-RETRIES, WAIT_S = 1, 0.4
+RETRIES, WAIT_S = 2, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +95,12 @@ def timed_quietly(
     best: Timed | None = None
     for _ in range(1 + RETRIES):
         quiet = canary.wait()
+        before = reading()
         found = timed(call, budget_s, finish)
+        quiet = quiet and not disturbed(before, torch.get_num_threads()) and not canary.busy()
         if best is None or found.median_s < best.median_s:
             best = found
-        if quiet and found.even and not canary.busy():
+        if quiet and found.even:
             break
     assert best is not None, "there is at least one attempt"
     return best

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from djinn_fx.calibrate import child as child_module
-from djinn_fx.calibrate import timing
+from djinn_fx.calibrate import neighbours, timing
 from djinn_fx.calibrate.cases import Case, Task, all_cases, tasks
 from djinn_fx.calibrate.child import MeasuringChild, Outcome
 from djinn_fx.calibrate.journal import Journal, forget
@@ -163,9 +163,37 @@ def test_spread_is_half_the_distance_of_the_quartiles() -> None:
     assert spread_of([0.8, 1.0, 1.0, 1.2]) == pytest.approx(0.15)
 
 
+STAT = "cpu  {user} 0 10 500 7 0 3 2 0 0\ncpu0 1 2 3\n"
+
+
+@pytest.mark.parametrize(
+    ("ticks", "threads", "cores", "told"),
+    [(0, 2, 2, False), (2, 2, 2, False), (30, 2, 2, True), (90, 1, 2, False), (140, 1, 2, True), (900, 2, 64, False)],
+)
+def test_others_disturb_where_they_take_cores_that_are_needed(
+    ticks: int, threads: int, cores: int, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(neighbours, "_STAT", stat)
+    monkeypatch.setattr(neighbours.time, "process_time", lambda: 0.0)
+    monkeypatch.setattr(neighbours.os, "sysconf", lambda _: 100)
+    stat.write_text(STAT.format(user=1000))
+    before = neighbours.reading()
+    clock.now += 1.0
+    stat.write_text(STAT.format(user=1000 + ticks))
+    assert neighbours.disturbed(before, threads, cores) is told
+
+
+def test_where_the_system_does_not_tell_nothing_is_disturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "_STAT", tmp_path / "none")
+    assert neighbours.reading() is None
+    assert not neighbours.disturbed(None, 2, 2)
+
+
 def test_a_disturbed_measurement_is_done_again_and_the_better_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     canary = Canary()
     monkeypatch.setattr(canary, "busy", lambda: False)
+    monkeypatch.setattr(timing, "disturbed", lambda *_: False)
     uneven = Timed(median_s=2.0, spread=0.5, calls=9, fastest_s=1.0)
     even = Timed(median_s=1.0, spread=0.0, calls=9, fastest_s=0.99)
     answers = iter([uneven, even])
