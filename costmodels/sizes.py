@@ -124,7 +124,7 @@ class Sizes:
         hints: where the values are expressions: the same graph at the example's sizes, which decides every branch.
     """
 
-    __slots__ = ("_functions", "_metas", "_roots", "_texts", "hints", "kept", "srg", "touched", "values")
+    __slots__ = ("_functions", "_metas", "_texts", "hints", "kept", "known_roots", "srg", "touched", "values")
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Sizes:
         self.kept: tuple[Any, Any] | None = None  # by flow: the whole graph's work and what it depends on
         self._functions = functions
         self._metas: dict[Node, tuple[TensorMeta, ...]] = {}
-        self._roots: dict[Node, Node] = {}
+        self.known_roots: dict[Node, Node] = {}
         self._texts: dict[str, Any] = {}
 
     def outputs(self, node: Node) -> tuple[TensorMeta, ...]:
@@ -206,16 +206,16 @@ class Sizes:
 
     def root(self, node: Node) -> Node:
         """The node whose memory a value is part of: looks through views and the unpacking of tuples."""
-        found = self._roots.get(node)
+        found = self.known_roots.get(node)
         if found is None:
             found = node
-            if node.op == "call_function" and (sources := node.all_input_nodes):
+            if node.op == "call_function":
                 record = self.srg.record(node)
                 if node.target is operator.getitem:
-                    found = self.root(sources[0])
-                elif self.is_view(node, record):
-                    found = self.root(_shared(self.srg, record, sources))
-            self._roots[node] = found
+                    found = self.root(node.all_input_nodes[0])
+                elif record.is_view and self.is_view(node, record):
+                    found = self.root(_shared(self.srg, record, node.all_input_nodes))
+            self.known_roots[node] = found
         return found
 
 

@@ -7,7 +7,7 @@ takes for its shape only is not read. Memory between elements that lie closer th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.fx import Node
@@ -56,8 +56,7 @@ _IN_ORDER = frozenset({"elementwise", "copy", "random"})
 _HELD = (Residency.PARAMETER, Residency.BUFFER, Residency.CONSTANT)
 
 
-@dataclass(frozen=True, slots=True)
-class Touched:
+class Touched(NamedTuple):
     """Memory behind all tensors of one value.
 
     Attributes:
@@ -69,8 +68,7 @@ class Touched:
     scattered: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
+class Traffic(NamedTuple):
     """Bytes moved by one call.
 
     Attributes:
@@ -189,12 +187,17 @@ def traffic(call: Call, kind: str) -> Traffic:
     strided = 0
     reads = []
     in_order = kind in _IN_ORDER and bool(record.outputs)
-    known = sizes.touched
+    row = in_order and record.outputs[0].strides[-1:] == (1,)
+    known, roots = sizes.touched, sizes.known_roots
     for source in sources:
         memory = known.get(source) or touched(sizes, source)
         if memory.nbytes:
-            reads.append((source, memory.nbytes, is_weight(sizes, source)))
-            strided += memory.nbytes if in_order and _crosses(call, source) else memory.scattered
+            root = roots.get(source) or sizes.root(source)
+            reads.append((source, memory.nbytes, root.op != "call_function" and is_weight(sizes, root)))
+            if in_order and not (row and sizes.outputs(source)[0].strides[-1:] == (1,)) and _crosses(call, source):
+                strided += memory.nbytes
+            else:
+                strided += memory.scattered
     write = _fresh(call, sources)
     gathered = touched(sizes, sources[-1]).nbytes if name in SCATTERS and sources else 0
     return Traffic(tuple(reads), write, strided, gathered)

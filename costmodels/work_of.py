@@ -19,7 +19,7 @@ from djinn_fx.costmodels.rules import OpRule, facts_of
 from djinn_fx.costmodels.sizes import Sizes, wrapped_op
 from djinn_fx.costmodels.traffic import Traffic, traffic
 from djinn_fx.costmodels.work import Work, WorkGraph, total
-from djinn_fx.srg.graph import SRG, fake_value
+from djinn_fx.srg.graph import META_KEY, SRG, fake_value
 
 #: What a rule may raise when a call is not what it knows; anything else is a bug of ours.
 _MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
@@ -86,7 +86,7 @@ def priced(sizes: Sizes, node: Node) -> tuple[Work, Traffic]:
     facts = facts_of(node.target)
     if facts.is_free:
         return _free(facts.op), _NO_TRAFFIC
-    record = sizes.srg.record(node)
+    record = node.meta.get(META_KEY) or sizes.srg.record(node)  # which says what is wrong where there is none
     if facts.touches_nothing or (record.is_view and sizes.is_view(node, record)):
         return _view(facts.op), _NO_TRAFFIC
     if facts.is_higher:
