@@ -47,7 +47,7 @@ class Route:
         """Where it ends."""
         return self.links[-1].target if self.links else self.source
 
-    @property
+    @cached_property
     def nodes(self) -> tuple[str, ...]:
         """All nodes on it, both ends included."""
         return (self.source, *(link.target for link in self.links))
@@ -125,19 +125,23 @@ class PathTable:
         Raises:
             SettingsError: there is no such node.
         """
+        passes_on = self.topology.node(name).forwarding != "none"
         self.topology = self.topology.without(name)
         self._tables.pop(name, None)
         for source, table in self._tables.items():
             table.pop(name, None)
-            lost = []
-            for target, routes in table.items():
-                kept = [route for route in routes if name not in route.nodes]
-                if len(kept) < len(routes):
-                    table[target] = kept
-                    lost.append(target)
-            self._settle(
-                source, [self._extend(route, link) for target in lost for link, route in self._into(source, target)]
-            )
+            if passes_on:
+                self._mend(source, name)
+
+    def _mend(self, source: str, gone: str) -> None:
+        """Drop the routes that went through a node, and look for others from where routes are left."""
+        table = self._tables[source]
+        lost = [target for target, routes in table.items() if any(gone in route.nodes for route in routes)]
+        for target in lost:
+            table[target] = [route for route in table[target] if gone not in route.nodes]
+        self._settle(
+            source, [self._extend(route, link) for target in lost for link, route in self._into(source, target)]
+        )
 
     def join(self, node: Node, links: Iterable[Link]) -> None:
         """A node is there, with its links to nodes that are there already.
