@@ -62,10 +62,12 @@ class Touched(NamedTuple):
     Attributes:
         nbytes: bytes, a broadcast dimension counted once.
         scattered: part of them in pieces smaller than a cache line, with gaps between.
+        root: the node whose memory it is, if that is no call: an input or a constant.
     """
 
     nbytes: int
     scattered: int = 0
+    root: Node | None = None
 
 
 class Traffic(NamedTuple):
@@ -119,18 +121,21 @@ def touched(sizes: Sizes, node: Node) -> Touched:
     found: Touched | None = sizes.touched.get(node)
     if found is None:
         metas = sizes.outputs(node)
-        hints = metas if sizes.hints is None else sizes.hints.outputs(node)
-        if len(metas) == 1:
-            found = memory_of(metas[0], hints[0])
+        if len(metas) == 1 and _is_packed(metas[0]):
+            nbytes, scattered = metas[0].nbytes, 0
         else:
+            hints = metas if sizes.hints is None else sizes.hints.outputs(node)
             parts = [memory_of(meta, hint) for meta, hint in zip(metas, hints, strict=True)]
-            found = Touched(sum(part.nbytes for part in parts), sum(part.scattered for part in parts))
-        sizes.touched[node] = found
+            nbytes, scattered = sum(part[0] for part in parts), sum(part[1] for part in parts)
+        root = sizes.root(node)
+        found = sizes.touched[node] = Touched(nbytes, scattered, None if root.op == "call_function" else root)
     return found
 
 
-def memory_of(meta: TensorMeta, hint: TensorMeta | None = None) -> Touched:
-    """Memory behind a tensor whose sizes are numbers, or expressions beside numbers to decide by.
+def memory_of(meta: TensorMeta, hint: TensorMeta | None = None) -> tuple[int, int]:
+    """Bytes behind a tensor, and how many of them are scattered.
+
+    Sizes are numbers, or expressions beside numbers to decide by.
 
     Args:
         meta: the tensor.
@@ -138,7 +143,7 @@ def memory_of(meta: TensorMeta, hint: TensorMeta | None = None) -> Touched:
     """
     hint = hint or meta
     if not meta.strides or not hint.nbytes or _is_packed(hint):
-        return Touched(meta.nbytes)
+        return meta.nbytes, 0
     item = item_bytes(meta.dtype)
     run: int = item  # bytes without a gap as wide as a cache line, by the numbers
     here, pieces = item, 1  # the same, and how many of them, perhaps as expressions
@@ -156,7 +161,7 @@ def memory_of(meta: TensorMeta, hint: TensorMeta | None = None) -> Touched:
             pieces = pieces * meta.shape[dim]
     nbytes = here * pieces
     small = run < LINE_BYTES and hint.nbytes > LINE_BYTES and pieces != 1
-    return Touched(nbytes, nbytes if small else 0)
+    return nbytes, nbytes if small else 0
 
 
 def _is_packed(meta: TensorMeta) -> bool:
@@ -188,12 +193,13 @@ def traffic(call: Call, kind: str) -> Traffic:
     reads = []
     in_order = kind in _IN_ORDER and bool(record.outputs)
     row = in_order and record.outputs[0].strides[-1:] == (1,)
-    known, roots = sizes.touched, sizes.known_roots
+    known = sizes.touched
     for source in sources:
         memory = known.get(source) or touched(sizes, source)
         if memory.nbytes:
-            root = roots.get(source) or sizes.root(source)
-            reads.append((source, memory.nbytes, root.op != "call_function" and is_weight(sizes, root)))
+            root = memory.root
+            held = root is not None and sizes.srg.record(root).residency in _HELD
+            reads.append((source, memory.nbytes, held))
             if in_order and not (row and sizes.outputs(source)[0].strides[-1:] == (1,)) and _crosses(call, source):
                 strided += memory.nbytes
             else:
