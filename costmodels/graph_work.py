@@ -65,14 +65,19 @@ class GraphWork:
         )
 
 
-#: Of graphs that are being planned, as estimate-cost found them.
+#: Of the graphs that were planned last, as estimate-cost found them.
 _KNOWN: WeakKeyDictionary[SRG, GraphWork] = WeakKeyDictionary()
+#: How many: a model's graphs are remembered long after they were planned, their work need not be.
+_KEPT = 4
 
 
 def graph_work(srg: SRG, *, fresh: bool = False) -> GraphWork:
     """A graph's work; computed once unless ``fresh`` asks for it anew."""
     if fresh or srg not in _KNOWN:
-        _KNOWN[srg] = GraphWork(srg)
+        found = _KNOWN[srg] = GraphWork(srg)
+        for old in list(_KNOWN)[:-_KEPT]:
+            _KNOWN.pop(old, None)
+        return found
     return _KNOWN[srg]
 
 

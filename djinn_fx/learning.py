@@ -41,8 +41,8 @@ class Learner:
 
     @staticmethod
     def wanted(settings: Settings, pricing: Pricing) -> bool:
-        """Whether times teach: they are this machine's, no call runs eager as well, and no setting says no."""
-        here = pricing.device.name == "this-machine"
+        """Whether times teach: they are of this CPU, no call runs eager as well, and no setting says no."""
+        here = pricing.times is not None and pricing.device.kind == "cpu"  # a GPU's calls return before it is done
         return settings.learn and here and not settings.verify.startswith("sample")
 
     def note(self, region: Region, work: WorkGraph, engine: str, seconds: Sequence[float]) -> None:
@@ -92,6 +92,8 @@ def learning(
     work = {index: part_of(srg, plan.regions[index].nodes) for index in set(first)}
 
     def told(times: Times) -> None:
+        if any(getattr(one, "pending", False) for one in built.callables):
+            return  # what was timed while builders used the processor says nothing
         together: dict[tuple[int, str], list[float]] = {}
         for (index, engine), seconds in times.items():
             together.setdefault((first[index], engine), []).extend(seconds)

@@ -30,7 +30,8 @@ def pricing_for(settings: Settings, device: str, passes: Sequence[Pass] = ()) ->
     """
     named = next((one.device for one in passes if isinstance(one, EstimateCost) and one.device), settings.device)
     store, _ = open_store(settings)
-    here = named is None and settings.topology is None
+    # Elsewhere, and where somebody says by what to price, what is known of this machine says nothing.
+    here = named is None and settings.topology is None and settings.cost_model == "auto"
     return pricing(
         settings.cost_model,
         device=named,

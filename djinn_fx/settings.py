@@ -106,7 +106,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     cost_model: Any = _setting(
         "auto",
         "what times are estimated by: `auto`, the calibrated profile of this machine if there is one that fits, else "
-        "datasheets; `datasheet`, never a profile; or an object of your own with `name`, `op` and `region`",
+        "datasheets; `datasheet`, these alone; or an object of your own with `name`, `op` and `region`",
         accepts='"auto", "datasheet", or a cost model (an object)',
         compiles=True,
         exclude=True,  # an object is not written into kept graphs: they are planned already

@@ -124,7 +124,7 @@ def test_calls_teach_and_the_next_plan_knows_what_its_regions_took() -> None:
 
 def test_regions_that_repeat_teach_together() -> None:
     options = {**EAGER, "passes": AT_REPEATS, "expected_calls": 1}
-    graph = one_graph(options, stacked(), BURST)
+    graph = one_graph(options, stacked(layers=12), BURST)
     hashes = [region.structural_hash for region in graph.plan.regions]
     repeated = max(hashes, key=hashes.count)
     known = known_times(**EAGER).time(repeated, "eager")
@@ -141,7 +141,17 @@ def test_lessons_are_kept_for_the_next_process() -> None:
     assert {row["engine"] for row in kept.to_json()} == {"eager"}
 
 
-@pytest.mark.parametrize("options", [{"learn": False}, {"verify": "sample:0.5"}, {"device": "t4"}, {"cache": False}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learn": False},
+        {"verify": "sample:0.5"},
+        {"device": "t4"},
+        {"topology": "dgx-h100"},
+        {"cost_model": "datasheet"},
+        {"cache": False},
+    ],
+)
 def test_nothing_is_kept_where_it_is_not_wanted(options: dict[str, Any]) -> None:
     graph = one_graph({**EAGER, **options}, stacked(), BURST)
     assert known_times(**EAGER).time(graph.plan.regions[0].structural_hash, "eager") is None
