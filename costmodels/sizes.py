@@ -143,6 +143,11 @@ class Sizes:
         self.known_roots: dict[Node, Node] = {}
         self._texts: dict[str, Any] = {}
 
+    def of_body(self, srg: SRG) -> Sizes:
+        """The tensors of a graph that a call of this one runs: its symbols have the same names."""
+        hints = None if self.hints is None else self.hints.of_body(srg)
+        return Sizes(srg, self.values, self._functions, hints)
+
     def outputs(self, node: Node) -> tuple[TensorMeta, ...]:
         """The tensors a node produces."""
         found = self._metas.get(node)

@@ -55,7 +55,7 @@ class SymbolicWork:
             ValueError: a symbol that is needed is not given, is not known or is negative; names it.
         """
         _check(sizes, self.symbols)
-        numbers = {name: int(worked_out(text, sizes)) for name, text in self.formulas.items()}
+        numbers: dict[str, Any] = {name: int(worked_out(text, sizes)) for name, text in self.formulas.items()}
         problem = f"{self.unpriced[0][0]}: {self.unpriced[0][1]}" if self.unpriced else None
         return Work(op=self.op, kind=self.kind, problem=problem, **numbers)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.fx import Node
 
-from djinn_fx.costmodels.call import Call
+from djinn_fx.costmodels.call import Call, numbers
 from djinn_fx.costmodels.sizes import Sizes, item_bytes
 from djinn_fx.costmodels.tables import names
 from djinn_fx.srg.graph import SRG, fake_value, size_hint, tensors_of
@@ -145,32 +145,34 @@ def memory_of(meta: TensorMeta, hint: TensorMeta | None = None) -> tuple[int, in
     if not meta.strides or not hint.nbytes or _is_packed(hint):
         return meta.nbytes, 0
     item = item_bytes(meta.dtype)
+    shape, strides = numbers(hint.shape), numbers(hint.strides)
+    given, given_strides = numbers(meta.shape), numbers(meta.strides)
     run: int = item  # bytes without a gap as wide as a cache line, by the numbers
     here, pieces = item, 1  # the same, and how many of them, perhaps as expressions
-    order = sorted(range(len(hint.shape)), key=lambda dim: hint.strides[dim])
+    order = sorted(range(len(shape)), key=lambda dim: strides[dim])
     for dim in order:
-        count, step = hint.shape[dim], hint.strides[dim]
+        count, step = shape[dim], strides[dim]
         if count == 1 or step == 0:
             continue
-        if step * item - run < LINE_BYTES:  # type: ignore[operator]
+        if step * item - run < LINE_BYTES:
             same = step * item == run
-            run = run * count if same else (count - 1) * step * item + run  # type: ignore[operator, assignment]
-            size, stride = meta.shape[dim], meta.strides[dim]
-            here = here * size if same else (size - 1) * stride * item + here  # type: ignore[operator, assignment]
+            run = run * count if same else (count - 1) * step * item + run
+            size, stride = given[dim], given_strides[dim]
+            here = here * size if same else (size - 1) * stride * item + here
         else:
-            pieces = pieces * meta.shape[dim]
+            pieces = pieces * given[dim]
     nbytes = here * pieces
     small = run < LINE_BYTES and hint.nbytes > LINE_BYTES and pieces != 1
     return nbytes, nbytes if small else 0
 
 
 def _is_packed(meta: TensorMeta) -> bool:
-    """Whether a tensor is contiguous in the order of its dimensions."""
+    """Whether a tensor is contiguous in the order of its dimensions, or has a layout without strides."""
     step = 1
-    for size, stride in zip(reversed(meta.shape), reversed(meta.strides), strict=True):
+    for size, stride in zip(numbers(meta.shape)[::-1], numbers(meta.strides)[::-1], strict=False):
         if stride != step and size != 1:
             return False
-        step *= size  # type: ignore[operator]
+        step *= size
     return True
 
 

@@ -62,8 +62,9 @@ def parts_of(srg: SRG, node: Node) -> list[Work]:
     bodies = bodies_of(sizes, node)
     if not bodies:
         return [work_at(sizes, node)]
-    body = max(bodies, key=lambda body: _weight(_body_work("", body)))
-    return [part for inner in body.srg.ops for part in parts_of(body.srg, inner)] * body.times
+    body = max(bodies, key=lambda body: _weight(_body_work(sizes, "", body)))
+    parts = [part for inner in body.srg.ops for part in parts_of(body.srg, inner)]
+    return parts * int(body.times)
 
 
 def sizes_of(srg: SRG, values: Mapping[str, int] | None = None) -> Sizes:
@@ -92,7 +93,7 @@ def priced(sizes: Sizes, node: Node) -> tuple[Work, Traffic]:
     if facts.is_higher:
         bodies = bodies_of(sizes, node)
         if bodies:
-            return _bodies_work(facts.op, bodies), traffic(Call(sizes, node, record, facts.op), "other")
+            return _bodies_work(sizes, facts.op, bodies), traffic(Call(sizes, node, record, facts.op), "other")
         inner = wrapped_op(node)
         if inner is not None:
             facts = facts_of(inner)
@@ -189,9 +190,9 @@ def _largest(call: Call) -> Any:
     return max(((numel(hint), numel(meta)) for hint, meta in pairs), key=lambda pair: pair[0], default=(0, 0))[1]
 
 
-def _bodies_work(op: str, bodies: list[Body]) -> Work:
+def _bodies_work(sizes: Sizes, op: str, bodies: list[Body]) -> Work:
     """The work of a call that runs graphs: that of the body that has most to do, as often as it runs."""
-    works = [_body_work(op, body) for body in bodies]
+    works = [_body_work(sizes, op, body) for body in bodies]
     return max(works, key=_weight)
 
 
@@ -199,9 +200,9 @@ def _weight(work: Work) -> tuple[int, int]:
     return work.matmul_flops, work.nbytes
 
 
-def _body_work(op: str, body: Body) -> Work:
+def _body_work(outer: Sizes, op: str, body: Body) -> Work:
     srg, times = body.srg, body.times
-    sizes = sizes_of(srg)
+    sizes = outer.of_body(srg)
     parts = [work_at(sizes, node) for node in srg.ops]
     problems = [f"in its body, {part.op}: {part.problem}" for part in parts if part.problem is not None]
     problems += [f"its body has no sizes at {node.name}" for node in srg.ops if fake_value(node) is None]
