@@ -78,7 +78,7 @@ def tasks(cases: list[Case], engines: tuple[str, ...], threads: tuple[int, ...],
         for count in threads:
             for case in cases:
                 wanted = engine in case.engines and (case.in_short_list(engine) or not quick)
-                # With one thread nothing is built that takes seconds: few want to know.
+                # In the short list nothing that takes seconds to build is built once more for one thread.
                 fewer = case.one_thread and not (quick and engine in SLOW_TO_BUILD)
                 if wanted and (count == threads[0] or fewer):
                     yield Task(case=case, engine=engine, threads=count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,17 +145,6 @@ def fill_module(module: nn.Module) -> nn.Module:
     return module
 
 
-def nbytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of tensors together."""
-    return sum(one.numel() * one.element_size() for one in tensors)
-
-
 def copies_for(target_bytes: int, one_bytes: int, most: int = 24) -> int:
     """How many weights of a size come to about so many bytes, from 2 to ``most``."""
     return max(2, min(most, round(target_bytes / one_bytes)))
-
-
-def values(start: int, stop: int, per_octave: int = 1) -> Sequence[int]:
-    """Whole numbers from ``start`` to ``stop``, evenly apart on a logarithmic scale."""
-    steps = round(math.log2(stop / start) * per_octave)
-    return [round(start * 2 ** (step / per_octave)) for step in range(steps + 1)]
