@@ -28,6 +28,7 @@ from bench.children import call_child
 from bench.cost_models import DEV, FAMILIES, HELD_OUT, graph_names
 from bench.cost_work import ENGINES, OutOfTimeError, Work, by_pair
 from bench.harness import Report, parse, parser, positive
+from djinn_fx.costmodels.profile import profile_folder
 
 QUICK_GRAPHS = ("electra/encode b1 t64", "stablelm/decode b1 t80", "deit/encode b1 t192")
 QUICK_ENGINES = ("eager", "onnxruntime")
@@ -56,7 +57,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument("--graphs", type=positive, metavar="N", help="only the first N graphs")
     made.add_argument("--phase", default="all", choices=PHASES, help="do only this part of the work")
     made.add_argument("--work", type=Path, metavar="DIR", help="where graphs, artefacts and times are kept")
-    made.add_argument("--profile", metavar="DIR", help="folder of the profile (default: where djinn calibrate puts it)")
+    made.add_argument(
+        "--profile", type=Path, metavar="DIR", help="folder of the profile (default: where djinn calibrate puts it)"
+    )
     made.add_argument("--limit", type=float, default=1e9, metavar="SECONDS", help="stop after this time, and keep all")
     made.add_argument("--rescore", metavar="NAME", help="foretell anew, after measuring; reported apart, by this name")
     arguments = parse(made, argv)
@@ -67,6 +70,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.rescore and arguments.work is None:
         made.error("--rescore needs --work: the times are kept there")
     chosen = {"held-out": HELD_OUT, "dev": DEV, "all": FAMILIES}[arguments.families]
+    arguments.profile = arguments.profile or profile_folder()  # a child process has a cache folder of its own
     arguments.graphs = QUICK_GRAPHS if arguments.quick else graph_names(chosen)[: arguments.graphs]
     return arguments
 
@@ -106,7 +110,8 @@ def foretell(work: Work, arguments: argparse.Namespace, name: str) -> None:
     """Write predictions, once; print the hash of their file."""
     if not work.predicted(name)[0]:
         graphs = work.captured(arguments.graphs)
-        given = {"graphs": graphs, "engines": arguments.engines, "root": str(work.root), "profile": arguments.profile}
+        profile = str(arguments.profile.resolve())
+        given = {"graphs": graphs, "engines": arguments.engines, "root": str(work.root), "profile": profile}
         work.predict(name, call_child("bench.cost_predict:predict", given, work.caches))
     values, facts = work.predicted(name)
     print(f"{name}: {len(values['graphs'])} graphs, {facts['written']}, sha256 {facts['sha256']}", flush=True)

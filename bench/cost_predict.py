@@ -17,7 +17,7 @@ import torch
 
 from bench.cost_graphs import Folder, first_line, region_of, work_again
 from djinn_fx.costmodels.calibrated import CalibratedModel
-from djinn_fx.costmodels.profile import conditions, profile_folder, read_profile
+from djinn_fx.costmodels.profile import conditions, read_profile
 from djinn_fx.costmodels.roofline import RooflineModel
 from djinn_fx.costmodels.work import WorkGraph
 from djinn_fx.hardware.catalogue import default_device
@@ -26,14 +26,14 @@ from djinn_fx.hardware.device import Device
 Found = dict[str, Any]
 
 
-def predict(graphs: Sequence[str], engines: Sequence[str], root: str, profile: str | None, threads: int = 0) -> Found:
+def predict(graphs: Sequence[str], engines: Sequence[str], root: str, profile: str, threads: int = 0) -> Found:
     """Predicted seconds of some captured graphs on some engines; looks at no measured time of theirs.
 
     Args:
         graphs: captured ones.
         engines: names.
         root: the bench's folder.
-        profile: folder of the profile; None: the user's own.
+        profile: its folder.
         threads: that the engines have; 0: torch's default.
 
     Returns:
@@ -58,9 +58,8 @@ def predict(graphs: Sequence[str], engines: Sequence[str], root: str, profile: s
     return {"profile": facts, "device": device.name, "threads": threads, "graphs": found}
 
 
-def _model(profile: str | None, threads: int) -> tuple[CalibratedModel | None, Mapping[str, Any], Found]:
-    folder = Path(profile) if profile is not None else profile_folder()
-    known = read_profile(folder, conditions(threads))
+def _model(profile: str, threads: int) -> tuple[CalibratedModel | None, Mapping[str, Any], Found]:
+    known = read_profile(Path(profile), conditions(threads))
     if known.profile is None:
         return None, {}, {"problem": str(known.problem or "this machine has no profile; run djinn calibrate")}
     facts = {"made": known.profile.made, "samples": known.profile.samples, "noise": dict(known.profile.noise)}

@@ -30,6 +30,7 @@ from bench.children import ROOT, call_child
 from bench.cost_models import DEV, HELD_OUT, graph_names
 from bench.cost_work import OutOfTimeError, Work, by_pair, time_of
 from bench.harness import Report, parse, parser, table
+from djinn_fx.costmodels.profile import profile_folder
 
 #: Engines whose artefacts serve any number of threads.
 THREADED = ("eager", "packed", "openvino", "onnxruntime")
@@ -76,7 +77,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     made = parser(__doc__ or "", runs=3)
     made.add_argument("--work", type=Path, metavar="DIR", help="of bench/cost_accuracy.py, with its times")
     made.add_argument("--families", default="held-out", choices=("held-out", "dev"), help="which graphs")
-    made.add_argument("--profile", metavar="DIR", help="folder of the profile (default: where djinn calibrate puts it)")
+    made.add_argument(
+        "--profile", type=Path, metavar="DIR", help="folder of the profile (default: where djinn calibrate puts it)"
+    )
     made.add_argument("--limit", type=float, default=1e9, metavar="SECONDS", help="stop measuring after this time")
     made.add_argument("--later", metavar="NAME", help="choose by the predictions made under this name after measuring")
     made.add_argument(
@@ -84,13 +87,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="what bench/cost_gpu.py --json wrote",
     )  # fmt: skip
     made.add_argument("--one-thread", type=int, default=0, metavar="N", help="time N graphs on one thread first")
-    return parse(made, argv)
+    arguments = parse(made, argv)
+    arguments.profile = arguments.profile or profile_folder()  # a child process has a cache folder of its own
+    return arguments
 
 
 def _run(arguments: argparse.Namespace) -> int:
     work = Work(arguments.work.resolve(), arguments.limit)
     if arguments.quick:
-        given = ["--quick", "--work", str(work.root), *(["--profile", arguments.profile] if arguments.profile else [])]
+        given = ["--quick", "--work", str(work.root), "--profile", str(arguments.profile)]
         cost_accuracy.main(given)
     graphs = graph_names(HELD_OUT if arguments.families == "held-out" else DEV)
     if arguments.one_thread:
@@ -105,7 +110,9 @@ def _run(arguments: argparse.Namespace) -> int:
     report.fact("predictions", facts)
     found = {
         "engine": engine_choices(predictions, work.measured()) if predictions else [],
-        "engine and threads": _thread_choices(predictions, work, arguments.profile) if predictions else [],
+        "engine and threads": _thread_choices(predictions, work, str(arguments.profile.resolve()))
+        if predictions
+        else [],
         "GPU pipeline": pipelines(_gpu_models(arguments.gpu)),
     }
     _tell(report, found)
@@ -184,7 +191,7 @@ def _choice(what: str, predicted: Times, processes: Mapping[str, Sequence[float]
     return regret(what, predicted, times, single)
 
 
-def _thread_choices(predictions: Found, work: Work, profile: str | None) -> list[Regret]:
+def _thread_choices(predictions: Found, work: Work, profile: str) -> list[Regret]:
     """For each graph that was timed on one thread too: engine and number of threads."""
     measured = work.measured()
     graphs = list(predictions["graphs"])
