@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from djinn_fx.errors import SettingsError
-from djinn_fx.hardware.links import find_link_class
+from djinn_fx.hardware.links import default_serialisation, find_link_class
 from djinn_fx.hardware.presets import PRESETS, preset
 from djinn_fx.hardware.topology import Topology
 from djinn_fx.hardware.topology_file import read_topology, topology_from_yaml
@@ -66,7 +66,7 @@ def test_a_transfer_to_another_host_is_staged_and_serialised(lab: Topology) -> N
     pcie = find_link_class("pcie4-x16")
     copy_s = pcie.latency_s + nbytes / (pcie.bandwidth_bytes_s * pcie.efficiency)
     wire_s = 30e-6 + 2e-3 + nbytes / (10e6 / 8)
-    messages_s = 2 * (30e-6 + nbytes / 8e9)
+    messages_s = 2 * (default_serialisation().fixed_s + nbytes / 8e9)
     assert found.serialise_s == pytest.approx(messages_s)
     assert found.time_s == pytest.approx(2 * copy_s + wire_s + messages_s)
     assert found.bottleneck is not None
