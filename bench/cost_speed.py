@@ -63,9 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return report.finish()
 
 
+DEVICE = find_device("a100-80gb")
+
+
 def price_uncached(srg: SRG) -> float:
     """Every op's work and its roofline, with nothing kept."""
-    sizes, model, device = Sizes(srg), RooflineModel(), find_device("a100-80gb")
+    sizes, model, device = Sizes(srg), RooflineModel(), DEVICE
     return sum(model.op(work_at(sizes, node), device).time_s for node in srg.ops)
 
 
