@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import cost_gpu_data
 from bench.cost_gpu_data import Graph, Measured
 from bench.cost_gpu_models import kernels
-from bench.harness import Report, parse, parser, table
+from bench.harness import Report, parse, parser, table, write_json
+from djinn_fx.costmodels.gpu import table_json
 from djinn_fx.costmodels.gpu_fit import Fitted, Samples, fit, refine_few
-from djinn_fx.costmodels.gpu_laws import LAWS, GpuSpec, in_sequence
+from djinn_fx.costmodels.gpu_laws import LAWS, GpuSpec, coolness, in_sequence
 
 #: Published mean errors in percent, out of distribution (NeuSight, ASPLOS 2025): what is to be beaten.
 BARS = {"bmm": 13.8, "linear": 13.9, "elementwise": 19.3, "softmax": 13.9, "norm": 56.7}
@@ -42,7 +43,9 @@ Operations = Mapping[str, Mapping[str, Measured]]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict, compare, print, write. Returns the exit code."""
-    arguments = parse(parser(__doc__ or "", runs=5), argv)
+    made = parser(__doc__ or "", runs=5)
+    made.add_argument("--coefficients", type=Path, metavar="FILE", help="write the laws fitted on all devices here")
+    arguments = parse(made, argv)
     default = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
     usual = cost_gpu_data.find(Path(os.environ.get("DJINN_BENCH_DATA", default)))
     folder = cost_gpu_data.find(arguments.data) if arguments.data else usual
@@ -56,7 +59,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     _unseen(report, operations, fits)
     _models(report, cost_gpu_data.graphs(folder), cost_gpu_data.specs(folder), fits)
     _few(report, operations, fits, arguments)
+    if arguments.coefficients:
+        _write_coefficients(arguments.coefficients, operations, fits)
     return report.finish()
+
+
+def _write_coefficients(path: Path, operations: Operations, fits: Mapping[tuple[str, str], Fitted]) -> None:
+    """The package's table: fits on every device, and how far they and the fits that left a device out were off."""
+    whole, factors = {}, {}
+    for name, law in LAWS.items():
+        samples = {device: _some(one.samples, FIT_SAMPLES) for device, one in operations[name].items()}
+        whole[name] = fit(law, list(samples.values()))
+        off: dict[str, list[np.ndarray]] = {"seen": [], "unseen": []}
+        for index, some in enumerate(samples.values()):
+            own = law.seconds(some.spec, some.sizes, whole[name].shared + whole[name].own[index])
+            off["seen"].append(some.seconds / own)
+            off["unseen"].append(some.seconds / fits[name, some.spec.name].seconds(some.spec, some.sizes))
+        factors[name] = {kind: np.quantile(np.concatenate(all_of), (0.1, 0.9)) for kind, all_of in off.items()}
+    source = (
+        "NeuSight's measured float32 kernels (github.com/sitar-lab/NeuSight, MIT), best 5 of 25 runs; fitted 2026-11-21"
+    )
+    write_json(path, table_json(whole, factors, source))
 
 
 def _joined(operations: Operations, more: Operations) -> dict[str, dict[str, Measured]]:
@@ -124,13 +147,16 @@ def predict_model(graph: Graph, spec: GpuSpec, fits: Mapping[tuple[str, str], Fi
     by_law: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for law, sizes in made.all():
         by_law[law].append(sizes)
-    total = 0.0
-    for law, sizes in by_law.items():
-        fitted = fits.get((law, graph.device))
-        if fitted is None:
-            return None
-        total += float(in_sequence(LAWS[law], spec, np.array(sizes), fitted.values(spec)).sum())
-    return total
+    if any((law, graph.device) not in fits for law in by_law):
+        return None
+
+    def total(cool: float) -> float:
+        return sum(
+            float(in_sequence(LAWS[law], spec, np.array(sizes), fits[law, graph.device].values(spec), cool).sum())
+            for law, sizes in by_law.items()
+        )
+
+    return total(coolness(total(0.0)))
 
 
 def _models(

@@ -64,7 +64,8 @@ class Fitted:
 
     def values(self, spec: GpuSpec) -> Array:
         """Coefficients for a device, measured or not: the shared ones and the similar devices' own, by similarity."""
-        return np.asarray(self.shared + similarity(spec, self.specs) @ self.own)
+        inherited = np.array([one.inherited for one in self.law.coefficients])
+        return np.asarray(self.shared + np.where(inherited, similarity(spec, self.specs) @ self.own, 0.0))
 
     def seconds(self, spec: GpuSpec, sizes: Array) -> Array:
         """Times for rows of sizes on a device."""

@@ -41,12 +41,15 @@ _CACHE_SHARPNESS = 2.0
 _WIDE_SPAN = 2.0**28
 #: A product runs below the boost clock where the board's power does not suffice: the share of the boost clock is the base
 #: clock's share times this (times a fitted coefficient), at most 1.
-_POWER = 1.5
+_POWER = 1.57
 #: A product of about this many seconds still runs at the boost clock if the board was cool before.
 _BURST_S = 0.015
+#: A board's power is held to its limit over about so many seconds, and this is how cool it is before.
+_POWER_WINDOW_S = 1.0
+_COOL = 0.3
 #: Seconds between the end of a kernel and the start of the next one in the queue.
 _GAP_S = 2e-6
-#: Within how many octaves, summed over the figures compared, two devices resemble each other.
+#: Within how many octaves of cache size two devices resemble each other.
 _REACH = 1.0
 #: A device's deviations that say nothing of any other device, as a share of the variance.
 _NUGGET = 0.3
@@ -85,11 +88,14 @@ class Coefficient:
         name: what it is.
         start: a plausible value, and the centre of a weak prior.
         spread: how far it plausibly lies from ``start`` (one standard deviation).
+        inherited: whether a device's deviation is expected of devices of its generation too (which tiles the library
+            has for it, how its memory and caches work), or is its own or its host's (power, launches, odd kernels).
     """
 
     name: str
     start: float
     spread: float
+    inherited: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +126,18 @@ class Law:
 
 
 _PRODUCT = (
-    Coefficient("launch", np.log(12e-6), 0.7),
-    Coefficient("peak share", np.log(0.92), 0.08),
-    Coefficient("power", 0.0, 0.15),
-    Coefficient("burst", 0.0, 1.0),
+    Coefficient("launch", np.log(12e-6), 0.7, False),
+    Coefficient("peak share", np.log(0.95), 0.05, False),
+    Coefficient("power", 0.0, 0.15, False),
+    Coefficient("burst", 0.0, 1.0, False),
     Coefficient("start-up depth", np.log(12.0), 0.7),
     Coefficient("64 rows", 0.3, 0.4),
     Coefficient("64 columns", 0.3, 0.4),
     Coefficient("whole waves", 0.0, 1.0),
     Coefficient("tail", np.log(0.3), 0.7),
     Coefficient("bandwidth share", np.log(0.75), 0.2),
-    Coefficient("long depth", 0.05, 0.1),
-    Coefficient("wide span", 0.05, 0.2),
+    Coefficient("long depth", 0.05, 0.1, False),
+    Coefficient("wide span", 0.05, 0.2, False),
 )
 
 
@@ -156,7 +162,7 @@ def _product_seconds(spec: GpuSpec, sizes: Array, values: Array) -> Array:
     span = FLOAT_BYTES * depth * np.minimum(rows + columns, 2 * _TILES[0][0] * spec.processors)
     far = long * np.maximum(0.0, np.log2(depth / _LONG_DEPTH)) + wide * np.maximum(0.0, np.log2(span / _WIDE_SPAN))
     compute = compute * np.exp(far) / clock
-    cool = _BURST_S**2 / (_BURST_S**2 + compute**2) / (1 + np.exp(np.minimum(-burst, 700.0)))
+    cool = _BURST_S**2 / (_BURST_S**2 + compute**2) / (1 + np.exp(-burst))
     compute = compute * clock / (clock + (1 - clock) * cool)
     moved = FLOAT_BYTES * batch * (rows * depth + depth * columns + rows * columns) / bytes_s
     return np.asarray(np.exp(launch) + _longer(compute, moved))
@@ -170,7 +176,7 @@ def _longer(first: Array, second: Array) -> Array:
 
 
 _ELEMENTWISE = (
-    Coefficient("launch", np.log(12e-6), 0.7),
+    Coefficient("launch", np.log(12e-6), 0.7, False),
     Coefficient("bandwidth share", np.log(0.82), 0.15),
     Coefficient("one operand", 0.0, 0.05),
     Coefficient("power function", 0.0, 0.1),
@@ -187,7 +193,7 @@ def _elementwise_seconds(spec: GpuSpec, sizes: Array, values: Array) -> Array:
 
 
 _ROWS = (
-    Coefficient("launch", np.log(18e-6), 0.7),
+    Coefficient("launch", np.log(18e-6), 0.7, False),
     Coefficient("bandwidth share", np.log(0.82), 0.15),
     Coefficient("cache share", np.log2(0.45), 0.5),
     Coefficient("uneven", 0.2, 0.2),
@@ -240,14 +246,24 @@ LAWS: Mapping[str, Law] = {
 }
 
 
-def in_sequence(law: Law, spec: GpuSpec, sizes: Array, values: Array) -> Array:
-    """Times of kernels that follow one another on a busy device: launches are hidden, and products run hot."""
+def in_sequence(law: Law, spec: GpuSpec, sizes: Array, values: Array, cool: float = 0.0) -> Array:
+    """Times of kernels that follow one another on a busy device: launches are hidden behind the kernel before.
+
+    Args:
+        cool: how far the board still is from its power limit, between 0 (products run at the clock that the board's
+            power sustains) and 1 (at the boost clock); see :func:`coolness`.
+    """
     names = [one.name for one in law.coefficients]
     busy = values.copy()
     busy[names.index("launch")] = np.log(_GAP_S)
     if "burst" in names:
-        busy[names.index("burst")] = -np.inf
+        busy[names.index("burst")] = np.log(max(cool, 1e-9) / (1 - cool))
     return law.seconds(spec, sizes, busy)
+
+
+def coolness(seconds: float) -> float:
+    """How cool a board stays in bursts of so many seconds of work: power is held to its limit over about a second."""
+    return _COOL / (1 + (seconds / _POWER_WINDOW_S) ** 2)
 
 
 #: Base clock over boost clock, by a part of the device's name; the vendors' product briefs, as collected by TechPowerUp's
@@ -294,17 +310,13 @@ def base_share(name: str) -> float:
 def similarity(target: GpuSpec, sources: Sequence[GpuSpec]) -> Array:
     """How much of each source's own deviation is expected of the target, shape (sources,); sums to less than 1.
 
-    The deviations are taken as a Gaussian process over devices, which are compared by what of a data sheet goes with
-    their generation and memory: cache, bandwidth, clock, in octaves. A far device gets what is shared only.
+    The deviations are taken as a Gaussian process over devices. Of a data sheet the last cache tells the generation
+    best: it grew tenfold in one step. A far device gets what is shared only.
     """
     if not sources:
         return np.zeros(0)
-    places = np.array([_place(source) for source in sources])
-    between = np.abs(places[:, None] - places[None]).sum(2)
-    to_target = np.abs(places - _place(target)).sum(1)
+    places = np.log2([max(source.cache_bytes, 1.0) for source in sources])
+    between = np.abs(places[:, None] - places[None])
+    to_target = np.abs(places - np.log2(max(target.cache_bytes, 1.0)))
     matrix = np.exp(-between / _REACH) + _NUGGET * np.eye(len(sources))
     return np.asarray(np.linalg.solve(matrix, np.exp(-to_target / _REACH)))
-
-
-def _place(spec: GpuSpec) -> Array:
-    return np.log2([max(spec.cache_bytes, 1.0), spec.bandwidth, spec.clock_hz])
