@@ -32,7 +32,7 @@ from djinn_fx.srg.rebuild import SizeHint, rebuild, size_hints
 from djinn_fx.srg.record import GraphKind, Residency
 
 #: Blocks of calls, and the seconds that all of them take together, about.
-BLOCKS, MEASURE_S = 5, 0.4
+BLOCKS, MEASURE_S = 5, 0.3
 #: Blocks whose median is so much above the fastest one were disturbed: they are done again, once.
 UNEVEN = 1.15
 _MAX_CALLS = 100

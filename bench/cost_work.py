@@ -25,9 +25,9 @@ from bench.harness import write_json
 #: Engines in the order in which they are built: packed decides by measuring what inductor-packed then compiles.
 ENGINES = ("eager", "packed", "openvino", "onnxruntime", "inductor", "inductor-packed")
 #: Graphs that one process times, one after the other.
-CHUNK = 8
+CHUNK = 12
 #: Seconds a graph takes in such a process, about; a process is only begun if there is time for it.
-_MEASURE_S, _START_S, _BUILD_S = 1.5, 5.0, 20.0
+_MEASURE_S, _START_S, _BUILD_S = 1.3, 5.0, 20.0
 
 Found = dict[str, Any]
 
