@@ -26,8 +26,8 @@ FREE = Cost(provenance=DATASHEET)
 #: bytes cheaper than main memory's bandwidth; small and awkward shapes reach a tenth of the peak or less.
 FASTER, SLOWER = 0.5, 10.0
 
-#: A special function costs about as much as so many multiply-adds on a vector unit (a polynomial of that degree:
-#: Sleef and Intel SVML evaluate exp and the like by ten to twenty of them).
+#: A special function costs about as much as so many operations on a vector unit (a polynomial and its scaling): an
+#: order of magnitude, not a measurement; the calibrated model fits it.
 SPECIAL_FLOPS = 20
 
 #: Graphs whose price is kept, for a caller that asks again.

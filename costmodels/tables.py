@@ -290,8 +290,8 @@ SORTS = names(
     nanquantile randperm"""
 )
 
-#: Factorisations and solutions of a matrix [..., m, n]: so many times m n min(m, n) operations (Golub and Van Loan,
-#: Matrix Computations, tables 5.5.1 and 8.6.1, rounded up to whole numbers).
+#: Factorisations and solutions of a matrix [..., m, n]: so many times m n min(m, n) operations (the leading terms in
+#: Golub and Van Loan, Matrix Computations, for square matrices with all vectors, rounded up to whole numbers).
 FACTORISATIONS: dict[str, int] = {
     name: times
     for times, text in (
