@@ -12,6 +12,7 @@ import torch
 
 from djinn_fx.costmodels.calibrated import CalibratedModel
 from djinn_fx.costmodels.estimate import CostModel, Estimate
+from djinn_fx.costmodels.gpu import GpuModel
 from djinn_fx.costmodels.learning import Learned, LearnedModel, ops_of
 from djinn_fx.costmodels.measured import KnownTimes
 from djinn_fx.costmodels.profile import Conditions, FoundProfile, Profile, profile_folder, read_profile
@@ -123,6 +124,8 @@ def pricing(
             detail = f"the profile of {profile.made[:10]}"
         elif problem is None:
             detail += " (run `djinn calibrate` once to have them measured here)"
+    elif model == "auto" and row.kind == "cuda":
+        chosen, detail = Surviving(GpuModel()), "laws of kernels that were fitted to measured GPUs"
     reasons.append(_priced(detail, row))
     if learned is not None:
         known = learned(chosen.name)
@@ -226,9 +229,9 @@ def _calibrated(found: FoundProfile) -> tuple[CostModel | None, str | None]:
 
 
 class Surviving:
-    """A calibrated model that gives way to datasheets where it fails. A ``CostModel``.
+    """A fitted model that gives way to datasheets where it fails. A ``CostModel``.
 
-    What a profile holds was fitted once and read from a file: whatever is wrong with it must not break a compile.
+    What it stands on was fitted once and read from a file: whatever is wrong with it must not break a compile.
 
     Attributes:
         failure: the first one; None if there was none.
@@ -270,7 +273,7 @@ class Surviving:
 
     def _note(self, error: Exception, what: str) -> None:
         if self.failure is None:
-            self.failure = f"the profile gives no time for {what} ({type(error).__name__}: {error}): datasheets do"
+            self.failure = f"{self.name} gives no time for {what} ({type(error).__name__}: {error}): datasheets do"
             log.warning("%s", self.failure)
 
 

@@ -12,6 +12,7 @@ import torch
 from djinn_fx.costmodels import choose
 from djinn_fx.costmodels.choose import Pricing, Surviving, device_of, pricing, topology_of
 from djinn_fx.costmodels.estimate import CALIBRATED, DATASHEET, MEASURED, Estimate
+from djinn_fx.costmodels.gpu import GpuModel
 from djinn_fx.costmodels.learning import Learned
 from djinn_fx.costmodels.measured import Timing
 from djinn_fx.costmodels.profile import Conditions, Profile, profile_folder, write_profile
@@ -229,6 +230,16 @@ def test_a_users_model_that_answers_nonsense_is_one_clear_error(answer: Any) -> 
         found.ops([WORK])
     with pytest.raises(SettingsError, match="'mine'"):
         found.region(GRAPH, "eager")
+
+
+def test_gpus_are_priced_by_their_kernels_laws_and_only_where_datasheets_are_not_asked_for() -> None:
+    found = pricing(device="a100-40gb")
+    assert found.model.name == GpuModel.name
+    assert found.ops([WORK])[0].time_s > 0
+    assert found.region(GRAPH, "tensorrt").time_s > 0
+    assert found.reasons[-1].kind is ReasonKind.PRICED
+    for other in (pricing("datasheet", device="a100-40gb"), pricing(device="xeon-8480")):
+        assert other.model.name != GpuModel.name
 
 
 def test_a_users_model_prices_everything() -> None:
