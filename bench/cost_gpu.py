@@ -6,8 +6,8 @@
 DIR holds data of NeuSight's form (devices/, ops/, graphs/, models/), or a folder with cost/neusight below it. For each
 device in DIR: (a) the laws' coefficients are fitted on every other device, those of the default data folder included,
 and the device's ops and models are predicted from its data sheet alone; (b) coefficients are refined with 32 samples of
-each class of its ops, and its other ops are predicted. Errors are means of |predicted / measured - 1|; a class's figure is
-the mean over devices. No time is measured here: nothing to interleave, and the same data give the same figures.
+each class of its ops, and its other ops are predicted. Errors are means of |predicted / measured - 1|; the figure of a
+class is the mean over devices. No time is measured here: nothing to interleave, and the same data give the same figures.
 """
 
 from __future__ import annotations
@@ -125,8 +125,12 @@ def _unseen(report: Report, operations: Operations, fits: Mapping[tuple[str, str
     report.fact("unseen_ops", found)
     devices = sorted({device for of_law in found.values() for device in of_law})
     rows = [
-        [law, *(f"{found[law][device]['test']:.1f}" if device in found[law] else "-" for device in devices)]
-        + [f"{_mean(found[law]):.1f}", BARS[law]]
+        [
+            law,
+            *(f"{found[law][device]['test']:.1f}" if device in found[law] else "-" for device in devices),
+            f"{_mean(found[law]):.1f}",
+            BARS[law],
+        ]
         for law in found
     ]
     print(table(["op class, unseen device, error %", *devices, "mean", "bar"], rows))
@@ -140,7 +144,7 @@ def _mean(of_law: Mapping[str, Mapping[str, float]]) -> float:
 
 def predict_model(graph: Graph, spec: GpuSpec, fits: Mapping[tuple[str, str], Fitted]) -> float | None:
     """Seconds that a whole model takes: its kernels one after another, each launch hidden behind the last kernel."""
-    model, mode, length, batch, fused = graph.parts
+    _, mode, length, batch, fused = graph.parts
     made = kernels(graph.config, mode, length, batch, fused=fused)
     if made is None:
         return None
@@ -207,8 +211,11 @@ def _few(
     report.fact("few_samples_ops", found)
     devices = sorted({device for of_law in found.values() for device in of_law})
     rows = [
-        [law, *(f"{found[law][device]['test']:.1f}" if device in found[law] else "-" for device in devices)]
-        + [f"{_mean(found[law]):.1f}"]
+        [
+            law,
+            *(f"{found[law][device]['test']:.1f}" if device in found[law] else "-" for device in devices),
+            f"{_mean(found[law]):.1f}",
+        ]
         for law in found
     ]
     print(table([f"op class, {FEW} samples, error %", *devices, "mean"], rows))

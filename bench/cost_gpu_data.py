@@ -2,8 +2,8 @@
 
 devices/NAME.json are data sheets (Mem_Bw in GB/s, SingleFLOPs in GFLOP/s, Freq in MHz, L2Cache in MiB, Num_Sm,
 Core_Per_SM); ops/{train,test}/*.csv have OPName, Device, Latency in milliseconds and sizes; graphs/DEVICE/*.json have
-e2e_latency in milliseconds. Products are B, M, N, K with N the depth: (B, M, N) times (B, N, K). All times are of PyTorch's
-eager float32 kernels without TF32, the mean of the best 5 of 25 runs, launch included.
+e2e_latency in milliseconds. Products are B, M, N, K with N the depth: (B, M, N) times (B, N, K). All times are
+of PyTorch's eager float32 kernels without TF32, the mean of the best 5 of 25 runs, launch included.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What GPU kernels take by the fitted laws: a cost model for devices of kind ``cuda``.
 
-Coefficients are shipped (``data/gpu_kernels.json``; fitted by ``bench/cost_gpu.py --coefficients``) from measured float32
-kernels of four GPUs. On one of those an estimate in float32 is ``calibrated``; on any other GPU, or in another
+Coefficients are shipped (``data/gpu_kernels.json``; fitted by ``bench/cost_gpu.py --coefficients``) from measured
+float32 kernels of four GPUs. On one of those an estimate in float32 is ``calibrated``; on any other GPU, or in another
 precision, the same laws are given the data sheet's figures, and the estimate is ``datasheet`` with a wider interval.
 """
 
@@ -33,13 +33,15 @@ _ITEM_BYTES = {"float64": 8, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "f
 #: Kinds whose time is that of their bytes, and how often a byte that is read at scattered addresses counts: a sector of
 #: 32 bytes is moved for each element of 4, but neighbours often share it.
 _SCATTERED = 2.0
-#: Special functions an SM does for each fused multiply-add: 16 lanes against 64 or 128 (CUDA programming guide, table of
-#: arithmetic throughput), each counted as one operation where a multiply-add counts as two.
+#: Special functions an SM does for each fused multiply-add: 16 lanes against 64 or 128 (CUDA programming guide, table
+#: of arithmetic throughput), each counted as one operation where a multiply-add counts as two.
 _SPECIAL_SHARE = 1 / 16
-#: Share of the peak that fused attention kernels attain in float32; FlashAttention-2 reports 0.5 to 0.7 in half precision.
+#: Share of the peak that fused attention kernels attain in float32; FlashAttention-2 reports 0.5 to 0.7 of half's.
 _ATTENTION_SHARE = 0.5
 #: Seconds of CPU time that eager PyTorch takes to start one op; a GPU that is quicker waits for it.
 _DISPATCH_S = 6e-6
+#: Answers for single ops that a model keeps, and devices whose coefficients are kept.
+_KEPT_OPS, _KEPT_DEVICES = 16384, 256
 #: An interval where a law is used beyond what was measured (another precision, a convolution), as factors.
 _BEYOND = (0.5, 2.0)
 
@@ -67,8 +69,8 @@ def _table(path: Path = COEFFICIENTS) -> _Table:
         fits[name] = Fitted(LAWS[name], np.array(entry["shared"]), own, tuple(specs[one] for one in devices))
     return _Table(
         fits,
-        {name: tuple(entry["seen"]) for name, entry in data["laws"].items()},
-        {name: tuple(entry["unseen"]) for name, entry in data["laws"].items()},
+        {name: (entry["seen"][0], entry["seen"][1]) for name, entry in data["laws"].items()},
+        {name: (entry["unseen"][0], entry["unseen"][1]) for name, entry in data["laws"].items()},
     )
 
 
@@ -99,9 +101,20 @@ class GpuModel:
 
     def __init__(self) -> None:
         self._roofline = RooflineModel()
+        self._ops: dict[tuple[Work, int], tuple[Device, Estimate]] = {}
 
     def op(self, work: Work, device: Device) -> Estimate:
-        """One op called on its own on an idle device, its launch included."""
+        """One op called on its own on an idle device, its launch included. Graphs repeat ops: answers are kept."""
+        kept = self._ops.get((work, id(device)))
+        if kept is not None and kept[0] is device:
+            return kept[1]
+        estimate = self._op(work, device)
+        if len(self._ops) >= _KEPT_OPS:
+            self._ops.clear()
+        self._ops[work, id(device)] = device, estimate
+        return estimate
+
+    def _op(self, work: Work, device: Device) -> Estimate:
         if not _known(device) or work.kind == "collective":
             return self._roofline.op(work, device)
         if work.costs_nothing:
@@ -109,7 +122,7 @@ class GpuModel:
         return _estimate([_Row.of_work(work)], device, sequence=False)
 
     def region(self, graph: WorkGraph, device: Device, engine: str) -> Estimate:
-        """The kernels of an engine one after another, launches hidden behind them; eager is never quicker than its calls."""
+        """The kernels of an engine one after another, launches hidden; eager is never quicker than its calls."""
         if not _known(device):
             return self._roofline.region(graph, device, engine)
         schedule = kernels(graph, policy_of(engine))
@@ -226,19 +239,22 @@ def _seconds(rows: Sequence[_Row], device: Device, sequence: bool, cool: float) 
     return seconds
 
 
-@functools.lru_cache(maxsize=1024)
-def _values_by_name(names: frozenset[str], spec: GpuSpec, law: str) -> Array:
-    """A fitted device's own coefficients, or what is expected of another one."""
-    fitted = _table().fits[law]
-    for index, one in enumerate(fitted.specs):
-        if one.name in names:
-            return np.asarray(fitted.shared + fitted.own[index])
-    return fitted.values(spec)
+_kept_values: dict[tuple[int, str, str], tuple[Device, GpuSpec, Array]] = {}
 
 
 def _values(device: Device, law: str, dtype: str) -> tuple[GpuSpec, Array]:
-    spec = spec_of(device, dtype)
-    return spec, _values_by_name(_names(device), spec, law)
+    """A data sheet for a dtype, and a fitted device's own coefficients or what is expected of another device's."""
+    key = id(device), law, dtype
+    kept = _kept_values.get(key)
+    if kept is not None and kept[0] is device:
+        return kept[1], kept[2]
+    spec, fitted, names = spec_of(device, dtype), _table().fits[law], _names(device)
+    own = next((fitted.own[index] for index, one in enumerate(fitted.specs) if one.name in names), None)
+    values = fitted.values(spec) if own is None else np.asarray(fitted.shared + own)
+    if len(_kept_values) >= _KEPT_DEVICES:
+        _kept_values.clear()
+    _kept_values[key] = device, spec, values
+    return spec, values
 
 
 def table_json(

@@ -1,4 +1,4 @@
-"""Coefficients of the GPU laws from measured times: shared by several devices, then bent to each, or to a few samples."""
+"""Coefficients of the GPU laws from measured times: shared by devices, then bent to each, or to a few samples."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ _THREADS = 2048.0
 _CACHE_SHARPNESS = 2.0
 #: Bytes that one wave of tiles may touch before its addresses miss the translation caches.
 _WIDE_SPAN = 2.0**28
-#: A product runs below the boost clock where the board's power does not suffice: the share of the boost clock is the base
-#: clock's share times this (times a fitted coefficient), at most 1.
+#: A product runs below the boost clock where the board's power does not suffice: the share of the boost clock is the
+#: base clock's share times this (times a fitted coefficient), at most 1.
 _POWER = 1.57
 #: A product of about this many seconds still runs at the boost clock if the board was cool before.
 _BURST_S = 0.015
@@ -142,7 +142,7 @@ _PRODUCT = (
 
 
 def _product_seconds(spec: GpuSpec, sizes: Array, values: Array) -> Array:
-    """Batched product; columns: batch, rows, depth, columns. The quickest tile and split is taken, as cuBLAS tries to."""
+    """Batched product; columns: batch, rows, depth, columns. The quickest tile and split is taken, as cuBLAS does."""
     batch, rows, depth, columns = sizes.T
     launch, peak, power, burst, start_up, few_rows, few_columns, whole, tail, bandwidth, long, wide = values
     clock = min(1.0, _POWER * float(np.exp(power)) * spec.base_share)
@@ -203,7 +203,7 @@ _ROWS = (
 
 
 def _softmax_seconds(spec: GpuSpec, sizes: Array, values: Array) -> Array:
-    """Columns: rows, length. A short row stays in registers; a long one is read three times, from a cache if it fits."""
+    """Columns: rows, length. A short row stays in registers; a long one is read thrice, from a cache if it fits."""
     length = sizes[:, 1]
     threads = np.exp2(np.clip(np.floor(np.log2(length / _VECTOR)), 5, 10))
     in_registers = length <= _REGISTER_ROW
@@ -266,8 +266,8 @@ def coolness(seconds: float) -> float:
     return _COOL / (1 + (seconds / _POWER_WINDOW_S) ** 2)
 
 
-#: Base clock over boost clock, by a part of the device's name; the vendors' product briefs, as collected by TechPowerUp's
-#: GPU database (https://www.techpowerup.com/gpu-specs/). The longest part that fits counts.
+#: Base clock over boost clock, by a part of the device's name; the vendors' product briefs, as collected by
+#: TechPowerUp's GPU database (https://www.techpowerup.com/gpu-specs/). The longest part that fits counts.
 _BASE_SHARES = {
     "p100-pcie": 1190 / 1329,
     "p100-sxm": 1328 / 1480,
@@ -302,7 +302,9 @@ def base_share(name: str) -> float:
     """Base clock as a share of the boost clock for a device's name, as a driver or a catalogue has it; 1 if unknown."""
     words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     fitting = [
-        part for part in _BASE_SHARES if f"-{part}-" in f"-{words}-" or f"-{part}" in f"-{words}" and part[-1] == "m"
+        part
+        for part in _BASE_SHARES
+        if f"-{part}-" in f"-{words}-" or (part.endswith("sxm") and f"-{part}" in f"-{words}")
     ]
     return _BASE_SHARES[max(fitting, key=len)] if fitting else 1.0
 
