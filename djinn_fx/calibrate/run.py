@@ -206,7 +206,7 @@ class _Run:
 
 
 def _by_case(every: Sequence[Task]) -> list[list[Task]]:
-    """Tasks of one case together, since they share its tracing, but for engines that are slow to build, which come last; shuffled."""
+    """Tasks of one case together, since they share its tracing, shuffled; engines that are slow to build come last."""
     groups: dict[tuple[str, str], list[Task]] = {}
     for task in every:
         groups.setdefault((task.case.name, task.engine if task.engine in SLOW_TO_BUILD else ""), []).append(task)
