@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Most tests are of one engine and count its compiles; those of the choice between engines ask for it.
 os.environ["DJINN_ENGINE"] = "inductor"
+# Fixtures of a module run before the test's own folder is there: they must not see this machine's profile either.
+os.environ["DJINN_CACHE_DIR"] = tempfile.mkdtemp(prefix="djinn-tests-")
+atexit.register(shutil.rmtree, os.environ["DJINN_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
