@@ -5,9 +5,9 @@
 
 DIR holds data of NeuSight's form (devices/, ops/, graphs/, models/), or a folder with cost/neusight below it. For each
 device in DIR: (a) the laws' coefficients are fitted on every other device, those of the default data folder included,
-and the device's ops and models are predicted from its data sheet alone; (b) coefficients are refined with 32 samples of
-each class of its ops, and its other ops are predicted. Errors are means of |predicted / measured - 1|; the figure of a
-class is the mean over devices. No time is measured here: nothing to interleave, and the same data give the same figures.
+and the device's ops and models are predicted from its data sheet alone; (b) coefficients are refined with 32 samples
+of each class of its ops, and its other ops are predicted. Errors are means of |predicted / measured - 1|; the figure
+of a class is the mean over devices. No time is measured here: the same data give the same figures.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from bench.cost_gpu_data import Graph, Measured
 from bench.cost_gpu_models import kernels
 from bench.harness import Report, parse, parser, table, write_json
 from djinn_fx.costmodels.gpu import table_json
-from djinn_fx.costmodels.gpu_fit import Fitted, Samples, fit, refine_few
+from djinn_fx.costmodels.gpu_fit import START_SAMPLES, Fitted, Samples, fit, refine_few
 from djinn_fx.costmodels.gpu_laws import LAWS, GpuSpec, coolness, in_sequence
 
 #: Published mean errors in percent, out of distribution (NeuSight, ASPLOS 2025): what is to be beaten.
 BARS = {"bmm": 13.8, "linear": 13.9, "elementwise": 19.3, "softmax": 13.9, "norm": 56.7}
 INFERENCE_BAR, TRAINING_BAR, FEW_LINEAR_BAR = 9.0, 7.0, 5.0
 FEW = 32
+#: The laws' start values were chosen with the open devices in view; trusted so weakly, they hardly matter.
+HARDLY = 0.5
 FIT_SAMPLES, QUICK_SAMPLES = 1000, 300
 
 Operations = Mapping[str, Mapping[str, Measured]]
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = Report("cost_gpu", arguments)
     fits = _leave_out(operations, sources, arguments)
     _unseen(report, operations, fits)
+    _hardly_trusted(report, operations, _leave_out(operations, sources, arguments, HARDLY))
     _models(report, cost_gpu_data.graphs(folder), cost_gpu_data.specs(folder), fits)
     _few(report, operations, fits, arguments)
     if arguments.coefficients:
@@ -88,7 +91,7 @@ def _joined(operations: Operations, more: Operations) -> dict[str, dict[str, Mea
 
 
 def _leave_out(
-    operations: Operations, sources: Operations, arguments: argparse.Namespace
+    operations: Operations, sources: Operations, arguments: argparse.Namespace, start_samples: float = START_SAMPLES
 ) -> dict[tuple[str, str], Fitted]:
     """Fits by law and the device that was left out."""
     limit = QUICK_SAMPLES if arguments.quick else FIT_SAMPLES
@@ -98,7 +101,7 @@ def _leave_out(
         for left_out in devices:
             others = [_some(one.samples, limit) for name, one in sources[law.name].items() if name != left_out]
             if others:
-                fits[law.name, left_out] = fit(law, others)
+                fits[law.name, left_out] = fit(law, others, start_samples)
     return fits
 
 
@@ -136,6 +139,18 @@ def _unseen(report: Report, operations: Operations, fits: Mapping[tuple[str, str
     print(table(["op class, unseen device, error %", *devices, "mean", "bar"], rows))
     for law, of_law in found.items():
         report.bar(f"unseen device: {law}, mean error %", _mean(of_law), BARS[law])
+
+
+def _hardly_trusted(report: Report, operations: Operations, fits: Mapping[tuple[str, str], Fitted]) -> None:
+    """(a) again where the laws' start values hardly count: how much of (a) is owed to them."""
+    errors: dict[str, list[float]] = defaultdict(list)
+    for (law, device), fitted in fits.items():
+        if device in operations[law]:
+            test = operations[law][device].test()
+            errors[law].append(_error(fitted.seconds(test.spec, test.sizes), test.seconds))
+    means = {law: float(np.mean(of_law)) for law, of_law in errors.items()}
+    report.fact("unseen_ops_start_values_hardly_trusted", means)
+    print("start values hardly trusted: " + ", ".join(f"{law} {mean:.1f} %" for law, mean in means.items()))
 
 
 def _mean(of_law: Mapping[str, Mapping[str, float]]) -> float:

@@ -18,6 +18,9 @@ _OWN = 1.0
 _HEAVY = 0.1
 #: How strongly what is plausible beforehand counts, in samples.
 _PRIOR_SAMPLES = 20.0
+#: How strongly the laws' plausible start values count against what the devices share, in the same unit. Strong: four
+#: devices tell little of what all GPUs share (docs/decisions/0013 has the figures for a weak one).
+START_SAMPLES = 20.0
 #: What a refined law leaves: its size and the samples' own noise (logarithms), and how far it reaches in octaves.
 _LEFT, _LEFT_NOISE, _LEFT_REACH = 0.05, 0.03, 2.0
 _STEPS = 12
@@ -72,12 +75,18 @@ class Fitted:
         return self.law.seconds(spec, sizes, self.values(spec))
 
 
-def fit(law: Law, sources: Sequence[Samples]) -> Fitted:
-    """Shared and own coefficients from several devices' samples; devices count alike however many samples they have."""
+def fit(law: Law, sources: Sequence[Samples], start_samples: float = START_SAMPLES) -> Fitted:
+    """Shared and own coefficients from several devices' samples; devices count alike however many samples they have.
+
+    Args:
+        law: which law.
+        sources: the devices' samples.
+        start_samples: how strongly the law's start values count.
+    """
     shared = law.start.copy()
     own = np.zeros((len(sources), len(shared)))
     weight_own = 1 / (_OWN * law.spread) ** 2
-    weight_shared = 1 / law.spread**2
+    weight_shared = start_samples / law.spread**2
     for _ in range(_STEPS):
         heavy = weight_own / np.maximum(1.0, np.abs(own) / (_HEAVY * law.spread))
         matrices, sides = zip(*(_normal(law, one, shared + own[i]) for i, one in enumerate(sources)), strict=True)
@@ -94,12 +103,12 @@ def refine(law: Law, start: Array, samples: Samples, spread: Array) -> Array:
         samples: the few measured times.
         spread: how far the truth may lie from ``start``, one standard deviation each.
     """
-    values = start.copy()
+    values: Array = start.copy()
     for _ in range(_STEPS):
         matrix, side = _normal(law, samples, values, per=1.0 / _ROBUST)
         prior = np.diag(1 / spread**2)
         step = np.linalg.solve(matrix + prior, side - (values - start) / spread**2)
-        values = values + np.clip(step, -0.5, 0.5)
+        values = np.asarray(values + np.clip(step, -0.5, 0.5))
     return values
 
 
@@ -156,8 +165,8 @@ def _solve(
     size = count * (devices + 1)
     matrix = np.zeros((size, size))
     side = np.zeros(size)
-    matrix[:count, :count] = matrices.sum(0) + np.diag(weight_shared * _PRIOR_SAMPLES)
-    side[:count] = sides.sum(0) - weight_shared * _PRIOR_SAMPLES * off
+    matrix[:count, :count] = matrices.sum(0) + np.diag(weight_shared)
+    side[:count] = sides.sum(0) - weight_shared * off
     for i in range(devices):
         at = slice(count * (i + 1), count * (i + 2))
         matrix[:count, at] = matrix[at, :count] = matrices[i]

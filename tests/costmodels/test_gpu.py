@@ -48,7 +48,7 @@ POINTWISE = work("elementwise", read_bytes=2**24, write_bytes=2**24)
 def test_a_law_never_beats_the_data_sheet_and_grows_with_the_work(name: str) -> None:
     law = LAWS[name]
     seconds = law.seconds(SPEC, SIZES[name], law.start)
-    assert (np.diff(law.seconds(SPEC, np.sort(SIZES[name], axis=0), law.start)) > 0).all()
+    assert (law.seconds(SPEC, 2 * SIZES[name], law.start) > seconds).all()
     if name in ("linear", "bmm"):
         assert (seconds > 2 * SIZES[name].prod(1) / SPEC.flops).all()
     else:
@@ -63,8 +63,9 @@ def test_a_product_takes_whole_waves_of_tiles() -> None:
     one_wave, fuller, two_waves = law.seconds(
         SPEC, np.array([[99.0, 128, 4096, 128], [100, 128, 4096, 128], [101, 128, 4096, 128]]), values
     )
-    assert fuller == pytest.approx(one_wave, rel=1e-6)
-    assert two_waves > 1.2 * fuller
+    assert fuller == pytest.approx(one_wave, rel=0.01)
+    assert two_waves > 1.1 * fuller
+    assert two_waves - fuller > 10 * (fuller - one_wave)
 
 
 def test_a_board_short_of_power_computes_below_its_boost_clock() -> None:
@@ -89,19 +90,19 @@ def test_a_row_is_read_again_where_the_cache_is_small() -> None:
 @pytest.mark.parametrize("name", LAWS)
 def test_a_fit_finds_the_coefficients_that_made_the_samples(name: str) -> None:
     law = LAWS[name]
-    random = np.random.default_rng(0)
     sizes = np.concatenate([SIZES[name] * factor for factor in (1, 2, 3, 5)])
-    truth = law.start + 0.5 * law.spread * random.standard_normal(len(law.start))
+    truth = law.start + 2 * law.spread * np.where(np.arange(len(law.start)) % 2, -1, 1)
     sources = []
     for clock in (1.0, 1.3, 1.7):
         spec = replace(SPEC, name=str(clock), flops=SPEC.flops * clock, bandwidth=SPEC.bandwidth * clock)
         sources.append(Samples(spec, sizes, law.seconds(spec, sizes, truth)))
-    fitted = gpu_fit.fit(law, sources)
+    fitted = gpu_fit.fit(law, sources, start_samples=0.1)
+    held = gpu_fit.fit(law, sources, start_samples=1e6)
+    assert held.shared == pytest.approx(law.start, abs=1e-3)
     new = replace(SPEC, name="new", flops=SPEC.flops * 1.5, bandwidth=SPEC.bandwidth * 1.5)
     before = np.abs(law.seconds(new, sizes, law.start) / law.seconds(new, sizes, truth) - 1).mean()
     after = np.abs(fitted.seconds(new, sizes) / law.seconds(new, sizes, truth) - 1).mean()
-    assert after < 0.05
-    assert after < 0.6 * before
+    assert after < 0.5 * before
 
 
 def test_few_samples_bend_a_law_to_a_device() -> None:
@@ -109,7 +110,7 @@ def test_few_samples_bend_a_law_to_a_device() -> None:
     random = np.random.default_rng(1)
     sizes = np.column_stack([np.ones(64), *(2.0 ** random.uniform(9, 13, 64) for _ in range(3))])
     fitted = gpu_fit.fit(law, [Samples(SPEC, sizes, law.seconds(SPEC, sizes, law.start))])
-    truth = law.start + 0.8 * law.spread
+    truth = law.start - 3 * law.spread * np.array([one.name == "peak share" for one in law.coefficients])
     samples = Samples(SPEC, sizes, law.seconds(SPEC, sizes, truth))
     bent = gpu_fit.refine_few(fitted, samples.pick(np.arange(32)))
     rest = samples.pick(np.arange(32, 64))
@@ -189,13 +190,13 @@ def test_tensor_cores_and_half_the_bytes_make_half_precision_quicker() -> None:
 
 def test_engines_that_fuse_move_fewer_bytes() -> None:
     graph = WorkGraph(
-        ops=(PRODUCT, *[replace(POINTWISE, elements=2**22) for _ in range(6)]),
-        reads=((Read(producer=-1, nbytes=4),), *((Read(producer=i, nbytes=2**24),) for i in range(6))),
-        escapes=(*[False] * 6, True),
+        ops=(replace(POINTWISE, elements=2**22),) * 6,
+        reads=tuple((Read(producer=i - 1, nbytes=2**24),) for i in range(6)),
+        escapes=(*[False] * 5, True),
     )
     device, model = find_device("a100-80gb"), GpuModel()
     eager, inductor = (model.region(graph, device, engine) for engine in ("eager", "inductor"))
-    assert inductor.time_s < 0.8 * eager.time_s
+    assert inductor.time_s < 0.4 * eager.time_s
     assert model.region(graph, device, "unheard of").time_s == pytest.approx(eager.time_s, rel=0.2)
 
 
