@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from djinn_fx.costmodels.choose import Pricing
-from djinn_fx.costmodels.work import Work, WorkGraph, total
+from djinn_fx.costmodels.work import WorkGraph, total
 from djinn_fx.costmodels.work_of import work_graph
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import EngineTime, Region
@@ -24,25 +25,22 @@ class GraphWork:
     def __init__(self, srg: SRG) -> None:
         self.whole = work_graph(srg)
         self._index = {name: place for place, name in enumerate(self.whole.names)}
-        self._readers: list[list[int]] = [[] for _ in self.whole.ops]
+
+    @functools.cached_property
+    def _readers(self) -> list[list[int]]:
+        """For each op, the ops that read it."""
+        readers: list[list[int]] = [[] for _ in self.whole.ops]
         for place, reads in enumerate(self.whole.reads):
             for read in reads:
                 if read.producer >= 0:
-                    self._readers[read.producer].append(place)
-
-    def of(self, name: str) -> Work:
-        """The work of one op.
-
-        Raises:
-            KeyError: no such op when this was made.
-        """
-        return self.whole.ops[self._index[name]]
+                    readers[read.producer].append(place)
+        return readers
 
     def part(self, names: Sequence[str]) -> WorkGraph:
         """The work of some ops: what reads from other ops reads from outside, what others read escapes.
 
         Raises:
-            KeyError: as :meth:`of`.
+            KeyError: no such op when this was made.
         """
         places = sorted(self._index[name] for name in names)
         if len(places) == len(self.whole):

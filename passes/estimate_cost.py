@@ -35,20 +35,20 @@ class EstimateCost:
     def run(self, srg: SRG, context: PassContext) -> PassResult:
         """Price each op; list each sort of op that has no price."""
         priced_by = self._pricing(context)
-        works = graph_work(srg, fresh=True)
-        distinct = list(dict.fromkeys(works.whole.ops))  # layers repeat: most ops have a twin
-        costs = dict(zip(distinct, map(_cost, distinct, priced_by.ops(distinct)), strict=True))
+        works = graph_work(srg, fresh=True).whole
+        places: dict[Work, int] = {}  # layers repeat: most ops have a twin
+        which = [places.setdefault(work, len(places)) for work in works.ops]
+        costs = list(map(_cost, places, priced_by.ops(list(places))))
         unpriced: Counter[str] = Counter()
         first: dict[str, Reason] = {}
-        for node in srg.ops:
-            work = works.of(node.name)
+        for node, work, place in zip(srg.ops, works.ops, which, strict=True):
             reason = None
             if work.problem is not None:
                 op = srg.record(node).op
                 reason = Reason(kind=ReasonKind.UNPRICED, node=node.name, detail=f"{op}: {work.problem}; bytes only")
                 unpriced[op] += 1
                 first.setdefault(op, reason)
-            srg.update(node, reason=reason, cost=costs[work])
+            srg.update(node, reason=reason, cost=costs[place])
         listed = [_listed(first[op], count) for op, count in unpriced.items()]
         return PassResult(modified=True, reasons=(*priced_by.reasons, *_failure(priced_by), *listed))
 
