@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from djinn_fx.costmodels.gpu_laws import GpuSpec, base_share
 
 #: Which law a file's ops obey.
 FILES = {"linear": "linear", "bmm": "bmm", "elem": "elementwise", "softmax": "softmax", "ln": "norm"}
+#: Names of whole models: model, mode, sequence length, batch, and whether it was compiled.
+_NAME = re.compile(r"[^-]+-(inf|train)-\d+-\d+(-fusion)?$")
 BINARY = ("add", "mul", "div", "pow")
 
 
@@ -129,12 +132,12 @@ def _sizes(law: str, row: Mapping[str, str]) -> list[float]:
 
 
 def graphs(folder: Path) -> list[Graph]:
-    """Whole models, those whose configuration is there."""
+    """Whole models on one device, those whose configuration is there; runs over several devices are left out."""
     found = []
     names = {name.replace(" ", "_"): name for name in specs(folder)}
     for path in sorted((folder / "graphs").glob("*/*.json")):
         config = folder / "models" / f"{path.stem.split('-')[0]}.json"
-        if path.parent.name in names and config.exists():
+        if path.parent.name in names and config.exists() and _NAME.match(path.stem):
             times = json.loads(path.read_text(encoding="utf-8"))
             found.append(
                 Graph(
