@@ -29,9 +29,11 @@ PER_ELEMENT = (
 #: Sorts of kernel, each with its own cost of a call.
 CLASSES = ("linear", "product", "conv", "attention", *PER_ELEMENT, "collective")
 _CLASS = {name: place for place, name in enumerate(CLASSES)}
-#: Rows of the left side at which the speed of a product with a weight has a free correction; between them it is
-#: interpolated over the logarithm.
+#: Rows of the left side, and the weight's shorter side, at which the speed of a product with a weight has a free
+#: correction; between them it is interpolated over the logarithm. Libraries choose other kernels for narrow weights: at
+#: 16 rows MKL takes 1.0 ns an element of a weight of 512 x 2048, 0.35 ns of one of 1024 x 1024 (Xeon 2.8 GHz).
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 512)
+NARROW = (512, 768)
 #: An op on fewer elements is not shared among threads (ATen's ``at::internal::GRAIN_SIZE``).
 GRAIN = 32768
 #: How wide, in the logarithm of bytes, the step from one cache to the next is. Caches are not exactly LRU.
@@ -80,7 +82,7 @@ def _parameters() -> tuple[Parameter, ...]:
         Parameter("linear.right", 5e-11, 0.8),
         Parameter("linear.columns", 8.0, 0.7),
         Parameter("linear.depth", 8.0, 0.7),
-        *(Parameter(f"linear.rows{rows}", 1.0, 0.25) for rows in ROWS),
+        *(Parameter(f"linear.rows{rows}x{narrow}", 1.0, 0.4) for narrow in NARROW for rows in ROWS),
         Parameter("product.operation", 8e-12, 0.6),
         Parameter("product.right", 1e-10, 0.8),
         Parameter("conv.operation", 6e-12, 0.5),
@@ -308,7 +310,7 @@ def _products(columns: Batch, values: Mapping[str, Array], threads: int) -> Arra
     if linear.any():
         plain = values["linear.operation"] * columns.flops + values["linear.right"] * (width * depth)
         edges = (1.0 + values["linear.columns"] / width) * (1.0 + values["linear.depth"] / depth)
-        total += np.where(linear, plain * edges * _rows_correction(rows, values), 0.0)
+        total += np.where(linear, plain * edges * _shape_correction(rows, np.minimum(width, depth), values), 0.0)
     product = columns.klass == _CLASS["product"]
     if product.any():
         plain = values["product.operation"] * columns.flops + values["product.right"] * (batches * width * depth)
@@ -318,7 +320,9 @@ def _products(columns: Batch, values: Mapping[str, Array], threads: int) -> Arra
         inputs = depth / columns.window  # of one group
         dense = np.where(columns.window > 1, values["conv.operation"], values["conv.pointwise"])
         rate = np.where(
-            (columns.groups > 1) & (inputs <= 1), values["conv.depthwise"], dense * (1.0 + values["conv.channels"] / inputs)
+            (columns.groups > 1) & (inputs <= 1),
+            values["conv.depthwise"],
+            dense * (1.0 + values["conv.channels"] / inputs),
         )
         total += np.where(conv, rate * columns.flops, 0.0)
     attention = columns.klass == _CLASS["attention"]
@@ -338,12 +342,24 @@ def _query_block(queries: Array) -> Array:
     return result
 
 
-def _rows_correction(rows: Array, values: Mapping[str, Array]) -> Array:
-    """The free part of a product's speed by its rows: interpolated between :data:`ROWS` over the logarithm."""
-    knots = np.log(np.asarray(ROWS, dtype=np.float64))
-    place = np.interp(np.log(np.maximum(rows, 1.0)), knots, np.arange(len(ROWS)))
-    lower = np.minimum(place.astype(np.intp), len(ROWS) - 2)
-    share = place - lower
-    logs = np.log(np.concatenate([values[f"linear.rows{count}"] for count in ROWS], axis=1))
-    result: Array = np.exp(logs[:, lower] * (1.0 - share) + logs[:, lower + 1] * share)
+def _shape_correction(rows: Array, narrow: Array, values: Mapping[str, Array]) -> Array:
+    """The free part of a product's speed by its shape, interpolated between :data:`ROWS` and :data:`NARROW`."""
+    across, share_across = _between(narrow, NARROW)
+    along, share = _between(rows, ROWS)
+    grid = np.stack(
+        [np.concatenate([values[f"linear.rows{count}x{side}"] for count in ROWS], axis=1) for side in NARROW], axis=1
+    )
+    logs = np.log(grid)  # [variants, narrow, rows]
+    low, high = (
+        logs[:, across + step, along] * (1.0 - share) + logs[:, across + step, along + 1] * share for step in (0, 1)
+    )
+    result: Array = np.exp(low * (1.0 - share_across) + high * share_across)
     return result
+
+
+def _between(sizes: Array, knots: Sequence[int]) -> tuple[NDArray[np.intp], Array]:
+    """The knot below each size, and how far it is on the way to the next, over the logarithm."""
+    places = np.arange(len(knots), dtype=np.float64)
+    place = np.interp(np.log(np.maximum(sizes, 1.0)), np.log(np.asarray(knots, dtype=np.float64)), places)
+    lower = np.minimum(place.astype(np.intp), len(knots) - 2)
+    return lower, place - lower

@@ -40,6 +40,11 @@ _SETTLED = 12
 _STEPS, _ENOUGH = 40, 1e-4
 #: Engines that are fitted before others, because theirs is the others' guess.
 _FIRST = ("eager",)
+#: What of eager's fit says nothing of an engine, by the beginnings of names: its kernels for that are its own.
+_OWN_KERNELS: dict[str, tuple[str, ...]] = {
+    "packed": ("linear.rows",),
+    "inductor-packed": ("linear.rows",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +139,10 @@ def fit_engine(samples: Sequence[Sample], guess: Fitted | None = None) -> Fitted
     expected = np.hypot(np.where(many, _ERROR_OF_MANY, _ERROR_OF_FEW), [sample.spread for sample in samples])
     known = {one.name: float(np.log(one.guess)) for one in PARAMETERS}
     if guess is not None:
-        known.update(zip(guess.names, map(float, guess.logs), strict=True))
+        own = _OWN_KERNELS.get(samples[0].engine, ())
+        known.update(
+            (name, float(log)) for name, log in zip(guess.names, guess.logs, strict=True) if not name.startswith(own)
+        )
     start = np.asarray([known.get(name, 0.0) for name in names])
     spreads = np.asarray([*(one.spread for one in PARAMETERS), *[OP_SPREAD] * (len(names) - len(NAMES))])
 
