@@ -32,7 +32,7 @@ from djinn_fx.srg.rebuild import SizeHint, rebuild, size_hints
 from djinn_fx.srg.record import GraphKind, Residency
 
 #: Blocks of calls, and the seconds that all of them take together, about.
-BLOCKS, MEASURE_S = 5, 0.3
+BLOCKS, MEASURE_S = 5, 0.2
 #: Blocks whose median is so much above the fastest one were disturbed: they are done again, once.
 UNEVEN = 1.15
 _MAX_CALLS = 100
@@ -300,7 +300,7 @@ def timed(run: RegionCallable, arguments: Sequence[Any], written: Sequence[int],
     with no_gc():
         once()
         rough = min(once(), once())
-        calls = max(2, min(_MAX_CALLS, int(seconds / BLOCKS / max(rough, 1e-6))))
+        calls = max(1, min(_MAX_CALLS, int(seconds / BLOCKS / max(rough, 1e-6))))
         blocks = _blocks(once, calls)
     if _middle(blocks) > UNEVEN * min(map(statistics.median, blocks)):
         with no_gc():
