@@ -38,6 +38,11 @@ bench: $(READY)
 	$(BIN)/python bench/compile_time.py --json bench/results/compile_time.json
 	$(BIN)/python bench/lazy.py --json bench/results/lazy.json
 	$(BIN)/python bench/engines.py --json bench/results/engines.json
+	$(BIN)/python bench/cost_speed.py --json bench/results/cost_speed.json
+	$(BIN)/python bench/links.py --json bench/results/links.json
+	$(BIN)/python bench/cost_gpu.py --json bench/results/cost_gpu.json
+	$(BIN)/python bench/cost_accuracy.py --json bench/results/cost_accuracy.json
+	$(BIN)/python bench/regret.py --json bench/results/regret.json
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.
 gpu: $(READY)

@@ -57,12 +57,13 @@ class Pricing:
         return self.model.base if isinstance(self.model, LearnedModel) else self.model
 
     def ops(self, works: Sequence[Work]) -> list[Estimate]:
-        """Each op called on its own.
+        """Each op called on its own, without what was learned: from these times follows where a graph is cut, and a cut
+        that moved with every call that teaches would find none of the artefacts of the last one.
 
         Raises:
             SettingsError: the user's model answered with something that is no estimate.
         """
-        found = ops_of(self.model, works, self.device)
+        found = ops_of(self.base, works, self.device)
         return [_checked(one, self.model, work.op) for one, work in zip(found, works, strict=True)]
 
     def region(self, graph: WorkGraph, engine: str, structural_hash: str = "") -> Estimate:

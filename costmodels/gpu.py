@@ -104,22 +104,31 @@ class GpuModel:
         self._ops: dict[tuple[Work, int], tuple[Device, Estimate]] = {}
 
     def op(self, work: Work, device: Device) -> Estimate:
-        """One op called on its own on an idle device, its launch included. Graphs repeat ops: answers are kept."""
-        kept = self._ops.get((work, id(device)))
-        if kept is not None and kept[0] is device:
-            return kept[1]
-        estimate = self._op(work, device)
-        if len(self._ops) >= _KEPT_OPS:
-            self._ops.clear()
-        self._ops[work, id(device)] = device, estimate
-        return estimate
+        """One op called on its own on an idle device, its launch included."""
+        return self.ops([work], device)[0]
 
-    def _op(self, work: Work, device: Device) -> Estimate:
-        if not _known(device) or work.kind == "collective":
-            return self._roofline.op(work, device)
-        if work.costs_nothing:
-            return Estimate(time_s=0.0, low_s=0.0, high_s=0.0, provenance=DATASHEET)
-        return _estimate([_Row.of_work(work)], device, sequence=False)
+    def ops(self, works: Sequence[Work], device: Device) -> list[Estimate]:
+        """Each op on its own; those of one law are computed together. Graphs repeat ops: answers are kept."""
+        found: dict[Work, Estimate] = {}
+        rows: dict[Work, _Row] = {}
+        for work in dict.fromkeys(works):
+            kept = self._ops.get((work, id(device)))
+            if kept is not None and kept[0] is device:
+                found[work] = kept[1]
+            elif work.costs_nothing:
+                found[work] = Estimate(time_s=0.0, low_s=0.0, high_s=0.0, provenance=DATASHEET)
+            elif not _known(device) or work.kind == "collective":
+                found[work] = self._roofline.op(work, device)
+            else:
+                rows[work] = _Row.of_work(work)
+        if rows:
+            seconds = _seconds(list(rows.values()), device, sequence=False, cool=0.0)
+            for (work, row), time in zip(rows.items(), seconds, strict=True):
+                found[work] = _summed([row], [float(time)], device)
+        if len(self._ops) + len(found) > _KEPT_OPS:
+            self._ops.clear()
+        self._ops.update({(work, id(device)): (device, one) for work, one in found.items()})
+        return [found[work] for work in works]
 
     def region(self, graph: WorkGraph, device: Device, engine: str) -> Estimate:
         """The kernels of an engine one after another, launches hidden; eager is never quicker than its calls."""
@@ -127,7 +136,7 @@ class GpuModel:
             return self._roofline.region(graph, device, engine)
         schedule = kernels(graph, policy_of(engine))
         rows = [_Row.of_kernel(kernel) for kernel in schedule.kernels]
-        found = _estimate(rows, device, sequence=True)
+        found = _estimate(rows, device)
         calls = _DISPATCH_S * (len(rows) + schedule.views) if engine == "eager" else device.launch_overhead_s
         if found.time_s >= calls:
             return found
@@ -199,10 +208,15 @@ def _product(work: Work) -> tuple[float, ...] | None:
     return tuple(float(max(1, side)) for side in (batch, rows, depth, columns))
 
 
-def _estimate(rows: Sequence[_Row], device: Device, *, sequence: bool) -> Estimate:
-    """Times of kernels, summed; the ends of the interval too, as if all kernels erred alike."""
-    hot = _seconds(rows, device, sequence, 0.0)
-    seconds = _seconds(rows, device, sequence, coolness(float(hot.sum()))) if sequence and len(rows) else hot
+def _estimate(rows: Sequence[_Row], device: Device) -> Estimate:
+    """Times of kernels that run one after another, summed."""
+    hot = _seconds(rows, device, sequence=True, cool=0.0)
+    seconds = _seconds(rows, device, sequence=True, cool=coolness(float(hot.sum()))) if rows else hot
+    return _summed(rows, seconds.tolist(), device)
+
+
+def _summed(rows: Sequence[_Row], seconds: Sequence[float], device: Device) -> Estimate:
+    """The sum of these times; the ends of the interval too, as if all kernels erred alike."""
     table, names = _table(), _names(device)
     low = high = 0.0
     sure = True
@@ -211,18 +225,18 @@ def _estimate(rows: Sequence[_Row], device: Device, *, sequence: bool) -> Estima
         factors = table.seen[row.law] if seen else table.unseen[row.law]
         if not row.is_sure or row.dtype != "float32":
             factors = (min(factors[0], _BEYOND[0]), max(factors[1], _BEYOND[1]))
-        low, high, sure = low + float(time) * factors[0], high + float(time) * factors[1], sure and seen
+        low, high, sure = low + time * factors[0], high + time * factors[1], sure and seen
     provenance = CALIBRATED if sure and rows else DATASHEET
     if rows and all(row.problem is not None for row in rows):
         provenance = UNPRICED
-    return Estimate(time_s=float(seconds.sum()), low_s=low, high_s=high, provenance=provenance)
+    return Estimate(time_s=sum(seconds), low_s=low, high_s=high, provenance=provenance)
 
 
 def _names(device: Device) -> frozenset[str]:
     return frozenset((device.name, device.title, *device.aliases))
 
 
-def _seconds(rows: Sequence[_Row], device: Device, sequence: bool, cool: float) -> Array:
+def _seconds(rows: Sequence[_Row], device: Device, *, sequence: bool, cool: float) -> Array:
     """Each kernel's time, those of one law and dtype computed together."""
     seconds = np.zeros(len(rows))
     together: dict[tuple[str, str], list[int]] = defaultdict(list)
