@@ -156,6 +156,15 @@ class Cases:
         close(region.call(region.opened(engine), x, w, *rest), function(x, w, *rest))
 
     @torch.no_grad()
+    def test_a_large_mask_can_be_a_weight(self, engine: OnnxEngine) -> None:
+        def function(x: Tensor, mask: Tensor) -> Tensor:
+            return torch.where(mask, x, x * 2)
+
+        x, mask = torch.randn(3, 1024), torch.randn(1024) > 0
+        region = Traced(function, x, mask, weights=(1,))
+        close(region.call(region.opened(engine), x, mask), function(x, mask))
+
+    @torch.no_grad()
     @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's account of memory")
     def test_memory_kept_is_what_is_counted(self, engine: OnnxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         size = 2048
