@@ -79,7 +79,7 @@ def _gathers() -> Iterator[Case]:
         "index-add": lambda x, i: (x.index_add(0, i, x[: i.shape[0]]),),
         "sort": lambda x, i: (x.sort(-1)[0],),
         "topk": lambda x, i: x.topk(4, -1),
-        "one-hot": lambda x, i: (F.one_hot(i, 32).float(),),
+        "one-hot": lambda x, i: (F.one_hot(i, x.shape[0]).float(),),
     }
     for name, function in functions.items():
         for rows, width in ((64, 32), (512, 256), (2048, 768)):

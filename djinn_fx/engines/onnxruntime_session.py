@@ -237,7 +237,9 @@ def _bind(graph: Any, weights: Mapping[str, torch.Tensor], options: Any) -> int:
         for key, value in (("location", "torch"), ("offset", "0"), ("length", str(weight.nbytes))):
             part = entry.external_data.add()
             part.key, part.value = key, value
-        is_bool = weight.dtype is torch.bool  # handed over as bytes: ONNX Runtime does not read DLPack's own type for it
+        is_bool = (
+            weight.dtype is torch.bool
+        )  # handed over as bytes: ONNX Runtime does not read DLPack's own type for it
         bytes_of = _TO_DLPACK(weight.view(torch.uint8) if is_bool else weight)
         shared[name] = onnxruntime.OrtValue(native.OrtValue.from_dlpack(bytes_of, is_bool))
     if shared:

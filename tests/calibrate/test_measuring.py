@@ -80,7 +80,7 @@ def test_a_case_runs_and_is_priced(case: Case) -> None:
     check_case(case)
 
 
-@pytest.mark.slow
+@pytest.mark.exam
 def test_every_case_runs_and_is_priced() -> None:
     for case in all_cases():
         check_case(case)

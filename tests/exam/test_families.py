@@ -62,9 +62,10 @@ def test_forward_of_every_family() -> None:
 
 
 @pytest.mark.slow
-def test_forward_with_inductor() -> None:
-    answers = _all_right([f"forward:{name}" for name in COMPILED], INDUCTOR)
-    assert len(_passed(answers)) >= 30
+@pytest.mark.parametrize("names", [COMPILED[::3], pytest.param(COMPILED, marks=pytest.mark.exam)], ids=["some", "all"])
+def test_forward_with_inductor(names: tuple[str, ...]) -> None:
+    answers = _all_right([f"forward:{name}" for name in names], INDUCTOR)
+    assert len(_passed(answers)) >= 0.9 * len(names)
     assert not [line for answer in answers for line in answer["fell_back"]]
 
 
