@@ -42,6 +42,7 @@ bench: $(READY)
 	$(BIN)/python bench/links.py --json bench/results/links.json
 	$(BIN)/python bench/cost_gpu.py --json bench/results/cost_gpu.json
 	$(BIN)/python bench/cost_accuracy.py --json bench/results/cost_accuracy.json
+	$(BIN)/python bench/crossover.py --json bench/results/crossover.json
 	$(BIN)/python bench/regret.py --json bench/results/regret.json
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.
