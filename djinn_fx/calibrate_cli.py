@@ -23,7 +23,7 @@ from djinn_fx.settings import ENGINE_NAMES
 
 SCHEMA = "djinn-calibrate/1"
 #: Seconds that measuring may take: the short list, and all of it.
-SHORT_S, LONG_S = 50.0, 900.0
+SHORT_S, LONG_S = 45.0, 900.0
 #: Each case is measured by this many processes, one after the other, where time is taken.
 LONG_ROUNDS = 3
 
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--long", action="store_true", help="the whole list, by several processes: a quarter of an hour")
     made.add_argument(
-        "--seconds", type=float, metavar="S", help="for measuring (50; with --long 900); the rest is left"
+        "--seconds", type=float, metavar="S", help="for measuring (45; with --long 900); the rest is left"
     )
     made.add_argument("--engines", metavar="A,B", help="the engines to measure; default: all that are installed")
     again = made.add_mutually_exclusive_group()
