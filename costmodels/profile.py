@@ -13,7 +13,6 @@ import importlib.metadata
 import json
 import math
 import os
-import secrets
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from djinn_fx.costmodels.work import WorkGraph
 from djinn_fx.errors import StoreError
 from djinn_fx.hardware.machine import machine_identity
+from djinn_fx.private_files import default_cache_dir, write_atomic
 
 SCHEMA = "djinn-profile/1"
 #: The profile's file in its folder, and the samples that it was fitted to.
@@ -201,9 +199,8 @@ def profile_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     Args:
         cache_dir: the setting of that name; ``DJINN_CACHE_DIR``, else the platform's cache folder, if None.
     """
-    chosen = cache_dir or os.environ.get("DJINN_CACHE_DIR")
-    root = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("djinn_fx", appauthor=False)
-    return root.absolute() / "calibration"
+    root = Path(cache_dir).expanduser().absolute() if cache_dir else default_cache_dir()
+    return root / "calibration"
 
 
 def write_profile(profile: Profile, folder: Path) -> Path:
@@ -300,7 +297,7 @@ def write_checked(target: Path, content: Any) -> Path:
     digest = hashlib.sha256(body.encode()).hexdigest()
     try:
         own_folder(target.parent)
-        _replace(target, f'{{"sha256": "{digest}", "content": {body}}}\n'.encode())
+        write_atomic(target, [f'{{"sha256": "{digest}", "content": {body}}}\n'.encode()], scratch=target.parent)
     except OSError as error:
         raise StoreError(f"{target}: cannot be written: {error.strerror or error}") from error
     return target
@@ -349,18 +346,3 @@ def own_folder(folder: Path) -> None:
         raise StoreError(f"{folder} belongs to user {status.st_uid}: choose another with DJINN_CACHE_DIR")
     if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
         os.chmod(folder, 0o700)
-
-
-def _replace(target: Path, content: bytes) -> None:
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

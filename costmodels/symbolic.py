@@ -11,21 +11,9 @@ import sympy  # type: ignore[import-untyped]
 from torch.fx import Node
 
 from djinn_fx.costmodels.sizes import Sizes, expression_functions, symbols_of, worked_out
-from djinn_fx.costmodels.work import Work
+from djinn_fx.costmodels.work import SUMMED, Work
 from djinn_fx.costmodels.work_of import sizes_of, work_at
 from djinn_fx.srg.graph import SRG
-
-#: The fields of a Work that add up over ops.
-SUMMED = (
-    "matmul_flops",
-    "vector_flops",
-    "special_flops",
-    "weight_bytes",
-    "read_bytes",
-    "write_bytes",
-    "strided_bytes",
-    "gather_bytes",
-)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,17 +142,20 @@ class WorkGraph:
         )
 
 
+#: The fields of a :class:`Work` that add up over ops.
+SUMMED = (
+    "matmul_flops",
+    "vector_flops",
+    "special_flops",
+    "weight_bytes",
+    "read_bytes",
+    "write_bytes",
+    "strided_bytes",
+    "gather_bytes",
+)
+
+
 def total(works: Sequence[Work]) -> Work:
     """Sums over ops, as one Work of kind ``other``."""
-    return Work(
-        op="total",
-        kind="other",
-        matmul_flops=sum(w.matmul_flops for w in works),
-        vector_flops=sum(w.vector_flops for w in works),
-        special_flops=sum(w.special_flops for w in works),
-        weight_bytes=sum(w.weight_bytes for w in works),
-        read_bytes=sum(w.read_bytes for w in works),
-        write_bytes=sum(w.write_bytes for w in works),
-        strided_bytes=sum(w.strided_bytes for w in works),
-        gather_bytes=sum(w.gather_bytes for w in works),
-    )
+    sums = {name: sum(getattr(work, name) for work in works) for name in SUMMED}
+    return Work(op="total", kind="other", **sums)

@@ -18,7 +18,7 @@ from djinn_fx.costmodels.decomposed import decomposed
 from djinn_fx.costmodels.rules import OpRule, facts_of
 from djinn_fx.costmodels.sizes import Sizes, wrapped_op
 from djinn_fx.costmodels.traffic import Traffic, traffic
-from djinn_fx.costmodels.work import Work, WorkGraph, total
+from djinn_fx.costmodels.work import SUMMED, Work, WorkGraph, total
 from djinn_fx.srg.graph import META_KEY, SRG, fake_value
 
 #: What a rule may raise when a call is not what it knows; anything else is a bug of ours.
@@ -207,17 +207,5 @@ def _body_work(outer: Sizes, op: str, body: Body) -> Work:
     problems = [f"in its body, {part.op}: {part.problem}" for part in parts if part.problem is not None]
     problems += [f"its body has no sizes at {node.name}" for node in srg.ops if fake_value(node) is None]
     whole = total(parts)
-    scaled = {name: getattr(whole, name) * times for name in _SUMMED}
+    scaled = {name: getattr(whole, name) * times for name in SUMMED}
     return replace(whole, op=op, problem=problems[0] if problems else None, **scaled)
-
-
-_SUMMED = (
-    "matmul_flops",
-    "vector_flops",
-    "special_flops",
-    "weight_bytes",
-    "read_bytes",
-    "write_bytes",
-    "strided_bytes",
-    "gather_bytes",
-)

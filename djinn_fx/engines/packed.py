@@ -24,8 +24,8 @@ from djinn_fx.engines.onnx.signature import Fed, Signature
 from djinn_fx.engines.packed_graph import convolutions, products, rewritten, written_places
 from djinn_fx.engines.packed_session import PackedPlan
 from djinn_fx.engines.product_speed import ProductSpeed
-from djinn_fx.engines.store_files import default_cache_dir
 from djinn_fx.errors import EngineError
+from djinn_fx.private_files import default_cache_dir
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import fake_value, tensors_of

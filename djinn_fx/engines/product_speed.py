@@ -23,7 +23,8 @@ import torch
 
 from djinn_fx.engines import packed_ops
 from djinn_fx.engines.packed_conv import ConvShape, conv_ways
-from djinn_fx.engines.store_files import read_json, write_atomic
+from djinn_fx.engines.store_files import read_json
+from djinn_fx.private_files import write_atomic
 
 log = logging.getLogger("djinn_fx.engines.product_speed")
 

@@ -27,7 +27,6 @@ import filelock
 
 from djinn_fx.engines import store_files as files
 from djinn_fx.engines.store_diff import ABSENT, FieldDifference, difference, nearest
-from djinn_fx.engines.store_files import default_cache_dir
 from djinn_fx.engines.store_format import (
     JSON,
     MAX_HEADER_BYTES,
@@ -41,6 +40,7 @@ from djinn_fx.engines.store_format import (
 )
 from djinn_fx.engines.store_ledger import Ledger, StoreCounters, logger
 from djinn_fx.errors import StoreError
+from djinn_fx.private_files import default_cache_dir, write_atomic
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.units import format_bytes
 
@@ -337,7 +337,7 @@ class Store:
             files.make_private(self.root, own_names=_OWN_NAMES)
             for folder in {self.root / "scratch", path.parent} - {self.root}:
                 files.make_private(folder)
-            files.write_atomic(path, pieces, scratch=self.root / "scratch")
+            write_atomic(path, pieces, scratch=self.root / "scratch")
         except (OSError, StoreError) as error:
             self._ledger.count("write_failures")
             self._ledger.unusable("write to", error)

@@ -1,18 +1,15 @@
-"""File operations the store trusts: private directories, files opened without following links, atomic writes."""
+"""File operations the store trusts: private directories, files opened without following links."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import secrets
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import filelock
-import platformdirs
 
 from djinn_fx.engines.store_format import DamagedEntry, is_key, read_entry
 from djinn_fx.errors import StoreError
@@ -23,13 +20,6 @@ _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 # Without it, opening a named pipe somebody put in an entry's place would wait for ever.
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
-
-
-def default_cache_dir() -> Path:
-    """``DJINN_CACHE_DIR`` if set and not empty, else the platform's cache folder for djinn_fx."""
-    chosen = os.environ.get("DJINN_CACHE_DIR")
-    folder = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("djinn_fx", appauthor=False)
-    return folder.absolute()
 
 
 def check_private(path: Path) -> bool:
@@ -119,45 +109,6 @@ def read_json(path: Path, max_bytes: int) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise DamagedEntry("not a JSON object")
     return record
-
-
-def write_atomic(target: Path, pieces: Iterable[bytes], scratch: Path) -> None:
-    """Write a file of mode 0600 so that readers see the old one or the whole new one, also after a power cut.
-
-    Args:
-        target: the file.
-        pieces: its contents.
-        scratch: directory on the same file system for the file while it is written.
-
-    Raises:
-        OSError: nothing was changed, and nothing is left behind.
-    """
-    temporary = scratch / f"{target.name}.{os.getpid()}.{secrets.token_hex(8)}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY | _NO_FOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            for piece in pieces:
-                stream.write(piece)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_directory(target.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a rename survive a power cut. Some file systems refuse this; the entry is whole all the same."""
-    if not _POSIX:
-        return
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def remove(path: Path) -> bool:
