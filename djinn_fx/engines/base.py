@@ -14,6 +14,14 @@ from djinn_fx.reasons import Reason
 RegionCallable = Callable[[list[Any]], Sequence[Any]]
 
 
+class Declined(Exception):
+    """What an engine says to a call whose values it would not compute as torch does; the text says which.
+
+    Nothing was written and the arguments are as they were, so the region's own ops answer. It says nothing against the
+    engine: the next call may be one that it serves.
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Capability:
     """What an engine can do on this machine.
@@ -100,7 +108,8 @@ class Engine(Protocol):
     loads may have ``accepts(args)``, which says whether it serves a call, and ``checked(reference, dropped)``, which
     gives a callable that compares its first answer with the region's own ops. Or it may have ``attempt(args)``, which
     answers or, with the arguments untouched, gives None where it cannot serve them as things are, and
-    ``prepare(args)``, which gives the work after which it can (None: it can now).
+    ``prepare(args)``, which gives the work after which it can (None: it can now). What it loads may raise
+    :class:`Declined`.
     """
 
     name: str

@@ -54,6 +54,7 @@ class Session(Protocol):
 
         Raises:
             EngineError: the runtime failed; nothing was written.
+            Declined: it would compute something else than torch for these values; nothing was written.
         """
         ...
 
@@ -157,6 +158,7 @@ class BoundRegion:
 
         Raises:
             EngineError: the runtime failed. Nothing was written, and the list is as it was.
+            Declined: these values are not for it. Likewise.
         """
         self._calls += 1
         bound = self._ready(args)
@@ -185,6 +187,7 @@ class BoundRegion:
 
         Raises:
             EngineError: the engine cannot. Nothing was written, and the list is as it was.
+            Declined: these values are not for it. Likewise.
         """
         for _ in range(_TRIES):
             results = self.attempt(args)

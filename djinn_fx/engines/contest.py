@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.base import Declined, RegionCallable
 from djinn_fx.engines.entrant import ContestStatus, Entrant, EntrantStatus, Standing
 from djinn_fx.engines.lazy import CHANGED
 from djinn_fx.errors import EngineError
@@ -93,12 +93,26 @@ class Contest:
         assert serving is not None, "a decision was made"
         if serving.attempt is None:
             return serving.run(args)
-        try:
-            made = serving.attempt(args)
-        except EngineError as error:  # nothing was written, and the arguments are as they were
-            self._out(serving, str(error))
-            made = None
+        made, _ = self._asked(serving, serving.attempt, args)
         return made if made is not None else self._stand_in(serving, args)
+
+    def _asked(
+        self, entrant: Entrant, attempt: Callable[[list[Any]], Sequence[Any] | None], args: list[Any]
+    ) -> tuple[Sequence[Any] | None, bool]:
+        """An answer, None if the engine cannot as things are, and whether it is the engine's work (or its declining).
+
+        Where the engine declines or fails nothing was written, and the arguments are as they were: the region's own ops
+        answer. If these refuse the call too, that says nothing against the engine.
+        """
+        try:
+            return attempt(args), True
+        except Declined:
+            return self._reference(args), True
+        except EngineError as error:
+            made = self._reference(args)
+            self._out(entrant, str(error))
+            self._reopen(entrant)
+            return made, False
 
     def _stand_in(self, entrant: Entrant, args: list[Any]) -> Sequence[Any]:
         """The engine cannot answer now: make it ready, or let the region's own ops answer while that is done."""
@@ -106,7 +120,7 @@ class Contest:
             self._reopen(entrant)
             return self._on_trial(args)
         if self._ready(entrant, args) and entrant.attempt is not None:
-            made = entrant.attempt(args)
+            made, _ = self._asked(entrant, entrant.attempt, args)
             if made is not None:
                 return made
         return self._reference(args)
@@ -181,18 +195,19 @@ class Contest:
         entrant.unwrap()
         compared = getattr(entrant.run, "compared", 0)
         start = time.perf_counter()
-        try:
-            made = entrant.run(args) if entrant.attempt is None else entrant.attempt(args)
-        except EngineError as error:
-            if entrant.attempt is None:
-                raise
-            self._out(entrant, str(error))
-            made = None
+        own = True
+        if entrant.attempt is None:
+            made: Sequence[Any] | None = entrant.run(args)
+        else:
+            made, own = self._asked(entrant, entrant.attempt, args)
         if self._synchronise is not None:
             self._synchronise()
         seconds = time.perf_counter() - start
         if made is None:
             return self._reference(args)
+        if not own:
+            self.engine = "eager"
+            return made
         self.engine = entrant.engine
         entrant.answers = answers_before + 1
         # A call in which the answer was compared took eager's time too. An engine that is being made ready uses the

@@ -34,7 +34,12 @@ class Finisher:
         self._as_they_are = self._order == list(range(signature.outputs))
 
     def results(self, outputs: list[torch.Tensor], args: Sequence[Any], written: bool = False) -> list[Any]:
-        """Write what the region writes, unless that was done already, and give the results in order."""
+        """Write what the region writes, unless that was done already, and give the results in order.
+
+        Raises:
+            Declined: the outputs are not what torch would compute; nothing was written.
+        """
+        self._signature.check(outputs)
         if self._as_they_are:
             return outputs
         if self._writes and not written:

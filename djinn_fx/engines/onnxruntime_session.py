@@ -88,7 +88,7 @@ class OrtSession:
         named = {one.name: plain(weights[one.place]) for one in signature.fed if one.place in weights}
         try:
             proto = onnx.ModelProto.FromString(model)
-            shared = write_in_place(proto.graph, signature)
+            shared = write_in_place(proto.graph, signature) if signature.flag is None else {}
             self.memory_bytes = _bind(proto.graph, named, options)
             providers = ["CPUExecutionProvider"]
             self._public = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=providers)
@@ -115,6 +115,7 @@ class OrtSession:
 
         Raises:
             EngineError: ONNX Runtime failed; nothing was written but what eager writes again.
+            Declined: see :class:`djinn_fx.engines.bound.Session`.
         """
         tensors = self._feeder.tensors(args)
         written = self._in_place is not None and self._in_place.may(args, tensors)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from djinn_fx.engines.base import Declined
 from djinn_fx.engines.feeding import Feeder, plain
 from djinn_fx.engines.onnx.signature import Fed, Signature
 from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
@@ -99,7 +100,7 @@ class OpenVinoSession:
         fed = [one for one in signature.fed if one.place not in weights]
         try:
             proto = onnx.ModelProto.FromString(model)
-            shared = write_in_place(proto.graph, signature)
+            shared = write_in_place(proto.graph, signature) if signature.flag is None else {}
             self.memory_bytes = packed_bytes(proto.graph, named)
             graph = core().read_model(proto.SerializeToString())
             _bind(graph, named)
@@ -129,13 +130,14 @@ class OpenVinoSession:
 
         Raises:
             EngineError: OpenVINO failed; nothing was written.
+            Declined: see :class:`djinn_fx.engines.bound.Session`.
         """
         tensors = self._feeder.tensors(args)
         if not self._all_used:
             tensors = [tensors[place] for place in self._used]
         beyond = self._narrow.beyond(tensors)
         if beyond is not None:
-            raise EngineError(f"openvino: {self._label}: input {beyond} holds numbers beyond OpenVINO's 32 bits")
+            raise Declined(f"input {beyond} holds numbers beyond OpenVINO's 32 bits")
         written = self._in_place is not None and self._in_place.may(args, tensors)
         try:
             # One thread at a time has a request; list.pop and list.append are atomic.
@@ -148,9 +150,10 @@ class OpenVinoSession:
             raise EngineError(f"openvino: {self._label}: {_cause(error)}") from error
         if written and self._in_place is not None:
             self._in_place.finish(args, outputs)
-        results = self._finisher.results(outputs, args, written)
-        self._requests.append(request)
-        return results
+        try:
+            return self._finisher.results(outputs, args, written)
+        finally:
+            self._requests.append(request)
 
 
 class _Input:

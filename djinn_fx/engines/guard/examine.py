@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.base import Declined, RegionCallable
 from djinn_fx.engines.guard.compare import Bounds, Miss, alias_miss, misses, overlap, span
 from djinn_fx.engines.guard.judge import Truth, judge
 from djinn_fx.engines.guard.trial import Watch, copied
@@ -51,12 +51,14 @@ class Finding:
 
     Attributes:
         ran: whether the engine took the arguments at all.
+        declined: whether it left this call to eager, for its values.
         failed: its error; empty if there was none.
         wrong: in what its answer is wrong; empty if in nothing.
         found: its results, of the last try.
     """
 
     ran: bool = True
+    declined: bool = False
     failed: str = ""
     wrong: str = ""
     found: Sequence[Any] = ()
@@ -78,6 +80,8 @@ def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Case, tries:
         case.rewind()
         try:
             found = run(list(given))
+        except Declined:
+            return Finding(declined=True)
         except (EngineError, torch.OutOfMemoryError) as error:
             return Finding(failed=str(error))
         except Exception as error:  # noqa: BLE001  (eager did it, so the engine is at fault; becomes a Reason)

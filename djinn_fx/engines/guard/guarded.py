@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.base import RegionCallable, RegionGraph
+from djinn_fx.engines.base import Declined, RegionCallable, RegionGraph
 from djinn_fx.engines.guard.compare import ANY, Bounds
 from djinn_fx.engines.guard.examine import Case, Finding, examine
 from djinn_fx.engines.guard.tolerance import Work, draws_random_numbers, tolerance, work_of
@@ -261,11 +261,15 @@ class GuardedRegion:
         given = len(args)
         try:
             results: Sequence[Any] | None = run(args)
+        except Declined:
+            return self._reference(args)
         except EngineError as error:
-            self._drop(ReasonKind.FALLBACK, str(error))
             if len(args) != given:
+                self._drop(ReasonKind.FALLBACK, str(error))
                 raise  # they are gone, so eager cannot be asked
-            return None
+            # A call that eager refuses too says nothing against the engine: then this raises.
+            results = self._reference(args)
+            self._drop(ReasonKind.FALLBACK, str(error))
         return results
 
     # Comparing
@@ -306,6 +310,8 @@ class GuardedRegion:
 
     def _conclude(self, finding: Finding, case: Case, signature: tuple[Any, ...]) -> bool:
         """Draw the consequences; whether the engine's answer was right."""
+        if finding.declined:
+            return False  # nothing was learned
         if finding.failed:
             self._drop(ReasonKind.FALLBACK, finding.failed)
         elif finding.wrong:

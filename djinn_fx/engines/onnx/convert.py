@@ -23,7 +23,7 @@ from djinn_fx.srg.graph import attribute, fake_value, tensors_of
 from djinn_fx.srg.lower import source_of, target_name
 
 #: Part of the engines' fingerprints: a new number makes every kept model stale.
-CONVERTER_VERSION = "2"
+CONVERTER_VERSION = "3"
 
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _CHECKS = (
@@ -118,6 +118,7 @@ class _Conversion:
         mutated = tuple(
             (self._places[written], self._builder.output(self._values[written])) for written in effects.written
         )
+        flag = self._builder.flag()
         model, names = self._builder.finish()
         signature = Signature(
             fed=tuple(self._fed[name] for name in names),
@@ -125,6 +126,7 @@ class _Conversion:
             mutated=mutated,
             outputs=self._builder.outputs,
             symbols=dict(sorted(self._formulas.used.items())),
+            flag=flag,
         )
         return OnnxRegion(model=model, signature=signature)
 

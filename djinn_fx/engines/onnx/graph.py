@@ -54,6 +54,7 @@ class GraphBuilder:
         self._arrays: dict[str, np.ndarray] = {}
         self._made: dict[Any, tuple[Value, ...]] = {}
         self._outputs = 0
+        self._required: list[Value] = []
         #: Reckons a symbolic size: set by ``convert.py``, read by ``registry.sizes_of``.
         self.reckon: Callable[[int | torch.SymInt, Sequence[Value]], int | Value] = _no_symbols
         #: The value of another node of the graph, for converters that look behind their arguments; set likewise.
@@ -372,6 +373,45 @@ class GraphBuilder:
         self._nodes.append(onnx.NodeProto(op_type="Identity", input=[value.name], output=[name]))
         declare(self._graph.output.add(), Value(name, value.dtype, value.shape, value.symbols))
         return self._outputs - 1
+
+    # Conditions
+
+    def require(self, holds: Value) -> None:
+        """Let a call be answered by the region's own ops unless all elements of this boolean value are true.
+
+        For what the runtime would compute otherwise than torch (``engines.base.Declined``). Nothing that
+        the region writes is written before the conditions are read, so they may be computed from anything. All of them
+        leave the model as one more output.
+
+        Args:
+            holds: of any shape; one without elements holds.
+        """
+        if holds.rank:
+            # Booleans have no minimum in every runtime; a NaN was decided by whoever compared.
+            numbers = self.cast(holds, torch.int32)
+            least = self.op("ReduceMin", [numbers], None, (), keepdims=0)
+            holds = self.op("Greater", [least, self.constant(0, torch.int32)], torch.bool)
+        if holds.name not in {one.name for one in self._required}:
+            self._required.append(holds)
+
+    def require_within(self, value: Value, least: int | Value, most: int | Value) -> None:
+        """Require that whole numbers lie in an interval, both ends included."""
+        low, high = value, value
+        if value.rank:
+            low = self.op("ReduceMin", [value], None, (), keepdims=0)
+            high = self.op("ReduceMax", [value], None, (), keepdims=0)
+        above = self.op("GreaterOrEqual", [low, self.tensor(least, value.dtype)], torch.bool)
+        below = self.op("LessOrEqual", [high, self.tensor(most, value.dtype)], torch.bool)
+        self.require(self.op("And", [above, below], torch.bool, ()))
+
+    def flag(self) -> int | None:
+        """The model output that says whether all conditions hold; None if there are none. Call it last."""
+        if not self._required:
+            return None
+        holds = self._required[0]
+        for other in self._required[1:]:
+            holds = self.op("And", [holds, other], torch.bool, ())
+        return self.output(holds)
 
     def finish(self) -> tuple[bytes, tuple[str, ...]]:
         """The model's bytes, and the names of the inputs it reads, in order. What nothing reads is left out."""

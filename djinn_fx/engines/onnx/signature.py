@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from djinn_fx.engines.base import Declined
 from djinn_fx.engines.tensorrt.conversion import Formula, evaluate
 
 
@@ -116,6 +117,8 @@ class Signature:
         outputs: how many outputs the model has.
         symbols: where each symbol of the formulas is read: an argument, and its dimension (None: the argument is
             itself the number).
+        flag: the model output that says whether this call's values are such that the model computes what torch does; if
+            not, nothing else of its outputs is to be used. None: they always are.
     """
 
     fed: tuple[Fed, ...]
@@ -123,6 +126,16 @@ class Signature:
     mutated: tuple[tuple[int, int], ...] = ()
     outputs: int = 0
     symbols: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+    flag: int | None = None
+
+    def check(self, outputs: Sequence[Any]) -> None:
+        """Read the flag.
+
+        Raises:
+            Declined: it is down.
+        """
+        if self.flag is not None and not outputs[self.flag].item():
+            raise Declined("an index is out of range, or a number beyond what the runtime computes as torch does")
 
     def read_symbols(self, args: Sequence[Any]) -> dict[str, int]:
         """The symbols' values in a call."""
@@ -157,6 +170,7 @@ class Signature:
             "mutated": [list(pair) for pair in self.mutated],
             "outputs": self.outputs,
             "symbols": {name: list(where) for name, where in self.symbols.items()},
+            "flag": self.flag,
         }
 
     @staticmethod
@@ -172,6 +186,7 @@ class Signature:
             mutated=tuple((place, output) for place, output in data["mutated"]),
             outputs=data["outputs"],
             symbols={name: (place, dim) for name, (place, dim) in data["symbols"].items()},
+            flag=data["flag"],
         )
 
 
