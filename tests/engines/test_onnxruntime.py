@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from djinn_fx.engines import onnxruntime_vectors
 from djinn_fx.engines.onnx_engine import OnnxEngine
 from djinn_fx.engines.onnxruntime import OnnxRuntimeEngine, make
 from djinn_fx.settings import Settings
@@ -26,15 +27,30 @@ class TestOnnxRuntime(onnx_engine_cases.Cases):
         return OnnxRuntimeEngine
 
 
+class TestByBindingsAlone(TestOnnxRuntime):
+    """The same with a library whose inner layer is another one."""
+
+    @pytest.fixture(autouse=True)
+    def _no_vectors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(onnxruntime_vectors, "usable", lambda: None)
+
+
+def test_vectors_of_a_library_that_moved_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert onnxruntime_vectors.usable() is not None
+    monkeypatch.setattr(onnxruntime_vectors, "optional", lambda name: object())
+    assert onnxruntime_vectors.usable.__wrapped__() is None
+
+
 def test_settings_are_handed_on() -> None:
     engine = make(Settings(weights="input", precision="allow-bf16"))
     assert (engine.weights, engine.precision) == ("input", "allow-bf16")
 
 
 @torch.no_grad()
-def test_bfloat16_goes_in_and_out() -> None:
-    region = Traced(lambda x, y: (x.to(torch.bfloat16), y.float() + 1), torch.randn(3), torch.randn(3).bfloat16())
-    x, y = torch.randn(3), torch.randn(3).bfloat16()
+@pytest.mark.parametrize("weights", [(), (1,)])
+def test_bfloat16_goes_in_and_out(weights: tuple[int, ...]) -> None:
+    x, y = torch.randn(300), torch.randn(300).bfloat16()  # more bytes than are written into a model
+    region = Traced(lambda x, y: (x.to(torch.bfloat16), y.float() + 1), x, y, weights=weights)
     close(region.call(region.opened(OnnxRuntimeEngine()), x, y), (x.to(torch.bfloat16), y.float() + 1))
 
 
