@@ -20,6 +20,7 @@ from torch.fx import GraphModule
 
 from djinn_fx.captured import CapturedGraph, CaptureResult
 from djinn_fx.choice import Chosen, compete, contenders, outlook
+from djinn_fx.compile_session import compile_session
 from djinn_fx.deferred import DeferredGraph, deferrable
 from djinn_fx.engines.build import Builder, tier_names
 from djinn_fx.engines.guard.quarantine import QUARANTINE
@@ -203,7 +204,8 @@ class _GraphCompiler:
         return compiled
 
     def _compile(self, kind: GraphKind, gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
-        captured, run, kept = self.compile_aten(kind, gm)
+        with compile_session():  # a backward graph comes on the first backward pass, in whichever thread that is
+            captured, run, kept = self.compile_aten(kind, gm)
         _HISTORY.append(captured)
         if self.ahead is not None:
             return self.ahead.graph(captured.srg, captured.plan, captured.builds, run)

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._dynamo.convert_frame import compile_lock
 from torch._guards import TracingContext, tracing
 from torch.fx import GraphModule
 
+from djinn_fx.compile_session import compile_session
 from djinn_fx.costmodels.build_time import PLAN_PER_OP_S
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
@@ -126,8 +126,7 @@ class DeferredGraph:
     def _planned(self) -> Compiled:
         known = self._facts()
         try:
-            # Dynamo's own lock: it must not trace in another thread while AOTAutograd does here.
-            with compile_lock, tracing(self._context), self._ambient.restored():
+            with compile_session(), tracing(self._context), self._ambient.restored():
                 compiled = self._compile(self._gm, self._fakes)
         except EngineError:  # only raised where the settings say so
             raise
