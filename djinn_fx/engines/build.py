@@ -159,9 +159,8 @@ class Builder:
         if getattr(loaded.run, "checked", None) is not None or not checks.possible:
             return loaded
         work.checked = True
-        if self._settings.verify == "first" and has_passed(tier.store, loaded.key):
-            return loaded
-        return replace(loaded, run=checks.artefact(tier, prepared, loaded, _said_already))
+        passed = self._settings.verify == "first" and has_passed(tier.store, loaded.key)
+        return replace(loaded, run=checks.artefact(tier, prepared, loaded, _said_already, passed=passed))
 
     def _serving(self, work: RegionWork, loaded: Loaded) -> RegionCallable:
         """An artefact as a region's callable; one that checks itself has the region's own ops beside it."""

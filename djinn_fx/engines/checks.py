@@ -57,8 +57,18 @@ class Checks:
         """A callable whose answers are compared; of something that is no artefact."""
         return self._guarded(engine, run, told, None, None)
 
-    def artefact(self, tier: Tier, prepared: Prepared, loaded: Loaded, told: Callable[[Reason], None]) -> GuardedRegion:
-        """The callable of an artefact whose answers are compared; a wrong one is out for later processes too."""
+    def artefact(
+        self, tier: Tier, prepared: Prepared, loaded: Loaded, told: Callable[[Reason], None], *, passed: bool = False
+    ) -> GuardedRegion:
+        """The callable of an artefact whose answers are compared; a wrong one is out for later processes too.
+
+        Args:
+            tier: whose it is.
+            prepared: the region as the engine sees it.
+            loaded: the artefact.
+            told: given the Reason why it is not used any more.
+            passed: its first answer was compared before.
+        """
         store, entry = tier.store, loaded.key
 
         def out(reason: Reason) -> None:
@@ -75,7 +85,7 @@ class Checks:
             root=store.root if store is not None else None,
             artefact=(lambda: store.get(entry)) if store is not None and entry else None,
         )
-        return self._guarded(tier.name, loaded.run, out, reproducer, lambda: note_passed(store, entry))
+        return self._guarded(tier.name, loaded.run, out, reproducer, lambda: note_passed(store, entry), passed)
 
     def _guarded(
         self,
@@ -84,6 +94,7 @@ class Checks:
         told: Callable[[Reason], None],
         reproduce: Reproducer | None,
         passed: Callable[[], None] | None,
+        before: bool = False,
     ) -> GuardedRegion:
         return guarded(
             run,
@@ -100,6 +111,7 @@ class Checks:
             allow_bf16=self._settings.precision == "allow-bf16",
             on_passed=passed,
             any_layout=engine.startswith("inductor"),
+            passed=before,
         )
 
 

@@ -61,7 +61,7 @@ class Entrant:
         self.prepare: Callable[[list[Any]], Callable[[], None] | None] | None = getattr(run, "prepare", None)
 
     def unwrap(self) -> None:
-        """Go straight to the engine once its answers are trusted (``engines/guard``)."""
+        """Go straight to the engine where none of its answers is ever compared (``engines/guard``)."""
         trusted = getattr(self.run, "trusted", None)
         if trusted is not None:
             self.use(trusted)

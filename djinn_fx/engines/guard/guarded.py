@@ -5,15 +5,15 @@ what it writes. Wrong numbers never leave such a call: it gives the engine's res
 written, else eager's. What is compared, and how, is in
 :mod:`~djinn_fx.engines.guard.compare`; where only numbers differ, a run in float64 decides
 (:mod:`~djinn_fx.engines.guard.judge`).
-The very first call tries the engine twice: an engine that hands out memory it writes again shows itself then.
+The very first call tries the engine twice: an engine that hands out memory it writes again shows itself then. So do
+the 10th, the 100th and the 1,000th of a shape, and a call whose results are not finite is compared too
+(:mod:`~djinn_fx.engines.guard.later`).
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
-import math
 import shlex
 import threading
 from collections.abc import Callable, Sequence
@@ -23,21 +23,16 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import Declined, RegionCallable, RegionGraph
-from djinn_fx.engines.guard.compare import ANY, Bounds
+from djinn_fx.engines.guard.compare import ANY
 from djinn_fx.engines.guard.examine import Case, Finding, examine
-from djinn_fx.engines.guard.tolerance import Work, draws_random_numbers, tolerance, work_of
+from djinn_fx.engines.guard.facts import Facts
+from djinn_fx.engines.guard.later import Look, Shape, finite
 from djinn_fx.engines.guard.trial import Randomness, capturing, copied, written_places
-from djinn_fx.engines.keys import symbol_places
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.srg.graph import fake_value, size_hint
 
 log = logging.getLogger("djinn_fx.engines.guard")
 
-#: Input shapes whose first answer is compared; what comes after them is trusted.
-MAX_SIGNATURES = 16
-#: Sets of weights whose first answer is compared, where a region serves several layers.
-MAX_BINDINGS = 64
 #: Comparisons in which an engine did not answer although it said it would; then it is not used any more.
 MAX_SILENCES = 3
 
@@ -79,6 +74,7 @@ def guarded(
     allow_bf16: bool = False,
     on_passed: Callable[[], None] | None = None,
     any_layout: bool = False,
+    passed: bool = False,
 ) -> GuardedRegion:
     """An engine's callable with the region's own ops beside it.
 
@@ -94,11 +90,12 @@ def guarded(
         reproduce: writes what is needed to see a miss again.
         high_precision: the region in float64, see ``precise.fp64_reference``.
         region: what is run. With it, tolerances are the narrower ones of its ops, the layouts that were promised count
-            as right, and a region of fixed sizes is trusted after one call.
+            as right, and a region of fixed sizes is one shape.
         bindings: sets of weights that are to be compared, where they are bound one by one (``region.weights``).
         allow_bf16: float32 may be computed in bfloat16 (the setting ``precision``): its bounds are then bfloat16's.
         on_passed: told once that the engine's first answer was right.
         any_layout: strides are the engine's own choice (Inductor's, in a region).
+        passed: first answers were compared by an earlier process: only later ones are.
 
     Raises:
         ValueError: ``verify`` is none of these.
@@ -119,49 +116,8 @@ def guarded(
         reproduce=reproduce,
         high_precision=high_precision,
         on_passed=on_passed,
+        passed=passed,
     )
-
-
-class Facts:
-    """What the guard needs to know of a region."""
-
-    def __init__(self, region: RegionGraph | None, bindings: int, allow_bf16: bool) -> None:
-        work = Work.UNKNOWN if region is None else work_of(region.gm)
-        self.bounds: Bounds = functools.partial(tolerance, work=work, allow_bf16=allow_bf16)
-        self.random = region is None or draws_random_numbers(region.gm)
-        self.layouts: tuple[Any, ...] = () if region is None else _promised(region)
-        self._places = None if region is None else symbol_places(region.example_inputs)
-        weights: tuple[int, ...] = getattr(region, "weights", ()) if region is not None else ()
-        # The largest one: small ones, such as tables of positions, may be the same for all layers.
-        self._weight = max(weights, key=lambda place: _elements(region, place)) if weights and bindings > 1 else None
-        self.enough = min(bindings, MAX_BINDINGS) if self._weight is not None else 1
-        if self._places != ():
-            self.enough = max(self.enough, MAX_SIGNATURES)
-
-    def signature(self, args: Sequence[Any]) -> tuple[Any, ...]:
-        """What tells calls apart that are compared one by one."""
-        places = self._places
-        if places is None:
-            return tuple(one.shape if isinstance(one, torch.Tensor) else one if type(one) is int else 0 for one in args)
-        sizes = tuple(args[place] if dim is None else args[place].shape[dim] for place, dim in places)
-        return sizes if self._weight is None else (*sizes, args[self._weight].data_ptr())
-
-
-def _elements(region: RegionGraph | None, place: int) -> int:
-    value = region.example_inputs[place] if region is not None else None
-    return math.prod(map(size_hint, value.shape)) if isinstance(value, torch.Tensor) else 0
-
-
-def _promised(region: RegionGraph) -> tuple[tuple[int, ...] | None, ...]:
-    """Strides of the results as the tracer saw them, where they are numbers."""
-    returned: Any = region.gm.graph.output_node().args[0]
-    found: list[tuple[int, ...] | None] = []
-    for node in returned:
-        value = fake_value(node) if isinstance(node, torch.fx.Node) else None
-        plain = isinstance(value, torch.Tensor) and value.layout is torch.strided
-        strides = tuple(value.stride()) if plain and value is not None else ()
-        found.append(strides if plain and all(type(stride) is int for stride in strides) else None)
-    return tuple(found)
 
 
 class GuardedRegion:
@@ -169,7 +125,7 @@ class GuardedRegion:
 
     Attributes:
         verdict: None until the engine's first answer was compared; True if it was right, False if it is out of use.
-        trusted: the engine's own callable, once no call will be compared any more: callers may go to it directly.
+        trusted: the engine's own callable, if no call will ever be compared: callers may go to it directly.
         accepts: as the engine's; what it does not accept goes to ``reference`` here too.
         engine: the engine's name.
         mutated: the arguments that a call writes into.
@@ -191,19 +147,24 @@ class GuardedRegion:
         reproduce: Reproduce | None,
         high_precision: RegionCallable | None,
         on_passed: Callable[[], None] | None = None,
+        passed: bool = False,
     ) -> None:
         self._passed = on_passed
         self.label, self.engine, self.mutated = label, engine, tuple(mutated)
         self.accepts: Callable[[Sequence[Any]], bool] | None = getattr(run, "accepts", None)
-        self.verdict: bool | None = None
+        self.verdict: bool | None = True if passed else None
+        self._passed_before = passed
         self.compared = 0
         self.trusted: Any = None if checks else run
         self._run, self._reference, self._facts, self._every = run, reference, facts, every
         self._attempt = getattr(run, "attempt", None)
         self._prepare = getattr(run, "prepare", None) if self._attempt is not None else None
         self._told, self._reproduce, self._precise = on_quarantine, reproduce, high_precision
-        self._seen: set[tuple[Any, ...]] = set()
-        self._later = itertools.count(1)
+        self._shapes: dict[tuple[Any, ...], Shape] = {}
+        self._look: Look | None = None
+        self._sampled = itertools.count(1)
+        #: Calls whose results were not finite though the arguments were, and at which of them the next is compared.
+        self._odd, self._odd_due = 0, 1
         self._lock = threading.Lock()
         self._dropped = False
         self._silences = 0
@@ -246,16 +207,58 @@ class GuardedRegion:
         if self.trusted is not None:
             return self._plain(run, args)
         signature = self._facts.signature(args)
-        known = signature in self._seen or len(self._seen) >= self._facts.enough
-        if known and (self._every is None or next(self._later) % self._every):
-            return self._plain(run, args)
+        shape = self._shapes.get(signature)
+        known, due = True, False
+        if shape is not None:
+            shape.calls += 1
+            due = shape.calls >= shape.due
+        elif self._passed_before:
+            self._settle(signature)
+        else:
+            known = len(self._shapes) >= self._facts.enough
+        if known and not due and (self._every is None or next(self._sampled) % self._every):
+            return self._looked_at(run, args, signature)
         # One thread compares; others do not wait for it.
         if capturing() or not self._lock.acquire(blocking=False):
             return self._plain(run, args) if known else None
         try:
-            return self._compared(run, args, signature)
+            return self._compared(run, args, signature, twice=due)
         finally:
             self._lock.release()
+
+    def _looked_at(self, run: Any, args: list[Any], signature: tuple[Any, ...]) -> Sequence[Any] | None:
+        """The engine's results; compared, if they are not finite though the arguments are."""
+        kept = None if self.mutated or self._facts.random else list(args)
+        results = self._plain(run, args)
+        if results is None:
+            return None
+        if self._look is None:
+            self._look = Look(results)
+        if not self._look.finds(results):
+            return results
+        if self._odd + 1 < self._odd_due:
+            self._odd += 1
+            return results
+        shape = self._shapes.get(signature)
+        if kept is None:  # what it was called with is gone: the next call is compared
+            if shape is not None:
+                shape.due = 0
+            self._count_odd()
+            return results
+        given = [value for place, value in enumerate(kept) if place not in self._facts.weights]
+        if not finite(given) or capturing() or not self._lock.acquire(blocking=False):
+            return results
+        try:
+            self._count_odd()
+            compared = self._compared(run, kept, signature)
+        finally:
+            self._lock.release()
+        return results if compared is None else compared
+
+    def _count_odd(self) -> None:
+        """One was compared. Where eager's are not finite either, that may be so in every call: then ever less often."""
+        self._odd += 1
+        self._odd_due = 2 * self._odd
 
     def _plain(self, run: Any, args: list[Any]) -> Sequence[Any] | None:
         given = len(args)
@@ -274,7 +277,9 @@ class GuardedRegion:
 
     # Comparing
 
-    def _compared(self, run: Any, args: list[Any], signature: tuple[Any, ...]) -> Sequence[Any] | None:
+    def _compared(
+        self, run: Any, args: list[Any], signature: tuple[Any, ...], twice: bool = False
+    ) -> Sequence[Any] | None:
         """The engine's results if they are right, else eager's; None if the engine does not take the arguments."""
         if self.verdict is False:
             return None
@@ -301,7 +306,7 @@ class GuardedRegion:
             layouts=self._facts.layouts,
             rewind=chance.rewind if chance is not None else lambda: None,
         )
-        finding = examine(run, case, tries=2 if self.verdict is None else 1)
+        finding = examine(run, case, tries=2 if twice or self.verdict is None else 1)
         if chance is not None:
             chance.set(after)
         right = self._conclude(finding, case, signature)
@@ -317,12 +322,10 @@ class GuardedRegion:
         elif finding.wrong:
             self._quarantine(finding, case)
         elif finding.ran:
-            self._seen.add(signature)
+            self._settle(signature)
             if self.verdict is None and self._passed is not None:
                 self._passed()
             self.verdict = True
-            if self._every is None and len(self._seen) >= self._facts.enough:
-                self.trusted = self._run
             log.info("region %s: %s answers as eager does", self.label, self.engine)
             return True
         else:
@@ -330,6 +333,14 @@ class GuardedRegion:
             if self._silences == MAX_SILENCES:
                 self._drop(ReasonKind.FALLBACK, "it does not take copies of its arguments, so it cannot be compared")
         return False
+
+    def _settle(self, signature: tuple[Any, ...]) -> None:
+        """An answer for this shape was right."""
+        shape = self._shapes.get(signature)
+        if shape is not None:
+            shape.settled()
+        elif len(self._shapes) < self._facts.enough:
+            self._shapes[signature] = Shape()
 
     def _quarantine(self, finding: Finding, case: Case) -> None:
         self.verdict = False

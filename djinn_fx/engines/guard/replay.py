@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from djinn_fx.engines.base import Artefact, Engine, RegionCallable
 from djinn_fx.engines.guard.compare import form, gap_of, misses, unequal
 from djinn_fx.engines.guard.examine import Case, Finding, examine
-from djinn_fx.engines.guard.guarded import Facts
+from djinn_fx.engines.guard.facts import Facts
 from djinn_fx.engines.guard.precise import fp64_reference
 from djinn_fx.engines.guard.reading import Reproduced
 from djinn_fx.engines.guard.trial import Randomness, copied
