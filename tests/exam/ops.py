@@ -78,14 +78,15 @@ def questions(op: OpInfo, samples: int) -> Iterator[Question]:
         warnings.simplefilter("ignore")
         drawn = list(itertools.islice(op.sample_inputs("cpu", dtype, requires_grad=False), samples))
     for number, sample in enumerate(drawn):
-        yield _question(full_name(op), number, op.op, sample)
+        yield question_of(full_name(op), number, op.op, sample)
     if op.inplace_variant is not None and drawn and isinstance(drawn[0].input, torch.Tensor):
         for number, sample in enumerate(drawn[:1]):
             if not sample.broadcasts_input and op.supports_inplace_autograd:
-                yield _question(full_name(op) + "_", number, op.inplace_variant, sample)
+                yield question_of(full_name(op) + "_", number, op.inplace_variant, sample)
 
 
-def _question(name: str, number: int, call: Callable[..., Any], sample: Any) -> Question:
+def question_of(name: str, number: int, call: Callable[..., Any], sample: Any) -> Question:
+    """A sample as a function of its tensors."""
     values, structure = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
     places = [place for place, value in enumerate(values) if isinstance(value, torch.Tensor)]
 

@@ -88,10 +88,10 @@ class _Worker:
         self.alive = True
 
     def ask(self, name: str, timeout: float) -> dict[str, Any]:
-        """The answer; a crash if the process died or took too long."""
+        """The answer; a crash if the process died or took too long, with the last line ``AT ...`` that it wrote."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        hung = threading.Event()
+        hung, at = threading.Event(), ""
         timer = threading.Timer(timeout, lambda: (hung.set(), self._process.kill()))
         timer.start()
         try:
@@ -101,6 +101,8 @@ class _Worker:
                 if line.startswith("ANSWER "):
                     answer: dict[str, Any] = json.loads(line.removeprefix("ANSWER "))
                     return answer
+                if line.startswith("AT "):
+                    at = line.removeprefix("AT ").strip()
         except BrokenPipeError:
             pass
         finally:
@@ -109,7 +111,7 @@ class _Worker:
         code = self._process.wait()
         why = f"no answer in {timeout:.0f} s" if hung.is_set() else f"the process ended with code {code}"
         return {"name": name, "passed": 0, "skipped": {}, "wrong": [], "crashed": [f"{name}: {why}"], "fell_back": [],
-                "refused": {}, "quarantined": [], "engines": {}, "seconds": timeout}  # fmt: skip
+                "refused": {}, "quarantined": [], "engines": {}, "seconds": timeout, "at": at}  # fmt: skip
 
     def stop(self) -> None:
         """Let the process end."""

@@ -1,9 +1,9 @@
 """Answers questions of the exam in a process of its own: one JSON line for each name it reads from stdin.
 
 A question names a kind and a thing: ``op:add``, ``module:Linear``, ``forward:llama/prefill``, ``train:bert/encode``,
-``generate:llama/static``. What a compiler gets wrong counts against it only where eager and ``backend="aot_eager"``
-are right. Of right answers it is told which engines gave them: the one that was asked for, or others because it
-refused, or was found to be wrong by djinn itself.
+``generate:llama/static``, ``values:add``. What a compiler gets wrong counts against it only where eager and
+``backend="aot_eager"`` are right. Of right answers it is told which engines gave them: the one that was asked for, or
+others because it refused, or was found to be wrong by djinn itself.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ def main() -> None:
 
 def _answer(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     kind, _, what = name.partition(":")
+    if kind == "values":
+        from tests.exam.values_answer import answer
+
+        return answer(what, given)
     totals: dict[str, Any] = {
         "passed": 0, "skipped": {}, "wrong": [], "crashed": [], "fell_back": [],
         "refused": {}, "quarantined": [], "engines": {},
