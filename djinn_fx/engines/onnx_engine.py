@@ -57,10 +57,6 @@ class OnnxEngine:
         """
         raise NotImplementedError
 
-    def refuses(self, region: RegionGraph) -> str | None:
-        """Why the runtime would not compute a region exactly that has an equal in ONNX; None if it would."""
-        return None
-
     # The engine's contract
 
     def capability(self) -> Capability:
@@ -154,9 +150,6 @@ class OnnxEngine:
         from djinn_fx.engines.onnx.values import Refused
 
         converted: Any
-        why = self.refuses(region)
-        if why is not None:
-            return self._refusal(region, why)
         try:
             with unset_fake_temporarily():  # AOTAutograd's is on while it compiles: constants would be fake
                 converted = convert(region, self.name)

@@ -23,6 +23,7 @@ from djinn_fx.engines.onnx.signature import Signature
 from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx_session import Finisher, first_line, give_back, packed_bytes
 from djinn_fx.engines.optional import optional
+from djinn_fx.engines.ranges.program import Checked
 from djinn_fx.errors import EngineError
 
 onnx = optional("onnx")
@@ -106,6 +107,7 @@ class OrtSession:
         self._weights = named  # ONNX Runtime reads them where they are, and does not own them
         fed = [one for one in signature.fed if one.place not in weights]
         self._feeder, self._finisher = Feeder(fed), Finisher(signature)
+        self._checked = Checked(signature.program, signature.symbols, weights)
         self._names = [one.name for one in fed]
         self._types = [_element_type(one.dtype) for one in fed]
         outputs = self._session.get_outputs()
@@ -126,6 +128,7 @@ class OrtSession:
             EngineError: ONNX Runtime failed; nothing was written but what eager writes again.
             Declined: see :class:`djinn_fx.engines.bound.Session`.
         """
+        self._checked(args)
         tensors = self._feeder.tensors(args)
         written = self._in_place is not None and self._in_place.may(args, tensors)
         try:

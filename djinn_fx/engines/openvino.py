@@ -7,13 +7,10 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.bound import Session, forks
 from djinn_fx.engines.onnx_engine import OnnxEngine, options_of
-from djinn_fx.engines.openvino_integers import wide_node
 from djinn_fx.errors import EngineError
 from djinn_fx.settings import Settings
-from djinn_fx.srg.lower import source_of
 
 
 class OpenVinoEngine(OnnxEngine):
@@ -21,14 +18,6 @@ class OpenVinoEngine(OnnxEngine):
 
     name = "openvino"
     libraries = ("openvino", "onnx")
-
-    def refuses(self, region: RegionGraph) -> str | None:
-        """Whole numbers that may need more than the 32 bits that OpenVINO gives them."""
-        wide = wide_node(region)
-        if wide is None:
-            return None
-        where = source_of(wide)
-        return f"{wide.target}: OpenVINO computes whole numbers in 32 bits" + (f" (at {where})" if where else "")
 
     def session(self, model: bytes, signature: Any, weights: Mapping[int, torch.Tensor], label: str) -> Session:
         """Open a model; see the base class."""

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from djinn_fx.engines.base import Declined
 from djinn_fx.engines.feeding import Feeder, plain
 from djinn_fx.engines.onnx.signature import Fed, Signature
 from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx_session import Finisher, give_back, packed_bytes
 from djinn_fx.engines.openvino_extensions import core
-from djinn_fx.engines.openvino_integers import Narrow, is_narrow
+from djinn_fx.engines.openvino_integers import is_narrow
 from djinn_fx.engines.optional import optional
+from djinn_fx.engines.ranges.program import Checked
 from djinn_fx.errors import EngineError
 
 onnx = optional("onnx")
@@ -121,7 +121,7 @@ class OpenVinoSession:
         self._all_used = len(self._used) == len(fed)
         used = [fed[place] for place in self._used]
         shared = {argument: output for argument, output in shared.items() if argument in {one.place for one in used}}
-        self._narrow = Narrow(used)
+        self._checked = Checked(signature.program, signature.symbols, weights)
         self._in_place = InPlace(shared, signature, used) if shared else None
         self._requests: list[_Request] = []
 
@@ -132,12 +132,10 @@ class OpenVinoSession:
             EngineError: OpenVINO failed; nothing was written.
             Declined: see :class:`djinn_fx.engines.bound.Session`.
         """
+        self._checked(args)
         tensors = self._feeder.tensors(args)
         if not self._all_used:
             tensors = [tensors[place] for place in self._used]
-        beyond = self._narrow.beyond(tensors)
-        if beyond is not None:
-            raise Declined(f"input {beyond} holds numbers beyond OpenVINO's 32 bits")
         written = self._in_place is not None and self._in_place.may(args, tensors)
         try:
             # One thread at a time has a request; list.pop and list.append are atomic.

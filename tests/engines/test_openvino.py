@@ -58,7 +58,7 @@ def test_attention_is_openvinos_own(kind: str) -> None:
 
 @torch.no_grad()
 def test_numbers_beyond_32_bits_are_refused_wherever_they_come_from() -> None:
-    for function in (lambda x: x + 2**40, lambda x: x**5, lambda x: torch.full_like(x, -(2**31) - 1)):
+    for function in (lambda x: x + 2**40, lambda x: torch.full_like(x, -(2**31) - 1)):
         refusal = OpenVinoEngine().supports(Traced(function, torch.arange(3)).graph)
         assert refusal is not None
         assert refusal.kind is ReasonKind.ENGINE_REFUSED

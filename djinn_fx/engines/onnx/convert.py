@@ -11,12 +11,14 @@ from torch.fx import Graph, Node
 
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.onnx import patterns, registry
+from djinn_fx.engines.onnx.conditions import Conditions
 from djinn_fx.engines.onnx.decompose import parts_of
 from djinn_fx.engines.onnx.formulas import Formulas, expression_of
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.results import Results
 from djinn_fx.engines.onnx.signature import Fed, Signature
 from djinn_fx.engines.onnx.sizes import Symbols
+from djinn_fx.engines.ranges.analysis import Ranges
 from djinn_fx.engines.tensorrt.effects import Effects
 from djinn_fx.engines.tensorrt.support import Refused as EffectsRefused
 from djinn_fx.srg.graph import attribute, fake_value, tensors_of
@@ -89,6 +91,9 @@ class _Conversion:
         self._builder.reckon = lambda size, sources: self._symbols.reckon(self._builder, size, sources)
         self._builder.value_of = self._value_of
         self._values: dict[Node, Any] = {}
+        self._ranges = Ranges(self._graph, self._places, self._formulas)
+        reckon = self._builder.reckon
+        self._conditions = Conditions(self._builder, self._ranges, self._values, lambda size: reckon(size, ()))
         self._fed: dict[str, Fed] = {}
         #: What the conversion is at, for messages.
         self.node: Node | None = None
@@ -112,6 +117,8 @@ class _Conversion:
                 self._values[node] = self._convert(node, effects)
         self.node = self._graph.output_node()
         self._check_elements(self.node)
+        for source in self.node.all_input_nodes:
+            self._conditions.give(source)
         self.node = None
         results = Results(self._builder, self._formulas, self._places, self._values, self._fake)
         returned = results.of(self._graph.output_node().args[0], effects)
@@ -127,6 +134,7 @@ class _Conversion:
             outputs=self._builder.outputs,
             symbols=dict(sorted(self._formulas.used.items())),
             flag=flag,
+            program=self._ranges.program(),
         )
         return OnnxRegion(model=model, signature=signature)
 
@@ -176,6 +184,7 @@ class _Conversion:
         if isinstance(fake, torch.Tensor):
             self._check_tensor(fake)
             self._values[node] = self._declare(self._places[node], fake)
+            self._conditions.take(node)
 
     def _declare(self, place: int, fake: Any) -> Value:
         shape, symbols = _sizes(fake.shape) if isinstance(fake, torch.Tensor) else ((), (str(expression_of(fake)),))
@@ -214,7 +223,14 @@ class _Conversion:
 
     # Nodes
 
-    def _convert(self, node: Node, effects: Effects | None) -> Any:
+    def _convert(self, node: Node, effects: Effects | None, checked: bool = False) -> Any:
+        """The value of a call.
+
+        Args:
+            node: the call.
+            effects: of the region; None for a part of another call.
+            checked: whether it is a part of a call whose own operands were made sure of.
+        """
         name = target_name(node.target)
         if name == "operator.getitem":
             part = self._values[node.args[0]][node.args[1]]  # type: ignore[index]
@@ -228,31 +244,41 @@ class _Conversion:
             raise Refused("it gives no tensor")
         for fake in fakes:
             self._check_tensor(fake)
+        held = self._conditions.before(node, checked)
+        before = {source: self._values[source] for source in held}
+        self._values.update(held)
+        value = self._stamped(self._emit(name, node, checked), node)
+        self._values.update(before)
+        self._conditions.after(node, value)
+        return value
+
+    def _emit(self, name: str, node: Node, checked: bool) -> Any:
+        """A call by its converter, or by way of its parts."""
         whole = patterns.found(self._builder, self._values, node)
         if whole is not None:
-            return self._stamped(whole, node)
+            return whole
         convert = self._table.get(name)
         refused = Refused("there is no converter for it")
         if convert is not None:
             try:
-                return self._stamped(
-                    convert(self._builder, node, *self._given(node.args), **self._given(node.kwargs)), node
-                )
+                value = convert(self._builder, node, *self._given(node.args), **self._given(node.kwargs))
+                return self._stamped(value, node)
             except Refused as error:
                 refused = error
         parts = parts_of(node)
         if parts is None:
             raise refused
-        return self._stamped(self._through(parts, node), node)
+        return self._through(parts, node, checked or self._conditions.checks(node))
 
-    def _through(self, parts: Graph, node: Node) -> Any:
+    def _through(self, parts: Graph, node: Node, checked: bool) -> Any:
         """A node's value by way of the ops it is made of."""
+        self._conditions.within(parts, node.all_input_nodes)
         for source, placeholder in zip(node.all_input_nodes, parts.find_nodes(op="placeholder"), strict=True):
             self._values[placeholder] = self._values.get(source)
         for part in parts.nodes:
             if part.op == "call_function" and not isinstance(fake_value(part), _SYMBOLIC):
                 try:
-                    self._values[part] = self._convert(part, None)
+                    self._values[part] = self._convert(part, None, checked)
                 except Refused as error:
                     raise Refused(f"{error} in {target_name(part.target)}, a part of it") from error
         return self._given(parts.output_node().args[0])
@@ -262,6 +288,7 @@ class _Conversion:
         target = effects.written_by(node)
         assert target is not None
         fake = self._fake(target)
+        self._conditions.give(node.args[1])  # type: ignore[arg-type]
         value = self._values[node.args[1]]  # type: ignore[index]
         value = self._builder.cast(value, fake.dtype)
         if tuple(map(str, fake_value(node.args[1]).shape)) != tuple(map(str, fake.shape)):  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import Declined
+from djinn_fx.engines.ranges.program import Program
 from djinn_fx.engines.tensorrt.conversion import Formula, evaluate
 
 
@@ -119,6 +120,7 @@ class Signature:
             itself the number).
         flag: the model output that says whether this call's values are such that the model computes what torch does; if
             not, nothing else of its outputs is to be used. None: they always are.
+        program: what must hold of the arguments' whole numbers, and can be told before the call.
     """
 
     fed: tuple[Fed, ...]
@@ -127,6 +129,7 @@ class Signature:
     outputs: int = 0
     symbols: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     flag: int | None = None
+    program: Program = field(default_factory=Program)
 
     def check(self, outputs: Sequence[Any]) -> None:
         """Read the flag.
@@ -171,6 +174,7 @@ class Signature:
             "outputs": self.outputs,
             "symbols": {name: list(where) for name, where in self.symbols.items()},
             "flag": self.flag,
+            "program": self.program.to_json(),
         }
 
     @staticmethod
@@ -187,6 +191,7 @@ class Signature:
             outputs=data["outputs"],
             symbols={name: (place, dim) for name, (place, dim) in data["symbols"].items()},
             flag=data["flag"],
+            program=Program.from_json(data["program"]),
         )
 
 

@@ -66,7 +66,6 @@ def div_mode(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike, rounding
         inner = wide(b, dtype)
         whole = b.cast(arithmetic(b, "Div", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype), inner)
         return b.cast(truncated(b, whole), dtype)
-    _check_divisor(b, y)
     return arithmetic(b, "Div", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype)
 
 
@@ -76,23 +75,12 @@ def truncated(b: GraphBuilder, value: Value) -> Value:
     return b.where(b.op("Less", [value, b.constant(0.0, value.dtype)], torch.bool, value.shape), up, down)
 
 
-def _check_divisor(b: GraphBuilder, divisor: Tensorlike) -> None:
-    """Integers are divided as torch does it: onnxruntime fails on a zero as torch does, OpenVINO gives a number."""
-    array = b.array_of(divisor) if isinstance(divisor, Value) else None
-    known = not isinstance(divisor, Value) or array is not None or divisor.formula is not None
-    if b.flavour == "openvino" and not known:
-        raise Refused("OpenVINO divides integers by zero without an error")
-    if (not isinstance(divisor, Value) and divisor == 0) or (array is not None and (array == 0).any()):
-        raise Refused("an integer is divided by zero")
-
-
 @converts("aten.floor_divide.default", "aten.floor_divide.Scalar")
 def floor_divide(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
     dtype = result_dtype(node)
     first, second = b.tensor(x, dtype), b.tensor(y, dtype)
     if dtype.is_floating_point:
         return _floor_divide_floats(b, first, second, dtype)
-    _check_divisor(b, y)
     # Mod has the divisor's sign, so what is left can be divided without a rest.
     inner = wide(b, dtype)
     first, second = b.cast(first, inner), b.cast(second, inner)
@@ -141,7 +129,6 @@ def remainder(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Valu
         differ = b.op("Xor", signs, torch.bool, shape)
         differ = b.op("And", [differ, negate(b, b.op("Equal", [rest, zero], torch.bool))], torch.bool, shape)
         return b.cast(b.where(differ, b.op("Add", [rest, second], shape=shape), rest), dtype)
-    _check_divisor(b, y)
     return arithmetic(b, "Mod", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype)
 
 
@@ -151,7 +138,6 @@ def fmod(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
     if dtype.is_floating_point:
         inner = wide(b, dtype)
         return b.cast(_fmod(b, *(b.cast(b.tensor(one, dtype), inner) for one in (x, y))), dtype)
-    _check_divisor(b, y)
     return arithmetic(b, "Mod", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype, fmod=1)
 
 
