@@ -28,6 +28,8 @@ _BITS_23 = (-(2**23), 2**23)
 #: OpenVINO computes these of whole numbers in whole numbers (2026.4; each was tried).
 _EXACT = frozenset(f"aten.{name}" for name in "add sub rsub mul neg abs sign cumsum bitwise_and bitwise_or".split())
 _EXACT |= frozenset(f"aten.{name}" for name in "bitwise_xor bitwise_not __and__ __or__ __xor__".split())
+#: Of these, rounding a large operand does no harm where the result is not large.
+_BOUNDED = frozenset(f"aten.{name}" for name in "minimum maximum clamp clamp_min clamp_max".split())
 #: These take numbers as they are, or look only whether they are 0.
 _MOVES = frozenset(
     f"aten.{name}"
@@ -75,8 +77,8 @@ class Conditions:
     def within(self, parts: Graph, sources: Sequence[Node]) -> None:
         """An operator is converted by way of others: their placeholders stand for these."""
         placeholders = parts.find_nodes(op="placeholder")
-        self._ranges.extend(parts, dict(zip(placeholders, sources, strict=True)))
         for placeholder, source in zip(placeholders, sources, strict=True):
+            self._ranges.stands_for(placeholder, source)
             if source in self._lost:
                 self._lost[placeholder] = self._lost[source]
 
@@ -184,7 +186,7 @@ class Conditions:
     def _operands(self, name: str, node: Node) -> None:
         """Much is computed in float32: of numbers beyond 24 bits it would be another number's result."""
         results = tensors_of(fake_value(node))
-        if name in _EXACT or name in _MOVES or all(one.dtype.is_floating_point for one in results):
+        if name in _EXACT or name in _MOVES or name in _BOUNDED or all(one.dtype.is_floating_point for one in results):
             return
         ends = _BITS_23 if name in _DIVISIONS or name == "aten.div" else _BITS_24
         for source in _whole_operands(node):
@@ -230,7 +232,8 @@ class Conditions:
             return
         b, value = self._builder, self._values[source]
         value = b.cast(value, torch.float32)
-        most = 2.0**30 if dtype.itemsize >= 4 else float(ends[1])
+        # Large ones are left to eager, so that what is reckoned from the others stays within 24 bits.
+        most = float(min(_BITS_23[1], ends[1]))
         low = b.op("Less", [b.constant(max(-most, float(ends[0])) - 1, torch.float32), value], torch.bool, value.shape)
         high = b.op("Less", [value, b.constant(most + 1, torch.float32)], torch.bool, value.shape)
         self._lost[node] = negate(b, b.op("And", [low, high], torch.bool, value.shape))

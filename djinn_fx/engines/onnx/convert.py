@@ -91,7 +91,7 @@ class _Conversion:
         self._builder.reckon = lambda size, sources: self._symbols.reckon(self._builder, size, sources)
         self._builder.value_of = self._value_of
         self._values: dict[Node, Any] = {}
-        self._ranges = Ranges(self._graph, self._places, self._formulas)
+        self._ranges = Ranges(self._places, self._formulas)
         reckon = self._builder.reckon
         self._conditions = Conditions(self._builder, self._ranges, self._values, lambda size: reckon(size, ()))
         self._fed: dict[str, Fed] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.fx import Graph, Node
+from torch.fx import Node
 
 from djinn_fx.engines.onnx.formulas import Formulas
 from djinn_fx.engines.onnx.values import Refused
@@ -41,14 +41,15 @@ class Ranges:
     call, by a :class:`~djinn_fx.engines.ranges.program.Program` over their extremes. What comes out of floating-point
     numbers is known to nobody before it is computed.
 
+    Nodes are looked at when they are asked for: what was assumed of one by then counts for those behind it.
+
     Args:
-        graph: what is analysed.
-        places: its placeholders and which argument each is.
+        places: the graph's placeholders and which argument each is.
         formulas: over the arguments' sizes; symbols that the program needs are put down in its ``used``.
     """
 
-    def __init__(self, graph: Graph, places: Mapping[Node, int], formulas: Formulas) -> None:
-        self._graph, self._places, self._formulas = graph, places, formulas
+    def __init__(self, places: Mapping[Node, int], formulas: Formulas) -> None:
+        self._places, self._formulas = places, formulas
         self._steps: list[Step] = []
         #: By slot: the interval as far as it is proved; the same if all arguments were 0; whether data decide it.
         self._proved: list[Interval] = []
@@ -59,23 +60,12 @@ class Ranges:
         self._inputs: dict[int, int] = {}
         self._checks: list[Check] = []
         self._raw: dict[Node, int] = {}
-        self.extend(graph)
 
-    def extend(self, graph: Graph, known: Mapping[Node, Node] | None = None) -> None:
-        """Analyse (another graph's) nodes.
-
-        Args:
-            graph: its nodes.
-            known: for each placeholder the node, analysed before, that it stands for.
-        """
-        for node in graph.nodes:
-            if known is not None and node in known:
-                source = known[node]
-                self._slots[node] = self._slots.get(source)
-                if source in self._raw:
-                    self._raw[node] = self._raw[source]
-            else:
-                self._slots[node] = self._node(node)
+    def stands_for(self, placeholder: Node, source: Node) -> None:
+        """A placeholder of another graph is a node of this one."""
+        self._slots[placeholder] = self._slot(source)
+        if source in self._raw:
+            self._raw[placeholder] = self._raw[source]
 
     # Asking
 
@@ -86,7 +76,7 @@ class Ranges:
 
     def exact(self, node: Node) -> Interval | None:
         """The same before the number is wrapped into its element type."""
-        slot = self._raw.get(node, self._slots.get(node))
+        slot = self._raw.get(node, self._slot(node))
         return self._proved[slot] if isinstance(slot, int) else None
 
     def demand(self, node: Any, least: Any, most: Any, why: str, *, unwrapped: bool = False) -> bool:
@@ -102,8 +92,8 @@ class Ranges:
         Returns:
             Whether that is proved, or will be checked before the call; if not, check it where it is computed.
         """
-        slot = self._raw.get(node, None) if unwrapped else None
-        slot = self._operand(node) if slot is None else slot
+        slot = self._operand(node)
+        slot = self._raw.get(node, slot) if unwrapped else slot
         if not isinstance(slot, int):
             return False
         try:
@@ -123,7 +113,7 @@ class Ranges:
 
     def assume(self, node: Node, least: int, most: int) -> None:
         """Say what is checked where it is computed: from now on the node's numbers lie between these."""
-        slot = self._slots.get(node)
+        slot = self._slot(node)
         if isinstance(slot, int):
             low, high = max(self._proved[slot][0], least), min(self._proved[slot][1], most)
             self._slots[node] = self._number(low, high, free=True)
@@ -183,6 +173,20 @@ class Ranges:
 
     # Nodes
 
+    def _slot(self, node: Node) -> Any:
+        """A node's slot (None: it holds no whole numbers), or those of its several results."""
+        stack = [node]
+        while stack:
+            last = stack[-1]
+            missing = [one for one in last.all_input_nodes if one not in self._slots]
+            if last not in self._slots and not missing:
+                self._slots[last] = self._node(last)
+            if missing:
+                stack += missing
+            else:
+                stack.pop()
+        return self._slots[node]
+
     def _node(self, node: Node) -> Any:
         fake = fake_value(node)
         if node.op == "placeholder":
@@ -197,7 +201,7 @@ class Ranges:
             return self._constant(node, fake.dtype)
         name = target_name(node.target) if node.op == "call_function" else ""
         if name == "operator.getitem":
-            parts = self._slots.get(node.args[0])
+            parts = self._slot(node.args[0])  # type: ignore[arg-type]
             place: Any = node.args[1]
             return parts[place] if isinstance(parts, tuple) else self._unknown(fake.dtype)
         if fake.dtype is torch.bool:
@@ -261,7 +265,7 @@ class Ranges:
     def _operand(self, given: Any) -> Any:
         """The slot of what an op is given: a node, a number, a size; None for anything else."""
         if isinstance(given, Node):
-            return self._slots.get(given)
+            return self._slot(given)
         if isinstance(given, bool) or (isinstance(given, int) and not isinstance(given, torch.SymInt)):
             return self._number(int(given), int(given))
         if isinstance(given, torch.SymInt):

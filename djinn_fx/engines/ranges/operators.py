@@ -196,6 +196,11 @@ def _ones(n: Numbers, *_: Any, **__: Any) -> int:
     return n.add("number", (), [1, 1])
 
 
+@_rule("tril_indices triu_indices")
+def _triangle_places(n: Numbers, row: Any, col: Any, *_: Any, **__: Any) -> int:
+    return n.add("any_of", [n.add("below", (), [row]), n.add("below", (), [col])])
+
+
 @_rule("eye")
 def _eye(n: Numbers, *_: Any, **__: Any) -> int:
     return n.add("number", (), [0, 1])

@@ -10,6 +10,7 @@ from torch._functorch.aot_autograd import aot_function
 
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.onnx.convert import convert
+from djinn_fx.engines.ranges.program import Checked
 
 FLAVOURS = ("onnxruntime", "openvino")
 
@@ -78,10 +79,16 @@ class Converted:
         self._run = opened(self.region.model, flavour)
 
     def __call__(self, *given: Any) -> list[Any]:
-        """The results; the arguments are written to as the function does."""
+        """The results; the arguments are written to as the function does.
+
+        Raises:
+            Declined: as a session would.
+        """
         signature = self.region.signature
+        Checked(signature.program, signature.symbols)(given)
         fed = [torch.as_tensor(given[one.place]).contiguous() for one in signature.fed]
         outputs = self._run([one.name for one in signature.fed], fed)
+        signature.check(outputs)
         signature.write_back(outputs, given)
         return signature.assemble(outputs, given)
 
