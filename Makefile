@@ -1,8 +1,13 @@
-# Each target does its own set-up: a virtual environment in .venv, made again when setup.py changes.
+# Each target does its own set-up: a virtual environment in .venv, made again when setup.py or constraints.txt changes.
+# Everything in it has the version of constraints.txt, so that what passes today passes on any day.
 #   make test PYTHON=python3.12 TORCH=torch==2.14.0     another Python, another torch
+#   make test CONSTRAINTS=                              the newest of everything
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 VENV ?= .venv
+CONSTRAINTS ?= -c constraints.txt
+#: Installed last, over what is there.
+OVER ?=
 #: Processes that run tests.
 WORKERS ?= 2
 
@@ -13,11 +18,28 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test lint demo exam bench gpu format table tensorrt-table onnx-table clean
+#: Tests of what is called in the engines' libraries.
+ENGINE_TESTS := tests/engines tests/backend/test_choice.py
+
+.PHONY: test test-engines test-newest test-oldest lint demo exam bench gpu format table tensorrt-table onnx-table \
+	constraints clean
 
 # A file's tests stay in one process: some share a build pool or a model. One thread each, as there are two.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not exam" --durations=10 -n $(WORKERS) --dist loadfile
+
+# The engines' tests on the newest and on the oldest libraries that the extras allow, each in an environment of its own.
+# Run both before a bound in setup.py is moved, and before an issue is resolved.
+test-newest:
+	rm -rf .venv-newest
+	$(MAKE) test-engines VENV=.venv-newest CONSTRAINTS=
+
+test-oldest:
+	$(MAKE) test-engines VENV=.venv-oldest OVER='-r oldest.txt'
+
+test-engines: $(READY)
+	$(BIN)/python -m pip list 2>/dev/null | grep -iE '^(torch|onnx|openvino|tensorrt|numpy|protobuf)' || true
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not exam" --durations=5 -n $(WORKERS) --dist loadfile $(ENGINE_TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -63,12 +85,20 @@ tensorrt-table: $(READY)
 onnx-table: $(READY)
 	$(BIN)/python tools/onnx_table.py
 
+# Writes constraints.txt anew from what is installed. For newer versions: make test-newest, then
+# make constraints VENV=.venv-newest, then make test.
+constraints:
+	$(BIN)/python tools/constraints.py
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-newest .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # torch first, then everything else with the same pin, so that pip cannot exchange it for another build.
-$(READY): setup.py
+# What builds packages is installed first, and is then not fetched anew by each build.
+$(READY): setup.py constraints.txt oldest.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q $(TORCH)
-	$(BIN)/python -m pip install -q $(TORCH) -e '.[dev]'
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) 'setuptools>=77'
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) $(TORCH)
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) --no-build-isolation $(TORCH) -e '.[dev]'
+	$(if $(OVER),$(BIN)/python -m pip install -q $(TORCH) $(OVER))
 	touch $(READY)

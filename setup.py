@@ -30,16 +30,18 @@ def all_packages() -> list[str]:
 
 
 TRANSFORMERS = ["transformers>=4.56"]
+# Bounds of the engines' libraries are what was tried: `make test-oldest` and `make test-newest`. A release that was not
+# may have moved what is called. oldest.txt and djinn_fx/engines/onnx_trial.py name the same versions.
+ONNX = "onnx>=1.23,<1.24"
 # The TensorRT that builds plans without a GPU; data-centre TensorRT ("tensorrt", from NVIDIA's index) is found too.
 # The ONNX packages are for regions that the direct converter does not take.
 TENSORRT = [
     "tensorrt-rtx>=1.7.1.116,<1.8; sys_platform == 'linux' and platform_machine == 'x86_64'",
-    "onnx>=1.23",
-    "onnxscript>=0.7",
+    ONNX,
+    "onnxscript>=0.7,<0.8",
 ]
-# ONNX Runtime's inner Python layer and OpenVINO's are used: versions that were not tried may have moved it.
-ONNXRUNTIME = ["onnxruntime>=1.31,<2", "onnx>=1.23"]
-OPENVINO = ["openvino>=2026.4,<2027", "onnx>=1.23"]
+ONNXRUNTIME = ["onnxruntime>=1.31,<1.33; python_version >= '3.11'", ONNX]
+OPENVINO = ["openvino>=2026.4,<2026.5", ONNX]
 TEST = [
     *TRANSFORMERS,
     *TENSORRT,

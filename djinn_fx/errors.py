@@ -5,6 +5,8 @@ A message says what happened, where (graph node and the user's file:line where k
 
 from __future__ import annotations
 
+import re
+
 
 class DjinnError(Exception):
     """Base of all errors of djinn-fx."""
@@ -40,3 +42,19 @@ class ModelFileError(DjinnError):
 
 class UnitError(DjinnError):
     """A quantity such as ``"80GB"`` cannot be read."""
+
+
+#: Where in a runtime's own source something went wrong, which tells a user nothing.
+_PLACE = re.compile(r"(Exception from \S+|Check '.*' failed at \S+):\d+:$")
+
+
+def useful_line(error: BaseException) -> str:
+    """An error in one line: its kind, and the first line of its message that says something.
+
+    A line that ends with a colon only announces the next one, so that comes with it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not _PLACE.match(line)] or lines
+    count = next((place for place, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
+    text = " ".join(lines[:count])
+    return f"{type(error).__name__}: {text or 'no message'}"

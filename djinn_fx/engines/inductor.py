@@ -19,7 +19,7 @@ from djinn_fx.engines import inductor_flags, inductor_kernels
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import device_order, symbolic_inputs
 from djinn_fx.engines.prewarm import know_vector_units
-from djinn_fx.errors import EngineError
+from djinn_fx.errors import EngineError, useful_line
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import fake_value, tensors_of
@@ -100,7 +100,7 @@ class InductorEngine:
                     aot=True,
                 )
         except Exception as error:
-            raise EngineError(f"inductor could not compile {region.label}: {_first_line(error)}") from error
+            raise EngineError(f"inductor could not compile {region.label}: {useful_line(error)}") from error
         payload = _serialise(artefact, region.label)
         kernels, libraries = inductor_kernels.carried(inductor_kernels.loaded_modules()[already:])
         return Artefact(
@@ -173,7 +173,7 @@ class InductorEngine:
             with _neutral_context(), _clean_tracing_context():
                 return _as_region_callable(AOTCompiledArtifact.deserialize(payload))
         except Exception as error:
-            raise EngineError(f"inductor could not load an artefact: {_first_line(error)}") from error
+            raise EngineError(f"inductor could not load an artefact: {useful_line(error)}") from error
 
     def fingerprint(self) -> Mapping[str, str]:
         """Versions, the machine's capability, and the flags an artefact depends on."""
@@ -269,18 +269,13 @@ def _serialise(artefact: Any, label: str) -> bytes | None:
     try:
         payload: bytes = artefact.serialize()
     except Exception as error:  # noqa: BLE001  (torch raises whatever its pickler meets; the artefact is fine)
-        log.info("%s cannot be stored: %s", label, _first_line(error))
+        log.info("%s cannot be stored: %s", label, useful_line(error))
         return None
     return payload
 
 
 def _output_count(region: RegionGraph) -> int:
     return len(next(iter(region.gm.graph.find_nodes(op="output"))).args[0])
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import json
 import logging
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.bound import BoundRegion, Session
 from djinn_fx.errors import EngineError
+from djinn_fx.private_files import default_cache_dir
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
 
@@ -33,6 +35,7 @@ class OnnxEngine:
     Args:
         precision: as the setting of that name.
         weights: as the setting of that name.
+        folder: of the cache, where it is noted that the libraries run here; None: they are tried in each process.
     """
 
     name: ClassVar[str]
@@ -43,8 +46,8 @@ class OnnxEngine:
     whole_graph = True
     binds_weights = True
 
-    def __init__(self, precision: str = "exact", weights: str = "auto") -> None:
-        self.precision, self.weights = precision, weights
+    def __init__(self, precision: str = "exact", weights: str = "auto", folder: Path | None = None) -> None:
+        self.precision, self.weights, self.folder = precision, weights, folder
         self._last: tuple[weakref.ref[torch.fx.GraphModule], Any] | None = None
 
     # What subclasses say
@@ -60,12 +63,17 @@ class OnnxEngine:
     # The engine's contract
 
     def capability(self) -> Capability:
-        """Whether the libraries are installed."""
+        """Whether the libraries are installed, and are such as this package knows how to call."""
         missing = [name for name in self.libraries if importlib.util.find_spec(name) is None]
         if missing:
             why = f"{' and '.join(missing)} not installed; pip install 'djinn-fx[{self.name}]'"
             return Capability(can_build=False, can_run=False, why_not=why)
-        return Capability(can_build=True, can_run=True, versions=self._versions())
+        versions = self._versions()
+        from djinn_fx.engines.onnx_trial import problem
+
+        trouble = problem(self.name, versions, self.session, self.folder)
+        able = trouble is None
+        return Capability(can_build=able, can_run=able, versions=versions, why_not=trouble)
 
     def supports(self, region: RegionGraph) -> Reason | None:
         """None if the region has an exact equal in ONNX, else the op that has none, and its line."""
@@ -166,6 +174,8 @@ class OnnxEngine:
         return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=f"{self.name}: {why}", node=region.label)
 
 
-def options_of(settings: Settings) -> dict[str, str]:
+def options_of(settings: Settings) -> dict[str, Any]:
     """The arguments of an engine that these settings ask for."""
-    return {"precision": settings.precision, "weights": settings.weights}
+    folder = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
+    kept = settings.cache and not torch.compiler.config.force_disable_caches
+    return {"precision": settings.precision, "weights": settings.weights, "folder": folder if kept else None}

@@ -21,10 +21,10 @@ from djinn_fx.engines import onnxruntime_vectors
 from djinn_fx.engines.feeding import Feeder, plain
 from djinn_fx.engines.onnx.signature import Signature
 from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
-from djinn_fx.engines.onnx_session import Finisher, first_line, give_back, packed_bytes
+from djinn_fx.engines.onnx_session import Finisher, give_back, packed_bytes
 from djinn_fx.engines.optional import optional
 from djinn_fx.engines.ranges.program import Checked
-from djinn_fx.errors import EngineError
+from djinn_fx.errors import EngineError, useful_line
 
 onnx = optional("onnx")
 onnxruntime = optional("onnxruntime")
@@ -102,7 +102,7 @@ class OrtSession:
             providers = ["CPUExecutionProvider"]
             self._session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=providers)
         except Exception as error:
-            raise EngineError(f"onnxruntime: cannot open {label}: {first_line(error)}") from error
+            raise EngineError(f"onnxruntime: cannot open {label}: {useful_line(error)}") from error
         give_back(self.memory_bytes)
         self._weights = named  # ONNX Runtime reads them where they are, and does not own them
         fed = [one for one in signature.fed if one.place not in weights]
@@ -134,7 +134,7 @@ class OrtSession:
         try:
             found = self._run(tensors, written)
         except Exception as error:
-            raise EngineError(f"onnxruntime: {self._label}: {first_line(error)}") from error
+            raise EngineError(f"onnxruntime: {self._label}: {useful_line(error)}") from error
         if written and self._in_place is not None:
             self._in_place.finish(args, found)
         return self._finisher.results(found, args, written)

@@ -24,7 +24,7 @@ from djinn_fx.engines.openvino_extensions import core
 from djinn_fx.engines.openvino_integers import is_narrow
 from djinn_fx.engines.optional import optional
 from djinn_fx.engines.ranges.program import Checked
-from djinn_fx.errors import EngineError
+from djinn_fx.errors import EngineError, useful_line
 
 onnx = optional("onnx")
 openvino = optional("openvino")
@@ -106,7 +106,7 @@ class OpenVinoSession:
             _bind(graph, named)
             self._compiled = core().compile_model(graph, "CPU", settings(threads, precision))
         except Exception as error:
-            raise EngineError(f"openvino: cannot open {label}: {_cause(error)}") from error
+            raise EngineError(f"openvino: cannot open {label}: {useful_line(error)}") from error
         give_back(self.memory_bytes)
         self._kept = named
         if not all(map(is_narrow, named.values())):
@@ -145,7 +145,7 @@ class OpenVinoSession:
         try:
             outputs = request.run(tensors, self._in_place.outputs if written and self._in_place is not None else _NONE)
         except Exception as error:
-            raise EngineError(f"openvino: {self._label}: {_cause(error)}") from error
+            raise EngineError(f"openvino: {self._label}: {useful_line(error)}") from error
         if written and self._in_place is not None:
             self._in_place.finish(args, outputs)
         try:
@@ -308,9 +308,3 @@ def _bind(graph: Any, weights: Mapping[str, torch.Tensor]) -> None:
             target.replace_source_output(constant.output(0))
         graph.remove_parameter(parameter)
     graph.validate_nodes_and_infer_types()
-
-
-def _cause(error: BaseException) -> str:
-    """An error in one line: OpenVINO says last what it was, after where."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"

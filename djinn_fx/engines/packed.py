@@ -22,6 +22,7 @@ from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCall
 from djinn_fx.engines.bound import BoundRegion
 from djinn_fx.engines.onnx.signature import Fed, Signature
 from djinn_fx.engines.packed_graph import convolutions, products, rewritten, written_places
+from djinn_fx.engines.packed_refusal import why_nothing_is_packed
 from djinn_fx.engines.packed_session import PackedPlan
 from djinn_fx.engines.product_speed import ProductSpeed
 from djinn_fx.errors import EngineError
@@ -88,7 +89,7 @@ class PackedEngine:
                 return f"{node.target} writes in place"
         graph = rewritten(region.gm, region.weights).graph
         if not products(graph) and not convolutions(graph):
-            return "the region has no product and no convolution with a weight"
+            return why_nothing_is_packed(region.gm, region.weights)
         return None
 
     def compile(self, region: RegionGraph) -> Artefact:

@@ -135,3 +135,8 @@ def is_dense(value: torch.Tensor) -> bool:
             return False
         expected = size * expected
     return True
+
+
+def is_empty(value: torch.Tensor) -> bool:
+    """Whether the tensor has no elements, whatever the values of its symbols."""
+    return any(type(size) is int and size == 0 for size in value.shape)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from djinn_fx.engines import packed_ops
-from djinn_fx.engines.packed_alias import is_dense, same_layout
+from djinn_fx.engines.packed_alias import is_dense, is_empty, same_layout
 from djinn_fx.srg.graph import fake_value
 
 aten = torch.ops.aten
@@ -132,7 +132,7 @@ def _as_convolution(node: Node, kept: frozenset[Node]) -> bool:
     if weight not in kept or x in kept or transposed or value.dim() != 4 or not is_dense(value):
         return False
     one_type = all(fake_value(one).dtype is value.dtype for one in (x, weight, *([bias] if bias is not None else [])))
-    fixed = all(type(size) is int for size in (*stride, *padding, *dilation))
+    fixed = all(type(size) is int for size in (*stride, *padding, *dilation)) and not is_empty(fake_value(weight))
     if (
         (bias is not None and bias not in kept)
         or value.dtype not in packed_ops.ONEDNN_TYPES

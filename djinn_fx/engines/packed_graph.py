@@ -17,6 +17,7 @@ from djinn_fx.engines.packed_alias import (
     Roots,
     foldable,
     is_dense,
+    is_empty,
     is_fresh,
     is_pure,
     same_layout,
@@ -224,7 +225,7 @@ def _find_products(graph: Graph, weights: tuple[int, ...]) -> None:
 
 def _as_product(node: Node, x: Any, right: Any, bias: Node | None, kept: frozenset[Node]) -> None:
     """Put a product in the place of a matrix product, over the views around it where they only fold dimensions."""
-    if right not in kept or x in kept or (bias is not None and bias not in kept):
+    if right not in kept or x in kept or (bias is not None and bias not in kept) or is_empty(fake_value(right)):
         return
     dtypes = {fake_value(one).dtype for one in (node, x, right, *([bias] if bias is not None else []))}
     dtype = dtypes.pop()

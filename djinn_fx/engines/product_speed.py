@@ -193,7 +193,7 @@ def measure_product(shape: Shape | ConvShape) -> dict[str, float]:
 
 
 def _copies(shape: Shape) -> int:
-    return max(2, min(_MAX_COPIES, _COLD_BYTES // (shape.k * shape.n * shape.dtype.itemsize)))
+    return max(2, min(_MAX_COPIES, _COLD_BYTES // max(1, shape.k * shape.n * shape.dtype.itemsize)))
 
 
 def _ways(shape: Shape) -> dict[str, Callable[[int], Any]]:

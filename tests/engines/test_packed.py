@@ -15,6 +15,7 @@ from djinn_fx.engines import packed_ops
 from djinn_fx.engines.base import Artefact, RegionGraph
 from djinn_fx.engines.packed import PackedEngine, make
 from djinn_fx.engines.packed_graph import products, rewritten
+from djinn_fx.engines.product_speed import ProductSpeed
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.settings import Settings
 from tests import families
@@ -377,6 +378,36 @@ def test_what_is_refused() -> None:
         assert reason is not None, name
         assert reason.kind is ReasonKind.ENGINE_REFUSED, name
     assert engine_of("mkl", weights="input").supports(block) is not None
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "said"),
+    [
+        (nn.Linear(8, 0), (3, 8), "no elements"),
+        (nn.Linear(0, 8), (3, 0), "no elements"),
+        (nn.Conv3d(3, 4, 3), (1, 3, 8, 8, 8), "3-dimensional"),
+        (nn.Conv1d(3, 4, 3), (1, 3, 8), "1-dimensional"),
+        (nn.ConvTranspose2d(3, 4, 3), (1, 3, 8, 8), "transposed"),
+        (nn.Linear(8, 8).double(), (3, 8), "float64"),
+    ],
+)
+def test_a_refusal_names_what_the_region_has(module: nn.Module, shape: tuple[int, ...], said: str) -> None:
+    region = region_of(module, torch.randn(shape, dtype=next(module.parameters()).dtype))
+    reason = engine_of("mkl").supports(region)
+    assert reason is not None
+    assert said in reason.detail
+    assert "no convolution" not in reason.detail
+
+
+def test_a_linear_of_width_0_beside_others_is_left_as_it_is() -> None:
+    module = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 0), nn.ReLU(), nn.Linear(0, 4))
+    region = region_of(module, torch.randn(3, 8))
+    engine = PackedEngine(speed=ProductSpeed(None))
+    made = engine.compile(region)
+    assert made.ready is not None
+    args = concrete(region.example_inputs)
+    with torch.no_grad():
+        assert differences(made.ready(list(args)), region.gm(*args)) == []
 
 
 def test_the_engine_is_made_from_settings(tmp_path: Path) -> None:

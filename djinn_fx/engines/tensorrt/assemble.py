@@ -20,6 +20,7 @@ from djinn_fx.engines.tensorrt.check import check
 from djinn_fx.engines.tensorrt.flavour import messages, strongly_typed
 from djinn_fx.engines.tensorrt.kinds import KINDS
 from djinn_fx.engines.tensorrt.network import Layer, Network, Tensor, input_name, output_name
+from djinn_fx.errors import useful_line
 
 #: Bytes of the constants of each network: TensorRT reads them when it builds.
 _KEPT: weakref.WeakKeyDictionary[Any, list[bytes]] = weakref.WeakKeyDictionary()
@@ -60,7 +61,7 @@ class Assembly:
         try:
             made = getattr(self.net, method)(*args)
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise self.error(f"{method} refuses its arguments: {str(error).splitlines()[0]}") from error
+            raise self.error(f"{method} refuses its arguments: {useful_line(error)}") from error
         if made is None:
             raise self.error(f"{method} makes no such layer")
         made.name = self._name + (f".{self._made}" if self._made else "")  # names must differ
@@ -73,7 +74,7 @@ class Assembly:
             try:
                 setattr(made, name, value)
             except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-                raise self.error(f"{name} cannot be {value!r}: {str(error).splitlines()[0]}") from error
+                raise self.error(f"{name} cannot be {value!r}: {useful_line(error)}") from error
 
     def dtype(self, name: str) -> Any:
         """TensorRT's element type of our name; it calls them the same."""

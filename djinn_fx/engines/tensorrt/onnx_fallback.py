@@ -32,7 +32,7 @@ from djinn_fx.engines.tensorrt.conversion import Copy, Options, Output
 from djinn_fx.engines.tensorrt.network import Range
 from djinn_fx.engines.tensorrt.onnx_rewrite import PLACE, Prepared, Refused, prepare
 from djinn_fx.engines.tensorrt.onnx_verify import difference
-from djinn_fx.errors import LoweringError
+from djinn_fx.errors import LoweringError, useful_line
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.hashing import NoCanonicalForm, canonical_form
 from djinn_fx.srg.lower import lower
@@ -322,5 +322,4 @@ def _cause(error: BaseException) -> str:
     """The innermost error: the exporter wraps what went wrong several times."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
+    return useful_line(error)[:300]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from djinn_fx.engines.optional import optional
+from djinn_fx.errors import useful_line
 
 onnx = optional("onnx")
 
@@ -205,7 +206,7 @@ def _check_results(model: Any, outputs: Sequence[tuple[str, Shape]]) -> None:
     try:
         inferred = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:
-        raise NotTaken(f"ONNX finds no consistent types and sizes: {_first_line(error)}") from error
+        raise NotTaken(f"ONNX finds no consistent types and sizes: {useful_line(error)[:300]}") from error
     for info in (*inferred.graph.value_info, *inferred.graph.output, *_initializers(inferred)):
         number = info.data_type if isinstance(info, onnx.TensorProto) else info.type.tensor_type.elem_type
         if number not in DTYPES:
@@ -228,8 +229,3 @@ def _check_results(model: Any, outputs: Sequence[tuple[str, Shape]]) -> None:
 
 def _initializers(model: Any) -> Iterable[Any]:
     yield from model.graph.initializer
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
