@@ -103,12 +103,12 @@ def captured(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[F
     """
     from torch._dynamo.backends.common import aot_autograd
 
-    from djinn_fx.compile import _input_kinds
+    from djinn_fx.graph_inputs import input_kinds
 
     found: list[tuple[SRG, list[Any]]] = []
 
     def backend(gm: torch.fx.GraphModule, examples: Sequence[Any]) -> Any:
-        kinds = _input_kinds(gm, examples)
+        kinds = input_kinds(gm, examples)
 
         def inference(aten: torch.fx.GraphModule, _: Sequence[Any]) -> Any:
             nodes = aten.graph.find_nodes(op="placeholder")

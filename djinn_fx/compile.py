@@ -28,6 +28,7 @@ from djinn_fx.engines.memory import MEMORY
 from djinn_fx.engines.prewarm import prewarm
 from djinn_fx.engines.region_work import RegionBuild
 from djinn_fx.errors import SettingsError
+from djinn_fx.graph_inputs import input_kinds
 from djinn_fx.learning import learning
 from djinn_fx.passes.base import Pass, PassContext, run_passes
 from djinn_fx.passes.find_regions import FindRegions
@@ -74,7 +75,7 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
         EngineError: an engine failed and ``on_failure`` is ``"raise"``.
     """
     passes = passes_for(settings)
-    kinds = _input_kinds(gm, example_inputs)
+    kinds = input_kinds(gm, example_inputs)
     if ahead_of_time():
         from djinn_fx.runtime.serialise import compile_ahead
 
@@ -112,22 +113,6 @@ def passes_for(settings: Settings) -> tuple[Pass, ...]:
         return passes
     regions = FindRegions(max_boundary_share=settings.max_boundary_share, whole=settings.regions == "whole")
     return tuple(regions if one.name == FindRegions.name else one for one in DEFAULT)
-
-
-def _input_kinds(gm: GraphModule, example_inputs: Sequence[Any]) -> list[Residency]:
-    """What each input of Dynamo's graph is: Dynamo lifts parameters and buffers to inputs and says where from."""
-    kinds = []
-    for node, value in zip(gm.graph.find_nodes(op="placeholder"), example_inputs, strict=False):
-        source = getattr(node, "_dynamo_source", None)
-        name = getattr(source, "name", "")
-        path = str(name() if callable(name) else name)
-        if isinstance(value, torch.nn.Parameter) or "_parameters" in path:
-            kinds.append(Residency.PARAMETER)
-        elif "_buffers" in path:
-            kinds.append(Residency.BUFFER)
-        else:
-            kinds.append(Residency.INPUT)
-    return kinds
 
 
 class _GraphCompiler:
@@ -329,7 +314,7 @@ def capture_graphs(
             frame = next(iter(reversed(reason.user_stack or [])), None)
             where = f" at {frame.filename}:{frame.lineno}" if frame is not None else ""
             breaks.append(f"{reason.reason.strip().splitlines()[0]}{where}")
-        compiler = _GraphCompiler(chosen, passes_for(chosen), _input_kinds(gm, example_inputs))
+        compiler = _GraphCompiler(chosen, passes_for(chosen), input_kinds(gm, example_inputs))
         compiler.cacheable = False
         return _recording(compiler, graphs, build).through_aot(gm, example_inputs)
 

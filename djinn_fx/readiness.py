@@ -18,6 +18,7 @@ from djinn_fx.deferred import DeferredGraph
 from djinn_fx.engines.contest import Contest, ContestBySize
 from djinn_fx.engines.entrant import ContestStatus, Standing
 from djinn_fx.engines.lazy import CHANGED, LazyRegion, RegionStatus, State, TierStatus
+from djinn_fx.engines.write_protection import table, why_not
 from djinn_fx.errors import DjinnError
 from djinn_fx.reasons import Reason
 from djinn_fx.units import format_bytes, format_seconds
@@ -33,6 +34,7 @@ class ModelStatus:
         regions: the regions for which an engine was or is to be built in the background, one for all that are alike.
         reasons: why a graph stays as Dynamo made it.
         contests: the graphs for which several engines compete, and which of them answered last.
+        unprotected: why writes into weights are not seen by write protection (docs/guard.md); None if they are.
     """
 
     graphs: int
@@ -40,6 +42,7 @@ class ModelStatus:
     regions: tuple[RegionStatus, ...]
     reasons: tuple[Reason, ...] = ()
     contests: tuple[ContestStatus, ...] = ()
+    unprotected: str | None = None
 
     @property
     def ready(self) -> bool:
@@ -61,6 +64,8 @@ class ModelStatus:
         lines = [f"{'ready' if self.ready else 'not ready'}: {counts}{waiting}"]
         lines += [f"  {_line(region)}" for region in self.regions]
         lines += [f"  {_contest_line(contest)}" for contest in self.contests]
+        compared = f"compared with what was packed, in part: {self.unprotected}"
+        lines.append(f"  weights are {'write-protected' if self.unprotected is None else compared}")
         return "\n".join([*lines, *(f"  {reason}" for reason in self.reasons)])
 
 
@@ -112,8 +117,8 @@ class GraphHandle:
 
     Args:
         gm: Dynamo's graph.
-        weights: the parameters and buffers among its inputs. When they are gone, so is the model, and its builds are
-            cancelled; the compiled code itself Dynamo may keep until it is reset.
+        weights: the parameters and buffers among its inputs. When their memory is gone, so is the model, and its builds
+            are cancelled; the compiled code itself Dynamo may keep until it is reset.
     """
 
     def __init__(self, gm: GraphModule, weights: Sequence[torch.Tensor]) -> None:
@@ -121,7 +126,9 @@ class GraphHandle:
         self.deferred: weakref.ref[DeferredGraph] | None = None
         self._regions: list[weakref.ref[LazyRegion]] = []
         self._contests: list[weakref.ref[Contest | ContestBySize]] = []
-        self._weights = [weakref.ref(weight, self._one_is_gone) for weight in weights]
+        # Not the tensors: torch.utils.swap_tensors refuses those that somebody refers to weakly.
+        storages = {id(one): one for weight in weights if (one := _storage_of(weight)) is not None}
+        self._weights = [weakref.ref(storage, self._one_is_gone) for storage in storages.values()]
 
     def _one_is_gone(self, _: Any) -> None:
         if all(ref() is None for ref in self._weights):
@@ -154,14 +161,22 @@ class GraphHandle:
         """Whether something is being built or made ready."""
         return any(one.pending for one in self.regions) or any(one.pending for one in self.contests)
 
-    def reads_any_of(self, tensors: frozenset[int]) -> bool:
-        """Whether one of these tensors, by identity, is an input of the graph."""
-        return any(id(one) in tensors for ref in self._weights if (one := ref()) is not None)
+    def reads_any_of(self, storages: frozenset[int]) -> bool:
+        """Whether an input of the graph lies in one of these storages, by identity."""
+        return any(id(one) in storages for ref in self._weights if (one := ref()) is not None)
 
     @property
     def graph(self) -> DeferredGraph | None:
         """The deferred graph, if it was deferred and is alive."""
         return self.deferred() if self.deferred is not None else None
+
+
+def _storage_of(weight: torch.Tensor) -> Any:
+    """The object that stands for a weight's memory, the same one for as long as that lives; None if it has none."""
+    try:
+        return weight.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 #: The graphs compiled in this process, the latest ones. Handles are small and keep nothing alive.
@@ -178,6 +193,7 @@ def status(model: Callable[..., Any]) -> ModelStatus:
         regions=tuple(region.status() for handle in handles for region in handle.regions),
         reasons=tuple(graph.reason for graph in deferred if graph.reason is not None),
         contests=tuple(contest.status() for handle in handles for contest in handle.contests),
+        unprotected=None if table() is not None else why_not(),
     )
 
 
@@ -207,8 +223,9 @@ def handles_of(model: Callable[..., Any]) -> tuple[GraphHandle, ...]:
     module = getattr(model, "_orig_mod", model)
     known = tuple(HANDLES)
     if isinstance(module, torch.nn.Module):
-        tensors = frozenset(id(one) for one in (*module.parameters(), *module.buffers()))
-        found = tuple(handle for handle in known if handle.reads_any_of(tensors))
+        weights = (*module.parameters(), *module.buffers())
+        storages = [one for weight in weights if (one := _storage_of(weight)) is not None]
+        found = tuple(handle for handle in known if handle.reads_any_of(frozenset(map(id, storages))))
         if found:
             return found
     function = innermost_fn(module.forward if isinstance(module, torch.nn.Module) else module)

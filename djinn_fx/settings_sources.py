@@ -18,8 +18,9 @@ from djinn_fx.errors import SettingsError
 log = logging.getLogger("djinn_fx.settings")
 
 ENV_PREFIX = "DJINN_"
-#: Variables with our prefix that are no settings: DJINN_DEBUG=1 makes the commands show tracebacks.
-OTHER_VARIABLES = ("DJINN_DEBUG",)
+#: Variables with our prefix that are no settings: DJINN_DEBUG=1 makes the commands show tracebacks,
+#: DJINN_WRITE_PROTECTION=off has weights compared as on a kernel that does not tell of writes (docs/guard.md).
+OTHER_VARIABLES = ("DJINN_DEBUG", "DJINN_WRITE_PROTECTION")
 #: torch's own keys in ``options=``; torch reads them, they are not ours to judge.
 TORCH_OPTIONS = ("guard_filter_fn", "use_aoti")
 

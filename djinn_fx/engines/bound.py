@@ -10,11 +10,10 @@ A session is dropped when some weight of it has no other holder left, for then n
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import threading
-import weakref
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 import torch
 
 from djinn_fx.engines.feeding import Feeder
+from djinn_fx.engines.holders import SWEEPERS
 from djinn_fx.engines.onnx.signature import Signature
 from djinn_fx.engines.watch import Watch, addresses, picker
 from djinn_fx.errors import EngineError
@@ -84,18 +84,6 @@ class _Forks:
 
 os.register_at_fork(after_in_child=_Forks.happened)
 
-#: Regions that lost a weight's tensor object, while something else still held its memory: looked at again later.
-_SUSPECTS: weakref.WeakSet[BoundRegion] = weakref.WeakSet()
-
-
-def _look_again(phase: str, _: object) -> None:
-    if phase == "stop" and _SUSPECTS:
-        for region in list(_SUSPECTS):
-            region.sweep()
-
-
-gc.callbacks.append(_look_again)
-
 
 def forks() -> int:
     """How many forks lie between this process and the one that first imported this module."""
@@ -140,6 +128,7 @@ class BoundRegion:
         self._others = Feeder([one for one in signature.fed if one.place not in self._places])
         self._reading = mode == "input" or not self._places
         self._begin()
+        SWEEPERS.add(self)
 
     def _begin(self) -> None:
         self._forks = forks()
@@ -267,19 +256,23 @@ class BoundRegion:
                 )
             else:
                 bound = self._bind(weights)
-                assert bound.watch is not None, "it was bound to weights"
-                self._sets[bound.watch.addresses] = bound
-                return
+                if bound is not None and bound.watch is not None:
+                    self._sets[bound.watch.addresses] = bound
+                    return
         self._open(weights)
 
-    def _bind(self, weights: Sequence[torch.Tensor]) -> _Bound:
+    def _bind(self, weights: Sequence[torch.Tensor]) -> _Bound | None:
+        """A session with these weights; None if they are to be read, since they may change without a trace."""
         threads = torch.get_num_threads()
         for _ in range(_TRIES):
-            watch = Watch(weights)
+            watch = Watch(weights, insist=self.mode == "constant")
+            if watch.untraceable is not None and self.mode != "constant":
+                self._read_from_now_on(watch.untraceable)
+                return None
             session = self._opener(dict(zip(self._places, watch.kept, strict=True)))
             if watch.holds(weights):
-                watch.settle(weights, self._on_death)
-                return _Bound(session, watch, threads)
+                watch.settle()
+                return _Bound(_Timed(session, watch) if watch.rotates else session, watch, threads)
         return self._fail("its weights change while they are being packed")  # type: ignore[no-any-return]
 
     def _read_from_now_on(self, why: str) -> None:
@@ -297,32 +290,35 @@ class BoundRegion:
             self._sets.clear()
             self._reader = None
 
-    def _on_death(self, storage: int) -> None:
-        """Some weight's tensor object is going away; its hold on the memory follows."""
-        self.sweep(dying=storage)
-
-    def sweep(self, dying: int = 0) -> int:
+    def sweep(self) -> int:
         """Drop the sessions whose weights nobody else holds. Takes no lock: may interrupt any line of this class.
-
-        Args:
-            dying: the storage that one of its holders is about to let go of.
 
         Returns:
             How many were dropped.
         """
         if self._forks != forks():
             return 0
-        doubtful, dropped = False, 0
-        for key, bound in list(self._sets.items()):
-            if bound.watch is None:
-                continue
-            if bound.watch.orphaned(dying):
-                self._sets.pop(key, None)
-                dropped += 1
-            else:
-                doubtful = doubtful or bound.watch.bereaved
-        if doubtful:
-            _SUSPECTS.add(self)
-        else:
-            _SUSPECTS.discard(self)
-        return dropped
+        dead = [key for key, bound in list(self._sets.items()) if bound.watch is not None and bound.watch.orphaned]
+        for key in dead:
+            self._sets.pop(key, None)
+        return len(dead)
+
+
+class _Timed:
+    """A session whose watch is told what calls take: it may use a share of that.
+
+    Args:
+        session: answers.
+        watch: of its weights.
+    """
+
+    def __init__(self, session: Session, watch: Watch) -> None:
+        self._session, self._watch = session, watch
+        self.memory_bytes = session.memory_bytes
+
+    def run(self, args: list[Any]) -> list[Any]:
+        """The session's results."""
+        begun = time.perf_counter()
+        results = self._session.run(args)
+        self._watch.spent(time.perf_counter() - begun)
+        return results

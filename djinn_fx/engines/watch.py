@@ -1,29 +1,42 @@
 """Noticing that weights have changed, cheaply enough to ask before every call.
 
-An engine that keeps a packed copy of weights must know when the copy is stale. Torch has no event for that, so three
-things are compared: where each weight's memory is, its version counter, and what is in it, at a few places. The counter
-sees every in-place operation (an optimizer's step, ``load_state_dict``); the address sees ``weight.data = other``; the
-probe sees in-place operations on ``weight.data``, which count no version (PEFT merges adapters so).
+An engine that keeps a packed copy of weights must know when the copy is stale. Torch has no event for that, so compared
+are:
 
-What this cannot see: an operation on ``weight.data`` (or on memory shared by numpy) that leaves every probed element
-as it was. Probed are :data:`PROBE_BYTES` bytes (16 elements of float32) at the start, the middle and the end of each.
-Tensors made in inference mode have no counter; for them the address and the probe are all there is. Other sizes or
-strides over the same memory are not looked for: Dynamo guards those of what it hands over.
+* where each weight's memory is (``weight.data = other``);
+* vectors and small matrices, and of large ones what lies on pages that they share with others: in full;
+* the rest of large ones: whole pages, of which the kernel tells whether they were written (``write_protection.py``);
+* files that private mappings show (safetensors): inode, size and time of the last write.
+
+Where the kernel cannot tell, large weights are compared by torch's version counter (every in-place operation counts),
+by a few probed places (a merge through ``weight.data``), and a part of their memory is read on each call, by turns
+(``rotation.py``). What then could change without a trace, because it has no counter (tensors made in inference mode),
+is not to be copied at all; nor, on any kernel, is memory that other processes can write to.
+
+Other sizes or strides over the same memory are not looked for: Dynamo guards those of what it hands over.
 """
 
 from __future__ import annotations
 
-import functools
 import operator
-import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-#: Bytes read at each probed place of a weight.
+from djinn_fx.engines import write_protection
+from djinn_fx.engines.holders import Holders
+from djinn_fx.engines.mappings import Mappings, Span, files_under, state_of
+from djinn_fx.engines.rotation import Rotation, view_of
+from djinn_fx.engines.userfaultfd import PAGE
+
+#: A weight of fewer whole pages than this is compared in full: that costs less than asking the kernel.
+MIN_PAGES = 8
+#: Bytes read at each probed place of a weight that is not protected.
 PROBE_BYTES = 64
+#: In each stretch of this many bytes one byte is read before the kernel is asked: pages that were taken away whole
+#: (MADV_DONTNEED) come back by that, and the kernel says so.
+_STEP = 2 << 20
 
 _DATA_PTR: Any = torch.Tensor.data_ptr
 _VERSION: Any = operator.attrgetter("_version")
@@ -44,28 +57,42 @@ def addresses(tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
 class Watch:
     """The weights of one call as they were, to be compared with those of later calls.
 
-    Keeps the weights' memory alive, so that an address means the same weight for as long as the watch lives.
+    Keeps the weights' memory alive, so that an address means the same weight for as long as the watch lives. Keeps no
+    reference to the tensors themselves.
 
     Args:
         weights: dense tensors on the CPU.
+        insist: watch as well as can be what may change without a trace, too.
 
     Attributes:
         kept: the weights, detached: what an engine may share memory with.
         addresses: of the weights.
+        untraceable: why a weight may change without a trace; None if none may.
     """
 
-    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
-        self._own: dict[int, int] = {}
-        self._counts = _OWN
-        self._storages = [weight.untyped_storage()._cdata for weight in weights]
-        self._before = [_uses(weight) for weight in weights]
-        self._objects: tuple[weakref.ref[torch.Tensor], ...] = ()
+    def __init__(self, weights: Sequence[torch.Tensor], insist: bool = True) -> None:
+        self._holders = Holders(weights)
         self.addresses = addresses(weights)
-        counted = [place for place, weight in enumerate(weights) if not weight.is_inference()]
-        self._counted = picker(counted) if len(counted) < len(weights) else None
-        self._versions = [weights[place]._version for place in counted]
         self.kept = [weight.detach() for weight in weights]
-        self._views = [view for weight in self.kept for view in _probes(weight)]
+        extents = [_extent(weight) for weight in weights]
+        pages = [_whole_pages(extent) for extent in extents]
+        large = [place for place, (start, end) in enumerate(pages) if end - start >= MIN_PAGES * PAGE]
+        mappings = Mappings(extent for extent in extents if extent[0] < extent[1])
+        self._files = [(path, state_of(path)) for path in files_under(mappings)]
+        # Before anything is read: what is written from here on is seen.
+        self._watcher = _protected([pages[place] for place in large], mappings)
+        bare = [place for place in large if self._watcher is None or pages[place] in self._watcher.refused]
+        self.untraceable = _untraceable(weights, extents, mappings, bare)
+        counted = [place for place in bare if not weights[place].is_inference()]
+        self._counted = picker(counted) if counted else None
+        self._versions = [weights[place]._version for place in counted]
+        self._rotation = Rotation([extents[place] for place in bare] if insist or not self.untraceable else [])
+        unprotected = set(bare)
+        self._views = [
+            view_of(span)
+            for place, extent in enumerate(extents)
+            for span in _compared(extent, pages[place] if place in large else None, place in unprotected)
+        ]
         self._seen = b"".join(self._views)
 
     def holds(self, weights: Sequence[torch.Tensor]) -> bool:
@@ -74,92 +101,87 @@ class Watch:
 
     def unchanged(self, weights: Sequence[torch.Tensor]) -> bool:
         """Whether weights at the watched addresses are as they were, as far as can be seen."""
-        try:
-            counted = weights if self._counted is None else self._counted(weights)
-            if list(map(_VERSION, counted)) != self._versions:
+        if self._counted is not None:
+            try:
+                if list(map(_VERSION, self._counted(weights))) != self._versions:
+                    return False
+            except RuntimeError:  # a tensor of inference mode over the same memory: it has no counter
                 return False
-        except RuntimeError:  # a tensor of inference mode over the same memory: it has no counter
+        if b"".join(self._views) != self._seen:
             return False
-        return b"".join(self._views) == self._seen
+        if self._watcher is not None and self._watcher.written():
+            return False
+        if self._files and any(state_of(path) != state for path, state in self._files):
+            return False
+        return self._rotation.unchanged()
+
+    @property
+    def rotates(self) -> bool:
+        """Whether it reads a part of the weights on each call, and so wants to be told what calls take."""
+        return self._rotation.any
+
+    def spent(self, seconds: float) -> None:
+        """A call took so long."""
+        self._rotation.spent(seconds)
 
     # Weights that nobody else has any more
 
-    def settle(self, weights: Sequence[torch.Tensor], on_death: Callable[[int], None]) -> None:
-        """Say that all who have come to share memory with ``kept`` are the engine's own; be told when a weight dies.
-
-        Args:
-            weights: as given before.
-            on_death: called, from any thread and at any moment, when somebody's tensor object goes away, with what
-                :meth:`orphaned` is to be asked with.
-        """
-        before = dict(zip(self._storages, self._before, strict=True))
-        for weight, storage in zip(weights, self._storages, strict=True):
-            if storage not in self._own:
-                self._own[storage] = max(_uses(weight) - before[storage], 1)
-                _OWN[storage] += self._own[storage]
-        distinct = {id(weight): (weight, place) for place, weight in enumerate(weights)}
-        self._objects = tuple(
-            weakref.ref(weight, functools.partial(_tell, on_death, self._storages[place]))
-            for weight, place in distinct.values()
-        )
-
-    def __del__(self) -> None:
-        counts = self._counts  # the module's name for it may be gone when the interpreter ends
-        for storage, count in self._own.items():
-            counts[storage] -= count
-            if not counts[storage]:
-                del counts[storage]
+    def settle(self) -> None:
+        """Say that all who have come to share memory with ``kept`` are the engine's own."""
+        self._holders.settle(self.kept)
 
     @property
-    def bereaved(self) -> bool:
-        """Whether a tensor object that was given is gone, or about to go."""
-        return any(reference() is None for reference in self._objects)
-
-    def orphaned(self, dying: int = 0) -> bool:
-        """Whether nobody but engines holds the memory of some weight: then no call can bring these weights again.
-
-        Args:
-            dying: as ``on_death`` was told; 0 at any other time.
-        """
-        return any(
-            _uses(kept) - _OWN[storage] <= (storage == dying)
-            for kept, storage in zip(self.kept, self._storages, strict=True)
-        )
+    def orphaned(self) -> bool:
+        """Whether nobody but engines holds the memory of some weight: then no call can bring these weights again."""
+        return self._holders.gone
 
 
-#: How many of those that hold a storage are sessions, by the storage's address.
-_OWN: Counter[int] = Counter()
+def _extent(weight: torch.Tensor) -> Span:
+    """The memory that a weight lies in, with what is between its elements."""
+    if not weight.numel() or not weight.data_ptr():  # a tensor of nothing but zeros may have no memory
+        return 0, 0
+    last = sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
+    start = weight.data_ptr()
+    return start, start + (last + 1) * weight.element_size()
 
 
-def _tell(on_death: Callable[[int], None], storage: int, _: object) -> None:
-    on_death(storage)
+def _whole_pages(extent: Span) -> Span:
+    """The pages that hold nothing else."""
+    start, end = -(-extent[0] // PAGE) * PAGE, extent[1] // PAGE * PAGE
+    return start, max(start, end)
 
 
-def _probes(weight: torch.Tensor) -> Iterator[memoryview]:
-    """The probed bytes of a weight; nothing of one without elements.
+def _protected(pages: Sequence[Span], mappings: Mappings) -> write_protection.Watcher | None:
+    table = write_protection.table() if pages else None
+    return table.watch(pages, mappings.one) if table is not None else None
 
-    Of one that has gaps or overlaps, single elements.
+
+def _untraceable(
+    weights: Sequence[torch.Tensor], extents: Sequence[Span], mappings: Mappings, bare: Sequence[int]
+) -> str | None:
+    if any(mappings.shared(extent) for extent in extents if extent[0] < extent[1]):
+        return "other processes can write to their memory"
+    if any(weights[place].is_inference() for place in bare):
+        return "tensors made in inference mode count no writes"
+    return None
+
+
+def _compared(extent: Span, pages: Span | None, bare: bool) -> Iterator[Span]:
+    """What of a weight is compared on each call.
+
+    Args:
+        extent: its memory.
+        pages: those of a large weight that hold nothing else; None for a small one.
+        bare: whether the kernel does not watch these pages.
     """
-    if not weight.numel():
+    start, end = extent
+    if start == end:
         return
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
-    if extent != weight.numel():
-        for index in ([0] * weight.dim(), [size // 2 for size in weight.shape], [size - 1 for size in weight.shape]):
-            yield _bytes(weight[tuple(index)].reshape(1))
-        return
-    flat = weight.as_strided((extent,), (1,))
-    count = max(PROBE_BYTES // weight.element_size(), 1)
-    for start in sorted({0, max((extent - count) // 2, 0), max(extent - count, 0)}):
-        yield _bytes(flat[start : start + count])
-
-
-def _bytes(part: torch.Tensor) -> memoryview:
-    array: Any = part.view(torch.uint8).numpy()
-    return memoryview(array).cast("B")
-
-
-def _uses(weight: torch.Tensor) -> int:
-    """How many hold the storage of a tensor."""
-    storage = weight.untyped_storage()
-    count: int = torch._C._storage_Use_Count(storage._cdata)
-    return count - 1  # the storage object made to ask
+    if pages is None:
+        yield extent
+    elif bare:
+        middle = (start + end - PROBE_BYTES) // 2
+        yield from ((at, at + PROBE_BYTES) for at in (start, middle, end - PROBE_BYTES))
+    else:
+        yield from (span for span in ((start, pages[0]), (pages[1], end)) if span[0] < span[1])
+        yield from ((at, at + 1) for at in (*range(pages[0], pages[1], _STEP), pages[1] - 1))
