@@ -68,6 +68,8 @@ class _Bound:
     session: Session
     watch: Watch | None
     threads: int
+    #: Which tensor objects it was opened for, by identity. They may be gone.
+    objects: tuple[int, ...] = ()
 
 
 class _Forks:
@@ -137,6 +139,8 @@ class BoundRegion:
         self._reader: _Bound | None = None
         self._calls = 0
         self._rebinds: deque[int] = deque(maxlen=MAX_REBINDS)
+        #: ``objects`` of the latest sets that were dropped.
+        self._dropped: deque[tuple[int, ...]] = deque(maxlen=8)
 
     # Calling
 
@@ -242,7 +246,7 @@ class BoundRegion:
             stale = old is not None and old.watch is not None and not old.watch.holds(weights)
             if old is not None and not stale and old.threads == torch.get_num_threads():
                 return
-            replaced = self.sweep()  # memory that only a session holds: the weight has got other memory
+            replaced = self._have_other_memory(weights)
             if stale:
                 self._sets.pop(key, None)
             if stale or replaced:
@@ -261,6 +265,14 @@ class BoundRegion:
                     return
         self._open(weights)
 
+    def _have_other_memory(self, weights: Sequence[torch.Tensor]) -> bool:
+        """Whether some of these tensor objects were bound with memory that nobody else holds any more."""
+        self.sweep()
+        now = list(map(id, weights))
+        found = any(one == other for objects in self._dropped for one, other in zip(objects, now, strict=True))
+        self._dropped.clear()
+        return found
+
     def _bind(self, weights: Sequence[torch.Tensor]) -> _Bound | None:
         """A session with these weights; None if they are to be read, since they may change without a trace."""
         threads = torch.get_num_threads()
@@ -272,7 +284,8 @@ class BoundRegion:
             session = self._opener(dict(zip(self._places, watch.kept, strict=True)))
             if watch.holds(weights):
                 watch.settle()
-                return _Bound(_Timed(session, watch) if watch.rotates else session, watch, threads)
+                timed = _Timed(session, watch) if watch.rotates else session
+                return _Bound(timed, watch, threads, tuple(map(id, weights)))
         return self._fail("its weights change while they are being packed")  # type: ignore[no-any-return]
 
     def _read_from_now_on(self, why: str) -> None:
@@ -298,9 +311,10 @@ class BoundRegion:
         """
         if self._forks != forks():
             return 0
-        dead = [key for key, bound in list(self._sets.items()) if bound.watch is not None and bound.watch.orphaned]
-        for key in dead:
+        dead = [(key, one) for key, one in list(self._sets.items()) if one.watch is not None and one.watch.orphaned]
+        for key, one in dead:
             self._sets.pop(key, None)
+            self._dropped.append(one.objects)
         return len(dead)
 
 
