@@ -40,10 +40,14 @@ _MOVES = frozenset(
     index_put constant_pad_nd tril triu split split_with_sizes chunk unbind _to_copy arange full new_full full_like
     zeros new_zeros
     zeros_like ones new_ones ones_like scalar_tensor empty logical_not logical_and logical_or logical_xor any all
-    count_nonzero movedim rot90 copy_ to lift empty_like new_empty as_strided
+    count_nonzero movedim rot90 copy_ to lift empty_like new_empty
     """.split()
 )
+#: Of what these are given they take the sizes.
+_UNREAD = frozenset(f"aten.{name}" for name in "full_like zeros_like ones_like empty_like new_full new_zeros".split())
 _DIVISIONS = frozenset({"aten.floor_divide", "aten.remainder", "aten.fmod"})
+#: Of those, the ones whose numbers may be new.
+_MADE = frozenset(f"aten.{name}" for name in "arange full new_full full_like index_put scatter".split())
 _CLASSES = frozenset({"aten.nll_loss_forward", "aten.nll_loss2d_forward"})
 #: ONNX Runtime's results of these are wrong beyond a number.
 _INEXACT_ONNXRUNTIME = {"aten.prod": 2**53, "aten.cumprod": 2**53, "aten.pow": 2**53}
@@ -123,12 +127,15 @@ class Conditions:
     def _place(self, held: dict[Node, Value], index: Node, least: Any, most: Any) -> None:
         if self._ranges.demand(index, least, most, "an index is out of range"):
             return
-        b = self._builder
-        value = b.cast(held.get(index, self._values[index]), torch.int64)
-        low, high = self._end(least), self._end(most)
+        value = self._builder.cast(held.get(index, self._values[index]), torch.int64)
+        held[index] = self._bounded(value, least, most)
+
+    def _bounded(self, value: Value, least: Any, most: Any) -> Value:
+        """Whole numbers that must lie between two ends, brought there."""
+        b, low, high = self._builder, self._end(least), self._end(most)
         b.require_within(value, low, high)
         bounded = b.op("Max", [value, b.tensor(low, torch.int64)], shape=value.shape, symbols=value.symbols)
-        held[index] = b.op("Min", [bounded, b.tensor(high, torch.int64)], shape=value.shape, symbols=value.symbols)
+        return b.op("Min", [bounded, b.tensor(high, torch.int64)], shape=value.shape, symbols=value.symbols)
 
     def _end(self, size: Any) -> int | Value:
         end = self._reckon(size)
@@ -174,8 +181,8 @@ class Conditions:
         value = b.cast(self._values[target], torch.int64)
         number, zero = b.tensor(int(ignored), torch.int64), b.constant(0, torch.int64)  # type: ignore[arg-type]
         left_out = b.op("Equal", [value, number], torch.bool)
-        good = b.where(left_out, zero, value, value.shape)
-        b.require_within(good, 0, self._end(count - 1))
+        good = self._bounded(b.where(left_out, zero, value, value.shape), 0, count - 1)
+        held[target] = b.where(left_out, value, good, value.shape)
 
     def _proved(self, node: Node, count: Any) -> bool:
         known = self._ranges.of(node)
@@ -212,6 +219,8 @@ class Conditions:
             self._cast(node, fake.dtype)
             return
         self._carry(name, node, value)
+        if name in _MOVES and name not in _MADE:
+            return  # what it is given was made sure of
         ends = limits(fake.dtype) if fake.dtype.itemsize < 4 else _BITS_32
         if name not in _EXACT and name not in _MOVES:
             ends = (max(ends[0], _BITS_24[0]), min(ends[1], _BITS_24[1]))
@@ -265,6 +274,8 @@ class Conditions:
             dtype = getattr(fake_value(node), "dtype", torch.float32)
             if is_whole(dtype) and dtype is not torch.bool:
                 return
+        if name in _UNREAD:
+            return
         for source in node.all_input_nodes:
             self.give(source)
 

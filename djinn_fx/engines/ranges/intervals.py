@@ -105,9 +105,13 @@ def maximum(given: Sequence[Interval], _: Sequence[int]) -> Interval:
 @_rule
 def quotient(given: Sequence[Interval], _: Sequence[int]) -> Interval:
     """``x / y``, rounded to a whole number in whichever direction; of a zero divisor nothing is said."""
-    size = absolute([given[0]], ())[1]
-    positive = given[0][0] >= 0 and given[1][0] >= 0
-    return (0 if positive else -size - 1), size
+    divisors = [one for one in given[1] if one] or [1]
+    if given[1][0] < 0 < given[1][1]:
+        divisors += [-1, 1]
+    elif 0 in given[1]:
+        divisors.append(1 if given[1][1] else -1)
+    ends = [one // divisor for one in given[0] for divisor in divisors]
+    return min(ends), max(ends) + (given[0][0] < 0 or given[1][0] < 0)
 
 
 @_rule

@@ -71,7 +71,7 @@ def _count(sizes: Sequence[Any], dims: Any = None) -> Any:
     amax amin median mode repeat_interleave movedim rot90 ceil floor round trunc positive
     topk#0 sort#0 max#0 min#0 cummax#0 cummin#0 kthvalue#0 median#0 mode#0 split#0 split#1 split_with_sizes#0
     split_with_sizes#1 chunk#0 chunk#1 unbind#0 unbind#1 unsafe_split#0 unsafe_split#1 view_copy expand_copy
-    aminmax#0 aminmax#1 as_strided pixel_shuffle channel_shuffle max_pool2d_with_indices#0 prims.view_of"""
+    aminmax#0 aminmax#1 pixel_shuffle channel_shuffle max_pool2d_with_indices#0 prims.view_of"""
 )
 def _same(n: Numbers, x: Any, *_: Any, **__: Any) -> int:
     return n.slot(x)
