@@ -24,6 +24,7 @@ class ReasonKind(str, Enum):
     ENGINE_CHOSEN = "engine-chosen"
     ENGINE_REFUSED = "engine-refused"
     FALLBACK = "fallback"
+    DECLINED = "declined"
     CACHE_HIT = "cache-hit"
     CACHE_MISS = "cache-miss"
     CACHE_UNUSABLE = "cache-unusable"

@@ -106,7 +106,8 @@ class Contest:
         """
         try:
             return attempt(args), True
-        except Declined:
+        except Declined as declined:
+            entrant.leave_to_eager(str(declined), self.label)
             return self._reference(args), True
         except EngineError as error:
             made = self._reference(args)
@@ -357,7 +358,7 @@ class Contest:
                 median_s=one.median_s,
                 answers=one.answers,
                 memory_bytes=one.memory_bytes,
-                reason=one.reason,
+                reason=one.reason or one.declined,
             )
             for one in self.entrants
         )

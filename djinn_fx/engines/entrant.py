@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.reasons import Reason
+from djinn_fx.reasons import Reason, ReasonKind
 
 
 class Standing(str, Enum):
@@ -36,6 +36,7 @@ class Entrant:
         standing: see :class:`Standing`.
         seconds: of its timed answers.
         reason: why it is out.
+        declined: how many calls it left to eager for their values, and why it did the latest; None if none.
     """
 
     def __init__(
@@ -53,6 +54,16 @@ class Entrant:
         self.seconds: list[float] = []
         self.answers = 0
         self.reason: Reason | None = None
+        self.declined: Reason | None = None
+        self._declined = 0
+
+    def leave_to_eager(self, why: str, label: str) -> None:
+        """Put down that it declined a call (``engines.base.Declined``)."""
+        self._declined += 1
+        calls = "a call was" if self._declined == 1 else f"{self._declined} calls were"
+        self.declined = Reason(
+            kind=ReasonKind.DECLINED, detail=f"{self.engine}: {calls} left to eager: {why}", node=label
+        )
 
     def use(self, run: RegionCallable) -> None:
         """Answer by this callable."""

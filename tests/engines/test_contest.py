@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from djinn_fx.engines import contest as contest_module
+from djinn_fx.engines.base import Declined
 from djinn_fx.engines.contest import MARGIN, MAX_ROUNDS, ROUNDS, Contest, ContestBySize
 from djinn_fx.engines.entrant import Entrant, Standing
 from djinn_fx.errors import EngineError
@@ -82,6 +83,64 @@ def make(clock: Clock, entrants: Sequence[Entrant], *, waits: bool = True, **oth
     reference = Plain(clock, 10.0)
     contest = Contest(label="layer", entrants=entrants, reference=reference, waits=waits, **others)
     return contest, reference
+
+
+class Choosy(Bound):
+    """An engine that declines odd numbers, fails at numbers above a hundred, and does not serve at all below zero."""
+
+    def attempt(self, args: list[Any]) -> Sequence[Any] | None:
+        if args[0] % 2:
+            raise Declined("an odd number")
+        if args[0] > 100:
+            raise EngineError("a large number")
+        return super().attempt(args)
+
+
+class Strict(Plain):
+    """The region's own ops, which raise for numbers above a thousand."""
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        if args[0] > 1000:
+            raise IndexError("out of range")
+        return super().__call__(args)
+
+
+class TestDeclined:
+    def test_a_declined_call_is_eagers_and_the_engine_stays(self, clock: Clock) -> None:
+        run = Choosy(clock, 1.0)
+        contest, reference = make(clock, [Entrant("a", run)])
+        call(contest, 4 * MAX_ROUNDS)
+        assert contest.decided
+        assert contest.engine == "a"
+        assert run.calls >= 2 * MAX_ROUNDS - 1
+        assert reference.calls == 2 * MAX_ROUNDS
+        (status,) = contest.status().entrants
+        assert status.standing is Standing.SERVING
+        assert status.reason is not None
+        assert status.reason.kind is ReasonKind.DECLINED
+
+    def test_an_engine_that_declines_every_call_is_as_slow_as_eager(self, clock: Clock) -> None:
+        run, other = Choosy(clock, 1.0), Plain(clock, 2.0)
+        contest, _ = make(clock, [Entrant("a", run), Entrant("b", other)])
+        for _ in range(4 * (ROUNDS + 1)):
+            assert list(contest([7])) == [8]
+        assert contest.decided
+        assert contest.engine == "b"
+
+    @pytest.mark.parametrize("calls", [0, 4 * MAX_ROUNDS], ids=["on trial", "serving"])
+    def test_a_call_that_eager_refuses_too_says_nothing_against_the_engine(self, clock: Clock, calls: int) -> None:
+        run = Choosy(clock, 1.0)
+        contest = Contest(label="layer", entrants=[Entrant("a", run)], reference=Strict(clock, 10.0), waits=True)
+        call(contest, calls)
+        for _ in range(5):
+            with pytest.raises(IndexError):
+                contest([2000])
+        assert contest.entrants[0].standing in (Standing.TRIAL, Standing.SERVING)
+        before = run.calls
+        call(contest, 4)
+        assert run.calls > before
+        assert list(contest([102])) == [103]  # eager can, so the engine is at fault
+        assert contest.entrants[0].standing is Standing.OUT
 
 
 class TestTrial:

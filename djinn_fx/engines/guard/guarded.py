@@ -184,13 +184,19 @@ class GuardedRegion:
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Run the region: by the engine if it is trusted and takes these arguments, else eagerly. Empties the list."""
-        results = self._served(self._run, args)
+        try:
+            results = self._served(self._run, args)
+        except Declined:
+            results = None
         return self._reference(args) if results is None else results
 
     def attempt(self, args: list[Any]) -> Sequence[Any] | None:
         """Run, if the engine serves these arguments as it stands; else None, the arguments as they were.
 
         On a call that is compared they are eager's unless the engine's were right and nothing was written.
+
+        Raises:
+            Declined: as the engine does.
         """
         return self._served(self._attempt or self._run, args)
 
@@ -264,8 +270,6 @@ class GuardedRegion:
         given = len(args)
         try:
             results: Sequence[Any] | None = run(args)
-        except Declined:
-            return self._reference(args)
         except EngineError as error:
             if len(args) != given:
                 self._drop(ReasonKind.FALLBACK, str(error))
