@@ -5,6 +5,8 @@ Where OpenVINO has an operator that ONNX lacks, the converter writes one of the 
     ScaledDotProductAttention(query, key, value[, mask[, scale]]), attribute causal
         query [B, H, L, E], key [B, H, S, E], value [B, H, S, V] → [B, H, L, V]; mask is boolean (True: attend) or is
         added; scale is a 0-d number. → ``opset13.scaled_dot_product_attention``
+    Rounded(x), attribute half: 1 for float16, 0 for bfloat16
+        float32 rounded to that type, which OpenVINO leaves out of a plain conversion.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from djinn_fx.engines.openvino_exact import rounded
 from djinn_fx.engines.optional import optional
 
 openvino = optional("openvino")
@@ -26,10 +29,14 @@ DOMAIN = "djinn"
 def core() -> Any:
     """The process's OpenVINO."""
     made = openvino.Core()
-    made.add_extension(
-        optional("openvino.frontend.onnx").ConversionExtension("ScaledDotProductAttention", DOMAIN, _attention)
-    )
+    extension = optional("openvino.frontend.onnx").ConversionExtension
+    made.add_extension(extension("ScaledDotProductAttention", DOMAIN, _attention))
+    made.add_extension(extension("Rounded", DOMAIN, _rounded))
     return made
+
+
+def _rounded(node: Any) -> list[Any]:
+    return [rounded(node.get_input(0), "f16" if node.get_attribute("half", 1) else "bf16")]
 
 
 def _attention(node: Any) -> list[Any]:

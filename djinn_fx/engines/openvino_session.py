@@ -20,6 +20,7 @@ from djinn_fx.engines.feeding import Feeder, plain
 from djinn_fx.engines.onnx.signature import Fed, Signature
 from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx_session import Finisher, give_back, packed_bytes
+from djinn_fx.engines.openvino_exact import keep_exact
 from djinn_fx.engines.openvino_extensions import core
 from djinn_fx.engines.openvino_integers import is_narrow
 from djinn_fx.engines.optional import optional
@@ -104,6 +105,7 @@ class OpenVinoSession:
             self.memory_bytes = packed_bytes(proto.graph, named)
             graph = core().read_model(proto.SerializeToString())
             _bind(graph, named)
+            keep_exact(graph)
             self._compiled = core().compile_model(graph, "CPU", settings(threads, precision))
         except Exception as error:
             raise EngineError(f"openvino: cannot open {label}: {useful_line(error)}") from error

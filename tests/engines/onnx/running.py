@@ -50,10 +50,13 @@ def opened(model: bytes, flavour: str) -> Callable[[Sequence[str], Sequence[torc
             return [_torch_of(one) for one in found]
 
         return run
+    from djinn_fx.engines.openvino_exact import keep_exact
     from djinn_fx.engines.openvino_extensions import core
 
     how = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    compiled = core().compile_model(core().read_model(model), "CPU", how)
+    graph = core().read_model(model)
+    keep_exact(graph)
+    compiled = core().compile_model(graph, "CPU", how)
 
     def infer(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         found = compiled({name: one.detach().numpy() for name, one in zip(names, tensors, strict=True)})

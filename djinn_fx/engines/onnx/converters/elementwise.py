@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from djinn_fx.engines.onnx.graph import GraphBuilder, Number, Refused, Tensorlike, Value
+from djinn_fx.engines.onnx.graph import DJINN, GraphBuilder, Number, Refused, Tensorlike, Value
 from djinn_fx.engines.onnx.kernels import arithmetic, broadcast, compare, negate, select, wide
 from djinn_fx.engines.onnx.registry import converts, promoted, result_dtype
 
@@ -342,7 +342,11 @@ def same(b: GraphBuilder, node: Node, x: Value, *_: Any, **__: Any) -> Value:
 
 @converts("aten._to_copy.default", "aten.to.dtype", "prims.convert_element_type.default")
 def to_copy(b: GraphBuilder, node: Node, x: Value, *_: Any, **__: Any) -> Value:
-    return b.cast(x, result_dtype(node))
+    dtype = result_dtype(node)
+    if b.flavour == "openvino" and dtype in (torch.float16, torch.bfloat16) and x.dtype is not dtype:
+        # Who rounds to a half wants it rounded; OpenVINO leaves a plain conversion out, as it computes in float32.
+        return b.op("Rounded", [b.cast(x, torch.float32)], dtype, domain=DJINN, half=int(dtype is torch.float16))
+    return b.cast(x, dtype)
 
 
 @converts("aten.copy.default")

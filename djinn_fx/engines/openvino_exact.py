@@ -1,0 +1,131 @@
+"""What OpenVINO rewrites so that numbers come out otherwise than torch's, and how it is told not to.
+
+Its passes look at marks on nodes ("runtime info"), of which there is no public list; each of these was tried with
+OpenVINO 2026.4 on the CPU, and tests see to it that they still work:
+
+- A quotient becomes a product with the reciprocal, which is infinite or 0 where the divisor is near the ends of float32.
+- Two sums or products with constants become one, as if float32 had no ends: ``x * 1e-30 * 1e30``.
+- A rounding to a half type and back is dropped, as halves are computed in float32. Of this one the mark cannot be set
+  from Python, only read from a model in OpenVINO's own form: so the node is taken out of such a model.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from djinn_fx.engines.optional import optional
+
+openvino = optional("openvino")
+opset13 = optional("openvino.opset13")
+
+_KEEP_DIVISION = "nonconvertable_divide_0"
+_KEEP_CONSTANT = "DisableConstantFolding_0"
+_LINEAR = ("Add", "Subtract", "Multiply", "Divide")
+#: Factors between these ends, and all they make with each other, do not leave float32.
+_LEAST, _MOST = 1e-12, 1e12
+
+_ROUNDING = """<?xml version="1.0"?><net name="rounding" version="11"><layers>
+<layer id="0" name="from" type="Parameter" version="opset1"><data shape="" element_type="f32"/>
+<output><port id="0" precision="FP32"/></output></layer>
+<layer id="1" name="rounded" type="Convert" version="opset1"><data destination_type="{kind}"/>
+<rt_info><attribute name="DisablePrecisionConversion" version="0" value="{kind}:f32"/></rt_info>
+<input><port id="0" precision="FP32"/></input><output><port id="1" precision="{port}"/></output></layer>
+<layer id="2" name="to" type="Result" version="opset1"><input><port id="0" precision="{port}"/></input></layer>
+</layers><edges><edge from-layer="0" from-port="0" to-layer="1" to-port="0"/>
+<edge from-layer="1" from-port="1" to-layer="2" to-port="0"/></edges></net>"""
+
+
+def keep_exact(graph: Any) -> None:
+    """Mark what OpenVINO must not rewrite in a model that is about to be compiled."""
+    for node in graph.get_ordered_ops():
+        kind = node.get_type_name()
+        if kind not in _LINEAR or not _is_real(node):
+            continue
+        if kind == "Divide" and not _is_harmless_division(node):
+            node.get_rt_info()[_KEEP_DIVISION] = 1
+        if _follows_constant(node):
+            _hide_constant(node)
+
+
+def rounded(value: Any, kind: str) -> Any:
+    """A float32 output rounded to ``"f16"`` or ``"bf16"``, for certain.
+
+    Args:
+        value: an output of a node.
+        kind: OpenVINO's name of the type.
+
+    Returns:
+        The output of that type.
+    """
+    text = _ROUNDING.format(kind=kind, port={"f16": "FP16", "bf16": "BF16"}[kind])
+    model = _reader().read_model(text.encode())
+    node = next(one for one in model.get_ops() if one.get_friendly_name() == "rounded")
+    node.input(0).replace_source_output(value)
+    node.validate_and_infer_types()
+    node.set_friendly_name(f"{value.get_node().get_friendly_name()}/rounded/{kind}")
+    return node.output(0)
+
+
+@functools.cache
+def _reader() -> Any:
+    return openvino.Core()
+
+
+def _is_real(node: Any) -> bool:
+    return bool(node.get_output_element_type(0).is_real())
+
+
+def _constant(node: Any, place: int) -> Any:
+    """The numbers of an operand that is a constant, of large ones None; None of what is no constant."""
+    source = node.input_value(place).get_node()
+    if source.get_type_name() != "Constant":
+        return None
+    return source.get_data() if np.prod(source.get_output_shape(0)) <= 4096 else None
+
+
+def _is_harmless_division(node: Any) -> bool:
+    """Of one by something, which is as exact; or by numbers whose reciprocals are far from the ends."""
+    above, below = _constant(node, 0), _constant(node, 1)
+    if above is not None and bool(np.all(above == 1)):
+        return True
+    size = None if below is None else np.abs(below.astype(np.float64))
+    return size is not None and bool(np.all((size > _LEAST) & (size < _MOST)))
+
+
+def _holds_constant(node: Any) -> bool:
+    return any(node.input_value(place).get_node().get_type_name() == "Constant" for place in (0, 1))
+
+
+def _follows_constant(node: Any) -> bool:
+    """Whether both it and the one before it have a constant operand, and doing them as one may differ."""
+    places = [place for place in (0, 1) if node.input_value(place).get_node().get_type_name() == "Constant"]
+    if len(places) != 1:
+        return False
+    before = node.input_value(1 - places[0]).get_node()
+    if before.get_type_name() not in _LINEAR or not _holds_constant(before):
+        return False
+    factors = all(one.get_type_name() in ("Multiply", "Divide") for one in (node, before))
+    return not (factors and _is_middling(node) and _is_middling(before))
+
+
+def _is_middling(node: Any) -> bool:
+    for place in (0, 1):
+        found = _constant(node, place)
+        if found is not None:
+            size = np.abs(found.astype(np.float64))
+            return bool(np.all((size > _LEAST) & (size < _MOST)))
+    return False
+
+
+def _hide_constant(node: Any) -> None:
+    """Put a node between the constant and its reader that is not computed before the call."""
+    for place in (0, 1):
+        numbers = _constant(node, place)
+        if numbers is not None:
+            same = opset13.squeeze(opset13.constant(numbers[None]), np.array([0]))
+            same.get_rt_info()[_KEEP_CONSTANT] = 1
+            node.input(place).replace_source_output(same.output(0))
+            return
