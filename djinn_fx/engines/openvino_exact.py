@@ -3,7 +3,7 @@
 Its passes look at marks on nodes ("runtime info"), of which there is no public list; each of these was tried with
 OpenVINO 2026.4 on the CPU, and tests see to it that they still work:
 
-- A quotient becomes a product with the reciprocal, which is infinite or 0 where the divisor is near the ends of float32.
+- A quotient becomes a product with the reciprocal, which is infinite or 0 for divisors near the ends of float32.
 - Two sums or products with constants become one, as if float32 had no ends: ``x * 1e-30 * 1e30``.
 - A rounding to a half type and back is dropped, as halves are computed in float32. Of this one the mark cannot be set
   from Python, only read from a model in OpenVINO's own form: so the node is taken out of such a model.

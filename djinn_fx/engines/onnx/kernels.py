@@ -94,7 +94,16 @@ def select(b: GraphBuilder, condition: Value, yes: Value, no: Value) -> Value:
         left = b.op("And", [negate(b, condition), no], torch.bool, broadcast(condition, no))
         return b.op("Or", [taken, left], shape=shape)
     inner = wide(b, yes.dtype, exact=True)
-    return b.cast(b.op("Where", [condition, b.cast(yes, inner), b.cast(no, inner)], inner, shape), yes.dtype)
+    return b.cast(chosen(b, condition, b.cast(yes, inner), b.cast(no, inner), shape), yes.dtype)
+
+
+def chosen(b: GraphBuilder, condition: Value, yes: Value, no: Value, shape: Sequence[int | None]) -> Value:
+    """``Where``. ONNX Runtime's makes -0 to 0 in its second operand: a constant goes there, if there is one."""
+    if b.flavour == "onnxruntime" and yes.is_float and b.array_of(yes) is None and b.array_of(no) is not None:
+        # Not by Not, which its optimizer takes away again.
+        condition = b.op("Xor", [condition, b.constant(True, torch.bool)])
+        yes, no = no, yes
+    return b.op("Where", [condition, yes, no], yes.dtype, shape)
 
 
 def unary(b: GraphBuilder, kind: str, value: Value, dtype: torch.dtype, **attributes: Any) -> Value:
@@ -102,6 +111,28 @@ def unary(b: GraphBuilder, kind: str, value: Value, dtype: torch.dtype, **attrib
     inner = wide(b, dtype)
     rounded = b.cast(b.cast(value, dtype), inner)
     return b.cast(b.op(kind, [rounded], **attributes), dtype)
+
+
+def raised(b: GraphBuilder, value: Value) -> Value:
+    """The exponential of float32 or float64.
+
+    OpenVINO's of NaN is infinity, and it is infinite from 88.4 on and 0 below -87.3: of half the number it is neither.
+    """
+    if b.flavour != "openvino":
+        return b.op("Exp", [value])
+    root = b.op("Exp", [b.op("Mul", [value, b.constant(0.5, value.dtype)])])
+    return select(b, b.op("IsNaN", [value], torch.bool), value, b.op("Mul", [root, root]))
+
+
+def raised_less_one(b: GraphBuilder, value: Value) -> Value:
+    """``exp(x) - 1``; near zero ``tanh(x / 2) * (exp(x) + 1)``, which keeps every digit and the sign of zero."""
+    power, one, half = raised(b, value), b.constant(1.0, value.dtype), b.constant(0.5, value.dtype)
+    size = b.op("Abs", [value])
+    small = b.op("Mul", [b.op("Tanh", [b.op("Mul", [value, half])]), b.op("Add", [power, one])])
+    # Very near it is x: tanh and OpenVINO's products with constants lose the sign of zero, and denormals.
+    away = b.op("LessOrEqual", [b.constant(1e-6, value.dtype), size], torch.bool)
+    far = b.op("LessOrEqual", [half, size], torch.bool)
+    return b.where(far, b.op("Sub", [power, one]), b.where(away, small, value))
 
 
 def is_size(value: Any) -> bool:

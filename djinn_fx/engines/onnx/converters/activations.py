@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.converters.elementwise import clamp
 from djinn_fx.engines.onnx.graph import MICROSOFT, GraphBuilder, Number, Refused, Value
-from djinn_fx.engines.onnx.kernels import arithmetic, compare, select, unary, wide
+from djinn_fx.engines.onnx.kernels import arithmetic, compare, raised, raised_less_one, select, unary, wide
 from djinn_fx.engines.onnx.registry import converts, result_dtype
 
 
@@ -27,7 +27,6 @@ for _name, _kind in (
     ("reciprocal", "Reciprocal"),
     ("sigmoid", "Sigmoid"),
     ("tanh", "Tanh"),
-    ("erf", "Erf"),
     ("sin", "Sin"),
     ("cos", "Cos"),
 ):
@@ -38,9 +37,18 @@ for _name, _kind in (
 def exponential(b: GraphBuilder, node: Node, x: Value) -> Value:
     dtype = result_dtype(node)
     value = b.cast(b.cast(x, dtype), wide(b, dtype))
-    result = b.op("Exp", [value])
-    if b.flavour == "openvino":  # whose exponential of NaN is infinity
-        result = select(b, b.op("IsNaN", [value], torch.bool), value, result)
+    return b.cast(raised(b, value), dtype)
+
+
+@converts("aten.erf.default")
+def error_function(b: GraphBuilder, node: Node, x: Value) -> Value:
+    dtype = result_dtype(node)
+    value = b.cast(b.cast(x, dtype), wide(b, dtype))
+    result = b.op("Erf", [value])
+    if b.flavour == "openvino":  # whose function of small numbers is 0
+        line = b.op("Mul", [value, b.constant(2 / math.sqrt(math.pi), value.dtype)])
+        far = b.op("Less", [b.constant(1e-4, value.dtype), b.op("Abs", [value])], torch.bool)
+        result = select(b, far, result, line)
     return b.cast(result, dtype)
 
 
@@ -101,15 +109,16 @@ def leaky_relu(b: GraphBuilder, node: Node, x: Value, negative_slope: Number = 0
 
 @converts("aten.elu.default")
 def elu(b: GraphBuilder, node: Node, x: Value, alpha: Number = 1, scale: Number = 1, input_scale: Number = 1) -> Value:
-    if x.dtype is torch.float64:
-        raise Refused("Elu's attribute is float32")
     inner = wide(b, x.dtype)
     value = b.cast(x, inner)
     # x where it is positive, else alpha * (exp(input_scale * x) - 1), and all of it scaled.
     negative = value if input_scale == 1 else b.op("Mul", [value, b.constant(input_scale, inner)])
-    curve = b.op("Elu", [negative], alpha=float(alpha))
-    positive = compare(b, "Greater", value, b.constant(0.0, inner))
-    result = curve if input_scale == 1 else select(b, positive, value, curve)
+    # Not by ONNX's Elu, which subtracts 1 from the exponential and so loses small numbers' digits.
+    curve = raised_less_one(b, negative)
+    if alpha != 1:
+        curve = b.op("Mul", [curve, b.constant(alpha, inner)])
+    below = compare(b, "Less", value, b.constant(0.0, inner))
+    result = select(b, below, curve, value)
     return b.cast(result if scale == 1 else b.op("Mul", [result, b.constant(scale, inner)]), x.dtype)
 
 

@@ -25,6 +25,7 @@ from djinn_fx.engines.onnx.converters.parts import (
 )
 from djinn_fx.engines.onnx.converters.unary import negative
 from djinn_fx.engines.onnx.graph import GraphBuilder, Tensorlike, Value
+from djinn_fx.engines.onnx.needs import calm, needs
 from djinn_fx.engines.onnx.registry import Refused, converts, result_dtype
 
 
@@ -117,6 +118,7 @@ def _lerp(b: GraphBuilder, node: Node, start: Value, end: Value, weight: Tensorl
 
 
 @converts("aten._cdist_forward.default")
+@needs(calm)
 def _cdist(b: GraphBuilder, node: Node, x: Value, y: Value, p: float, mode: int | None = None) -> Value:
     """Distances of all pairs, by differences: torch's own way through a product is less exact."""
     first, second = operands(b, node, x, y)
@@ -151,6 +153,7 @@ def norm(b: GraphBuilder, x: Value, dims: list[int], order: float, keep: bool) -
 
 
 @converts("aten._trilinear.default")
+@needs(calm)
 def _trilinear(
     b: GraphBuilder,
     node: Node,

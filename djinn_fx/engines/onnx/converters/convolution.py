@@ -11,6 +11,7 @@ from torch.fx import Node
 from djinn_fx.engines.onnx.converters.pooling import averaged, batched, spread, surplus, unbatched
 from djinn_fx.engines.onnx.converters.reduce_basic import reduce
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
+from djinn_fx.engines.onnx.needs import calm
 from djinn_fx.engines.onnx.registry import converts, fake
 
 
@@ -54,6 +55,7 @@ def convolution(
     count = weight.rank - 2
     batched = x.rank == weight.rank
     value = b.cast(x if batched else b.unsqueeze(x, [0]), inner)
+    calm(b, weight)  # what is padded with zeros is left out of the sum, also where a weight is NaN
     inputs = [value, b.cast(weight, inner), None if bias is None else b.cast(bias, inner)]
     pads = _numbers(padding, count)
     if any(pad < 0 for pad in pads):
@@ -93,6 +95,7 @@ def max_pool2d(
     kernel = spread(kernel_size, 2, ())
     steps, around, apart = spread(stride, 2, kernel), spread(padding, 2, ()), spread(dilation, 2, ())
     value = batched(b, b.cast(x, _inner(x.dtype)), 2)
+    calm(b, value)  # a NaN is passed over, and the least is the lowest finite number
     shape = [*value.shape[:2], *result_shape(node)[-2:]]
     with_places = "indices" in str(node.target)
     result = fake(node)[0] if with_places else fake(node)

@@ -72,7 +72,7 @@ def div_mode(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike, rounding
 def truncated(b: GraphBuilder, value: Value) -> Value:
     """Rounded towards zero, the sign of zero kept; ONNX has no such operator."""
     down, up = b.op("Floor", [value]), b.op("Ceil", [value])
-    return b.where(b.op("Less", [value, b.constant(0.0, value.dtype)], torch.bool, value.shape), up, down)
+    return b.where(b.op("Less", [b.constant(0.0, value.dtype), value], torch.bool, value.shape), down, up)
 
 
 @converts("aten.floor_divide.default", "aten.floor_divide.Scalar")

@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.kernels import wide
+from djinn_fx.engines.onnx.needs import calm
 from djinn_fx.engines.onnx.registry import converts
 from djinn_fx.srg.lower import target_name
 
@@ -45,6 +46,7 @@ def layer_norm(
     inner = wide(b, x.dtype)
     value = b.cast(x, inner)
     native = "native" in str(node.target)
+    calm(b, value)  # torch's way to the variance has other ends
     if (native and (reads(node, 1) or reads(node, 2))) or inner is torch.float64:
         return _layer_norm_parts(b, value, len(shape), weight, bias, eps, x.dtype, native)
     scale = b.cast(weight, inner) if weight is not None else b.expand(b.constant(1.0, inner), _known(shape))
@@ -132,6 +134,7 @@ def group_norm(
         raise Refused("the mean or the deviation of the groups is read")
     inner = wide(b, x.dtype)
     value = b.cast(x, inner)
+    calm(b, value, weight)
     parts = b.op("Reshape", [value, b.ints([0, groups, -1])], None, (x.shape[0], groups, None), symbols=(None,) * 3)
     axes = b.ints([2])
     kept = (x.shape[0], groups, 1)
@@ -157,6 +160,7 @@ def _batch_norm(
         raise Refused("the number of channels differs from call to call, or there are none")
     scale = b.cast(weight, inner) if weight is not None else b.expand(b.constant(1.0, inner), [channels])
     shift = b.cast(bias, inner) if bias is not None else b.expand(b.constant(0.0, inner), [channels])
+    calm(b, scale, mean)
     inputs = [b.cast(x, inner), scale, shift, b.cast(mean, inner), b.cast(var, inner)]
     return b.cast(b.op("BatchNormalization", inputs, epsilon=float(eps)), x.dtype)
 
@@ -190,6 +194,8 @@ def batch_norm_modes(
     eps: float,
     *_: Any,
 ) -> Any:
+    if training:
+        calm(b, x, weight)
     if training or mean is None or var is None:
         raise Refused("batch statistics in training")
     result = _batch_norm(b, x, weight, bias, mean, var, eps)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Sizes, Tensorlike, Value
+from djinn_fx.engines.onnx.kernels import chosen, raised
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -101,13 +102,12 @@ def select(b: GraphBuilder, condition: Value, yes: Tensorlike, no: Tensorlike) -
     first, second = b.tensor(yes, own), b.tensor(no, own)
     if own is torch.bool:  # of which onnxruntime has no Where
         return either(b, both(b, condition, first), both(b, unary(b, "Not", condition), second))
-    return b.op("Where", [condition, first, second], own, joint(condition.shape, first.shape, second.shape))
+    return chosen(b, condition, first, second, joint(condition.shape, first.shape, second.shape))
 
 
 def exp(b: GraphBuilder, x: Value) -> Value:
-    """The exponential; NaN stays NaN."""
-    made = unary(b, "Exp", x)
-    return select(b, isnan(b, x), x, made) if b.flavour == "openvino" else made
+    """The exponential; NaN stays NaN, and the ends of the type are where they are."""
+    return raised(b, x)
 
 
 def truth(b: GraphBuilder, x: Value) -> Value:

@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.converters.parts import binary
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
+from djinn_fx.engines.onnx.needs import calm
 from djinn_fx.engines.onnx.registry import Refused, converts, fake
 
 
@@ -68,6 +69,7 @@ def _max_pool3d(
     result = fake(node)[0]
     more = surplus(x, result, kernel, steps, around, apart) if ceil_mode else [0] * 3
     value = batched(b, x, 3)
+    calm(b, value)
     shape = [*value.shape[:2], *(size if isinstance(size, int) else None for size in result.shape[-3:])]
     pads = [*around, *(one + two for one, two in zip(around, more, strict=True))]
     made = b.op("MaxPool", [value], None, shape, kernel_shape=kernel, strides=steps, pads=pads, dilations=apart)
@@ -150,6 +152,7 @@ def _adaptive_average(b: GraphBuilder, node: Node, x: Value, output_size: list[i
 def _adaptive_max(b: GraphBuilder, node: Node, x: Value, output_size: list[int]) -> tuple[Value | None, ...]:
     windows = _even(x, output_size)
     dims, value = len(windows), batched(b, x, len(windows))
+    calm(b, value)
     made = b.op("MaxPool", [value], None, [*value.shape[:2], *output_size], kernel_shape=windows, strides=windows)
     return unbatched(b, made, dims, x.rank), None
 

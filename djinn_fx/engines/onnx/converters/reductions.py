@@ -28,6 +28,7 @@ from djinn_fx.engines.onnx.converters.parts import (
     wide,
 )
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
+from djinn_fx.engines.onnx.needs import calm
 from djinn_fx.engines.onnx.registry import Refused, converts, fake, result_dtype
 
 
@@ -131,6 +132,7 @@ def _variance(
     name, results = str(node.target), fake(node)
     dtype = (results[0] if isinstance(results, (tuple, list)) else results).dtype
     value = b.cast(x, wide(dtype))
+    calm(b, value)
     mean = reduce(b, "ReduceMean", value, over, True) if over else value
     away = binary(b, "Sub", value, mean)
     total = binary(b, "Mul", away, away)

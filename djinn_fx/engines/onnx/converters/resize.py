@@ -9,6 +9,7 @@ import torch
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
+from djinn_fx.engines.onnx.needs import calm, within
 from djinn_fx.engines.onnx.registry import Refused, converts, fake
 
 _DIMS = {"1d": 1, "2d": 2, "3d": 3}
@@ -86,6 +87,9 @@ def _grid_sample(
     if "3d" in str(node.target) and b.flavour == "openvino":
         raise Refused("of three dimensions")
     shape = (*x.shape[:2], *grid.shape[1:-1])
+    calm(b, x)
+    # The runtimes read elsewhere in memory for what is not even an integer.
+    grid = within(b, grid, -1e4, 1e4)
     return b.op(
         "GridSample", [x, grid], None, shape, mode=mode, padding_mode=("zeros", "border", "reflection")[padding],
         align_corners=int(align_corners),

@@ -8,8 +8,21 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from djinn_fx.engines.onnx.converters.parts import binary, both, either, equal, exp, isnan, less, select, unary, wide
+from djinn_fx.engines.onnx.converters.parts import (
+    at_most,
+    binary,
+    both,
+    either,
+    equal,
+    isnan,
+    less,
+    select,
+    unary,
+    wide,
+)
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
+from djinn_fx.engines.onnx.kernels import raised_less_one
+from djinn_fx.engines.onnx.needs import within
 from djinn_fx.engines.onnx.registry import Refused, converts, result_dtype
 
 
@@ -26,8 +39,7 @@ def computed(b: GraphBuilder, node: Node, x: Value) -> Value:
 
 
 _FUNCTIONS = {
-    "tan": "Tan", "asin": "Asin", "acos": "Acos", "atan": "Atan", "sinh": "Sinh", "cosh": "Cosh", "asinh": "Asinh",
-    "acosh": "Acosh", "atanh": "Atanh",
+    "tan": "Tan", "asin": "Asin", "acos": "Acos", "atan": "Atan", "asinh": "Asinh", "acosh": "Acosh", "atanh": "Atanh",
 }  # fmt: skip
 
 
@@ -40,6 +52,15 @@ def _function(kind: str) -> Any:
 
 for _name, _kind in _FUNCTIONS.items():
     converts(f"aten.{_name}.default")(_function(_kind))
+
+
+@converts("aten.sinh.default", "aten.cosh.default")
+def _hyperbolic(b: GraphBuilder, node: Node, x: Value) -> Value:
+    """Where torch's kernels leave float32 depends on the kernel; there they answer themselves."""
+    value = computed(b, node, x)
+    value = within(b, value, -87.0, 87.0)
+    kind = "Sinh" if "sinh" in str(node.target) else "Cosh"
+    return b.cast(unary(b, kind, value), result_dtype(node))
 
 
 @converts("aten.exp2.default")
@@ -60,22 +81,18 @@ def _log(b: GraphBuilder, node: Node, x: Value) -> Value:
 def _log1p(b: GraphBuilder, node: Node, x: Value) -> Value:
     """Near zero ``2 * atanh(x / (2 + x))``, which keeps every digit; elsewhere ``log(1 + x)``."""
     value = computed(b, node, x)
-    near = less(b, unary(b, "Abs", value), 0.5)
-    held = select(b, near, value, 0.0)
+    size = unary(b, "Abs", value)
+    held = select(b, less(b, size, 0.5), value, 0.0)
     ratio = binary(b, "Div", held, binary(b, "Add", held, 2.0))
     small = binary(b, "Mul", unary(b, "Atanh", ratio), 2.0)
     large = unary(b, "Log", binary(b, "Add", value, 1.0))
-    return b.cast(select(b, near, select(b, equal(b, value, 0.0), value, small), large), result_dtype(node))
+    close = select(b, at_most(b, 1e-30, size), small, value)
+    return b.cast(select(b, at_most(b, 0.5, size), large, close), result_dtype(node))
 
 
 @converts("aten.expm1.default")
 def _expm1(b: GraphBuilder, node: Node, x: Value) -> Value:
-    """Near zero ``tanh(x / 2) * (exp(x) + 1)``, which keeps every digit; elsewhere ``exp(x) - 1``."""
-    value = computed(b, node, x)
-    raised = exp(b, value)
-    near = less(b, unary(b, "Abs", value), 0.5)
-    small = binary(b, "Mul", unary(b, "Tanh", binary(b, "Mul", value, 0.5)), binary(b, "Add", raised, 1.0))
-    return b.cast(select(b, near, small, binary(b, "Sub", raised, 1.0)), result_dtype(node))
+    return b.cast(raised_less_one(b, computed(b, node, x)), result_dtype(node))
 
 
 @converts("aten.sinc.default")
@@ -99,7 +116,7 @@ def _rounded(b: GraphBuilder, node: Node, x: Value) -> Value:
 
 def truncated(b: GraphBuilder, x: Value) -> Value:
     """Rounded towards zero; the sign of zero stays."""
-    return select(b, less(b, x, 0.0), unary(b, "Ceil", x), unary(b, "Floor", x))
+    return select(b, less(b, 0.0, x), unary(b, "Floor", x), unary(b, "Ceil", x))
 
 
 @converts("aten.trunc.default", "aten.fix.default")

@@ -1,0 +1,92 @@
+"""What an operator needs of its floating-point numbers so that the runtime computes what torch does.
+
+A converter that knows no cheap form which is right for all numbers requires here that they are such as it is right
+for (``GraphBuilder.require``). One pass over a tensor is enough for most: its sum of squares is a finite number only if
+none of the elements is NaN, infinite, or so large that sums and squares of it leave the type.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from djinn_fx.engines.onnx.graph import GraphBuilder, Value
+
+#: Sums of squares up to this are finite, and so are sums of as many products.
+_MOST = 3e38
+#: Beside a number outside of these, the runtimes' quotients and remainders lose digits, or leave the type.
+ORDINARY = (1e-30, 1e30)
+
+Converter = Callable[..., Any]
+
+
+def calm(b: GraphBuilder, *values: Value | None) -> None:
+    """Require that no element is NaN, infinite or huge: the sum of the squares of each tensor stays finite."""
+    for value in values:
+        if value is None or not _varies(b, value):
+            continue
+        number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
+        # OpenVINO's reader takes the sum of squares apart into two passes, the norm not.
+        kind = "ReduceL2" if b.flavour == "openvino" else "ReduceSumSquare"
+        total = b.op(kind, [number], None, (), keepdims=0) if number.rank else b.op("Abs", [number])
+        b.require(b.op("Less", [total, b.constant(_MOST, number.dtype)], torch.bool, ()))
+
+
+def within(b: GraphBuilder, value: Value, least: float, most: float) -> Value:
+    """Require that each element lies between two numbers, both included; NaN does not.
+
+    Returns:
+        The value with another number, between these, in place of what lies outside.
+    """
+    if not _varies(b, value):
+        return value
+    low, high = b.constant(least, value.dtype), b.constant(most, value.dtype)
+    above = b.op("LessOrEqual", [low, value], torch.bool, value.shape)
+    below = b.op("LessOrEqual", [value, high], torch.bool, value.shape)
+    inside = b.op("And", [above, below], torch.bool, value.shape)
+    b.require(inside)
+    return b.where(inside, value, low)
+
+
+def ordinary(b: GraphBuilder, *values: Value | None, least: float = ORDINARY[0], most: float = ORDINARY[1]) -> None:
+    """Require that the size of each element is 0 or lies between two numbers."""
+    for value in values:
+        if value is None or not _varies(b, value):
+            continue
+        number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
+        size = b.op("Abs", [number])
+        low, high, zero = (b.constant(one, number.dtype) for one in (least, most, 0.0))
+        above = b.op("LessOrEqual", [low, size], torch.bool)
+        above = b.op("Or", [above, b.op("Equal", [size, zero], torch.bool)], torch.bool)
+        b.require(b.op("And", [above, b.op("LessOrEqual", [size, high], torch.bool)], torch.bool))
+
+
+def needs(require: Callable[..., None]) -> Callable[[Converter], Converter]:
+    """A converter that first requires something of all floating-point tensors among its arguments."""
+
+    def wrap(convert: Converter) -> Converter:
+        @functools.wraps(convert)
+        def careful(b: GraphBuilder, node: Any, *args: Any, **kwargs: Any) -> Any:
+            require(b, *_floats((*args, *kwargs.values())))
+            return convert(b, node, *args, **kwargs)
+
+        return careful
+
+    return wrap
+
+
+def _floats(given: Iterable[Any]) -> list[Value]:
+    found: list[Value] = []
+    for one in given:
+        if isinstance(one, Value) and one.is_float:
+            found.append(one)
+        elif isinstance(one, (list, tuple)):
+            found += _floats(one)
+    return found
+
+
+def _varies(b: GraphBuilder, value: Value) -> bool:
+    return value.is_float and b.array_of(value) is None and 0 not in value.shape
