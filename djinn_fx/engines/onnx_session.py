@@ -33,6 +33,14 @@ class Finisher:
         self._order = whole if len(whole) == len(signature.results) else None
         self._as_they_are = self._order == list(range(signature.outputs))
 
+    def check(self, outputs: Sequence[Any]) -> None:
+        """Whether the outputs are what torch would compute.
+
+        Raises:
+            Declined: they are not.
+        """
+        self._signature.check(outputs)
+
     def results(self, outputs: list[torch.Tensor], args: Sequence[Any], written: bool = False) -> list[Any]:
         """Write what the region writes, unless that was done already, and give the results in order.
 

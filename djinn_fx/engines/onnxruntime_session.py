@@ -97,7 +97,7 @@ class OrtSession:
         named = {one.name: plain(weights[one.place]) for one in signature.fed if one.place in weights}
         try:
             proto = onnx.ModelProto.FromString(model)
-            shared = write_in_place(proto.graph, signature) if signature.flag is None else {}
+            shared = write_in_place(proto.graph, signature) if signature.writes_first else {}
             self.memory_bytes = _bind(proto.graph, named, options)
             providers = ["CPUExecutionProvider"]
             self._session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=providers)
@@ -136,6 +136,7 @@ class OrtSession:
         except Exception as error:
             raise EngineError(f"onnxruntime: {self._label}: {useful_line(error)}") from error
         if written and self._in_place is not None:
+            self._finisher.check(found)
             self._in_place.finish(args, found)
         return self._finisher.results(found, args, written)
 

@@ -101,7 +101,7 @@ class OpenVinoSession:
         fed = [one for one in signature.fed if one.place not in weights]
         try:
             proto = onnx.ModelProto.FromString(model)
-            shared = write_in_place(proto.graph, signature) if signature.flag is None else {}
+            shared = write_in_place(proto.graph, signature) if signature.writes_first else {}
             self.memory_bytes = packed_bytes(proto.graph, named)
             graph = core().read_model(proto.SerializeToString())
             _bind(graph, named)
@@ -148,9 +148,10 @@ class OpenVinoSession:
             outputs = request.run(tensors, self._in_place.outputs if written and self._in_place is not None else _NONE)
         except Exception as error:
             raise EngineError(f"openvino: {self._label}: {useful_line(error)}") from error
-        if written and self._in_place is not None:
-            self._in_place.finish(args, outputs)
         try:
+            if written and self._in_place is not None:
+                self._finisher.check(outputs)
+                self._in_place.finish(args, outputs)
             return self._finisher.results(outputs, args, written)
         finally:
             self._requests.append(request)

@@ -134,6 +134,7 @@ class _Conversion:
             outputs=self._builder.outputs,
             symbols=dict(sorted(self._formulas.used.items())),
             flag=flag,
+            writes_first=self._builder.writes_first,
             program=self._ranges.program(),
         )
         return OnnxRegion(model=model, signature=signature)

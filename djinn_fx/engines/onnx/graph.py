@@ -55,6 +55,8 @@ class GraphBuilder:
         self._made: dict[Any, tuple[Value, ...]] = {}
         self._outputs = 0
         self._required: list[Value] = []
+        #: Whether a run may write before the conditions are read: torch then writes the same places again.
+        self.writes_first = True
         #: Reckons a symbolic size: set by ``convert.py``, read by ``registry.sizes_of``.
         self.reckon: Callable[[int | torch.SymInt, Sequence[Value]], int | Value] = _no_symbols
         #: The value of another node of the graph, for converters that look behind their arguments; set likewise.
@@ -293,6 +295,10 @@ class GraphBuilder:
         self._transposed[made.name] = (value, list(order))
         return made
 
+    def before_transpose(self, value: Value) -> Value:
+        """What a value was before its dimensions were put into another order; itself, if they were not."""
+        return self._transposed[value.name][0] if value.name in self._transposed else value
+
     def is_transposed(self, value: Value, order: Sequence[int]) -> bool:
         """Whether a value was made by putting dimensions into this order."""
         return value.name in self._transposed and self._transposed[value.name][1] == list(order)
@@ -376,7 +382,7 @@ class GraphBuilder:
 
     # Conditions
 
-    def require(self, holds: Value) -> None:
+    def require(self, holds: Value, *, of_floats: bool = False) -> None:
         """Let a call be answered by the region's own ops unless all elements of this boolean value are true.
 
         For what the runtime would compute otherwise than torch (``engines.base.Declined``). Nothing that
@@ -385,7 +391,10 @@ class GraphBuilder:
 
         Args:
             holds: of any shape; one without elements holds.
+            of_floats: it is about floating-point numbers, so that torch raises nothing where it does not hold, and
+                writes where the run would have written.
         """
+        self.writes_first = self.writes_first and of_floats
         if holds.rank:
             # Booleans have no minimum in every runtime; a NaN was decided by whoever compared.
             numbers = self.cast(holds, torch.int32)

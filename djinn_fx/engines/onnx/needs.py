@@ -32,7 +32,7 @@ def calm(b: GraphBuilder, *values: Value | None) -> None:
         # OpenVINO's reader takes the sum of squares apart into two passes, the norm not.
         kind = "ReduceL2" if b.flavour == "openvino" else "ReduceSumSquare"
         total = b.op(kind, [number], None, (), keepdims=0) if number.rank else b.op("Abs", [number])
-        b.require(b.op("Less", [total, b.constant(_MOST, number.dtype)], torch.bool, ()))
+        b.require(b.op("Less", [total, b.constant(_MOST, number.dtype)], torch.bool, ()), of_floats=True)
 
 
 def within(b: GraphBuilder, value: Value, least: float, most: float) -> Value:
@@ -47,8 +47,15 @@ def within(b: GraphBuilder, value: Value, least: float, most: float) -> Value:
     above = b.op("LessOrEqual", [low, value], torch.bool, value.shape)
     below = b.op("LessOrEqual", [value, high], torch.bool, value.shape)
     inside = b.op("And", [above, below], torch.bool, value.shape)
-    b.require(inside)
+    b.require(inside, of_floats=True)
     return b.where(inside, value, low)
+
+
+def at_most(b: GraphBuilder, value: Value, most: float) -> None:
+    """Require that no element is NaN, or above a number."""
+    if _varies(b, value):
+        number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
+        b.require(b.op("LessOrEqual", [number, b.constant(most, number.dtype)], torch.bool), of_floats=True)
 
 
 def ordinary(b: GraphBuilder, *values: Value | None, least: float = ORDINARY[0], most: float = ORDINARY[1]) -> None:
@@ -61,7 +68,7 @@ def ordinary(b: GraphBuilder, *values: Value | None, least: float = ORDINARY[0],
         low, high, zero = (b.constant(one, number.dtype) for one in (least, most, 0.0))
         above = b.op("LessOrEqual", [low, size], torch.bool)
         above = b.op("Or", [above, b.op("Equal", [size, zero], torch.bool)], torch.bool)
-        b.require(b.op("And", [above, b.op("LessOrEqual", [size, high], torch.bool)], torch.bool))
+        b.require(b.op("And", [above, b.op("LessOrEqual", [size, high], torch.bool)], torch.bool), of_floats=True)
 
 
 def needs(require: Callable[..., None]) -> Callable[[Converter], Converter]:

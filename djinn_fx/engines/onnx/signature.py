@@ -120,6 +120,7 @@ class Signature:
             itself the number).
         flag: the model output that says whether this call's values are such that the model computes what torch does; if
             not, nothing else of its outputs is to be used. None: they always are.
+        writes_first: whether a run may write into arguments before the flag is read, as torch writes there again.
         program: what must hold of the arguments' whole numbers, and can be told before the call.
     """
 
@@ -129,6 +130,7 @@ class Signature:
     outputs: int = 0
     symbols: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     flag: int | None = None
+    writes_first: bool = True
     program: Program = field(default_factory=Program)
 
     def check(self, outputs: Sequence[Any]) -> None:
@@ -174,6 +176,7 @@ class Signature:
             "outputs": self.outputs,
             "symbols": {name: list(where) for name, where in self.symbols.items()},
             "flag": self.flag,
+            "writes_first": self.writes_first,
             "program": self.program.to_json(),
         }
 
@@ -191,6 +194,7 @@ class Signature:
             outputs=data["outputs"],
             symbols={name: (place, dim) for name, (place, dim) in data["symbols"].items()},
             flag=data["flag"],
+            writes_first=data["writes_first"],
             program=Program.from_json(data["program"]),
         )
 

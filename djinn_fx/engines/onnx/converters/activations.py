@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.converters import scores
 from djinn_fx.engines.onnx.converters.elementwise import clamp
 from djinn_fx.engines.onnx.graph import MICROSOFT, GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import arithmetic, compare, raised, raised_less_one, select, unary, wide
@@ -162,6 +163,11 @@ def softmax(b: GraphBuilder, node: Node, x: Value, dim: int, *_: Any, **__: Any)
         raise Refused("the softmax of a single number")
     value = b.cast(b.cast(x, dtype), wide(b, dtype))
     result = b.op("Softmax", [value], axis=dim % x.rank)
+    if b.flavour == "openvino" and not scores.need_numbers(b, node, value):
+        if "_safe_softmax" in str(node.target):
+            scores.need_top(b, value)
+        else:
+            scores.need_whole_rows(b, result, dim % x.rank)
     if "_safe_softmax" in str(node.target):
         low = compare(b, "Equal", value, b.constant(-math.inf, value.dtype))
         all_low = b.op("ReduceMin", [b.cast(low, torch.int32), b.ints([dim % x.rank])], shape=_kept(x, dim), keepdims=1)
@@ -179,4 +185,6 @@ def log_softmax(b: GraphBuilder, node: Node, x: Value, dim: int, *_: Any, **__: 
     if not x.shape:
         raise Refused("the softmax of a single number")
     value = b.cast(b.cast(x, dtype), wide(b, dtype))
+    if b.flavour == "openvino":
+        scores.need_top(b, value)
     return b.cast(b.op("LogSoftmax", [value], axis=dim % x.rank), dtype)

@@ -11,6 +11,7 @@ from torch.fx import Node
 from djinn_fx.engines.onnx.converters.normalization import reads
 from djinn_fx.engines.onnx.graph import DJINN, MICROSOFT, GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import compare, select
+from djinn_fx.engines.onnx.needs import calm
 from djinn_fx.engines.onnx.registry import converts
 
 
@@ -97,6 +98,9 @@ def attention(
     inner = torch.float32 if q.dtype in (torch.float16, torch.bfloat16) else q.dtype
     k, v = (_repeated(b, one, q) for one in (k, v))
     q32, k32, v32 = (b.cast(one, inner) for one in (q, k, v))
+    if not _is_step(q, k):
+        # Of one step of a decoder the keys are many more than there is to compute with them.
+        calm(b, *(b.before_transpose(one) for one in (q, k, v)))
     bias, some = _bias(b, mask, q, k, causal, inner)
     if b.flavour == "openvino":
         out = _openvino(b, q32, k32, v32, bias, factor, causal and bias is None)
@@ -107,6 +111,12 @@ def attention(
     if some is not None:
         out = select(b, some, out, b.constant(0.0, inner))
     return b.cast(out, q.dtype)
+
+
+def _is_step(q: Value, k: Value) -> bool:
+    """Whether a few queries meet many keys."""
+    queries, keys = q.shape[-2], k.shape[-2]
+    return queries is None or (keys is None and queries < 8) or (keys is not None and keys > 4 * queries)
 
 
 def _repeated(b: GraphBuilder, value: Value, q: Value) -> Value:
