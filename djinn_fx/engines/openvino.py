@@ -18,6 +18,7 @@ class OpenVinoEngine(OnnxEngine):
 
     name = "openvino"
     libraries = ("openvino", "onnx")
+    session_version = 2
 
     def session(self, model: bytes, signature: Any, weights: Mapping[int, torch.Tensor], label: str) -> Session:
         """Open a model; see the base class."""

@@ -125,7 +125,14 @@ def _hide_constant(node: Any) -> None:
     for place in (0, 1):
         numbers = _constant(node, place)
         if numbers is not None:
-            same = opset13.squeeze(opset13.constant(numbers[None]), np.array([0]))
+            # A difference would become a sum anew.
+            is_taken_away = place == 1 and node.get_type_name() == "Subtract"
+            same = opset13.squeeze(opset13.constant((-numbers if is_taken_away else numbers)[None]), np.array([0]))
             same.get_rt_info()[_KEEP_CONSTANT] = 1
-            node.input(place).replace_source_output(same.output(0))
+            if is_taken_away:
+                total = opset13.add(node.input_value(0), same)
+                total.set_friendly_name(node.get_friendly_name())
+                node.output(0).replace(total.output(0))
+            else:
+                node.input(place).replace_source_output(same.output(0))
             return

@@ -150,8 +150,8 @@ def test_activations() -> None:
 
 
 def test_softmax() -> None:
-    x = torch.tensor([[1.0, 2.0, -math.inf], [-math.inf] * 3, [1000.0, 999.0, 0.0]])
-    check(lambda x: (x.softmax(-1), x[[0, 2]].log_softmax(0)), x)
+    x = torch.tensor([[1.0, 2.0, -math.inf], [1000.0, 999.0, 0.0]])
+    check(lambda x: (x.softmax(-1), x.log_softmax(0)), x)
     check(lambda x: x.softmax(1), torch.randn(2, 5, 3).transpose(0, 2))
     check(lambda x: x.softmax(-1, dtype=torch.float32), torch.randn(2, 5).half())
 

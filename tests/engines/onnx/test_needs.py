@@ -1,0 +1,132 @@
+"""Numbers at the ends of their types: the runtime computes what torch does, or leaves the call to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+from djinn_fx.engines.base import Declined
+from tests.engines.onnx.running import FLAVOURS, Converted, check, region_of
+from tests.exam.values import difference
+
+NAN, INF = math.nan, math.inf
+ENDS = torch.tensor([88.5, 88.72, -87.0, -95.0, -103.9, 0.0, -0.0, NAN, INF, -INF, 1e-8, -1e-8, 1e-40, 3e38, 0.3, -0.3])
+
+Function = Callable[..., Any]
+
+
+def answers(function: Function, flavour: str, tensors: list[torch.Tensor], harmless: list[torch.Tensor]) -> Any:
+    """A runtime's answer after a harmless one; None if it leaves the call to torch."""
+    run = Converted(region_of(function, harmless), flavour)
+    assert difference(run(*harmless), function(*harmless)) is None
+    try:
+        return run(*tensors)
+    except Declined:
+        return None
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("name", ["exp", "expm1", "log1p", "erf", "tanh", "sigmoid", "trunc", "exp2"])
+def test_functions_are_right_to_the_ends_of_float32(name: str, flavour: str) -> None:
+    def function(x: torch.Tensor) -> list[torch.Tensor]:
+        return [getattr(torch, name)(x)]
+
+    found = answers(function, flavour, [ENDS.clone()], [torch.linspace(-1, 1, 16)])
+    assert found is not None
+    assert difference(found, function(ENDS)) is None
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_elu_keeps_small_numbers_and_the_sign_of_zero(flavour: str) -> None:
+    x = torch.tensor([-1e-8, -1e-30, -0.0, 0.0, 1e-8, NAN, -INF, INF, -0.4, -2.0])
+    for function in (lambda x: [F.elu(x)], lambda x: [F.selu(x)], lambda x: [F.celu(x, 0.5)]):
+        found = answers(function, flavour, [x], [torch.linspace(-1, 1, 10)])
+        assert difference(found, function(x)) is None
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_rounding_to_a_half_is_done(dtype: torch.dtype, flavour: str) -> None:
+    x = torch.tensor([1e6, 65519.0, 65520.0, 2049.0, 0.1, 3e-5, 1e-8, -1e6, NAN, 3.4e38])
+    check(lambda x: [x.to(dtype).float() + 1], x, flavours=[flavour])
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_constants_are_done_one_by_one(flavour: str) -> None:
+    x = torch.tensor([1.0, 1e6, 3e30, 1e-10])
+    for function in (
+        lambda x: [x * 1e-30 * 1e-15 * 1e30],
+        lambda x: [x * 1e30 * 1e-30],
+        lambda x: [x / 1e-30 / 1e30],
+        lambda x: [x + 1e10 - 1e10],
+        lambda x: [(x + 1e38) * 10],
+    ):
+        assert difference(answers(function, flavour, [x], [torch.ones(4)]), function(x)) is None
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_quotients_of_the_smallest_and_the_largest(flavour: str) -> None:
+    x = torch.tensor([1e-45, 3e-40, 3.4e38, 1.0, 3e38] * 4)
+    for function in (lambda x, y: [x / y], lambda x, y: [torch.div(x, y, rounding_mode="trunc")]):
+        found = answers(function, flavour, [x, x.clone()], [torch.ones(20), torch.ones(20)])
+        assert difference(found, function(x, x)) is None
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("number", [NAN, INF, -INF, 3e38])
+@pytest.mark.parametrize(
+    ("function", "harmless"),
+    [
+        (lambda x: [x.softmax(-1)], torch.rand(3, 4)),
+        (lambda x: [x.log_softmax(-1)], torch.rand(3, 4)),
+        (lambda x: [x @ x.t() / 8], torch.rand(3, 4)),
+        (lambda x: [F.max_pool2d(x, 2)], torch.rand(1, 2, 4, 4)),
+        (lambda x: [F.max_pool1d(x, 2)], torch.rand(1, 2, 4)),
+        (lambda x: [F.layer_norm(x, (8,))], torch.rand(3, 8)),
+        (lambda x: [x.var(-1), x.std(0)], torch.rand(3, 8)),
+        (lambda x: [F.group_norm(x, 2)], torch.rand(2, 4, 3)),
+        (lambda x: [torch.cdist(x, x + 1)], torch.rand(3, 2)),
+        (lambda x: [F.grid_sample(torch.ones(1, 1, 4, 4), x.tanh() * 2)], torch.rand(1, 2, 2, 2)),
+        (lambda x: [F.grid_sample(torch.ones(1, 1, 4, 4), x)], torch.rand(1, 2, 2, 2)),
+        (lambda x: [x.sinh(), x.cosh()], torch.rand(8)),
+    ],
+)
+def test_a_special_number_is_answered_as_torch_does_or_left_to_it(
+    function: Function, harmless: torch.Tensor, number: float, flavour: str
+) -> None:
+    telling = harmless.clone()
+    telling.view(-1)[1] = number
+    found = answers(function, flavour, [telling], [harmless])
+    assert found is None or difference(found, function(telling)) is None
+
+
+def test_attention_written_out_is_looked_at_where_its_scores_come_from() -> None:
+    def attention(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+        return [((q @ k.transpose(-1, -2)) / 2 + mask).softmax(-1)]
+
+    harmless = [torch.rand(2, 3, 4), torch.rand(2, 3, 4), torch.zeros(3, 3)]
+    region = region_of(attention, harmless)
+    assert Converted(region, "openvino").region.signature.writes_first
+    masked = [*harmless[:2], torch.full((3, 3), -INF).triu(1)]
+    assert difference(answers(attention, "openvino", masked, harmless), attention(*masked)) is None
+    for place in range(3):
+        telling = [one.clone() for one in harmless]
+        telling[place].view(-1)[1] = NAN
+        assert answers(attention, "openvino", telling, harmless) is None
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_probability_that_is_none_is_left_to_torch_which_raises(flavour: str) -> None:
+    def function(x: torch.Tensor) -> list[torch.Tensor]:
+        return [F.binary_cross_entropy(x, torch.ones(3))]
+
+    assert answers(function, flavour, [torch.tensor([0.5, 1.5, 0.1])], [torch.tensor([0.5, 1.0, 0.1])]) is None
