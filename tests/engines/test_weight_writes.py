@@ -62,7 +62,8 @@ class Served:
         """Calls with old weights until the first with the new ones."""
         with self.mode():
             wanted = self.model(self.tokens)
-            close = (torch.allclose(self.compiled(self.tokens), wanted, rtol=1e-3, atol=1e-3) for _ in range(limit))
+            allowed = 1e-3 * wanted.abs().max()
+            close = ((self.compiled(self.tokens) - wanted).abs().max() <= allowed for _ in range(limit))
             return next((number for number, right in enumerate(close) if right), limit)
 
     def tame(self) -> None:
@@ -85,7 +86,7 @@ def check(served: Served, ways: Sequence[Way], count: int, *, told: bool) -> Non
             way(weight, 7 * seed + 3)
         late = served.late(rotation.MAX_CALLS + 1)
         assert late <= (rotation.MAX_CALLS if not told and way in DELAYED else 0), way.__name__
-        if seed % 10 == 9:
+        if seed % 4 == 3:
             served.tame()
             assert served.late(1) == 0
 
