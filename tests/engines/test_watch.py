@@ -137,6 +137,15 @@ def test_reading_is_no_write(told: bool) -> None:
         assert watch.holds(weights)
 
 
+def test_the_first_reading_of_memory_is_no_write(tmp_path: Path, told: bool) -> None:
+    size = 4 << 20
+    np.ones(size, np.float32).tofile(tmp_path / "ones")
+    for weight in (torch.zeros(size), torch.from_file(str(tmp_path / "ones"), shared=False, size=size)):
+        watch = Watch([weight])
+        assert weight.sum() in (0, size)
+        assert watch.holds([weight])
+
+
 def test_memory_taken_away_whole_counts_as_written() -> None:
     import ctypes
 
