@@ -9,13 +9,13 @@ import hashlib
 import logging
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from djinn_fx.engines import inductor_flags, inductor_kernels
+from djinn_fx.engines import inductor_conditions, inductor_flags, inductor_kernels, inductor_safe
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import device_order, symbolic_inputs
 from djinn_fx.engines.prewarm import know_vector_units
@@ -28,7 +28,7 @@ from djinn_fx.srg.rebuild import CannotRebuild, size_hints
 log = logging.getLogger("djinn_fx.engines.inductor")
 
 #: Raised when this module changes what it hands to Inductor; part of every key.
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 
 #: Peak memory in bytes of a child and the compilers it runs: whole Llama graphs of 221, 1041, 2122 and 3362 ops took
 #: 605, 633, 685 and 721 MiB together (torch 2.13 for CPU, g++ 12, one compiler at a time).
@@ -51,6 +51,8 @@ class InductorEngine:
     mode: str = "default"
     fallback_random: bool = True
     name: str = field(default="inductor", init=False)
+    #: Whether an artefact answers by the region's own ops where it cannot; else it raises ``Declined``.
+    answers_itself: bool = field(default=True, init=False)
     #: Inductor's settings belong to a thread: whichever thread loads must see those of the one that asked.
     _context: contextvars.Context = field(
         default_factory=contextvars.copy_context, init=False, repr=False, compare=False
@@ -91,22 +93,29 @@ class InductorEngine:
         """
         already = len(inductor_kernels.loaded_modules())
         try:
+            gm, needs = _as_torch_means_it(region)
             with _neutral_context():
                 artefact = torch._inductor.standalone_compile(
-                    _announce_fake_mode(region),
+                    _announce_fake_mode(gm),
                     list(region.example_inputs),
                     dynamic_shapes="from_graph",
-                    options={"config_patches": self._options()},
+                    options={"config_patches": {**self._options(), **_rounding(region)}},
                     aot=True,
                 )
+        except EngineError:
+            raise
         except Exception as error:
             raise EngineError(f"inductor could not compile {region.label}: {useful_line(error)}") from error
         payload = _serialise(artefact, region.label)
         kernels, libraries = inductor_kernels.carried(inductor_kernels.loaded_modules()[already:])
+        header = {"engine": self.name, "outputs": _output_count(region), **kernels}
+        if needs:
+            header.update(needs=needs.to_json(), form=region.canonical)
+        own = inductor_safe.from_graph(region.gm) if self.answers_itself else None
         return Artefact(
-            header={"engine": self.name, "outputs": _output_count(region), **kernels},
+            header=header,
             payload=payload + libraries if payload is not None else None,
-            ready=_as_region_callable(artefact),
+            ready=_safe(_as_region_callable(artefact), needs, own),
         )
 
     def request(self, region: RegionGraph) -> BuildRequest | Reason:
@@ -171,7 +180,12 @@ class InductorEngine:
         try:
             payload = inductor_kernels.restored(artefact.header, artefact.payload)
             with _neutral_context(), _clean_tracing_context():
-                return _as_region_callable(AOTCompiledArtifact.deserialize(payload))
+                run = _as_region_callable(AOTCompiledArtifact.deserialize(payload))
+            if "needs" not in artefact.header:
+                return run
+            needs = inductor_safe.Needs.from_json(artefact.header["needs"])
+            own = inductor_safe.from_form(artefact.header["form"]) if self.answers_itself else None
+            return _safe(run, needs, own)
         except Exception as error:
             raise EngineError(f"inductor could not load an artefact: {useful_line(error)}") from error
 
@@ -217,14 +231,38 @@ def _device_names(region: RegionGraph) -> dict[str, str]:
     return names
 
 
-def _announce_fake_mode(region: RegionGraph) -> torch.fx.GraphModule:
+def _on_cpu(region: RegionGraph) -> bool:
+    return all(device == "cpu" for device in device_order(node.meta.get("val") for node in region.gm.graph.nodes))
+
+
+def _as_torch_means_it(region: RegionGraph) -> tuple[torch.fx.GraphModule, inductor_safe.Needs]:
+    """The region's graph so that Inductor computes what torch does for all values, and what that needs of a call."""
+    if not _on_cpu(region):
+        return region.gm, inductor_safe.Needs()
+    gm = inductor_conditions.copied(region.gm)
+    needs = inductor_conditions.made_safe(region, gm)
+    return (gm if needs.results else region.gm), needs
+
+
+def _safe(run: RegionCallable, needs: inductor_safe.Needs, own: Callable[[], RegionCallable] | None) -> RegionCallable:
+    return inductor_safe.SafeCall(run, needs, own) if needs else run
+
+
+def _rounding(region: RegionGraph) -> dict[str, Any]:
+    """Where numbers of half precision are made, they are rounded as the graph says: Inductor would leave out casts."""
+    values = [fake_value(node) for node in region.gm.graph.nodes]
+    half = any(one.dtype in (torch.float16, torch.bfloat16) for value in values for one in tensors_of(value))
+    return {"emulate_precision_casts": True} if half and _on_cpu(region) else {}
+
+
+def _announce_fake_mode(gm: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """standalone_compile("from_graph") takes the fake mode off an output's ``example_value``."""
-    output = next(iter(region.gm.graph.find_nodes(op="output")))
+    output = next(iter(gm.graph.find_nodes(op="output")))
     for node in output.all_input_nodes:
         value = fake_value(node)
         if isinstance(value, torch.Tensor):
             node.meta["example_value"] = value
-    return region.gm
+    return gm
 
 
 @contextlib.contextmanager

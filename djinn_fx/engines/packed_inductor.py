@@ -299,7 +299,9 @@ def teach_inductor() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Inductor(InductorEngine):
-    """Inductor that asks nothing of its inputs' strides: a packed tensor has none."""
+    """Inductor that asks nothing of its inputs' strides: a packed tensor has none. Its own ops are not the region's."""
+
+    answers_itself: bool = field(default=False, init=False)
 
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), "size_asserts": False, "alignment_asserts": False}

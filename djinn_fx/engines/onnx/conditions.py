@@ -325,7 +325,7 @@ def places_of(name: str, node: Node) -> Iterator[Place]:
     args = node.args
     if name == "aten.embedding":
         yield args[1], 0, _size(args[0], 0) - 1  # type: ignore[misc]
-    elif name in _FROM_FRONT:
+    elif name in FROM_FRONT:
         yield args[2], 0, _size(args[0], args[1]) - 1  # type: ignore[arg-type, misc]
     elif name == "aten.index_fill":
         size = _size(args[0], args[1])  # type: ignore[arg-type]
@@ -341,7 +341,7 @@ def places_of(name: str, node: Node) -> Iterator[Place]:
 
 
 #: Ops that are given a dimension and an index which counts from the front alone.
-_FROM_FRONT = frozenset(
+FROM_FRONT = frozenset(
     f"aten.{name}"
     for name in "index_select gather scatter scatter_add scatter_reduce index_add index_copy index_reduce".split()
 )
