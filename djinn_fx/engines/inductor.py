@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines import inductor_conditions, inductor_flags, inductor_kernels, inductor_safe
+from djinn_fx.engines import inductor_apart, inductor_conditions, inductor_flags, inductor_kernels, inductor_safe
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import device_order, symbolic_inputs
 from djinn_fx.engines.prewarm import know_vector_units
@@ -240,8 +240,9 @@ def _as_torch_means_it(region: RegionGraph) -> tuple[torch.fx.GraphModule, induc
     if not _on_cpu(region):
         return region.gm, inductor_safe.Needs()
     gm = inductor_conditions.copied(region.gm)
+    apart = inductor_apart.left_to_torch(gm)
     needs = inductor_conditions.made_safe(region, gm)
-    return (gm if needs.results else region.gm), needs
+    return (gm if apart or needs.results else region.gm), needs
 
 
 def _safe(run: RegionCallable, needs: inductor_safe.Needs, own: Callable[[], RegionCallable] | None) -> RegionCallable:
