@@ -18,15 +18,16 @@ from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import graph_work
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.build import BOUND, WHOLE, Builder, Built, tier_names
-from djinn_fx.engines.contest import Contest, ContestBySize
+from djinn_fx.engines.contest import Contest
+from djinn_fx.engines.contest_by_size import ContestBySize
 from djinn_fx.engines.decisions import Decision, decision_key, recall, remember
 from djinn_fx.engines.eager import EagerEngine
-from djinn_fx.engines.entrant import Entrant
 from djinn_fx.engines.entrants import Contestants
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.engines.lazy import LazyRegion
 from djinn_fx.engines.region_work import RegionBuild, region_graph
 from djinn_fx.engines.registry import engine
+from djinn_fx.engines.standby import Standby
 from djinn_fx.engines.tier import open_store
 from djinn_fx.forecast import by_forecast, expected, forecast, left_out
 from djinn_fx.learning import Learner
@@ -160,7 +161,7 @@ class _Choice:
             run=executable(program, [run], constants),
             program=program,
             constants=constants,
-            callables=(run, *(cut.regions if cut is not None else ())),
+            callables=(run, *([cut] if cut is not None else [])),
             build=build,
         )
 
@@ -177,18 +178,23 @@ class _Choice:
         key = self._key(sizes)
         return recall(self._store, key) if key else None
 
-    def _cut(self) -> _Cut | None:
-        """The plan's regions on Inductor, if the settings want that tried."""
-        if self._settings.engine != "auto" and "inductor" not in self._settings.engines:
+    @property
+    def _tries_inductor(self) -> bool:
+        """Whether Inductor takes part by the settings' will, not only when all others refuse."""
+        return self._settings.engine == "auto" or "inductor" in self._settings.engines
+
+    def _cut(self) -> Standby | None:
+        """The plan's regions on Inductor: to be tried, or for when all others refuse and own ops are not asked for."""
+        if not self._tries_inductor and "eager" in self._settings.engines:
             return None
-        background = self._settings.compile == "background"
+        background = self._settings.compile == "background" and self._tries_inductor
 
         def build() -> tuple[RegionCallable, tuple[LazyRegion, ...]]:
             built = Builder(self._settings, mode="background" if background else "lazy").build(self._srg, self._plan)
             lazy = {id(one): one for one in built.callables if isinstance(one, LazyRegion)}
             return self._as_whole(built), tuple(lazy.values())
 
-        cut = _Cut(build, at_once=background)
+        cut = Standby(build, at_once=background)
         if background:
             cut.build()
         return cut
@@ -209,7 +215,7 @@ class _Choice:
 
         return without_constants
 
-    def _contest(self, contestants: Contestants, cut: _Cut | None, sizes: Sequence[int]) -> Contest:
+    def _contest(self, contestants: Contestants, cut: Standby | None, sizes: Sequence[int]) -> Contest:
         """The contest for calls of about these sizes."""
         key, known = self._key(sizes), self._known(sizes)
 
@@ -217,9 +223,9 @@ class _Choice:
             if key and len(seconds) > 1:
                 remember(self._store, key, self._region.label, name, seconds)
 
-        others = (cut.entrant(),) if cut is not None else ()
         return contestants.contest(
-            *others,
+            *([cut.entrant()] if cut is not None and self._tries_inductor else []),
+            standby=cut if not self._tries_inductor else None,
             decided=decided,
             timed=None if sizes else self._learning(),
             remembered=known.engine if known is not None else None,
@@ -248,41 +254,3 @@ def _chosen_before(known: Decision, region: Region) -> Reason:
         runner_up=second,
         runner_up_cost=f"{format_seconds(others[second])} a call" if second is not None else None,
     )
-
-
-class _Cut:
-    """The plan's regions on Inductor as one engine for the whole graph. A ``RegionCallable``.
-
-    Args:
-        build: has the regions built by child processes; the callable and the regions.
-        at_once: they are built without being asked for; else only when no other engine is left.
-    """
-
-    def __init__(self, build: Callable[[], tuple[RegionCallable, tuple[LazyRegion, ...]]], *, at_once: bool) -> None:
-        self._build, self._at_once = build, at_once
-        self._run: RegionCallable | None = None
-        self.regions: tuple[LazyRegion, ...] = ()
-
-    def __call__(self, args: list[Any]) -> Sequence[Any]:
-        """Run the regions, one after the other."""
-        assert self._run is not None, "only called once it has arrived"
-        return self._run(args)
-
-    def entrant(self) -> Entrant:
-        """It, for a contest."""
-        return Entrant("inductor", self, arrived=self.arrived, summon=None if self._at_once else self.summon)
-
-    def build(self) -> None:
-        """Have the regions built."""
-        if self._run is None:
-            self._run, self.regions = self._build()
-
-    def summon(self) -> None:
-        """Have the regions built, since no other engine is left."""
-        self.build()
-        for region in self.regions:
-            region.submit_all()
-
-    def arrived(self) -> bool:
-        """Whether every region runs on Inductor."""
-        return self._run is not None and not any(one.pending or one.engine == "eager" for one in self.regions)

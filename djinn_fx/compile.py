@@ -26,6 +26,7 @@ from djinn_fx.engines.build import Builder, tier_names
 from djinn_fx.engines.guard.quarantine import QUARANTINE
 from djinn_fx.engines.memory import MEMORY
 from djinn_fx.engines.prewarm import prewarm
+from djinn_fx.engines.refused_plans import told_of_refusals
 from djinn_fx.engines.region_work import RegionBuild
 from djinn_fx.errors import SettingsError
 from djinn_fx.graph_inputs import input_kinds
@@ -216,7 +217,8 @@ class _GraphCompiler:
         built = self._builder(names).build(srg, plan)
         captured = replace(captured, builds=built.builds)
         if self._handle is not None:
-            self._handle.add(built.callables)
+            self._handle.add((*built.callables, *built.standbys))
+            self._handle.refused += told_of_refusals(self.settings, chosen, built.builds)
         program, constants = program_of(srg, plan)
         run = executable(program, built.callables, constants)
         if self.ahead is None:

@@ -15,9 +15,11 @@ from torch._dynamo.eval_frame import innermost_fn
 from torch.fx import GraphModule
 
 from djinn_fx.deferred import DeferredGraph
-from djinn_fx.engines.contest import Contest, ContestBySize
+from djinn_fx.engines.contest import Contest
+from djinn_fx.engines.contest_by_size import ContestBySize
 from djinn_fx.engines.entrant import ContestStatus, Standing
 from djinn_fx.engines.lazy import CHANGED, LazyRegion, RegionStatus, State, TierStatus
+from djinn_fx.engines.standby import Standby
 from djinn_fx.engines.write_protection import table, why_not
 from djinn_fx.errors import DjinnError
 from djinn_fx.reasons import Reason
@@ -35,6 +37,7 @@ class ModelStatus:
         reasons: why a graph stays as Dynamo made it.
         contests: the graphs for which several engines compete, and which of them answered last.
         unprotected: why writes into weights are not seen by write protection (docs/guard.md); None if they are.
+        refused: a sentence for each graph or region that an engine which was asked for does not serve.
     """
 
     graphs: int
@@ -43,6 +46,7 @@ class ModelStatus:
     reasons: tuple[Reason, ...] = ()
     contests: tuple[ContestStatus, ...] = ()
     unprotected: str | None = None
+    refused: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -66,6 +70,7 @@ class ModelStatus:
         lines += [f"  {_contest_line(contest)}" for contest in self.contests]
         compared = f"compared with what was packed, in part: {self.unprotected}"
         lines.append(f"  weights are {'write-protected' if self.unprotected is None else compared}")
+        lines += [f"  {sentence}" for sentence in self.refused]
         return "\n".join([*lines, *(f"  {reason}" for reason in self.reasons)])
 
 
@@ -126,6 +131,9 @@ class GraphHandle:
         self.deferred: weakref.ref[DeferredGraph] | None = None
         self._regions: list[weakref.ref[LazyRegion]] = []
         self._contests: list[weakref.ref[Contest | ContestBySize]] = []
+        self._standbys: list[weakref.ref[Standby]] = []
+        #: Sentences about engines that were asked for and refused when the graph was planned.
+        self.refused: tuple[str, ...] = ()
         # Not the tensors: torch.utils.swap_tensors refuses those that somebody refers to weakly.
         storages = {id(one): one for weight in weights if (one := _storage_of(weight)) is not None}
         self._weights = [weakref.ref(storage, self._one_is_gone) for storage in storages.values()]
@@ -136,12 +144,14 @@ class GraphHandle:
                 region.cancel()
 
     def add(self, callables: Iterable[Any]) -> None:
-        """Note the lazy ones and the contests among a plan's callables, each once."""
+        """Note the lazy ones, the contests and what stands by among a plan's callables, each once."""
         known = {id(region) for region in self.regions}
         for one in callables:
             if isinstance(one, LazyRegion) and id(one) not in known:
                 known.add(id(one))
                 self._regions.append(weakref.ref(one))
+            elif isinstance(one, Standby):
+                self._standbys.append(weakref.ref(one))
             elif isinstance(one, (Contest, ContestBySize)):
                 self._contests.append(weakref.ref(one))
 
@@ -154,7 +164,9 @@ class GraphHandle:
     @property
     def regions(self) -> tuple[LazyRegion, ...]:
         """Those that are still alive."""
-        return tuple(region for ref in self._regions if (region := ref()) is not None)
+        own = [region for ref in self._regions if (region := ref()) is not None]
+        others = [region for ref in self._standbys if (one := ref()) is not None for region in one.regions]
+        return tuple({id(region): region for region in (*own, *others)}.values())
 
     @property
     def pending(self) -> bool:
@@ -187,12 +199,15 @@ def status(model: Callable[..., Any]) -> ModelStatus:
     """See :func:`djinn_fx.status`."""
     handles = handles_of(model)
     deferred = [graph for handle in handles if (graph := handle.graph) is not None]
+    contests = tuple(contest.status() for handle in handles for contest in handle.contests)
+    told = [sentence for handle in handles for sentence in handle.refused]
     return ModelStatus(
         graphs=len(handles),
         unplanned=sum(not graph.planned for graph in deferred),
         regions=tuple(region.status() for handle in handles for region in handle.regions),
         reasons=tuple(graph.reason for graph in deferred if graph.reason is not None),
-        contests=tuple(contest.status() for handle in handles for contest in handle.contests),
+        contests=contests,
+        refused=tuple(dict.fromkeys((*told, *(one.refused for one in contests if one.refused is not None)))),
         unprotected=None if table() is not None else why_not(),
     )
 

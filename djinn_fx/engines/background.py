@@ -46,6 +46,7 @@ class BackgroundBuild(Candidate):
         budget: seconds of building that may be spent.
         shown: whether progress is shown on stderr; None: where that is a terminal.
         checked: gives what was built with its answers compared with eager's.
+        waited_for: whether a caller waits for it, so that it is built at this process's own priority.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class BackgroundBuild(Candidate):
         budget: Budget,
         shown: bool | None = None,
         checked: Callable[[Loaded], Loaded] | None = None,
+        waited_for: bool = False,
     ) -> None:
         assert isinstance(prepared.request, BuildRequest), "can be built in a child"
         assert prepared.key is not None, "can be built in a child"
@@ -65,7 +67,7 @@ class BackgroundBuild(Candidate):
         self._tier, self._prepared, self._budget = tier, prepared, budget
         self._request, self._key = prepared.request, prepared.key
         self._sizes, self._ops, self._shown = tuple(sizes), region.ops, shown
-        self._checked = checked
+        self._checked, self._waited_for = checked, waited_for
         self._pool: BuildPool | None = None
         self._ticket: Ticket | None = None
         self._tries = 0
@@ -109,7 +111,7 @@ class BackgroundBuild(Candidate):
         self.retry_at = None
         self._tries += 1
         if self._pool is None:
-            self._pool = shared_pool()
+            self._pool = shared_pool(waited_for=self._waited_for)
         job = BuildJob(
             key=f"{self._key.digest}:{','.join(map(str, self._sizes))}",
             worker=request.worker,

@@ -9,22 +9,23 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable
 from djinn_fx.engines.checks import Checks, has_passed
-from djinn_fx.engines.contest import ContestBySize
+from djinn_fx.engines.contest_by_size import ContestBySize
 from djinn_fx.engines.entrants import Contestants, Made
 from djinn_fx.engines.keys import Guards, device_order, symbolic_inputs
 from djinn_fx.engines.lazy import Adopted, LazyRegion, Policy
 from djinn_fx.engines.memory import BUILDING, MEMORY, Loaded
 from djinn_fx.engines.pays import EXPERIENCE, Budget
 from djinn_fx.engines.progress import Progress
-from djinn_fx.engines.region_work import RegionBuild, RegionWork, built_again, region_values
+from djinn_fx.engines.region_work import RegionBuild, RegionWork, built_again, distinct_first, region_values
 from djinn_fx.engines.registry import engine
+from djinn_fx.engines.standby import Standby
 from djinn_fx.engines.tier import LOCK_TIMEOUT_S, Prepared, Tier, open_store, tiers_for
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
@@ -38,10 +39,11 @@ log = logging.getLogger("djinn_fx.engines")
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """The callables of a plan's regions, by region index, and how each came about."""
+    """The callables of a plan's regions, by region index, how each came about, and what stands by behind them."""
 
     callables: tuple[RegionCallable, ...]
     builds: tuple[RegionBuild, ...]
+    standbys: tuple[Standby, ...] = ()
 
 
 class Builder:
@@ -57,6 +59,7 @@ class Builder:
         self._settings, self._mode = settings, mode or settings.compile
         self._eager: Engine = engine("eager", settings)
         self._tiers, self._bound = tiers_for(settings, tier_names(settings)), tiers_for(settings, bound)
+        self._standbys: list[Standby] = []
         self._policy = Policy(at_once=self._mode == "background", budget=Budget(settings.compile_budget_s))
 
     def build(self, srg: SRG, plan: Plan) -> Built:
@@ -68,7 +71,7 @@ class Builder:
         callables: dict[int, RegionCallable] = {}
         builds: dict[int, RegionBuild] = {}
         same: dict[str, tuple[RegionCallable, RegionBuild]] = {}
-        distinct = list(_distinct_first(plan.regions))
+        distinct = list(distinct_first(plan.regions))
         # Compiling one region may find that a symbol is a number, so the symbols of all are noted before.
         symints = {region.index: symbolic_inputs(region_values(srg, region)) for region in plan.regions}
         with Progress(len(distinct), self._settings.progress) as progress:
@@ -86,8 +89,9 @@ class Builder:
                     same[region.structural_hash] = (run, again)
                     progress.done()
                 callables[region.index], builds[region.index] = run, again
-        indices = range(len(plan.regions))
-        return Built(callables=tuple(callables[i] for i in indices), builds=tuple(builds[i] for i in indices))
+        found = [(callables[index], builds[index]) for index in range(len(plan.regions))]
+        standbys, self._standbys = tuple(self._standbys), []
+        return Built(callables=tuple(run for run, _ in found), builds=tuple(how for _, how in found), standbys=standbys)
 
     def each(self, srg: SRG, plan: Plan, region: Region, names: Sequence[str]) -> tuple[list[Made], list[Reason]]:
         """What each of these engines makes of a region, in this process, and why the others make nothing of it."""
@@ -133,11 +137,13 @@ class Builder:
         if made:
             reference = self._eager.load(self._eager.compile(work.graph))
             contestants = Contestants(work.graph, made, reference, self._settings, work.repeats)
-            many = bool(work.places)
-            contest: RegionCallable = (
-                ContestBySize(work.places, lambda _: contestants.contest()) if many else contestants.contest()
-            )
-            return contest, replace(work.build(made[0].loaded, "built"), key="", alone=False)
+            standby = None
+            if "eager" not in self._settings.engines:
+                standby = Standby(functools.partial(self._others, work))
+                self._standbys.append(standby)
+            contest = functools.partial(contestants.contest, standby=standby)
+            run: RegionCallable = ContestBySize(work.places, lambda _: contest()) if work.places else contest()
+            return run, replace(work.build(made[0].loaded, "built"), key="", alone=False)
         if not self._tiers:
             return self._eager.load(self._eager.compile(work.graph)), work.build(None, "built")
         if self._mode != "blocking":
@@ -152,6 +158,12 @@ class Builder:
                 run = self._serving(work, self._checked(work, tier, prepared, loaded))
                 return run, work.build(loaded, outcome)
         return self._fallback(work)
+
+    def _others(self, work: RegionWork) -> tuple[RegionCallable | None, tuple[LazyRegion, ...]]:
+        """A region on the engines that keep no weights: for when those that do refuse."""
+        run, build = self._lazily(work)
+        lazy = (run,) if isinstance(run, LazyRegion) else ()
+        return (run if lazy or build.outcome != "fallback" else None), lazy
 
     def _checked(self, work: RegionWork, tier: Tier, prepared: Prepared, loaded: Loaded) -> Loaded:
         """An artefact whose answers are compared with eager's, where that can be and has not been done before."""
@@ -298,11 +310,12 @@ class Builder:
 
         sizes = [int(symint.node.hint) for symint in work.symints]
         budget, shown = self._policy.budget, self._settings.progress
+        check, waits = functools.partial(self._checked, work), self._settings.compile == "blocking"
         candidates = [
             BackgroundBuild(
-                region, tier, prepared, sizes, budget, shown, functools.partial(self._checked, work, tier, prepared)
+                region, tier, one, sizes, budget, shown, functools.partial(check, tier, one), waited_for=waits
             )
-            for tier, prepared in wanted
+            for tier, one in wanted
         ]
         for candidate in candidates:
             after = region.pays_after(candidate.engine)
@@ -381,14 +394,6 @@ def load_artefact(settings: Settings, key: str, *, passed: bool = False) -> Regi
     guards = Guards(expression=entry.header.get("guards"))
     MEMORY.add(key, Loaded(key=key, run=run, guards=guards, engine=name))
     return run
-
-
-def _distinct_first(regions: Sequence[Region]) -> Iterator[Region]:
-    seen: set[str] = set()
-    for region in regions:
-        if not region.structural_hash or region.structural_hash not in seen:
-            seen.add(region.structural_hash)
-            yield region
 
 
 def _devices(srg: SRG, region: Region) -> tuple[str, ...]:

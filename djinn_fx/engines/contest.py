@@ -20,11 +20,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from djinn_fx.engines.base import Declined, RegionCallable
-from djinn_fx.engines.entrant import ContestStatus, Entrant, EntrantStatus, Standing
+from djinn_fx.engines.entrant import (
+    ContestStatus,
+    Entrant,
+    Standing,
+    engines_left,
+    refused,
+    wait_for,
+    why_chosen,
+)
 from djinn_fx.engines.lazy import CHANGED
+from djinn_fx.engines.refusals import warn, without_name
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.units import format_seconds
 
 log = logging.getLogger("djinn_fx.engines.contest")
 
@@ -37,8 +45,6 @@ MARGIN = 0.03
 HOPELESS = 2.0
 #: Calls between two looks at whether an engine that was not there yet has come.
 _LOOK_EVERY = 16
-#: Contests for different sizes of one graph; further sizes share the latest.
-_MAX_SIZES = 64
 
 
 class Contest:
@@ -54,6 +60,7 @@ class Contest:
         timed: told the seconds of the answers that were timed, by engine, when the trial is over.
         remembered: the engine that an earlier trial of the same work chose.
         releases: whether who is beaten lets go of its copies of weights; not where other contests use them.
+        standby: makes the entrant that takes part once no other engine is left; None: there is none.
     """
 
     def __init__(
@@ -68,8 +75,12 @@ class Contest:
         timed: Callable[[Mapping[str, Sequence[float]]], None] | None = None,
         remembered: str | None = None,
         releases: bool = True,
+        standby: Callable[[], Entrant] | None = None,
     ) -> None:
-        self._releases = releases
+        self._releases, self._standby = releases, standby
+        self._preparing = 0
+        #: Whether all engines were out once, so that nobody else can be asked for.
+        self._alone = False
         self.label, self.entrants = label, tuple(entrants)
         self.reason: Reason | None = None
         #: Engine of the latest answer.
@@ -140,12 +151,17 @@ class Contest:
         if self._waits and not self._anybody_else(entrant):
             return self._do(entrant, work)
         before, entrant.standing = entrant.standing, Standing.PREPARING
+        with CHANGED:
+            self._preparing += 1
 
         def prepare() -> None:
             done = self._do(entrant, work)
+            if not done:
+                self._call_reserves()
             with CHANGED:
                 if done:
                     entrant.standing = before
+                self._preparing -= 1
                 CHANGED.notify_all()
 
         threading.Thread(target=prepare, name=f"djinn prepares {entrant.engine}", daemon=True).start()
@@ -165,9 +181,15 @@ class Contest:
 
     def _out(self, entrant: Entrant, why: str) -> None:
         entrant.standing = Standing.OUT
-        detail = f"{entrant.engine}: {why}"
+        detail = f"{entrant.engine}: {without_name(entrant.engine, why)}"
         entrant.reason = Reason(kind=ReasonKind.FALLBACK, detail=detail, node=self.label)
-        log.warning("%s no longer runs on %s", self.label, detail)
+        # Where no engine is left, a warning that tells more is about to come.
+        log.log(
+            logging.WARNING if engines_left(self.entrants) else logging.INFO,
+            "%s no longer runs on %s",
+            self.label,
+            detail,
+        )
         entrant.release()
 
     def drop(self, engine: str, reason: Reason) -> None:
@@ -178,6 +200,32 @@ class Contest:
                 log.debug("%s no longer runs on %s: %s", self.label, engine, reason.detail)
                 entrant.release()
                 self._reopen(entrant)
+                self._call_reserves()
+
+    # Nobody left
+
+    def _call_reserves(self) -> bool:
+        """If no engine is left, have those built that nobody asked for until now. Whether one may come."""
+        if engines_left(self.entrants) or self._alone:
+            return any(one.building for one in self.entrants)
+        with self._lock:
+            self._alone, standby, self._standby = True, self._standby, None
+            if standby is not None:
+                self.entrants = (*self.entrants, standby())
+            summons = [one.summon for one in self.entrants if one.summon is not None]
+            for one in self.entrants:
+                one.summon = None
+            self._remembered = None
+        for summon in summons:
+            summon()
+        if self.refused is not None:
+            warn(self.refused)
+        return bool(summons)
+
+    @property
+    def refused(self) -> str | None:
+        """What to tell where no engine that was asked for is left; None while there is one."""
+        return refused(self.entrants, self.label)
 
     def _reopen(self, lost: Entrant) -> None:
         with self._lock:
@@ -221,11 +269,16 @@ class Contest:
 
     def _next(self, args: list[Any]) -> Entrant | None:
         """Who answers this call: of those that take part and can, the one with the fewest answers."""
+        found = self._first_ready(args)
+        if (found is None or found.engine == "eager") and self._call_reserves() and self._waits:
+            wait_for(self.entrants)
+            found = self._first_ready(args)
+        return found if found is not None else self._serving
+
+    def _first_ready(self, args: list[Any]) -> Entrant | None:
         self._admit()
-        for entrant in sorted(self._on_trial_now(), key=lambda one: one.answers):
-            if self._ready(entrant, args):
-                return entrant
-        return self._serving
+        ready = (one for one in sorted(self._on_trial_now(), key=lambda one: one.answers) if self._ready(one, args))
+        return next(ready, None)
 
     def _on_trial_now(self) -> list[Entrant]:
         return [one for one in self.entrants if one.standing is Standing.TRIAL]
@@ -237,17 +290,10 @@ class Contest:
                 known = self._remembered
                 entrant.standing = Standing.TRIAL if known in (None, entrant.engine) else Standing.BEATEN
         if self._serving is None and not self._on_trial_now() and not self.pending:
-            self._fall_back_on_others()
-
-    def _fall_back_on_others(self) -> None:
-        """Nobody is there: those that were beaten or passed over, and have built what nobody asked for until now."""
-        self._remembered = None
-        for entrant in self.entrants:
-            if entrant.standing is Standing.BEATEN:
-                entrant.standing = Standing.TRIAL
-            elif entrant.standing is Standing.WAITING and entrant.summon is not None:
-                summon, entrant.summon = entrant.summon, None
-                summon()
+            self._remembered = None  # nobody is there: those that were beaten or passed over
+            for entrant in self.entrants:
+                if entrant.standing is Standing.BEATEN:
+                    entrant.standing = Standing.TRIAL
 
     def _judge(self) -> None:
         """Put out who is hopeless; decide when everybody who takes part has answered often enough."""
@@ -282,7 +328,7 @@ class Contest:
         best.unwrap()
         self._serving = best
         self.engine = best.engine
-        self.reason = self._why(best)
+        self.reason = why_chosen(best, self.entrants, self.label)
         for one in self.entrants:
             if one.standing is Standing.BEATEN and self._releases:
                 one.release()
@@ -301,20 +347,6 @@ class Contest:
     def medians(self) -> dict[str, float]:
         """Median seconds of an answer, by engine, of those that were timed."""
         return {one.engine: one.median_s for one in self.entrants if one.median_s is not None}
-
-    def _why(self, best: Entrant) -> Reason:
-        others = sorted(
-            (one for one in self.entrants if one is not best and one.seconds), key=lambda o: o.median_s or 0.0
-        )
-        second = others[0] if others else None
-        own = f"{format_seconds(best.median_s)} a call" if best.median_s is not None else "the only one there is"
-        return Reason(
-            kind=ReasonKind.ENGINE_CHOSEN,
-            detail=f"{best.engine}: {own}",
-            node=self.label,
-            runner_up=second.engine if second is not None else None,
-            runner_up_cost=f"{format_seconds(second.median_s)} a call" if second and second.median_s else None,
-        )
 
     # A newcomer
 
@@ -347,23 +379,17 @@ class Contest:
     @property
     def pending(self) -> bool:
         """Whether an engine is being made ready."""
-        return any(one.standing is Standing.PREPARING for one in self.entrants)
+        return bool(self._preparing) or any(one.standing is Standing.PREPARING for one in self.entrants)
 
     def status(self) -> ContestStatus:
         """A snapshot."""
-        entrants = tuple(
-            EntrantStatus(
-                engine=one.engine,
-                standing=one.standing,
-                median_s=one.median_s,
-                answers=one.answers,
-                memory_bytes=one.memory_bytes,
-                reason=one.reason or one.declined,
-            )
-            for one in self.entrants
-        )
         return ContestStatus(
-            label=self.label, engine=self.engine, decided=self.decided, entrants=entrants, reason=self.reason
+            label=self.label,
+            engine=self.engine,
+            decided=self.decided,
+            entrants=tuple(one.status() for one in self.entrants),
+            reason=self.reason,
+            refused=self.refused,
         )
 
 
@@ -371,37 +397,3 @@ def _rounds(entrant: Entrant) -> int:
     """Answers that are timed before it is judged."""
     median_s = entrant.median_s
     return ROUNDS if median_s is None else min(MAX_ROUNDS, max(ROUNDS, math.ceil(ROUNDS_S / max(median_s, 1e-9))))
-
-
-class ContestBySize:
-    """A contest for each order of magnitude of the sizes that differ from call to call. A ``RegionCallable``.
-
-    Args:
-        places: where the size symbols are read off the arguments (``keys.symbol_places``).
-        make: makes the contest for sizes like these; given the number of bits of each.
-    """
-
-    def __init__(self, places: Sequence[tuple[int, int | None]], make: Callable[[tuple[int, ...]], Contest]) -> None:
-        self._places, self._make = tuple(places), make
-        self.contests: dict[tuple[int, ...], Contest] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, args: list[Any]) -> Sequence[Any]:
-        """Answer a call."""
-        sizes = tuple(
-            [int(args[place] if dim is None else args[place].shape[dim]).bit_length() for place, dim in self._places]
-        )
-        contest = self.contests.get(sizes)
-        return (contest if contest is not None else self._new(sizes))(args)
-
-    @property
-    def distinct(self) -> list[Contest]:
-        """Each contest once."""
-        return list({id(one): one for one in list(self.contests.values())}.values())
-
-    def _new(self, sizes: tuple[int, ...]) -> Contest:
-        with self._lock:
-            if sizes not in self.contests:
-                full = len(self.contests) >= _MAX_SIZES
-                self.contests[sizes] = next(reversed(self.contests.values())) if full else self._make(sizes)
-            return self.contests[sizes]

@@ -13,6 +13,7 @@ from djinn_fx.engines.contest import Contest
 from djinn_fx.engines.entrant import Entrant
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.engines.memory import Loaded
+from djinn_fx.engines.standby import Standby
 from djinn_fx.engines.tier import Prepared, Tier
 from djinn_fx.reasons import Reason
 from djinn_fx.settings import Settings
@@ -51,13 +52,15 @@ class Contestants:
         decided: Callable[[str, Mapping[str, float]], None] | None = None,
         timed: Callable[[Mapping[str, Sequence[float]]], None] | None = None,
         remembered: str | None = None,
+        standby: Standby | None = None,
     ) -> Contest:
-        """A contest between the engines, these others, and the region's own ops where they may take part."""
+        """A contest between the engines, these others, and the region's own ops where they may take part.
+
+        With ``standby`` for when all of them refuse.
+        """
         told = _Told()
         entrants = [self._entrant(one, told) for one in self._made]
-        for one in others:
-            one.use(self._checks.checked(one.engine, one.run, functools.partial(told.about, one.engine)))
-            entrants.append(one)
+        entrants += [self._other(one, told) for one in others]
         if self._settings.engine == "auto" or "eager" in self._settings.engines:
             entrants.append(Entrant("eager", self._reference))
         contest = Contest(
@@ -69,9 +72,14 @@ class Contestants:
             timed=timed,
             remembered=remembered,
             releases=not self._sizes_differ,
+            standby=(lambda: self._other(standby.entrant(), told)) if standby is not None else None,
         )
         told.contest = weakref.ref(contest)
         return contest
+
+    def _other(self, entrant: Entrant, told: _Told) -> Entrant:
+        entrant.use(self._checks.checked(entrant.engine, entrant.run, functools.partial(told.about, entrant.engine)))
+        return entrant
 
     def _entrant(self, made: Made, told: _Told) -> Entrant:
         name = made.tier.name

@@ -183,7 +183,7 @@ class LazyRegion:
         # Freeing the region cancels its builds; the finalizer must not hold the region itself.
         weakref.finalize(self, _cancel_all, self._candidates)
         self._watching = True
-        self._consider()
+        self.consider()
 
     def submit_all(self) -> None:
         """Build whatever can be built, whether it pays or not: somebody waits for it."""
@@ -253,10 +253,10 @@ class LazyRegion:
         self._seconds += time.perf_counter() - start
         self.executions += 1
         if self.executions % _LOOK_EVERY == 0 or self.executions <= _LOOK_EVERY:
-            self._consider()
+            self.consider()
         return results
 
-    def _consider(self) -> None:
+    def consider(self) -> None:
         """Submit what pays; stop watching when nothing can come any more."""
         now = time.monotonic()
         for candidate in self._candidates:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -130,3 +130,12 @@ def _weights(srg: SRG, region: Region) -> tuple[int, ...]:
 def region_values(srg: SRG, region: Region) -> tuple[Any, ...]:
     """The compile-time values of a region's inputs."""
     return tuple(input_value(srg, srg.node(name)) for name in region.inputs)
+
+
+def distinct_first(regions: Sequence[Region]) -> Iterator[Region]:
+    """One of each kind of regions."""
+    seen: set[str] = set()
+    for region in regions:
+        if not region.structural_hash or region.structural_hash not in seen:
+            seen.add(region.structural_hash)
+            yield region

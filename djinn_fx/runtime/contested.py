@@ -18,7 +18,8 @@ from torch.fx import GraphModule
 
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
 from djinn_fx.engines.build import BOUND, WHOLE, Builder
-from djinn_fx.engines.contest import Contest, ContestBySize
+from djinn_fx.engines.contest import Contest
+from djinn_fx.engines.contest_by_size import ContestBySize
 from djinn_fx.engines.decisions import decision_key, recall, remember
 from djinn_fx.engines.entrants import Contestants, Made
 from djinn_fx.engines.keys import EngineKey, Guards, symbol_places

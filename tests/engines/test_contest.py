@@ -10,7 +10,8 @@ import pytest
 
 from djinn_fx.engines import contest as contest_module
 from djinn_fx.engines.base import Declined
-from djinn_fx.engines.contest import MARGIN, MAX_ROUNDS, ROUNDS, Contest, ContestBySize
+from djinn_fx.engines.contest import MARGIN, MAX_ROUNDS, ROUNDS, Contest
+from djinn_fx.engines.contest_by_size import ContestBySize
 from djinn_fx.engines.entrant import Entrant, Standing
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind

@@ -1,0 +1,80 @@
+"""Inductor behind engines that may refuse at the last moment: built when no other engine is left to answer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.entrant import Entrant
+from djinn_fx.engines.lazy import LazyRegion
+from djinn_fx.errors import useful_line
+from djinn_fx.reasons import Reason, ReasonKind
+
+log = logging.getLogger("djinn_fx.engines")
+
+#: What has regions built by child processes: the callable of them all, None if there is none, and the regions.
+BuildAll = Callable[[], tuple[RegionCallable | None, tuple[LazyRegion, ...]]]
+
+
+class Standby:
+    """Regions on Inductor as one engine for all of them. A ``RegionCallable``.
+
+    Args:
+        build: has the regions built.
+        at_once: they are built without being asked for; else only when no other engine is left.
+
+    Attributes:
+        regions: empty until they are being built.
+    """
+
+    def __init__(self, build: BuildAll, *, at_once: bool = False) -> None:
+        self._build, self._at_once = build, at_once
+        self._run: RegionCallable | None = None
+        self._lock = threading.Lock()
+        self._begun, self._over = False, False
+        #: Why there is nothing to run.
+        self.reason: Reason | None = None
+        self.regions: tuple[LazyRegion, ...] = ()
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        """Run the regions, one after the other."""
+        assert self._run is not None, "only called once it has arrived"
+        return self._run(args)
+
+    def entrant(self) -> Entrant:
+        """It, for a contest."""
+        summon = None if self._at_once else self.summon
+        return Entrant("inductor", self, arrived=self.arrived, summon=summon, building=self.building)
+
+    def build(self) -> None:
+        """Have the regions built, once."""
+        with self._lock:
+            begun, self._begun = self._begun, True
+        if begun:
+            return
+        try:
+            self._run, self.regions = self._build()
+        except Exception as error:  # in the middle of a call that own ops can answer
+            self.reason = Reason(kind=ReasonKind.FALLBACK, detail=f"inductor: {useful_line(error)}")
+            log.warning("%s", self.reason.detail, exc_info=True)
+        finally:
+            self._over = True
+
+    def summon(self) -> None:
+        """Have the regions built now, since no other engine is left."""
+        self.build()
+        for region in self.regions:
+            region.submit_all()
+
+    def building(self) -> bool:
+        """Whether a region is waiting to be built, or being built."""
+        return (self._begun and not self._over) or any(one.pending for one in self.regions)
+
+    def arrived(self) -> bool:
+        """Whether every region runs on Inductor."""
+        for region in self.regions:
+            region.consider()  # a build that failed for the time being is tried again when it is time
+        return self._run is not None and not any(one.pending or one.engine == "eager" for one in self.regions)

@@ -1,0 +1,214 @@
+"""When no engine is left that was asked for: Inductor takes over, and it is told."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import djinn_fx
+from djinn_fx.engines import refusals
+from djinn_fx.engines.contest import Contest
+from djinn_fx.engines.entrant import Entrant, Standing
+from djinn_fx.engines.lazy import CHANGED
+from djinn_fx.engines.onnx_engine import OnnxEngine
+from djinn_fx.engines.packed import PackedEngine
+from djinn_fx.engines.refusals import cannot_serve
+from djinn_fx.engines.standby import Standby
+from djinn_fx.errors import EngineError
+from djinn_fx.reasons import Reason, ReasonKind
+
+
+def plus_one(args: list[Any]) -> list[Any]:
+    return [args[0] + 1]
+
+
+class Broken:
+    """An engine that cannot be made ready; ``works`` many times it can."""
+
+    def __init__(self, works: int = 0) -> None:
+        self.works = works
+
+    def attempt(self, args: list[Any]) -> Sequence[Any] | None:
+        if self.works <= 0:
+            raise EngineError("broken: no kernel")
+        self.works -= 1
+        return plus_one(args)
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        raise AssertionError("it has attempt")
+
+    def prepare(self, args: list[Any]) -> Callable[[], None] | None:
+        def work() -> None:
+            raise EngineError("broken: cannot open whole graph: no kernel")
+
+        return None if self.works else work
+
+
+class Reserve:
+    """An engine that is built when it is asked for, which takes a moment."""
+
+    def __init__(self, takes_s: float = 0.0) -> None:
+        self.takes_s, self.made, self.summoned = takes_s, 0, 0
+        self._ready = threading.Event()
+
+    def entrant(self) -> Entrant:
+        self.made += 1
+        building = lambda: self.summoned > 0 and not self._ready.is_set()  # noqa: E731
+        return Entrant("reserve", plus_one, arrived=self._ready.is_set, summon=self.summon, building=building)
+
+    def summon(self) -> None:
+        self.summoned += 1
+        threading.Timer(self.takes_s, self.finish).start()
+
+    def finish(self) -> None:
+        with CHANGED:
+            self._ready.set()
+            CHANGED.notify_all()
+
+
+def contest_of(*entrants: Entrant, waits: bool = True, standby: Callable[[], Entrant] | None = None) -> Contest:
+    return Contest(label="whole graph", entrants=entrants, reference=plus_one, waits=waits, standby=standby)
+
+
+def call(contest: Contest, times: int = 1) -> None:
+    for value in range(times):
+        assert list(contest([value])) == [value + 1]
+
+
+def test_who_stands_by_is_not_made_as_long_as_an_engine_serves() -> None:
+    reserve = Reserve()
+    contest = contest_of(Entrant("good", plus_one), standby=reserve.entrant)
+    call(contest, 40)
+    assert (reserve.made, contest.refused) == (0, None)
+    assert [one.engine for one in contest.entrants] == ["good"]
+
+
+def test_the_first_call_waits_for_who_stands_by_where_callers_wait() -> None:
+    reserve = Reserve(0.2)
+    contest = contest_of(Entrant("broken", Broken()), standby=reserve.entrant)
+    call(contest)
+    assert contest.engine == "reserve"
+    assert (reserve.made, reserve.summoned) == (1, 1)
+
+
+def test_an_engine_that_fails_later_is_replaced_too() -> None:
+    reserve = Reserve()
+    contest = contest_of(Entrant("broken", Broken(works=12)), standby=reserve.entrant)
+    call(contest, 12)
+    assert (contest.engine, contest.decided) == ("broken", True)
+    call(contest, 5)
+    assert (contest.engine, reserve.summoned) == ("reserve", 1)
+
+
+def test_own_ops_in_the_contest_do_not_keep_it_from_being_built() -> None:
+    reserve = Reserve()
+    contest = contest_of(Entrant("broken", Broken()), reserve.entrant(), Entrant("eager", plus_one))
+    call(contest, 40)
+    assert reserve.summoned == 1
+    assert {one.engine: one.standing for one in contest.entrants}["reserve"] is not Standing.WAITING
+
+
+def test_in_the_background_it_is_built_without_a_further_call() -> None:
+    reserve = Reserve()
+    contest = contest_of(Entrant("broken", Broken()), waits=False, standby=reserve.entrant)
+    call(contest)
+    until = time.monotonic() + 20
+    while (contest.pending or not reserve.summoned) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert reserve.summoned == 1
+    time.sleep(0.05)
+    call(contest)
+    assert contest.engine == "reserve"
+
+
+def test_a_dropped_engine_is_replaced() -> None:
+    reserve = Reserve()
+    contest = contest_of(Entrant("wrong", plus_one), standby=reserve.entrant)
+    call(contest, 3)
+    contest.drop("wrong", Reason(kind=ReasonKind.QUARANTINED, detail="wrong: 2 is not 1"))
+    assert reserve.summoned == 1
+    call(contest, 3)
+    assert contest.engine == "reserve"
+
+
+def test_where_nobody_stands_by_that_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    refusals._SAID.clear()
+    contest = contest_of(Entrant("broken", Broken()))
+    with caplog.at_level(logging.WARNING):
+        call(contest, 20)
+    assert [record.getMessage() for record in caplog.records] == [contest.refused]
+    assert contest.status().refused == contest.refused
+
+
+def test_the_sentence() -> None:
+    told = cannot_serve([("a", "a: a: cannot open whole graph: TypeError: no. ")], "inductor")
+    assert told.startswith("djinn_fx: a cannot serve this graph: TypeError: no; inductor does. ")
+    assert "layer 1" in cannot_serve([("a", "no"), ("b", "b: no")], None, "layer 1")
+
+
+def test_a_standby_builds_once() -> None:
+    built: list[bool] = []
+
+    def build() -> Any:
+        built.append(True)
+        return plus_one, ()
+
+    standby = Standby(build)
+    assert not standby.arrived()
+    for _ in range(2):
+        standby.summon()
+    assert built == [True]
+    assert standby.arrived()
+
+
+class TestCompiled:
+    """Through torch.compile."""
+
+    def model(self) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16)).eval()
+
+    def run(self, engine: str, times: int = 3) -> Any:
+        module = self.model()
+        compiled = torch.compile(module, backend="djinn", options={"engine": engine})
+        with torch.no_grad():
+            for _ in range(times):
+                x = torch.randn(3, 16)
+                torch.testing.assert_close(compiled(x), module(x), rtol=1e-4, atol=1e-5)
+        return djinn_fx.status(compiled)
+
+    def test_an_engine_alone_that_cannot_open_is_inductors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("onnxruntime")
+
+        def session(*_: Any) -> Any:
+            raise EngineError("onnxruntime: cannot open whole graph: no kernel")
+
+        monkeypatch.setattr("djinn_fx.engines.onnx_trial.problem", lambda *_: None)
+        monkeypatch.setattr("djinn_fx.engines.onnxruntime.OnnxRuntimeEngine.session", session)
+        status = self.run("onnxruntime")
+        (contest,) = status.contests
+        assert contest.engine == "inductor"
+        assert status.ready
+        (sentence,) = status.refused
+        assert sentence in str(status)
+        assert sentence.startswith("djinn_fx: onnxruntime cannot serve this graph: no kernel; inductor does.")
+
+    @pytest.mark.parametrize("engine", ["onnxruntime", "packed"])
+    def test_one_that_refuses_when_the_graph_is_planned_is_told(
+        self, engine: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def supports(self: Any, region: Any) -> Reason:
+            return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=f"{engine}: not today", node=region.label)
+
+        owner = OnnxEngine if engine == "onnxruntime" else PackedEngine
+        monkeypatch.setattr(owner, "supports", supports)
+        status = self.run(engine, times=1)
+        (sentence,) = status.refused
+        assert sentence.startswith(f"djinn_fx: {engine} cannot serve this graph: not today; inductor does.")
