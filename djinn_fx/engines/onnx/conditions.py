@@ -43,6 +43,8 @@ _MOVES = frozenset(
     count_nonzero movedim rot90 copy_ to lift empty_like new_empty
     """.split()
 )
+#: Called by nobody but torch's own decompositions, for which that makes no difference.
+_OTHERWISE = frozenset({"aten._unsafe_masked_index", "aten._unsafe_masked_index_put_accumulate"})
 #: Of what these are given they take the sizes.
 _UNREAD = frozenset(f"aten.{name}" for name in "full_like zeros_like ones_like empty_like new_full new_zeros".split())
 _DIVISIONS = frozenset({"aten.floor_divide", "aten.remainder", "aten.fmod"})
@@ -114,6 +116,8 @@ class Conditions:
         """
         name = target_name(node.target).rpartition(".")[0]
         held: dict[Node, Value] = {}
+        if name in _OTHERWISE:
+            raise Refused("torch's decomposition of it counts negative indices otherwise than its kernel")
         if not checked:
             for index, least, most in places_of(name, node):
                 self._place(held, index, least, most)

@@ -150,3 +150,22 @@ def test_nothing_is_written_by_a_call_that_is_declined(flavour: str) -> None:
     with pytest.raises(Declined):
         converted(cache, x, torch.tensor([4.0]))
     assert torch.equal(cache, before)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_boundaries_out_of_order_are_searched_by_torch(flavour: str) -> None:
+    x, bounds = torch.tensor([0.5, 2.5, 9.0]), torch.tensor([1.0, 2.0, 3.0])
+    converted = Converted(region_of(torch.bucketize, [x, bounds]), flavour)
+    torch.testing.assert_close(converted(x, bounds)[0], torch.bucketize(x, bounds))
+    for wrong in ([3.0, 2.0, 1.0], [1.0, float("nan"), 2.0]):
+        with pytest.raises(Declined):
+            converted(x, torch.tensor(wrong))
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_mask_chooses_no_more_than_there_is(flavour: str) -> None:
+    x, mask, source = torch.zeros(4), torch.tensor([True, False, True, False]), torch.tensor([5.0, 6.0])
+    converted = Converted(region_of(torch.masked_scatter, [x, mask, source]), flavour)
+    torch.testing.assert_close(converted(x, mask, source)[0], torch.masked_scatter(x, mask, source))
+    with pytest.raises(Declined):
+        converted(x, torch.ones(4, dtype=torch.bool), source)

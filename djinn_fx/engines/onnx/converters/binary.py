@@ -186,6 +186,14 @@ def _addbmm(
     return b.cast(binary(b, "Add", own, total), result_dtype(node))
 
 
+def _require_order(b: GraphBuilder, bounds: Value, count: int) -> None:
+    """Torch searches by halves: among boundaries that are not in order it ends where counting does not."""
+    array = b.array_of(bounds)
+    if count and (array is None or not bool((array[:-1] <= array[1:]).all()) or bool((array != array).any())):
+        lower, upper = (b.slice(bounds, 0, *ends, size=count - 1) for ends in ((0, count - 1), (1, count)))
+        b.require(binary(b, "LessOrEqual", *((lower, upper) if count > 1 else (bounds, bounds)), torch.bool))
+
+
 @converts("aten.bucketize.Tensor", "aten.searchsorted.Tensor")
 def _bucketize(
     b: GraphBuilder,
@@ -203,10 +211,12 @@ def _bucketize(
     bounds, value = (first, second) if search else (second, first)
     if sorter is not None or (search and bounds.rank > 1):
         raise Refused("of rows of boundaries, or boundaries that are not in order")
-    if bounds.shape[0] is None or bounds.shape[0] > 4096:
+    number = bounds.shape[0]
+    if number is None or number > 4096:
         raise Refused("of more than 4096 boundaries, or a number of them that is not known")
     own = torch.promote_types(bounds.dtype, value.dtype)
     value, bounds = b.cast(value, own), b.cast(bounds, own)
+    _require_order(b, bounds, number)
     value = b.unsqueeze(value, [value.rank])
     kind = "LessOrEqual" if right or side == "right" else "Less"
     below = binary(b, kind, bounds, value, torch.bool)

@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.converters.parts import (
     along,
+    at_most,
     axis,
     binary,
     count,
@@ -209,6 +210,10 @@ def _masked_scatter(b: GraphBuilder, node: Node, x: Value, mask: Value, source: 
     before = b.op("CumSum", [chosen, b.constant(0, torch.int64)], exclusive=1)
     # Places that are not chosen read the first element.
     before = binary(b, "Mul", before, chosen)
+    there = b.tensor(count(b, source, range(source.rank)), torch.int64)
+    b.require(at_most(b, b.op("ReduceSum", [chosen], None, (), keepdims=0), there))
+    last = binary(b, "Sub", there, 1)
+    before = b.op("Min", [before, last], shape=before.shape, symbols=before.symbols)
     taken = b.op("Gather", [flat(b, source), before], source.dtype, chosen.shape, axis=0)
     return select(b, mask, b.reshape(taken, sizes), x)
 
