@@ -1,14 +1,13 @@
 """What was measured on one machine, and what was fitted to it: samples, the profile, and its file.
 
-The file is JSON with a checksum, written whole or not at all, for its user alone. One that is damaged, of another
-machine, of other library versions or of other threads is never used and never raised: :func:`read_profile` says why.
+The file is JSON with a checksum and the user's signature, written whole or not at all, for its user alone. One that is
+damaged, somebody else's, of another machine, of other library versions or of other threads is never used and never
+raised: :func:`read_profile` says why.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -23,7 +22,8 @@ from typing import Any
 from djinn_fx.costmodels.work import WorkGraph
 from djinn_fx.errors import StoreError
 from djinn_fx.hardware.machine import machine_identity
-from djinn_fx.private_files import default_cache_dir, write_atomic
+from djinn_fx.private_files import default_cache_dir, own_folder, write_atomic
+from djinn_fx.signing import NotOurs, seal, unseal
 
 SCHEMA = "djinn-profile/1"
 #: The profile's file in its folder, and the samples that it was fitted to.
@@ -235,6 +235,8 @@ def read_profile(folder: Path, here: Conditions | None = None) -> FoundProfile:
         return FoundProfile(profile=None, problem=None, path=path)
     except OSError as error:
         return _unusable(path, f"cannot be read ({error.strerror or error})")
+    except NotOurs as error:
+        return _unusable(path, f"was not made by you: {error}")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         return _unusable(path, f"is damaged: {what}")
@@ -288,16 +290,15 @@ def _unusable(path: Path, what: str) -> FoundProfile:
 
 
 def write_checked(target: Path, content: Any) -> Path:
-    """Write JSON with a checksum, whole or not at all: mode 0600, in a folder of mode 0700.
+    """Write JSON with a checksum and a signature, whole or not at all: mode 0600, in a folder of mode 0700.
 
     Raises:
         StoreError: the folder is not this user's own, or cannot be written.
     """
-    body = json.dumps(content, sort_keys=True, allow_nan=False)
-    digest = hashlib.sha256(body.encode()).hexdigest()
+    text = seal(target.name, content, allow_nan=False)
     try:
         own_folder(target.parent)
-        write_atomic(target, [f'{{"sha256": "{digest}", "content": {body}}}\n'.encode()], scratch=target.parent)
+        write_atomic(target, [text], scratch=target.parent)
     except OSError as error:
         raise StoreError(f"{target}: cannot be written: {error.strerror or error}") from error
     return target
@@ -308,7 +309,7 @@ def read_checked(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it was cut, changed, is another user's, or is no such file.
+        ValueError: it was cut, changed, is another user's or signed with another key, or is no such file.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as stream:
@@ -317,32 +318,4 @@ def read_checked(path: Path) -> Any:
             raise ValueError("it is not a regular file of this user")
         if status.st_size > MAX_BYTES:
             raise ValueError(f"{status.st_size} bytes are too many")
-        raw = stream.read(MAX_BYTES)
-    try:
-        outer = json.loads(raw)
-        body = json.dumps(outer["content"], sort_keys=True, allow_nan=False)
-        digest = outer["sha256"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError("it was cut short, or is not JSON of this form") from error
-    if hashlib.sha256(body.encode()).hexdigest() != digest:
-        raise ValueError("its checksum does not fit")
-    return outer["content"]
-
-
-def own_folder(folder: Path) -> None:
-    """Make the folder, for this user alone.
-
-    Raises:
-        StoreError: it is a link, no folder, or another user's.
-        OSError: it cannot be made.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = os.lstat(folder)
-    if not stat.S_ISDIR(status.st_mode):
-        raise StoreError(f"{folder} is not a folder: remove it, or choose another with DJINN_CACHE_DIR")
-    if os.name == "posix" and status.st_uid != os.geteuid():
-        raise StoreError(f"{folder} belongs to user {status.st_uid}: choose another with DJINN_CACHE_DIR")
-    if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
-        os.chmod(folder, 0o700)
+        return unseal(path.name, stream.read(MAX_BYTES))

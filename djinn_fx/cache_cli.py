@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from djinn_fx.engines.bundle import ALREADY_STORED, export_bundle, import_bundle
+from djinn_fx.engines.bundle import ALREADY_STORED, export_bundle, import_bundle, import_folder
 from djinn_fx.engines.store import EntryInfo, FieldDifference, Store, default_cache_dir, difference, nearest
 from djinn_fx.errors import StoreError
 from djinn_fx.settings import Settings
+from djinn_fx.signing import signer
 from djinn_fx.units import format_bytes
 
 OK, FOUND_WRONG = 0, 1
@@ -47,7 +49,10 @@ def add_parser(commands: Any) -> None:
     export = add("export", _export, "write all entries to a bundle, a plain tar file")
     export.add_argument("file", type=Path, metavar="FILE")
     import_ = add(
-        "import", _import, "store the entries of a bundle. Entries are code that will be run: only from whom you trust"
+        "import",
+        _import,
+        "store and sign the entries of a bundle, or of another cache directory. Entries are code that will be run: "
+        "only from whom you trust",
     )
     import_.add_argument("file", type=Path, metavar="FILE")
 
@@ -69,7 +74,22 @@ def _ls(arguments: argparse.Namespace) -> int:
         _table(("key", "size", "last used", "engine", "label"), rows)
     total = format_bytes(sum(entry.nbytes for entry in entries))
     print(f"{_count(len(entries), 'entry', 'entries')}, {total} of {format_bytes(store.limit_bytes)} in {store.root}")
+    _tell_foreign(store)
     return OK
+
+
+def _tell_foreign(store: Store) -> None:
+    """Entries that somebody else wrote, of which nothing is shown or used."""
+    alone = signer().reason
+    if alone is not None:
+        print(alone.detail)
+    foreign = store.foreign()
+    if foreign:
+        first = next(iter(foreign.values()))
+        print(
+            f"{_count(len(foreign), 'entry is', 'entries are')} not used: {first}. To take them in, if you trust who "
+            f"wrote them: djinn cache import {shlex.quote(str(store.root))}"
+        )
 
 
 @dataclass(frozen=True)
@@ -87,6 +107,9 @@ def _why(arguments: argparse.Namespace) -> int:
     entries = store.entries()
     asked = _asked(store, entries, arguments.key)
     print(f"{asked.what}: {asked.key}")
+    foreign = store.foreign()
+    if asked.key in foreign:
+        print(f"an entry of this key is there, but it is not used: {foreign[asked.key]}")
     # A key that missed is usually stored by now: compared with itself it would differ in nothing.
     found = nearest(asked.fields, [entry for entry in entries if entry.key != asked.key], asked.canonical)
     if asked.fields is None or found is None:
@@ -114,6 +137,9 @@ def _asked(store: Store, entries: Sequence[EntryInfo], word: str) -> _Asked:
         return _Asked(miss.key, f"missed {_when(miss.time_s)}", miss.fields, miss.canonical)
     if word == LAST_MISS:
         raise StoreError(f"no miss is on record in {store.root}: nothing was looked up there in vain")
+    foreign = [(key, why) for key, why in store.foreign().items() if word and key.startswith(word.lower())]
+    if not matches and foreign:
+        return _Asked(foreign[0][0], "looked for", None, None)
     if not matches:
         raise StoreError(f"no entry in {store.root} has a key that begins with {word!r}; `djinn cache ls` lists them")
     if len(matches) > 1:
@@ -170,7 +196,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _import(arguments: argparse.Namespace) -> int:
     store = _store(arguments)
-    imported, skipped = import_bundle(store, arguments.file)
+    take = import_folder if arguments.file.is_dir() else import_bundle
+    imported, skipped = take(store, arguments.file)
     if skipped:
         _table(("skipped", "why"), skipped)
     print(f"{_count(imported, 'entry', 'entries')} imported into {store.root}, {len(skipped)} skipped")

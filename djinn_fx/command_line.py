@@ -47,23 +47,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` pairs as ``options=``, the values read as YAML.
+    """``KEY=VALUE`` pairs as ``options=``: words as the setting's type says, lists as YAML.
 
     Raises:
         SettingsError: a pair is none, or its value cannot be read.
     """
-    import yaml
+    from djinn_fx.settings import Settings
+    from djinn_fx.settings_sources import read_word
 
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not (equals and key):
             raise SettingsError(f"--option {pair}: write it as key=value")
-        try:
-            value = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError as error:
-            raise SettingsError(f"--option {pair}: the value cannot be read: {error}") from error
-        options[key] = None if value == "none" else value
+        options[key] = read_word(key, text, Settings.model_fields, f"--option {pair:.80}") if text else ""
     return options
 
 

@@ -1,14 +1,17 @@
-"""Files of this user alone: where they go, and how they are written. What the disk cache and profiles share."""
+"""Files of this user alone: where they go, and how they are written. What the disk cache, profiles and key share."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 import platformdirs
+
+from djinn_fx.errors import StoreError
 
 # Windows has neither owners nor these flags; its user folders are private by default.
 _POSIX = os.name == "posix"
@@ -21,6 +24,39 @@ def default_cache_dir() -> Path:
     chosen = os.environ.get("DJINN_CACHE_DIR")
     folder = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("djinn_fx", appauthor=False)
     return folder.absolute()
+
+
+def default_config_dir() -> Path:
+    """``DJINN_CONFIG_DIR`` if set and not empty, else the platform's configuration folder for djinn_fx.
+
+    Only the environment can move it, no configuration file: the key that says what may be run lies there.
+    """
+    chosen = os.environ.get("DJINN_CONFIG_DIR")
+    folder = Path(chosen).expanduser() if chosen else platformdirs.user_config_path("djinn_fx", appauthor=False)
+    return folder.absolute()
+
+
+def own_folder(folder: Path, remedy: str = "choose another with DJINN_CACHE_DIR") -> None:
+    """Make the folder, for this user alone.
+
+    Args:
+        folder: whose parents are made too.
+        remedy: what the user can do instead of removing what is in the way.
+
+    Raises:
+        StoreError: it is a link, no folder, or another user's.
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = os.lstat(folder)
+    if not stat.S_ISDIR(status.st_mode):
+        raise StoreError(f"{folder} is not a folder: remove it, or {remedy}")
+    if _POSIX and status.st_uid != os.geteuid():
+        raise StoreError(f"{folder} belongs to user {status.st_uid}: {remedy}")
+    if _POSIX and stat.S_IMODE(status.st_mode) & 0o077:
+        os.chmod(folder, 0o700)
 
 
 def write_atomic(target: Path, pieces: Iterable[bytes], scratch: Path) -> None:

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-import platformdirs
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from djinn_fx.errors import SettingsError, UnitError
+from djinn_fx.private_files import default_config_dir
 from djinn_fx.settings_sources import ENV_PREFIX, Source, from_call, from_environment, from_file
 from djinn_fx.settings_sources import read_text as _read_text
 from djinn_fx.units import parse_bytes, parse_seconds
@@ -178,6 +178,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         distinct = tuple(dict.fromkeys(names))
         return distinct if len(distinct) > 1 else distinct[0]
 
+    @field_validator("verify", mode="before")
+    @classmethod
+    def _verify_word(cls, value: Any) -> Any:
+        # As YAML reads the word, or as somebody means it who writes `verify: no`.
+        return "off" if value is False or str(value).lower() in ("off", "no", "false") else value
+
     @field_validator("cost_model", mode="before")
     @classmethod
     def _cost_model_shape(cls, value: Any) -> Any:
@@ -267,7 +273,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         fields = Settings.model_fields
         sources = (
-            from_file(platformdirs.user_config_path("djinn_fx", appauthor=False) / "config.yaml", fields),
+            from_file(default_config_dir() / "config.yaml", fields),
             from_file(cwd / PROJECT_FILE if cwd else Path(PROJECT_FILE), fields),
             from_environment(os.environ if environ is None else environ, fields),
             from_call(mode, options, fields),

@@ -14,13 +14,15 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from djinn_fx.errors import SettingsError
+from djinn_fx.yaml_bounds import checked, read_bytes
 
 log = logging.getLogger("djinn_fx.settings")
 
 ENV_PREFIX = "DJINN_"
 #: Variables with our prefix that are no settings: DJINN_DEBUG=1 makes the commands show tracebacks,
-#: DJINN_WRITE_PROTECTION=off has weights compared as on a kernel that does not tell of writes (docs/guard.md).
-OTHER_VARIABLES = ("DJINN_DEBUG", "DJINN_WRITE_PROTECTION")
+#: DJINN_WRITE_PROTECTION=off has weights compared as on a kernel that does not tell of writes (docs/guard.md),
+#: DJINN_CONFIG_DIR is the user's configuration folder, which no configuration file may move.
+OTHER_VARIABLES = ("DJINN_DEBUG", "DJINN_WRITE_PROTECTION", "DJINN_CONFIG_DIR")
 #: torch's own keys in ``options=``; torch reads them, they are not ours to judge.
 TORCH_OPTIONS = ("guard_filter_fn", "use_aoti")
 
@@ -92,26 +94,38 @@ def read_text(name: str, text: str, fields: Fields) -> Any:
         return _TRUTH.get(text.lower(), text)
     if any(get_origin(kind) is tuple for kind in kinds) and (str not in kinds or "," in text):
         return re.findall(r"[^\s,{][^,{]*(?:\{[^}]*\})?", text)  # a comma inside {...} belongs to one pass's options
-    number = next((kind for kind in (int, float) if kind in kinds), None)
-    if number is not None:
-        try:
-            return number(text)
-        except ValueError:
-            return text
+    if int in kinds or float in kinds:
+        return _number(text, whole=int in kinds)
     return text
+
+
+def _number(text: str, whole: bool) -> Any:
+    """A number as Python writes it, also ``1e9`` for a whole one; the text itself if it is none.
+
+    ``010`` is none: some take it for ten, some for eight.
+    """
+    try:
+        return int(text, 0) if whole else float(text)
+    except ValueError:
+        pass
+    try:
+        found = float(text) if whole and "e" in text.lower() else None
+    except ValueError:
+        return text
+    return int(found) if found is not None and found.is_integer() and abs(found) < 2**53 else text
 
 
 def from_file(path: Path, fields: Fields) -> Source:
     """A YAML file's settings, each with the line and column of its value; none if there is no such file."""
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
     found: Source = {}
     try:
-        loader = yaml.SafeLoader(raw)
+        loader = checked(raw, str(path))
         root = loader.get_single_node()
         if root is None:
             return {}
@@ -125,12 +139,55 @@ def from_file(path: Path, fields: Fields) -> Source:
                 raise SettingsError(f"{where}: {name!r} is given twice, first at {found[name].where}")
             # A topology is read where it is used; here it is enough to know which file describes it.
             described = name == "topology" and isinstance(value, yaml.MappingNode)
-            content = str(path.absolute()) if described else loader.construct_object(value, deep=True)
+            content = str(path.absolute()) if described else _content(loader, name, value, fields)
             found[name] = Entry(content, _at(path, value.start_mark))
     except yaml.YAMLError as error:
         where = _at(path, getattr(error, "problem_mark", None))
         raise SettingsError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
     return found
+
+
+def read_word(name: str, text: str, fields: Fields, where: str) -> Any:
+    """Text from a command line as a YAML file would have it for a setting.
+
+    Raises:
+        SettingsError: it is no YAML, or too much of it.
+    """
+    try:
+        loader = checked(text, where)
+        node = loader.get_single_node()
+        return _content(loader, name, node, fields) if node is not None else text
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{where}: the value cannot be read: {getattr(error, 'problem', None) or error}") from error
+
+
+_NULLS = ("", "~", "null", "Null", "NULL")
+
+
+def _content(loader: Any, name: str, node: yaml.Node, fields: Fields) -> Any:
+    """A setting's value. Where a word stands without quotes, the setting's type says what it means and not YAML's
+    rules, by which ``verify: off`` is false and ``compile_budget: 1:30`` is ninety.
+    """
+    if isinstance(node, yaml.SequenceNode):
+        return [_word(loader, item) for item in node.value]
+    word = _word(loader, node)
+    return read_text(name, word, fields) if isinstance(word, str) and _is_plain(loader, node) else word
+
+
+def _word(loader: Any, node: yaml.Node) -> Any:
+    """A word as it was written; what is none, or bears a tag or quotes, as YAML has it."""
+    if not _is_plain(loader, node):
+        try:
+            return loader.construct_object(node, deep=True)
+        except ValueError as error:  # a number or date by its tag only
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+    return None if node.value in _NULLS else node.value
+
+
+def _is_plain(loader: Any, node: yaml.Node) -> bool:
+    if not isinstance(node, yaml.ScalarNode) or node.style not in (None, ""):
+        return False
+    return bool(node.tag == loader.resolve(yaml.ScalarNode, node.value, (True, False)))
 
 
 def _at(path: Path, mark: yaml.Mark | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from djinn_fx.errors import UnitError
@@ -32,7 +33,7 @@ def parse_bytes(text: str) -> int:
     if match is None or match[2] not in _BYTE_UNITS:
         known = ", ".join(_BYTE_UNITS)
         raise UnitError(f"cannot read {text!r} as a size: write a number and a unit, one of {known}")
-    return round(float(match[1]) * _BYTE_UNITS[match[2]])
+    return round(_finite(text, float(match[1]) * _BYTE_UNITS[match[2]]))
 
 
 def parse_seconds(text: str) -> float:
@@ -45,7 +46,7 @@ def parse_seconds(text: str) -> float:
     if match is None or match[2] not in _SECOND_UNITS:
         known = ", ".join(_SECOND_UNITS)
         raise UnitError(f"cannot read {text!r} as a duration: write a number and a unit, one of {known}")
-    return float(match[1]) * _SECOND_UNITS[match[2]]
+    return _finite(text, float(match[1]) * _SECOND_UNITS[match[2]])
 
 
 def parse_bandwidth(text: str) -> float:
@@ -59,10 +60,16 @@ def parse_bandwidth(text: str) -> float:
     if match is None or match[2] not in _RATE_UNITS:
         known = ", ".join(_RATE_UNITS)
         raise UnitError(f"cannot read {text!r} as a bandwidth: write a number and a unit, one of {known}")
-    rate = float(match[1]) * _RATE_UNITS[match[2]]
+    rate = _finite(text, float(match[1]) * _RATE_UNITS[match[2]])
     if rate == 0:
         raise UnitError(f"a bandwidth of {text!r} would move nothing")
     return rate
+
+
+def _finite(text: str, number: float) -> float:
+    if not math.isfinite(number):
+        raise UnitError(f"{text[:40]!r} is larger than any number")
+    return number
 
 
 def format_bandwidth(bytes_s: float) -> str:

@@ -16,9 +16,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Most tests are of one engine and count its compiles; those of the choice between engines ask for it.
 os.environ["DJINN_ENGINE"] = "inductor"
-# Fixtures of a module run before the test's own folder is there: they must not see this machine's profile either.
+# Fixtures of a module run before the test's own folder is there: they must not see this machine's profile either, nor
+# sign with this user's key.
 os.environ["DJINN_CACHE_DIR"] = tempfile.mkdtemp(prefix="djinn-tests-")
-atexit.register(shutil.rmtree, os.environ["DJINN_CACHE_DIR"], ignore_errors=True)
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="djinn-tests-")
+for _folder in (os.environ["DJINN_CACHE_DIR"], os.environ["XDG_CONFIG_HOME"]):
+    atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

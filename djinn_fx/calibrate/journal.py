@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from djinn_fx.calibrate.child import Outcome
+from djinn_fx.engines import store_files as files
+from djinn_fx.signing import signer
 
 FILE = "journal.jsonl"
+_MAX_BYTES = 64 * 2**20
 
 
 def forget(folder: Path) -> None:
@@ -34,10 +38,13 @@ class Journal:
         self.known: dict[tuple[str, int], Outcome] = {}
         #: Whether a journal of other conditions was dropped.
         self.dropped = False
-        stored = None if fresh else self._read(json.loads(json.dumps(dict(head))))
+        # Signed: a profile, which is signed too, must not be fitted to a journal that somebody else put here.
+        digest = hashlib.sha256(json.dumps(dict(head), sort_keys=True).encode()).digest()
+        first = {**head, "signature": signer().sign("journal", digest).hex()}
+        stored = None if fresh else self._read(json.loads(json.dumps(first)))
         if stored is None:
             self._file = self._open(os.O_TRUNC)
-            self._put(dict(head))
+            self._put(first)
         else:
             self.known = stored
             self._file = self._open(os.O_APPEND)
@@ -62,19 +69,19 @@ class Journal:
     def _read(self, head: dict[str, Any]) -> dict[tuple[str, int], Outcome] | None:
         """The outcomes so far; None if there is no journal of these conditions. A line cut in half is left out."""
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError):
+            lines = files.read_small(self.path, _MAX_BYTES).decode().splitlines()
+        except (OSError, ValueError):  # there is none, or it is no file of this user's
             return None
         try:
             if not lines or json.loads(lines[0]) != head:
                 self.dropped = bool(lines)
                 return None
-        except ValueError:
+        except (ValueError, RecursionError):
             self.dropped = True
             return None
         found: dict[tuple[str, int], Outcome] = {}
         for line in lines[1:]:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 data = json.loads(line)
                 turn = int(data.pop("round"))
                 outcome = Outcome.from_json(data)

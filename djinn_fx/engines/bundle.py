@@ -1,12 +1,15 @@
 """Carry cache entries to another machine: a plain tar of entry files, each named by its key.
 
 Reading trusts nothing: only the 512-byte member headers are parsed, no extension of the tar format, every size is
-compared with the file's own before anything is read, and every entry's checksum is verified before it is kept. A
-checksum does not say who made a bundle, and an entry is code that will be run: import only what you trust.
+compared with the file's own before anything is read, an entry is read piece by piece, and every entry's checksum is
+verified before it is kept. A checksum does not say who made a bundle, and an entry is code that will be run. So bundles
+carry no signatures, and importing, which signs with the importing user's key, is that user's word: import only what you
+trust.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 from collections.abc import Iterator
@@ -16,8 +19,9 @@ from typing import BinaryIO, NamedTuple
 
 from djinn_fx.engines import store_files as files
 from djinn_fx.engines.store import Store
-from djinn_fx.engines.store_format import MAX_ENTRY_BYTES, DamagedEntry, is_key, read_entry
+from djinn_fx.engines.store_format import MAX_ENTRY_BYTES, DamagedEntry, Head, check_payload, is_key, read_head
 from djinn_fx.errors import StoreError
+from djinn_fx.signing import signer
 
 MAX_MEMBERS = 100_000
 ALREADY_STORED = "already stored"
@@ -32,7 +36,7 @@ class Imported(NamedTuple):
 
 
 def export_bundle(store: Store, file: Path) -> int:
-    """Write all whole entries to a tar file, replacing it; how many those are. Damaged entries are left out.
+    """Write all whole entries of this user to a tar file, replacing it; how many those are. Others are left out.
 
     Raises:
         StoreError: there are more entries than a bundle may hold.
@@ -59,50 +63,102 @@ def export_bundle(store: Store, file: Path) -> int:
 
 
 def import_bundle(store: Store, file: Path) -> Imported:
-    """Store the entries of a bundle whose checksums are right; what is stored already stays as it is.
+    """Store and sign the entries of a bundle whose checksums are right; what is stored already stays as it is.
 
     Raises:
         StoreError: ``file`` is not a tar file.
         OSError: it cannot be read.
     """
-    stored = {entry.key for entry in store.entries()}
-    skipped: list[tuple[str, str]] = []
-    count = nbytes = 0
+    intake = _Intake(store)
     with file.open("rb") as stream:
         for name, size, problem in _members(stream, os.fstat(stream.fileno()).st_size):
-            if problem is None and name in stored:
-                problem = ALREADY_STORED
-            if problem is None and nbytes + size > store.limit_bytes:
-                problem = "the cache's limit would evict what was just imported"
-            problem = problem or _keep(store, name, stream, size)
-            if problem is not None:
-                skipped.append((name, problem))
-                continue
-            stored.add(name)
-            count, nbytes = count + 1, nbytes + size
-    return Imported(count, skipped)
+            intake.take(name, stream, size, problem)
+    return intake.outcome()
+
+
+def import_folder(store: Store, folder: Path) -> Imported:
+    """Store and sign the entries of another cache directory, or those of this one that somebody else wrote.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    intake = _Intake(store)
+    for path, _ in files.scan(folder / "entries")[:MAX_MEMBERS]:
+        problem = None if is_key(path.name) else "its name is not a cache key"
+        try:
+            stream, status = files.open_own(path)
+            with stream:
+                intake.take(path.name, stream, status.st_size, problem)
+        except (DamagedEntry, OSError) as error:
+            intake.skipped.append((path.name, str(error)))
+    return intake.outcome()
+
+
+class _Intake:
+    """What is taken in at one time: no more than the cache may hold is read, let alone kept.
+
+    Args:
+        store: that takes it in.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stored = {entry.key for entry in store.entries()}
+        self._count = self._nbytes = 0
+        self.skipped: list[tuple[str, str]] = []
+
+    def take(self, name: str, stream: BinaryIO, nbytes: int, problem: str | None) -> None:
+        """Take in the entry at the stream's position, unless there is a problem with it already."""
+        if problem is None and name in self._stored:
+            problem = ALREADY_STORED
+        if problem is None and self._nbytes + nbytes > self._store.limit_bytes:
+            problem = "the cache's limit would evict what was just imported"
+        if problem is None:
+            self._nbytes += nbytes
+            problem = self._store.adopt(name, stream, nbytes)
+        if problem is not None:
+            self.skipped.append((name, problem))
+            return
+        self._stored.add(name)
+        self._count += 1
+
+    def outcome(self) -> Imported:
+        """How it went."""
+        return Imported(self._count, self.skipped)
 
 
 def _add(tar: tarfile.TarFile, store: Store, key: str) -> None:
-    """Add one entry. Nothing of this machine (user, times) goes in, so equal caches give equal bundles."""
+    """Add one entry. Nothing of this machine (user, times, signature) goes in, so equal caches give equal bundles."""
     stream, status = files.open_own(store.entry_path(key))
     with stream:
-        read_entry(stream, status.st_size, key)
-        stream.seek(0)
+        head = read_head(stream, status.st_size, key)
+        head.check_signed(key, signer())
+        check_payload(stream, head)
+        stream.seek(-head.payload_bytes, os.SEEK_END)
         member = tarfile.TarInfo(key)
         member.size, member.mode = status.st_size, 0o600
-        tar.addfile(member, stream)
+        tar.addfile(member, _Unsigned(head, key, stream))
 
 
-def _keep(store: Store, name: str, stream: BinaryIO, size: int) -> str | None:
-    """Store the entry at the stream's position; why not, if it was not."""
-    try:
-        entry = read_entry(stream, size, name)
-    except DamagedEntry as problem:
-        return str(problem)
-    if store.put(name, entry.header, entry.payload):
-        return None
-    return store.reasons[-1].detail if store.reasons else "the cache directory could not be written"
+class _Unsigned(io.RawIOBase):
+    """An entry without its signature, as a file that can be read once.
+
+    Args:
+        head: of the entry.
+        key: of the entry.
+        payload: stands where the payload begins.
+    """
+
+    def __init__(self, head: Head, key: str, payload: BinaryIO) -> None:
+        self._parts: list[BinaryIO] = [io.BytesIO(head.prefix(key, None)), io.BytesIO(head.raw), payload]
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, ``size`` of them unless it ends before."""
+        pieces = []
+        for part in self._parts:
+            pieces.append(part.read(size))
+            size -= len(pieces[-1])
+        return b"".join(pieces)
 
 
 def _members(stream: BinaryIO, nbytes: int) -> Iterator[tuple[str, int, str | None]]:

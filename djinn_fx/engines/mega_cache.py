@@ -2,8 +2,9 @@
 
 Opt-in (setting ``mega_cache``): torch reads a bundle as a whole, and one that holds an artefact of a kind that is not
 registered is not read at all, Inductor's part included. So whoever loads such a bundle imports this module first; it
-registers our kind. An artefact of ours is an entry of the disk cache: JSON header, payload, checksum. What arrives is
-verified and put into the cache that the settings name; a damaged one is told and left out, and the others are read.
+registers our kind. An artefact of ours is an entry of the disk cache: JSON header, payload, checksum, no signature.
+What arrives is verified, signed and put into the cache that the settings name: who loads a bundle trusts it. A damaged
+one is told and left out, and the others are read.
 
 This is the one module that knows torch's private names for that cache.
 """
@@ -44,9 +45,9 @@ class DjinnCacheArtifact(CacheArtifact):
             return
         root = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
         try:
-            entry = read_entry(io.BytesIO(self.content), len(self.content), self.key)
+            entry = read_entry(io.BytesIO(self.content), len(self.content), self.key, None)
             store = Store(root, settings.cache_limit_bytes)
-            if is_key(self.key) and not store.entry_path(self.key).exists():
+            if is_key(self.key) and not store.has(self.key):
                 store.put(self.key, entry.header, entry.payload)
         except (DamagedEntry, StoreError) as problem:
             log.warning("an artefact of a torch cache bundle is left out: %s", problem)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 import platform
 import threading
@@ -23,8 +22,9 @@ import torch
 
 from djinn_fx.engines import packed_ops
 from djinn_fx.engines.packed_conv import ConvShape, conv_ways
-from djinn_fx.engines.store_files import read_json
+from djinn_fx.engines.store_files import read_record
 from djinn_fx.private_files import write_atomic
+from djinn_fx.signing import seal
 
 log = logging.getLogger("djinn_fx.engines.product_speed")
 
@@ -113,7 +113,7 @@ class ProductSpeed:
         if self._path is None:
             return empty
         try:
-            data = read_json(self._path, _MAX_FILE_BYTES)
+            data = read_record(self._path, _MAX_FILE_BYTES, FILE)
         except (OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):
                 log.info("%s is not used: %s", self._path, error)
@@ -130,7 +130,7 @@ class ProductSpeed:
         data["machines"][machine] = {**(entries if isinstance(entries, dict) else {}), text: entry}
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomic(self._path, [json.dumps(data, sort_keys=True).encode()], self._path.parent)
+            write_atomic(self._path, [seal(FILE, data)], self._path.parent)
         except OSError as error:
             log.info("%s is not written: %s", self._path, error)
 

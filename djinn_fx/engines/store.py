@@ -6,46 +6,54 @@
     <root>/scratch/              files being written
     <root>/last-miss.json        what the last missed key was made of, for ``djinn cache why last-miss``
 
+All of it is signed with the user's key (:mod:`djinn_fx.signing`): what somebody else put there is a miss. It stays
+where it is until it is written anew.
+
 Whatever is wrong with the disk, ``get`` answers None and ``put`` answers False: the caller compiles, as it would
 without a cache. Each cause is logged once (logger ``djinn_fx.store``) and kept in ``Store.reasons``.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 import logging
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 
 from djinn_fx.engines import store_files as files
 from djinn_fx.engines.store_diff import ABSENT, FieldDifference, difference, nearest
+from djinn_fx.engines.store_folder import FOLDERS, LAST_MISS, OWN_NAMES, Folder
 from djinn_fx.engines.store_format import (
     JSON,
-    MAX_HEADER_BYTES,
     DamagedEntry,
     EntryInfo,
+    ForeignEntry,
     StoredEntry,
+    check_payload,
     encode,
     is_key,
+    pieces_of,
     read_entry,
-    read_header,
+    read_head,
 )
 from djinn_fx.engines.store_ledger import Ledger, StoreCounters, logger
+from djinn_fx.engines.store_records import MAX_NEGATIVE_S, LastMiss, Records
 from djinn_fx.errors import StoreError
-from djinn_fx.private_files import default_cache_dir, write_atomic
+from djinn_fx.private_files import default_cache_dir
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.signing import signer
 from djinn_fx.units import format_bytes
 
 __all__ = [
     "ABSENT",
+    "MAX_NEGATIVE_S",
     "EntryInfo",
     "FieldDifference",
     "LastMiss",
@@ -58,24 +66,9 @@ __all__ = [
 ]
 
 DEFAULT_LIMIT_BYTES = 20_000_000_000
-#: No negative entry is believed longer; it bounds how long one that is never asked for again stays on disk.
-MAX_NEGATIVE_S = 30 * 86400.0
 #: A file in scratch/ this old was left by a process that died; no write takes as long.
 STALE_SCRATCH_S = 3600.0
-_LAST_MISS = "last-miss.json"
 _OWN_FILE = re.compile(r"([0-9a-f]{64}|last-miss)(\..*)?")
-_FOLDERS = ("entries", "negative", "locks", "scratch")
-_OWN_NAMES = frozenset({*_FOLDERS, _LAST_MISS})
-
-
-@dataclass(frozen=True)
-class LastMiss:
-    """The key that missed last, in whichever process; ``time_s`` since the epoch."""
-
-    key: str
-    fields: JSON
-    canonical: JSON
-    time_s: float
 
 
 class Store:
@@ -96,10 +89,11 @@ class Store:
     ) -> None:
         self.root = Path(root)
         self.limit_bytes = limit_bytes
-        self._clock = clock
         self._ledger = Ledger(self.root)
+        self._folder = Folder(self.root, self._ledger)
+        self._records = Records(self._folder, clock)
         try:
-            for folder in (self.root, *map(self.root.joinpath, _FOLDERS)):
+            for folder in (self.root, *map(self.root.joinpath, FOLDERS)):
                 files.check_private(folder)
         except OSError as error:
             self._ledger.unusable("look at", error)
@@ -150,7 +144,7 @@ class Store:
         except FileNotFoundError:
             pass  # the ordinary miss
         except DamagedEntry as problem:
-            self._discard(path, str(problem))
+            self._folder.discard(path, problem)
         except OSError as error:
             self._ledger.unusable("read", error)
         self._ledger.count("misses" if entry is None else "hits")
@@ -160,6 +154,16 @@ class Store:
                 os.utime(path)
         return entry
 
+    def has(self, key: str) -> bool:
+        """Whether an entry of this user is there; its payload is not read, and it does not count as used."""
+        try:
+            stream, status = files.open_own(self.entry_path(key))
+            with stream:
+                read_head(stream, status.st_size, key).check_signed(key, self._folder.signer())
+        except (DamagedEntry, OSError):
+            return False
+        return True
+
     def put(self, key: str, header: Mapping[str, JSON], payload: bytes) -> bool:
         """Write an entry, then evict the least recently used ones until the store is under its limit.
 
@@ -168,7 +172,7 @@ class Store:
         """
         path = self.entry_path(key)
         try:
-            pieces = encode(key, header, payload)
+            pieces = encode(key, header, payload, self._folder.signer())
             nbytes = sum(map(len, pieces))
             if nbytes > self.limit_bytes:
                 limit = format_bytes(self.limit_bytes)
@@ -177,15 +181,42 @@ class Store:
             self._ledger.count("write_failures")
             self._ledger.tell(logging.WARNING, ReasonKind.UNCACHEABLE, f"entry {key[:12]} is not kept: {error}", key)
             return False
-        if not self._write(path, pieces):
-            return False
+        return self._folder.write(path, pieces) and self._written(key)
+
+    def adopt(self, key: str, stream: BinaryIO, nbytes: int) -> str | None:
+        """Take in an entry from a file that the user named, sign it, and keep it; what is wrong, if it was not kept.
+
+        Its checksums must be right; it is copied piece by piece, and nothing is written before it was read once.
+
+        Args:
+            key: of the entry.
+            stream: can be sought in; it stands where the entry begins.
+            nbytes: that the entry takes.
+        """
+        path, start = self.entry_path(key), stream.tell()
+        if nbytes > self.limit_bytes:
+            return f"it takes {format_bytes(nbytes)}, more than the cache's limit"
         try:
-            files.remove(self._negative(key))
-            self._evict(keep=path)
-            self._drop_stale()
-        except OSError as error:
-            self._ledger.unusable("tidy up", error)
-        return True
+            head = read_head(stream, nbytes, key)
+            head.header()
+            check_payload(stream, head)
+            stream.seek(start + nbytes - head.payload_bytes)
+            pieces = itertools.chain(
+                (head.prefix(key, self._folder.signer()), head.raw), pieces_of(stream, head.payload_bytes)
+            )
+            if self._folder.write(path, pieces) and self._written(key):
+                return None
+        except DamagedEntry as problem:
+            return str(problem)
+        return self.reasons[-1].detail if self.reasons else "the cache directory could not be written"
+
+    def why_missed(self, key: str) -> str:
+        """Why this key was not found when it was looked up last, in words."""
+        alone = signer().reason
+        told = f"; {alone.detail}" if alone is not None else ""
+        if key in self._folder.foreign:
+            return f"the entry {key[:12]} in {self.root} is not used: {self._folder.foreign[key]}{told}"
+        return f"no entry {key[:12]}; `djinn cache why last-miss` shows the nearest{told}"
 
     @contextmanager
     def lock(self, key: str, timeout: float) -> Iterator[bool]:
@@ -203,55 +234,28 @@ class Store:
                 with suppress(OSError):
                     held.release()
 
-    # Negative entries and the last miss
+    # Negative entries and the last miss, see Records
 
     def put_negative(self, key: str, reason: Reason, expires_s: float) -> bool:
         """Remember for ``expires_s`` seconds (30 days at most) why this key could not be built."""
-        until = self._clock() + min(expires_s, MAX_NEGATIVE_S)
-        return self._write_json(self._negative(key), {"schema": 1, "expires": until, "reason": reason.to_json()})
+        return self._records.put_negative(self.entry_path(key).name, reason, expires_s)
 
     def get_negative(self, key: str) -> Reason | None:
         """Why building this key failed, if that is on record and has not expired."""
-        path = self._negative(key)
-        record = self._read_json(path, max_bytes=2**20)
-        if record is None:
-            return None
-        try:
-            left_s = float(record["expires"]) - self._clock()
-            reason = Reason.from_json(record["reason"])
-        except (KeyError, TypeError, ValueError) as error:
-            self._discard(path, f"not a negative entry ({error})")
-            return None
-        # Further ahead than any entry is written: the machine's clock was wrong then or is wrong now.
-        if not 0 < left_s <= MAX_NEGATIVE_S:
-            with suppress(OSError):
-                files.remove(path)
-            return None
-        self._ledger.count("negative")
-        return reason
+        return self._records.get_negative(self.entry_path(key).name)
 
     def record_miss(self, key: str, fields: JSON, canonical: JSON = None) -> bool:
         """Keep what a missed key was made of, so that another process can say why it missed."""
-        path = self.root / _LAST_MISS
-        record = {"schema": 1, "key": key, "fields": fields, "canonical": canonical, "time_s": self._clock()}
-        return self._write_json(path, record)
+        return self._records.record_miss(key, fields, canonical)
 
     def read_last_miss(self) -> LastMiss | None:
         """The record of the last miss, if there is one."""
-        path = self.root / _LAST_MISS
-        record = self._read_json(path, max_bytes=2 * MAX_HEADER_BYTES)
-        if record is None:
-            return None
-        try:
-            return LastMiss(str(record["key"]), record["fields"], record["canonical"], float(record["time_s"]))
-        except (KeyError, TypeError, ValueError) as error:
-            self._discard(path, f"not a record of a miss ({error})")
-            return None
+        return self._records.read_last_miss()
 
     # The whole store
 
     def entries(self) -> list[EntryInfo]:
-        """All entries whose header can be read, most recently used first.
+        """All entries of this user whose header can be read, most recently used first.
 
         Raises:
             OSError: the directory cannot be read.
@@ -261,9 +265,28 @@ class Store:
             with suppress(DamagedEntry, FileNotFoundError):
                 stream, status = files.open_own(path)
                 with stream:
-                    header = read_header(stream, status.st_size)
-                found.append(EntryInfo(path.name, status.st_size, status.st_mtime, header))
+                    head = read_head(stream, status.st_size, path.name)
+                head.check_signed(path.name, self._folder.signer())
+                found.append(EntryInfo(path.name, status.st_size, status.st_mtime, head.header()))
         return sorted(found, key=lambda entry: (-entry.mtime, entry.key))
+
+    def foreign(self) -> dict[str, str]:
+        """Entries that are whole and that somebody else wrote, by key, and how that shows; none of them is ever used.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        found = {}
+        for path, _ in self._own("entries"):
+            try:
+                stream, status = files.open_own(path)
+                with stream:
+                    read_head(stream, status.st_size, path.name).check_signed(path.name, self._folder.signer())
+            except ForeignEntry as problem:
+                found[path.name] = str(problem)
+            except (DamagedEntry, FileNotFoundError):
+                continue
+        return found
 
     def verify(self, remove: bool = False) -> list[tuple[str, str]]:
         """Read every entry whole; the damaged ones and what is wrong with each. Deletes them only if asked to,
@@ -274,7 +297,7 @@ class Store:
         """
         problems = []
         for path, _ in files.scan(self.root / "entries"):
-            problem = files.problem_of(path)
+            problem = files.problem_of(path, self._folder.signer())
             if problem is None:
                 continue
             if remove and is_key(path.name):
@@ -297,7 +320,7 @@ class Store:
                 files.remove(path)
         for path, _ in self._own("locks"):
             files.remove_lock(path)
-        files.remove(self.root / _LAST_MISS)
+        files.remove(self.root / LAST_MISS)
         return count
 
     # Inside
@@ -307,67 +330,31 @@ class Store:
         is_own = is_key if name == "entries" else _OWN_FILE.fullmatch
         return [(path, status) for path, status in files.scan(self.root / name) if is_own(path.name)]
 
-    def _negative(self, key: str) -> Path:
-        return self.root / "negative" / f"{self.entry_path(key).name}.json"
-
     def _read_or_discard(self, key: str, path: Path, stream: Any, status: os.stat_result) -> StoredEntry | None:
         try:
-            return read_entry(stream, status.st_size, key)
+            return read_entry(stream, status.st_size, key, self._folder.signer())
         except DamagedEntry as problem:
             # Another process may have rebuilt it since we opened it: delete only what we read.
             with suppress(OSError):
                 if os.path.samestat(os.lstat(path), status):
-                    self._discard(path, str(problem))
+                    self._folder.discard(path, problem)
             return None
 
-    def _discard(self, path: Path, problem: str) -> None:
-        self._ledger.count("corrupt")
-        name = f"{path.parent.name}/{path.name}"
-        self._ledger.tell(
-            logging.WARNING, ReasonKind.CACHE_MISS, f"{name} is damaged and is deleted: {problem}", path.stem
-        )
+    def _written(self, key: str) -> bool:
+        """After an entry was written: make room, and forget what is no longer true of its key."""
+        self._folder.foreign.pop(key, None)
         try:
-            files.remove(path)
+            self._records.forget_negative(key)
+            self._evict(keep=self.entry_path(key))
+            self._drop_stale()
         except OSError as error:
-            self._ledger.unusable("delete from", error)
-
-    def _write(self, path: Path, pieces: list[bytes]) -> bool:
-        """Write one file of the store, creating its directories; False, counted and logged, if that fails."""
-        try:
-            files.make_private(self.root, own_names=_OWN_NAMES)
-            for folder in {self.root / "scratch", path.parent} - {self.root}:
-                files.make_private(folder)
-            write_atomic(path, pieces, scratch=self.root / "scratch")
-        except (OSError, StoreError) as error:
-            self._ledger.count("write_failures")
-            self._ledger.unusable("write to", error)
-            return False
+            self._ledger.unusable("tidy up", error)
         return True
-
-    def _write_json(self, path: Path, record: dict[str, JSON]) -> bool:
-        try:
-            text = json.dumps(record).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            self._ledger.count("write_failures")
-            self._ledger.tell(logging.WARNING, ReasonKind.UNCACHEABLE, f"{path.name} is not JSON: {error}", path.stem)
-            return False
-        return self._write(path, [text])
-
-    def _read_json(self, path: Path, max_bytes: int) -> dict[str, Any] | None:
-        try:
-            return files.read_json(path, max_bytes)
-        except FileNotFoundError:
-            pass  # nothing on record
-        except DamagedEntry as problem:
-            self._discard(path, str(problem))
-        except OSError as error:
-            self._ledger.unusable("read", error)
-        return None
 
     def _acquire(self, key: str, timeout: float) -> filelock.BaseFileLock | None:
         path = self.root / "locks" / f"{self.entry_path(key).name}.lock"
         try:
-            files.make_private(self.root, own_names=_OWN_NAMES)
+            files.make_private(self.root, own_names=OWN_NAMES)
             files.make_private(path.parent)
             held = filelock.FileLock(path, mode=0o600, thread_local=False)
             held.acquire(timeout=timeout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any, BinaryIO
 
 import filelock
 
-from djinn_fx.engines.store_format import DamagedEntry, is_key, read_entry
+from djinn_fx.engines.store_format import DamagedEntry, ForeignEntry, check_payload, is_key, read_head
 from djinn_fx.errors import StoreError
+from djinn_fx.signing import NotOurs, Signer, unseal
 
 # Windows has neither owners nor these flags; its user folders are private by default.
 _POSIX = os.name == "posix"
@@ -90,22 +90,36 @@ def open_own(path: Path) -> tuple[BinaryIO, os.stat_result]:
     return os.fdopen(descriptor, "rb"), status
 
 
-def read_json(path: Path, max_bytes: int) -> dict[str, Any]:
-    """A JSON object in a file of this user.
+def read_small(path: Path, max_bytes: int) -> bytes:
+    """A small file of this user.
 
     Raises:
-        DamagedEntry: not one, larger than ``max_bytes``, or see :func:`open_own`.
+        DamagedEntry: larger than ``max_bytes``, or see :func:`open_own`.
         OSError: it cannot be read.
     """
     stream, status = open_own(path)
     with stream:
         if status.st_size > max_bytes:
             raise DamagedEntry(f"{status.st_size} bytes are too many")
-        text = stream.read(max_bytes)
+        return stream.read(max_bytes)
+
+
+def read_record(path: Path, max_bytes: int, purpose: str) -> dict[str, Any]:
+    """A JSON object in a signed file of this user.
+
+    Raises:
+        ForeignEntry: it is not signed with this user's key.
+        DamagedEntry: no such file, or see :func:`read_small`.
+        OSError: it cannot be read.
+    """
     try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DamagedEntry(f"not JSON ({error})") from error
+        record = unseal(purpose, read_small(path, max_bytes))
+    except NotOurs as error:
+        raise ForeignEntry(str(error)) from error
+    except DamagedEntry:
+        raise
+    except ValueError as error:
+        raise DamagedEntry(str(error)) from error
     if not isinstance(record, dict):
         raise DamagedEntry("not a JSON object")
     return record
@@ -150,14 +164,17 @@ def scan(folder: Path) -> list[tuple[Path, os.stat_result]]:
     return sorted(found)
 
 
-def problem_of(path: Path) -> str | None:
+def problem_of(path: Path, signer: Signer) -> str | None:
     """What is wrong with an entry's file, or None. One deleted meanwhile has nothing wrong."""
     if not is_key(path.name):
         return "its name is not a cache key"
     try:
         stream, status = open_own(path)
         with stream:
-            read_entry(stream, status.st_size, path.name)
+            head = read_head(stream, status.st_size, path.name)
+            head.check_signed(path.name, signer)
+            head.header()
+            check_payload(stream, head)
     except FileNotFoundError:
         return None
     except (DamagedEntry, OSError) as problem:

@@ -19,7 +19,8 @@ logger = logging.getLogger("djinn_fx.store")
 class StoreCounters:
     """What happened in this process since the store was opened.
 
-    A damaged entry counts as ``corrupt`` and as a miss. ``negative`` counts negative entries that answered.
+    A damaged entry counts as ``corrupt`` and as a miss, one that somebody else signed as ``foreign`` and as a miss.
+    ``negative`` counts negative entries that answered.
     """
 
     hits: int = 0
@@ -28,6 +29,7 @@ class StoreCounters:
     evicted: int = 0
     write_failures: int = 0
     negative: int = 0
+    foreign: int = 0
 
 
 class Ledger:
@@ -39,6 +41,7 @@ class Ledger:
         self._root = root
         self._mutex = threading.Lock()
         self._warned: set[str] = set()
+        self._has_foreign = False
 
     @property
     def troubled(self) -> bool:
@@ -65,3 +68,14 @@ class Ledger:
             self._warned.add(cause)
         detail = f"cannot {action} the cache directory {self._root}: {error}; compiling goes on without it"
         self.tell(logging.WARNING, ReasonKind.CACHE_UNUSABLE, detail)
+
+    def foreign(self, name: str, problem: str, node: str) -> None:
+        """Something that this user did not write: each is a reason, and the folder one warning."""
+        self.count("foreign")
+        with self._mutex:
+            first, self._has_foreign = not self._has_foreign, True
+        detail = (
+            f"{name} in the cache directory {self._root} is not used: {problem}. `djinn cache import` takes in what "
+            "you trust"
+        )
+        self.tell(logging.WARNING if first else logging.INFO, ReasonKind.CACHE_MISS, detail, node)

@@ -190,7 +190,7 @@ class Tier:
         self.store.record_miss(key.digest, dict(key.fields), graph.canonical)
         return Reason(
             kind=ReasonKind.CACHE_MISS,
-            detail=f"no entry {key.digest[:12]}; `djinn cache why last-miss` shows the nearest",
+            detail=self.store.why_missed(key.digest),
             node=graph.label,
         )
 

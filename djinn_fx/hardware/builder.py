@@ -10,6 +10,9 @@ from djinn_fx.hardware.device import Device
 from djinn_fx.hardware.links import Link, LinkClass, Serialisation, find_link_class, make_link
 from djinn_fx.hardware.topology import Node, Topology
 
+#: More is a slip of the pen, or meant to do harm: 65,536 accelerators in three dimensions have 400,000 links.
+MAX_NODES, MAX_LINKS = 200_000, 500_000
+
 
 class TopologyBuilder:
     """Collects nodes and links; :meth:`build` checks them.
@@ -24,16 +27,19 @@ class TopologyBuilder:
         self.source = source
         self.nodes: dict[str, Node] = {}
         self.links: list[Link] = []
-        self._names: set[str] = set()
+        #: Names that are taken, and the number that makes the next one of that name.
+        self._names: dict[str, int] = {}
 
     def add(self, node: Node) -> str:
         """Add a node. Returns its name.
 
         Raises:
-            SettingsError: the name is taken.
+            SettingsError: the name is taken, or there are too many nodes.
         """
         if node.name in self.nodes:
             raise SettingsError(f"{self.name}: two nodes are called {node.name!r}")
+        if len(self.nodes) >= MAX_NODES:
+            raise SettingsError(f"{self.name}: more than {MAX_NODES} nodes; describe a smaller part of it")
         self.nodes[node.name] = node
         return node.name
 
@@ -69,7 +75,11 @@ class TopologyBuilder:
         """Add a link, both directions unless ``one_way``; ``back_…`` where the way back differs.
 
         A half-duplex class's two directions share one medium. Returns what was added.
+
+        Raises:
+            SettingsError: there are too many links.
         """
+        self._check_links()
         found = find_link_class(cls) if isinstance(cls, str) else cls
         there = self._free_name(f"{one}->{other}")
         shared = medium if medium is not None else (there if found.half_duplex else None)
@@ -91,11 +101,16 @@ class TopologyBuilder:
         self.links += made
         return tuple(made)
 
+    def _check_links(self) -> None:
+        if len(self.links) >= MAX_LINKS:
+            raise SettingsError(f"{self.name}: more than {MAX_LINKS} links; describe a smaller part of it")
+
     def _free_name(self, wanted: str) -> str:
-        name, number = wanted, 2
+        name = wanted
         while name in self._names:
-            name, number = f"{wanted}#{number}", number + 1
-        self._names.add(name)
+            number = self._names[wanted]
+            name, self._names[wanted] = f"{wanted}#{number}", number + 1
+        self._names[name] = 2
         return name
 
     def include(self, other: Topology, prefix: str) -> None:
@@ -103,6 +118,7 @@ class TopologyBuilder:
         for node in other.nodes.values():
             self.add(replace(node, name=f"{prefix}/{node.name}", host=node.host and f"{prefix}/{node.host}"))
         for link in other.links:
+            self._check_links()
             name = self._free_name(f"{prefix}/{link.name}")
             source, target = f"{prefix}/{link.source}", f"{prefix}/{link.target}"
             medium = f"{prefix}/{link.medium}"
@@ -111,7 +127,7 @@ class TopologyBuilder:
     def adopt(self, links: Iterable[Link]) -> None:
         """Add links that were made elsewhere, as they are."""
         for link in links:
-            self._names.add(link.name)
+            self._names.setdefault(link.name, 2)
             self.links.append(link)
 
     def build(self) -> Topology:

@@ -15,6 +15,7 @@ import yaml
 from djinn_fx.errors import SettingsError, UnitError
 from djinn_fx.hardware.device import Device
 from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
+from djinn_fx.yaml_bounds import checked, read_text
 
 SCHEMA = "djinn_fx.devices/1"
 #: Number formats a rate may be given for. ``tf32`` is no dtype of torch's; float8, float4 stand for all their variants.
@@ -22,8 +23,6 @@ DTYPES = ("float64", "float32", "tf32", "bfloat16", "float16", "float8", "float4
 _TOP = ("schema", "default_for", "devices")
 _REQUIRED = ("kind", "peak_flops", "bandwidth", "memory", "launch_overhead", "source")
 _OPTIONAL = ("title", "aliases", "processors", "clock", "cache", "retrieved", "efficiency", "efficiency_source")
-#: libyaml's loader where PyYAML has it: ten times faster, and the same marks.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Rows = Mapping[str, Device]
 
@@ -35,11 +34,7 @@ def read_devices(path: Path) -> tuple[Rows, Mapping[str, str]]:
         SettingsError: no such file, no YAML, not the schema; a row without a source, an unknown or missing field, a
             field of the wrong kind or out of its range; the message has the file and the line.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read as a file of devices: {error}") from error
-    return parse_devices(text, str(path))
+    return parse_devices(read_text(path, "a file of devices"), str(path))
 
 
 def parse_devices(text: str, where: str) -> tuple[Rows, Mapping[str, str]]:
@@ -69,8 +64,9 @@ class _Document:
     def __init__(self, text: str, where: str) -> None:
         self.where = where
         self._lines: dict[tuple[Any, ...], int] = {}
-        loader = _Loader(text)
+        loader: Any = None
         try:
+            loader = checked(text, where)
             node = loader.get_single_node()
             if node is not None:
                 self._note(loader, node, ())
@@ -81,7 +77,8 @@ class _Document:
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise SettingsError(f"{where}{at}: no YAML: {problem}") from error
         finally:
-            loader.dispose()
+            if loader is not None:
+                loader.dispose()
 
     def _note(self, loader: Any, node: yaml.Node, path: tuple[Any, ...]) -> None:
         """Keep the lines of a table's keys, three levels deep: a row's fields and what is in them."""

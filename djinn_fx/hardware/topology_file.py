@@ -34,10 +34,12 @@ from djinn_fx.hardware.measured_links import measured_link
 from djinn_fx.hardware.presets import preset
 from djinn_fx.hardware.topology import FORWARDING, Topology, missing_way
 from djinn_fx.hardware.yaml_places import Entry, read_entries
+from djinn_fx.yaml_bounds import read_text
 
 _SECTION = ("name", "preset", "count", "fabric", "classes", "aliases", "hosts", "switches", "links")
 _HOST = ("like", "cpu", "devices", "serialise")
 _LINK = ("between", "from", "to", "class", "lanes", "bandwidth", "latency", "back", "medium", "serialised", "measured")
+_LONGEST_CHAIN = 64
 _CLASS = ("like", "kind", "bandwidth", "latency", "efficiency", "duplex", "serialised")
 
 
@@ -47,10 +49,7 @@ def read_topology(path: Path) -> Topology:
     Raises:
         SettingsError: the file cannot be read, or as :func:`topology_from_yaml`.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: {error}") from error
+    text = read_text(path)
     return topology_from_yaml(text, path)
 
 
@@ -124,8 +123,9 @@ class _Reader:
 
     def _read_classes(self) -> None:
         rows: Mapping[str, Entry] = self._part("classes", dict)
+        likes = {key: row.mapping(key, _CLASS).get("like") for key, row in rows.items()}
         for name, entry in rows.items():
-            chain = _chain(name, {key: row.mapping(key, _CLASS).get("like") for key, row in rows.items()}, entry)
+            chain = _chain(name, likes, entry)
             last = rows[chain[-1]].mapping(chain[-1], _CLASS)
             base = (
                 _placed(last["like"], lambda given=last: find_link_class(given["like"].text("like")))
@@ -162,8 +162,8 @@ class _Reader:
 
     def _read_hosts(self) -> None:
         rows: Mapping[str, Entry] = self._part("hosts", dict)
+        likes = {key: row.mapping(f"host {key}", _HOST).get("like") for key, row in rows.items()}
         for name, entry in rows.items():
-            likes = {key: row.mapping(f"host {key}", _HOST).get("like") for key, row in rows.items()}
             chain = _chain(name, likes, entry)
             base = likes[chain[-1]]
             if base is not None:
@@ -211,7 +211,7 @@ class _Reader:
         for name, entry in rows.items():
             if name in self._build.nodes:
                 raise entry.error(f"alias {name!r}: a node has that name")
-            chain = _chain(name, dict(rows), entry)
+            chain = _chain(name, rows, entry)
             end = rows[chain[-1]].text("alias")
             if end not in self._build.nodes:
                 raise rows[chain[-1]].error(f"alias {chain[-1]!r} stands for {end!r}{_near(end, self._build.nodes)}")
@@ -309,7 +309,7 @@ def _chain(name: str, links: Mapping[str, Entry | None], entry: Entry) -> list[s
     """The names that follow one another from ``name`` on, as long as they are in ``links``.
 
     Raises:
-        SettingsError: they come back to where they were.
+        SettingsError: they come back to where they were, or there are too many.
     """
     chain = [name]
     while True:
@@ -318,6 +318,8 @@ def _chain(name: str, links: Mapping[str, Entry | None], entry: Entry) -> list[s
             return chain
         if following.value in chain:
             raise entry.error(f"a cycle of aliases: {' -> '.join([*chain, following.value])}")
+        if len(chain) > _LONGEST_CHAIN:
+            raise entry.error(f"more than {_LONGEST_CHAIN} names that stand for one another: name the last one here")
         chain.append(following.value)
 
 

@@ -11,9 +11,10 @@ import yaml
 
 from djinn_fx.errors import SettingsError, UnitError
 from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
+from djinn_fx.yaml_bounds import checked
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)  # an alias within an alias would be written out each time
 class Entry:
     """A value of a YAML file.
 
@@ -105,7 +106,7 @@ def read_entries(text: str, file: str) -> Entry | None:
         SettingsError: not YAML, a key that is no text or is there twice, or an alias that contains itself.
     """
     try:
-        loader = yaml.SafeLoader(text)
+        loader = checked(text, file, expanded=False)
         try:
             node = loader.get_single_node()
             return _Composer(loader, file).entry(node, ()) if node is not None else None
@@ -127,7 +128,7 @@ class _Composer:
         file: what the file is called in errors.
     """
 
-    def __init__(self, loader: yaml.SafeLoader, file: str) -> None:
+    def __init__(self, loader: Any, file: str) -> None:
         self._loader = loader
         self._file = file
         #: An aliased node is read once: nested aliases would else take time exponential in their depth.
@@ -148,7 +149,7 @@ class _Composer:
         if isinstance(node, yaml.SequenceNode):
             return [self.entry(item, above) for item in node.value]
         if not isinstance(node, yaml.MappingNode):
-            return self._loader.construct_object(node)
+            return self._scalar(node)
         self._loader.flatten_mapping(node)
         value: dict[str, Entry] = {}
         for key_node, value_node in node.value:
@@ -160,6 +161,13 @@ class _Composer:
             places[key.value] = key
             value[key.value] = self.entry(value_node, above)
         return value
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        try:
+            return self._loader.construct_object(node)
+        except ValueError as error:
+            mark = node.start_mark
+            raise SettingsError(f"{self._file}:{mark.line + 1}:{mark.column + 1}: {error}") from error
 
 
 def _words(value: object) -> str:

@@ -4,7 +4,8 @@
         header   {"format": 1, "made_by": {...}, "parts": [[name, bytes], ...]}
         payload  the parts, one after another; "torch" is what torch pickled, each other one is an entry under its key
 
-JSON and bytes, a checksum over all; see :mod:`djinn_fx.engines.store_format`.
+JSON and bytes, checksums over all; see :mod:`djinn_fx.engines.store_format`. Nothing is signed: the user who names a
+file to load says that it is to be trusted, as with every pickle.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from djinn_fx.engines.store import Store
-from djinn_fx.engines.store_format import DamagedEntry, StoredEntry, encode, is_key, read_entry
+from djinn_fx.engines.store_format import DamagedEntry, StoredEntry, encode, is_key, read_entry, read_head
 from djinn_fx.errors import StoreError
 
 #: Raised when the meaning of a saved function's bytes changes.
@@ -76,12 +77,16 @@ class Carried:
 
 
 def made_by_of(data: bytes) -> Mapping[str, Any]:
-    """What made a saved function, in its own words; its checksum is verified.
+    """What made a saved function, in its own words; the checksum of these is verified, that of the parts not yet.
 
     Raises:
         StoreError: it is no saved function, is damaged, or has another format.
     """
-    return dict(_read(data).header["made_by"])
+    try:
+        header = read_head(io.BytesIO(data), len(data), _KEY).header()
+    except DamagedEntry as error:
+        raise _damaged(error) from error
+    return dict(_checked(header)["made_by"])
 
 
 def from_bytes(data: bytes) -> tuple[bytes, Carried]:
@@ -100,18 +105,27 @@ def from_bytes(data: bytes) -> tuple[bytes, Carried]:
             if name == _TORCH:
                 torch_bytes = part
             else:
-                carried._entries[name] = read_entry(io.BytesIO(part), len(part), name)
+                carried._entries[name] = read_entry(io.BytesIO(part), len(part), name, None)
     except (DamagedEntry, TypeError, ValueError, KeyError) as error:
-        raise StoreError(f"the saved function is damaged: {error}; compile and save it anew") from error
+        raise _damaged(error) from error
     return torch_bytes, carried
 
 
 def _read(data: bytes) -> StoredEntry:
     try:
-        entry = read_entry(io.BytesIO(data), len(data), _KEY)
+        entry = read_entry(io.BytesIO(data), len(data), _KEY, None)
     except DamagedEntry as error:
-        raise StoreError(f"the saved function is damaged: {error}; compile and save it anew") from error
-    found = entry.header.get("format")
-    if found != FORMAT or not isinstance(entry.header.get("made_by"), dict):
-        raise StoreError(f"the saved function has format {found}, this djinn-fx reads {FORMAT}; compile it anew")
+        raise _damaged(error) from error
+    _checked(entry.header)
     return entry
+
+
+def _damaged(error: Exception) -> StoreError:
+    return StoreError(f"the saved function is damaged: {error}; compile and save it anew")
+
+
+def _checked(header: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = header.get("format")
+    if found != FORMAT or not isinstance(header.get("made_by"), dict):
+        raise StoreError(f"the saved function has format {found}, this djinn-fx reads {FORMAT}; compile it anew")
+    return header

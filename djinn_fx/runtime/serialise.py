@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from djinn_fx.runtime import carried as parts
 from djinn_fx.runtime.ahead import carrying, form_of, settings_json
 from djinn_fx.runtime.carried import Carried
 from djinn_fx.runtime.graph_cache import DjinnGraph, keeping
+from djinn_fx.runtime.references import complete_references
 from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
@@ -62,7 +64,9 @@ class SavedGraph(SerializableCallable):
 
         Raises:
             StoreError: it is larger than the format allows.
+            EngineError: Dynamo's code refers to something that another process could not find.
         """
+        complete_references(sys._getframe(1))
         torch_bytes = BundledAOTAutogradSerializableCallable.serialize_compile_artifacts(
             BundledAOTAutogradSerializableCallable(fn._run)
         )

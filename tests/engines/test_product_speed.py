@@ -66,7 +66,7 @@ def test_a_damaged_file_is_measured_anew(tmp_path: Path, text: str) -> None:
     figures = Figures(aten=1.0, mkl=0.5)
     assert ProductSpeed(tmp_path, figures).best(SHAPE) == "mkl"
     assert figures.asked == 1
-    assert json.loads((tmp_path / FILE).read_text())["machines"]
+    assert json.loads((tmp_path / FILE).read_text())["content"]["machines"]
 
 
 def test_figures_that_make_no_sense_are_measured_anew(tmp_path: Path) -> None:

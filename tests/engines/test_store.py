@@ -20,6 +20,7 @@ from djinn_fx.engines.store import Store, default_cache_dir
 from djinn_fx.engines.store_format import PREFIX_BYTES
 from djinn_fx.errors import StoreError
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.signing import signer
 
 HEADER = {"schema": 1, "label": "layer", "fields": {"phase": "decode", "flags": ["a"]}, "odd": [None, True, 1.5, "é"]}
 PAYLOAD = bytes(range(256)) * 4
@@ -462,6 +463,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    signer()  # the key is there before the disk is full
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         assert not store.put(key(1), HEADER, PAYLOAD)

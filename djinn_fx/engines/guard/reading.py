@@ -30,6 +30,7 @@ from djinn_fx.engines.guard.recorded import (
     from_array,
 )
 from djinn_fx.engines.guard.trial import writable
+from djinn_fx.engines.pool.limits import available_bytes
 from djinn_fx.engines.store_format import DamagedEntry
 from djinn_fx.errors import StoreError
 from djinn_fx.srg.hashing import structural_hash
@@ -204,9 +205,12 @@ def _arguments(folder: Path, records: Sequence[TensorRecord | NumberRecord]) -> 
         for one in tensors.values():
             reach[one.storage] = max(reach.get(one.storage, 0), one.reach)
         needed = sum(reach[number] * one.torch_dtype.itemsize for number, one in _firsts(tensors.values()))
-        if needed > MAX_ARGUMENT_BYTES:
+        # Elements that overlap in memory are drawn or read apart before they are copied there.
+        apart = max((math.prod(one.compact) * max(4, one.torch_dtype.itemsize) for one in tensors.values()), default=0)
+        if needed + apart > (allowed := _allowed_bytes()):
             raise StoreError(
-                f"{folder / REGION}: its arguments take {needed / 1e9:.1f} GB, which is more than is allowed"
+                f"{folder / REGION}: its arguments take {(needed + apart) / 1e9:.1f} GB, more than the "
+                f"{allowed / 1e9:.1f} GB that are allowed; on a machine with more free memory it may be run"
             )
         for number, one in _firsts(tensors.values()):
             memory[number] = torch.zeros(reach[number], dtype=one.torch_dtype, device=one.device)
@@ -218,6 +222,12 @@ def _arguments(folder: Path, records: Sequence[TensorRecord | NumberRecord]) -> 
         text = str(error).strip().splitlines()
         raise StoreError(f"{folder}: its arguments cannot be made here: {text[0] if text else error!r}") from error
     return made
+
+
+def _allowed_bytes() -> int:
+    """What arguments may take: no more than half of the memory that is free."""
+    free = available_bytes()
+    return MAX_ARGUMENT_BYTES if free is None else min(MAX_ARGUMENT_BYTES, free // 2)
 
 
 def _firsts(records: Any) -> list[tuple[int, TensorRecord]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from djinn_fx.hardware.catalogue import find_device
 from djinn_fx.hardware.links import LinkClass
 from djinn_fx.hardware.topology import Topology
 from djinn_fx.hardware.yaml_places import Entry, read_entries
+from djinn_fx.yaml_bounds import read_text
 
 _GB = 2**30
 _SHAPES = ("Ring", "FullyConnected", "Switch")
@@ -36,14 +38,12 @@ _UNUSED = (
 )  # fmt: skip
 #: More would be a mistake: a full mesh of so many has millions of links.
 _MOST = 65_536
+_MOST_DIMENSIONS = 16
 
 
 def read_astra_sim(path: Path, device: str) -> Topology:
     """As :func:`from_astra_sim`, of a file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: {error}") from error
+    text = read_text(path)
     return from_astra_sim(text, device, path=str(path))
 
 
@@ -72,6 +72,8 @@ def from_astra_sim(text: str, device: str, *, path: str = "network.yml") -> Topo
             raise keys[name if name in keys else _KEYS[name]].error(
                 f"{name}: {len(items)} values for {len(shapes)} dimensions"
             )
+    if len(shapes) > _MOST_DIMENSIONS:
+        raise whole.error(f"{len(shapes)} dimensions are more than {_MOST_DIMENSIONS}")
     counts = [entry.count("npus_count") for entry in lists["npus_count"]]
     if math.prod(counts) > _MOST:
         raise whole.error(f"{math.prod(counts)} NPUs are more than {_MOST}")
@@ -126,11 +128,11 @@ def _join(build: TopologyBuilder, shape: str, members: list[str], cls: LinkClass
         return
     if shape == "Switch":
         build.switch(switch)
-        pairs = [(member, switch) for member in members]
+        pairs: Iterable[tuple[str, str]] = [(member, switch) for member in members]
     elif shape == "Ring":
         # A ring of two is one link: both neighbours are the same.
         pairs = list(itertools.pairwise([*members, members[0]]))[: 1 if len(members) == 2 else None]
     else:
-        pairs = list(itertools.combinations(members, 2))
+        pairs = itertools.combinations(members, 2)  # one by one: the builder says when there are too many
     for one, other in pairs:
         build.connect(one, other, cls)

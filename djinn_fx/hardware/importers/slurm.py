@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from djinn_fx.errors import SettingsError, UnitError
-from djinn_fx.hardware.builder import TopologyBuilder
+from djinn_fx.hardware.builder import MAX_NODES, TopologyBuilder
 from djinn_fx.hardware.catalogue import find_device
 from djinn_fx.hardware.topology import Topology, unknown
 from djinn_fx.units import parse_bandwidth
+from djinn_fx.yaml_bounds import read_text
 
 _KEYS = ("switchname", "switches", "nodes", "linkspeed", "blockname", "blocksizes")
 
@@ -35,10 +36,7 @@ class _Group:
 
 def read_slurm(path: Path, device: str, link: str, *, devices: int = 1, inside: str = "pcie4-x16") -> Topology:
     """As :func:`from_slurm`, of a file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: {error}") from error
+    text = read_text(path)
     return from_slurm(text, device, link, devices=devices, inside=inside, path=str(path))
 
 
@@ -111,13 +109,14 @@ def _read(text: str, path: str) -> dict[str, _Group]:
         name = row.get("switchname") or row.get("blockname")
         if name is None or not ("nodes" in row or "switches" in row):
             raise SettingsError(f"{place}: a line names a switch or block, and what is below it")
+        nodes, switches = (tuple(expand(row.get(what, ""), place)) for what in ("nodes", "switches"))
         for one in expand(name, place):
             if one in groups:
                 raise SettingsError(f"{place}: {one!r} is there twice; first in line {groups[one].line}")
             groups[one] = _Group(
                 name=one,
-                nodes=tuple(expand(row.get("nodes", ""), place)),
-                switches=tuple(expand(row.get("switches", ""), place)),
+                nodes=nodes,
+                switches=switches,
                 bandwidth_bytes_s=_speed(row.get("linkspeed"), place),
                 line=number,
                 is_block="blockname" in row,
@@ -155,7 +154,7 @@ def expand(hostlist: str, place: str = "hostlist") -> list[str]:
     """The names in Slurm's short form: ``tux[0-2,12]`` is tux0, tux1, tux2, tux12; zeros in front are kept.
 
     Raises:
-        SettingsError: brackets that do not close, or a range that runs backwards.
+        SettingsError: brackets that do not close, a range that runs backwards, or too many names.
     """
     names: list[str] = []
     for part in _split(hostlist, place):
@@ -163,6 +162,8 @@ def expand(hostlist: str, place: str = "hostlist") -> list[str]:
         found = [""]
         for position, piece in enumerate(pieces):
             choices = _numbers(piece, place) if position % 2 else [piece]
+            if len(found) * len(choices) + len(names) > MAX_NODES:
+                raise SettingsError(f"{place}: {hostlist!r:.60} stands for more than {MAX_NODES} names")
             found = [before + choice for before in found for choice in choices]
         names += found
     return names
@@ -187,10 +188,12 @@ def _split(hostlist: str, place: str) -> list[str]:
 def _numbers(text: str, place: str) -> Sequence[str]:
     found: list[str] = []
     for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part.strip())
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise SettingsError(f"{place}: {part!r} is no number and no range of numbers")
         width = len(match[1])
+        if int(match[2] or match[1]) - int(match[1]) + len(found) >= MAX_NODES:
+            raise SettingsError(f"{place}: {part!r} stands for more than {MAX_NODES} numbers")
         found += [str(number).zfill(width) for number in range(int(match[1]), int(match[2] or match[1]) + 1)]
     return found
 
@@ -198,15 +201,19 @@ def _numbers(text: str, place: str) -> Sequence[str]:
 def _check_no_cycle(groups: dict[str, _Group], path: str) -> None:
     """A switch may be below several others, but not below itself."""
     done: set[str] = set()
-
-    def walk(name: str, above: tuple[str, ...]) -> None:
-        if name in above:
-            chain = " -> ".join([*above[above.index(name) :], name])
-            raise SettingsError(f"{path}:{groups[name].line}: a switch is below itself: {chain}")
-        if name not in done:
-            for below in groups[name].switches:
-                walk(below, (*above, name))
-            done.add(name)
-
-    for name in groups:
-        walk(name, ())
+    for top in groups:
+        # Not by recursion: a file may name a chain of thousands.
+        chain, above = [(top, iter(groups[top].switches))], {top: 0}
+        while chain and top not in done:
+            name, rest = chain[-1]
+            below = next((one for one in rest if one not in done), None)
+            if below is None:
+                done.add(name)
+                del above[name]
+                chain.pop()
+            elif below in above:
+                names = " -> ".join([*(one for one, _ in chain[above[below] :]), below])
+                raise SettingsError(f"{path}:{groups[below].line}: a switch is below itself: {names}")
+            else:
+                above[below] = len(chain)
+                chain.append((below, iter(groups[below].switches)))
