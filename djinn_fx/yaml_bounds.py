@@ -121,4 +121,5 @@ def _check(text: str | bytes, where: str, loader: Any, expanded: bool) -> None:
         if too_deep or values > MAX_VALUES:
             what = f"nested deeper than {MAX_DEPTH} levels" if too_deep else f"more than {MAX_VALUES} values"
             mark = event.start_mark
-            raise SettingsError(f"{where}:{mark.line + 1}:{mark.column + 1}: {what}: nothing that belongs here is so")
+            place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark is not None else where
+            raise SettingsError(f"{place}: {what}: nothing that belongs here is so")

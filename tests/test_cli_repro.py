@@ -272,6 +272,13 @@ def change(folder: Path, *path: Any, to: Any) -> None:
     (folder / "region.json").write_text(json.dumps(data))
 
 
+#: In the place of the 4 x 8 argument of a region whose sizes are symbols.
+LARGE = {
+    "kind": "tensor", "dtype": "float32", "device": "cpu", "shape": [2**20, 2**20], "offset": 0, "storage": 0,
+    "drawn": {"seed": 0, "mean": 0.0, "std": 1.0, "low": -1.0, "high": 1.0},
+}  # fmt: skip
+
+
 class TestBadDirectories:
     def check(self, capsys: pytest.CaptureFixture[str], *words: Any) -> str:
         code, out, err = repro(capsys, *words)
@@ -296,6 +303,7 @@ class TestBadDirectories:
             (("inputs", 0, "shape"), [-4, 8]),
             (("inputs", 0, "strides"), [-8, 1]),
             (("inputs", 0, "strides"), [2**50, 1]),
+            (("inputs", 0), {**LARGE, "strides": [1, 1]}),  # many elements in little memory
             (("inputs", 0, "dtype"), "float64"),
             (("inputs", 0, "dtype"), "load"),
             (("inputs", 0, "offset"), 2**40),

@@ -111,7 +111,7 @@ def test_the_same_words_on_a_command_line_and_in_a_call() -> None:
 @pytest.mark.parametrize("word", ["1:30", "010", "1.5:30", "08"])
 def test_no_number_is_counted_in_sixties_or_eights(word: str) -> None:
     assert Loader(word).get_single_data() == word
-    with pytest.raises(SettingsError, match="djinn.yaml:1:"):
+    with pytest.raises(SettingsError, match=r"djinn\.yaml:1:"):
         topology_from_yaml(f"topology: {{preset: dgx-h100, count: {word}}}")
 
 
