@@ -80,9 +80,7 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 def _tell_foreign(store: Store) -> None:
     """Entries that somebody else wrote, of which nothing is shown or used."""
-    alone = signer().reason
-    if alone is not None:
-        print(alone.detail)
+    _tell_alone()
     foreign = store.foreign()
     if foreign:
         first = next(iter(foreign.values()))
@@ -90,6 +88,13 @@ def _tell_foreign(store: Store) -> None:
             f"{_count(len(foreign), 'entry is', 'entries are')} not used: {first}. To take them in, if you trust who "
             f"wrote them: djinn cache import {shlex.quote(str(store.root))}"
         )
+
+
+def _tell_alone() -> None:
+    """That nothing which this process writes is of use to another, if that is so."""
+    alone = signer().reason
+    if alone is not None:
+        print(alone.detail)
 
 
 @dataclass(frozen=True)
@@ -201,6 +206,7 @@ def _import(arguments: argparse.Namespace) -> int:
     if skipped:
         _table(("skipped", "why"), skipped)
     print(f"{_count(imported, 'entry', 'entries')} imported into {store.root}, {len(skipped)} skipped")
+    _tell_alone()
     return FOUND_WRONG if any(why != ALREADY_STORED for _, why in skipped) else OK
 
 

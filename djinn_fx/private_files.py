@@ -22,8 +22,8 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 def default_cache_dir() -> Path:
     """``DJINN_CACHE_DIR`` if set and not empty, else the platform's cache folder for djinn_fx."""
     chosen = os.environ.get("DJINN_CACHE_DIR")
-    folder = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("djinn_fx", appauthor=False)
-    return folder.absolute()
+    folder = os.path.expanduser(chosen) if chosen else platformdirs.user_cache_path("djinn_fx", appauthor=False)
+    return Path(folder).absolute()
 
 
 def default_config_dir() -> Path:
@@ -32,8 +32,8 @@ def default_config_dir() -> Path:
     Only the environment can move it, no configuration file: the key that says what may be run lies there.
     """
     chosen = os.environ.get("DJINN_CONFIG_DIR")
-    folder = Path(chosen).expanduser() if chosen else platformdirs.user_config_path("djinn_fx", appauthor=False)
-    return folder.absolute()
+    folder = os.path.expanduser(chosen) if chosen else platformdirs.user_config_path("djinn_fx", appauthor=False)
+    return Path(folder).absolute()
 
 
 def own_folder(folder: Path, remedy: str = "choose another with DJINN_CACHE_DIR") -> None:

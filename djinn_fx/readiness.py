@@ -20,9 +20,11 @@ from djinn_fx.engines.contest_by_size import ContestBySize
 from djinn_fx.engines.entrant import ContestStatus, Standing
 from djinn_fx.engines.lazy import CHANGED, LazyRegion, RegionStatus, State, TierStatus
 from djinn_fx.engines.standby import Standby
+from djinn_fx.engines.store_ledger import told_of_caches
 from djinn_fx.engines.write_protection import table, why_not
 from djinn_fx.errors import DjinnError
 from djinn_fx.reasons import Reason
+from djinn_fx.signing import why_alone
 from djinn_fx.units import format_bytes, format_seconds
 
 
@@ -38,6 +40,7 @@ class ModelStatus:
         contests: the graphs for which several engines compete, and which of them answered last.
         unprotected: why writes into weights are not seen by write protection (docs/guard.md); None if they are.
         refused: a sentence for each graph or region that an engine which was asked for does not serve.
+        caches: what this process does not use of the disk cache, because somebody else wrote it (docs/trust.md).
     """
 
     graphs: int
@@ -47,6 +50,7 @@ class ModelStatus:
     contests: tuple[ContestStatus, ...] = ()
     unprotected: str | None = None
     refused: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -71,6 +75,7 @@ class ModelStatus:
         compared = f"compared with what was packed, in part: {self.unprotected}"
         lines.append(f"  weights are {'write-protected' if self.unprotected is None else compared}")
         lines += [f"  {sentence}" for sentence in self.refused]
+        lines += [f"  cache: {one}" for one in self.caches]
         return "\n".join([*lines, *(f"  {reason}" for reason in self.reasons)])
 
 
@@ -209,7 +214,13 @@ def status(model: Callable[..., Any]) -> ModelStatus:
         contests=contests,
         refused=tuple(dict.fromkeys((*told, *(one.refused for one in contests if one.refused is not None)))),
         unprotected=None if table() is not None else why_not(),
+        caches=_caches(),
     )
+
+
+def _caches() -> tuple[str, ...]:
+    alone = why_alone()
+    return (*told_of_caches(), *((alone.detail,) if alone is not None else ()))
 
 
 def wait_until_ready(model: Callable[..., Any], timeout: float | None = None) -> ModelStatus:

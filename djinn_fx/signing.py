@@ -114,6 +114,12 @@ def _read_once(path: Path, version: tuple[int, ...]) -> Signer:
     return Signer(_read(path))
 
 
+def why_alone() -> Reason | None:
+    """Why this process signs with a key of its own, if it does; nothing is looked up."""
+    with _LOCK:
+        return next((one.reason for one in _ALONE.values()), None)
+
+
 def _alone(path: Path, error: OSError | StoreError) -> Signer:
     problem = f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
     detail = (
@@ -214,7 +220,7 @@ def unseal(purpose: str, text: bytes) -> Any:
     """
     start = _SEALED.match(text)
     if start is None:
-        raise ValueError("it has no signature: it was cut, or an older version or somebody else wrote it")
+        raise ValueError("it has no signature: it was cut short, or an older version or somebody else wrote it")
     body = text[start.end() : -len(_SEAL_END)]
     digest = hashlib.sha256(body).digest()
     if digest.hex().encode() != start[1] or not text.endswith(_SEAL_END):

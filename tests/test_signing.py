@@ -48,6 +48,13 @@ def test_it_lies_in_the_users_configuration_folder(tmp_path: Path, monkeypatch: 
     assert key_path().is_relative_to(tmp_path / "home" / "djinn_fx")
 
 
+def test_a_home_that_nobody_has_raises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DJINN_CONFIG_DIR", "~nobody-of-this-name/config")
+    assert signer().reason is None
+    assert key_path().is_relative_to(tmp_path)
+
+
 def test_processes_that_start_together_agree_on_one_key() -> None:
     started = [subprocess.Popen([sys.executable, "-c", _PRINT_KEY], stdout=subprocess.PIPE) for _ in range(6)]
     keys = {process.communicate(timeout=60)[0] for process in started}

@@ -146,7 +146,7 @@ class Head(NamedTuple):
         """
         if not signer.signed(_PURPOSE, self.digest(key), self.signature):
             how = "is not signed" if self.signature == _UNSIGNED else "is signed with another key than yours"
-            raise ForeignEntry(f"it {how}: somebody else wrote it, or you did with another key")
+            raise ForeignEntry(f"it {how}")
 
     def header(self) -> dict[str, Any]:
         """The header.

@@ -32,6 +32,22 @@ class StoreCounters:
     foreign: int = 0
 
 
+#: By cache directory: keys for which somebody else wrote something, and how that showed. A process opens a directory
+#: many times and is warned of it once.
+_FOREIGN: dict[str, dict[str, str]] = {}
+_MUTEX = threading.Lock()
+
+
+def told_of_caches() -> tuple[str, ...]:
+    """What this process does not use of the cache directories it looked into, in words."""
+    with _MUTEX:
+        found = {root: dict(known) for root, known in _FOREIGN.items()}
+    return tuple(
+        f"{len(known)} {'entry' if len(known) == 1 else 'entries'} in {root} not used: {next(iter(known.values()))}"
+        for root, known in found.items()
+    )
+
+
 class Ledger:
     """Counters and reasons of one store; threads may share it."""
 
@@ -41,7 +57,6 @@ class Ledger:
         self._root = root
         self._mutex = threading.Lock()
         self._warned: set[str] = set()
-        self._has_foreign = False
 
     @property
     def troubled(self) -> bool:
@@ -72,8 +87,10 @@ class Ledger:
     def foreign(self, name: str, problem: str, node: str) -> None:
         """Something that this user did not write: each is a reason, and the folder one warning."""
         self.count("foreign")
-        with self._mutex:
-            first, self._has_foreign = not self._has_foreign, True
+        with _MUTEX:
+            known = _FOREIGN.setdefault(str(self._root), {})
+            first = not known
+            known[node] = problem
         detail = (
             f"{name} in the cache directory {self._root} is not used: {problem}. `djinn cache import` takes in what "
             "you trust"

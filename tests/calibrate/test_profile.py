@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from djinn_fx.calibrate.journal import Journal
 from djinn_fx.costmodels.profile import (
     PROFILE_FILE,
+    SAMPLES_FILE,
     Conditions,
     Profile,
     Sample,
@@ -177,3 +179,21 @@ def test_checked_files_need_their_checksum(tmp_path: Path) -> None:
     path.write_text("[1]")
     with pytest.raises(ValueError, match="cut short"):
         read_checked(path)
+
+
+def test_what_somebody_else_measured_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DJINN_CONFIG_DIR", str(tmp_path / "mallory"))
+    folder = tmp_path / "calibration"
+    write_profile(profile(), folder)
+    Journal(folder, {"machine": 1}).close()
+    monkeypatch.setenv("DJINN_CONFIG_DIR", str(tmp_path / "alice"))
+    found = read_profile(folder)
+    assert found.profile is None
+    assert "djinn calibrate" in str(found.problem)
+    journal = Journal(folder, {"machine": 1})
+    journal.close()
+    assert journal.dropped
+    os.rename(folder / PROFILE_FILE, folder / SAMPLES_FILE)
+    monkeypatch.setenv("DJINN_CONFIG_DIR", str(tmp_path / "mallory"))
+    with pytest.raises(ValueError):
+        read_samples(folder)

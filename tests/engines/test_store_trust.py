@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from djinn_fx import readiness
 from djinn_fx.cli import main
 from djinn_fx.engines import store_format
 from djinn_fx.engines.bundle import export_bundle, import_bundle, import_folder
@@ -87,6 +88,16 @@ def test_a_foreign_folders_entries_are_misses_with_a_reason(foreign: Path, users
     assert [name for name, _ in store.verify()] == [key(1), key(2)]
     users.become("mallory")
     assert Store(foreign).get(key(1)) is not None
+
+
+def test_a_process_is_warned_once_and_status_says_it(foreign: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "djinn_fx.store"):
+        for number in (1, 2):
+            assert Store(foreign).get(key(number)) is None
+    assert len(caplog.records) == 1
+    (line,) = [one for one in readiness.status(lambda: None).caches if str(foreign) in one]
+    assert line.startswith("2 entries")
+    assert line in str(readiness.status(lambda: None))
 
 
 def test_what_is_built_instead_takes_its_place(foreign: Path) -> None:
