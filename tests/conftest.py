@@ -16,8 +16,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Most tests are of one engine and count its compiles; those of the choice between engines ask for it.
 os.environ["DJINN_ENGINE"] = "inductor"
-# Fixtures of a module run before the test's own folder is there: they must not see this machine's profile either, nor
-# sign with this user's key.
+# Fixtures of a module run before the test's own folder is there: they must not see this machine's profile either.
+# The configuration folder, with the key by which caches are signed, is one for all tests: caches are shared by some.
 os.environ["DJINN_CACHE_DIR"] = tempfile.mkdtemp(prefix="djinn-tests-")
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="djinn-tests-")
 for _folder in (os.environ["DJINN_CACHE_DIR"], os.environ["XDG_CONFIG_HOME"]):
@@ -31,7 +31,6 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
         if name.startswith("DJINN_"):
             monkeypatch.delenv(name)
     world = tmp_path_factory.mktemp("world")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(world / "config"))
     monkeypatch.setenv("DJINN_CACHE_DIR", str(world / "cache"))
     monkeypatch.setenv("DJINN_ENGINE", "inductor")
     yield
