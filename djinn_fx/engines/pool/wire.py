@@ -17,6 +17,8 @@ from typing import Any
 MAGIC = b"DJN1"
 #: Largest header either side takes, bytes.
 MAX_HEADER_BYTES = 64 * 2**20
+#: Most values in a header: what parsing takes in time and memory goes by their number.
+MAX_HEADER_VALUES = 8_000_000
 #: Most blobs in one message.
 MAX_BLOBS = 65536
 _PREFIX = struct.Struct(">4sI")
@@ -52,9 +54,14 @@ def encode(header: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> list[bytes
         text = json.dumps({**header, "blobs": [len(blob) for blob in blobs]}, allow_nan=True).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise WireError(f"not JSON: {error}") from error
-    if len(text) > MAX_HEADER_BYTES:
-        raise WireError(f"a header of {len(text)} bytes; at most {MAX_HEADER_BYTES} are allowed")
+    if len(text) > MAX_HEADER_BYTES or _values(text) > MAX_HEADER_VALUES:
+        raise WireError(f"a header of {len(text)} bytes and {_values(text)} values; that is more than is allowed")
     return [_PREFIX.pack(MAGIC, len(text)) + text, *blobs]
+
+
+def _values(text: bytes) -> int:
+    """At least as many as JSON text has values, counted without parsing it."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 class Reader:
@@ -120,6 +127,8 @@ class Reader:
         return False
 
     def _read_header(self, text: bytes) -> None:
+        if _values(text) > MAX_HEADER_VALUES:
+            raise WireError(f"a header of {_values(text)} values; at most {MAX_HEADER_VALUES} are allowed")
         try:
             header = json.loads(text)
             sizes = header.pop("blobs")

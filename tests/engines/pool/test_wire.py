@@ -96,6 +96,15 @@ def test_what_cannot_be_sent_is_refused_before_anything_is_sent(monkeypatch: pyt
         encode({"a": "0123456789"})
 
 
+def test_the_values_of_a_header_are_counted_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"".join(encode({"a": [[], [], []]}))
+    monkeypatch.setattr(wire, "MAX_HEADER_VALUES", 5)
+    with pytest.raises(WireError):
+        read(data, random.Random(0))
+    with pytest.raises(WireError):
+        encode({"a": [[], [], []]})
+
+
 def test_over_a_socket() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
