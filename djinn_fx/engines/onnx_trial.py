@@ -21,7 +21,10 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from djinn_fx import __version__
 from djinn_fx.engines.bound import Session
+from djinn_fx.engines.store_files import read_small
 from djinn_fx.errors import EngineError, useful_line
+from djinn_fx.private_files import write_atomic
+from djinn_fx.signing import seal, unseal
 
 #: The oldest and the newest release that the engines' tests were run with (`make test-oldest`, `make test-newest`).
 #: The bounds in setup.py are these.
@@ -31,6 +34,8 @@ TRIED: dict[str, tuple[str, str]] = {
     "openvino": ("2026.4", "2026.4"),
 }
 
+#: A note is a signature.
+_NOTE_BYTES = 1000
 #: More bytes than are written into a model: such weights are handed over as memory.
 _SIZE = 40
 
@@ -55,11 +60,19 @@ def problem(engine: str, versions: Mapping[str, str], open_session: Opener, fold
     if told not in _ANSWERS:
         name = f"{engine}-runs-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
         note = folder / name if folder is not None else None
-        _ANSWERS[told] = None if note is not None and note.exists() else _asked(engine, versions, open_session)
+        _ANSWERS[told] = None if note is not None and _noted(note) else _asked(engine, versions, open_session)
         if _ANSWERS[told] is None and note is not None and note.parent.is_dir():
             with contextlib.suppress(OSError):
-                note.touch(mode=0o600)
+                write_atomic(note, [seal(name, True)], note.parent)
     return _ANSWERS[told]
+
+
+def _noted(note: Path) -> bool:
+    """Whether this user noted it: what somebody else put into the folder says nothing."""
+    try:
+        return unseal(note.name, read_small(note, _NOTE_BYTES)) is True
+    except (OSError, ValueError):
+        return False
 
 
 def _asked(engine: str, versions: Mapping[str, str], open_session: Opener) -> str | None:

@@ -82,6 +82,10 @@ def test_that_it_runs_is_noted_for_the_next_process_and_that_not_is_not(
         monkeypatch.setattr(onnx_trial, "_ANSWERS", {})
         assert problem("onnxruntime", VERSIONS, opened, tmp_path) is None
     assert opened.times == 1
+    monkeypatch.setattr(onnx_trial, "_ANSWERS", {})
+    monkeypatch.setenv("DJINN_CONFIG_DIR", str(tmp_path / "somebody else"))
+    assert problem("onnxruntime", VERSIONS, opened, tmp_path) is None
+    assert opened.times == 2, "a note that somebody else made says nothing"
 
 
 @pytest.mark.parametrize("make", [OnnxRuntimeEngine, OpenVinoEngine])
