@@ -12,7 +12,6 @@ model has drifted.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from djinn_fx.costmodels.estimate import LEARNED, UNPRICED, CostModel, Estimate
 from djinn_fx.costmodels.work import Work, WorkGraph
 from djinn_fx.hardware.device import Device
+from djinn_fx.threads import new_lock
 
 #: Share of what is unexplained by which a measurement moves the corrections.
 RATE = 0.25
@@ -84,7 +84,7 @@ class Learned:
 
     def __init__(self, corrections: Mapping[tuple[str, str], Correction] | None = None) -> None:
         self._corrections = dict(corrections or {})
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def observe(self, engine: str, parts: Mapping[str, float], predicted_s: float, measured_s: float) -> None:
         """A region took so long.

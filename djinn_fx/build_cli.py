@@ -30,7 +30,7 @@ from djinn_fx.engines.pool.supervisor import shared_pool
 from djinn_fx.engines.region_work import region_graph
 from djinn_fx.engines.tensorrt.checked import may_round
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
-from djinn_fx.engines.tier import LOCK_TIMEOUT_S, Prepared, Tier, open_store
+from djinn_fx.engines.tier import MAX_PATIENCE_S, Prepared, Tier, open_store
 from djinn_fx.errors import DjinnError, ModelFileError, SettingsError, StoreError
 from djinn_fx.explain.find_model import FoundModel, find_model
 from djinn_fx.explain.user_file import beside, first_line
@@ -232,7 +232,7 @@ class _Build:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[BuildDone | None]:
-        with self._tier.lock(self._key, LOCK_TIMEOUT_S):
+        with self._tier.lock(self._key, MAX_PATIENCE_S):
             yield None
 
     def _finished(self, outcome: BuildOutcome) -> None:

@@ -9,7 +9,6 @@ them takes whole is cut, and they are asked for each region.
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,6 +37,7 @@ from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.srg.record import GraphKind
+from djinn_fx.threads import start_thread
 from djinn_fx.units import format_seconds
 
 
@@ -241,7 +241,10 @@ class _Choice:
             for name, times in seconds.items():
                 learner.note(region, work, name, times)
 
-        return lambda seconds: threading.Thread(target=note, args=(seconds,), name="djinn learns", daemon=True).start()
+        def learn(seconds: Mapping[str, Sequence[float]]) -> None:
+            start_thread(functools.partial(note, seconds), "djinn learns")
+
+        return learn
 
 
 def _chosen_before(known: Decision, region: Region) -> Reason:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from djinn_fx.compile_session import compile_session
 from djinn_fx.costmodels.build_time import PLAN_PER_OP_S
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.threads import new_rlock
 
 log = logging.getLogger("djinn_fx")
 
@@ -79,7 +79,7 @@ class DeferredGraph:
         self._at_second_call = at_second_call
         self._plan_s = PLAN_PER_OP_S * len(gm.graph.nodes)
         self._ambient = _Ambient.now()
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
         self._compiled: Compiled | None = None
         self.calls = 0
         self.seconds = 0.0

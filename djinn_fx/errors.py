@@ -32,6 +32,10 @@ class EngineError(DjinnError):
     """An engine could not compile, load or run a region."""
 
 
+class HalfWrittenError(EngineError):
+    """An engine failed after it may have written into tensors of the caller: eager cannot be asked any more."""
+
+
 class StoreError(DjinnError):
     """The cache directory cannot be used as asked (a damaged entry is never an error: it is rebuilt)."""
 

@@ -18,9 +18,10 @@ from djinn_fx.engines.pays import EXPERIENCE, Budget
 from djinn_fx.engines.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, BusyElsewhere, FailureKind
 from djinn_fx.engines.pool.supervisor import BuildPool, Ticket, shared_pool
 from djinn_fx.engines.progress import watch
-from djinn_fx.engines.tier import LOCK_TIMEOUT_S, MAX_VARIANTS, STORED_AS, Holds, Prepared, Tier
-from djinn_fx.errors import EngineError
+from djinn_fx.engines.tier import MAX_VARIANTS, STORED_AS, Holds, Prepared, Tier, patience_s
+from djinn_fx.errors import EngineError, useful_line
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.threads import tell_of_fork
 
 log = logging.getLogger("djinn_fx.engines.lazy")
 
@@ -73,6 +74,7 @@ class BackgroundBuild(Candidate):
         self._tries = 0
         self._reserved_s = 0.0
         self._variants = 1
+        tell_of_fork(self)
 
     def submit(self) -> None:
         """See :meth:`Candidate.submit`."""
@@ -100,6 +102,13 @@ class BackgroundBuild(Candidate):
             if self.state in PENDING:
                 self.move(State.COLD)
 
+    def after_fork(self) -> None:
+        """See :meth:`Candidate.after_fork`: the next look at it has it built anew."""
+        self._ticket = None
+        self._settle(0.0)
+        if self.state in PENDING:
+            self.move(State.COLD)
+
     def _submit(self, request: BuildRequest) -> None:
         predicted_s = EXPERIENCE.build_seconds(self.engine, self._ops)
         if not self._budget.reserve(predicted_s):
@@ -120,7 +129,7 @@ class BackgroundBuild(Candidate):
             label=self._prepared.graph.label,
             memory_bytes=request.memory_bytes,
             timeout_s=request.timeout_s,
-            guard=_OnlyBuilder(self._tier, self._key, self._holds),
+            guard=_OnlyBuilder(self._tier, self._key, self._holds, predicted_s),
         )
         self.move(State.QUEUED)
         self._ticket = self._pool.submit(job, on_start=self._started, on_done=self._done)
@@ -146,13 +155,17 @@ class BackgroundBuild(Candidate):
             EXPERIENCE.built(self.engine, self._ops, outcome.seconds)
         try:
             loaded = self._kept(outcome)
+            if loaded is None:
+                self.move(State.BUILT_NOT_RUNNABLE, self._tier.why_not_here(self._prepared.graph))
+            elif region is not None:
+                region.adopt(self, self._checked(loaded) if self._checked is not None else loaded)
         except EngineError as error:
             self._give_up(Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=self._prepared.graph.label))
-            return
-        if loaded is None:
-            self.move(State.BUILT_NOT_RUNNABLE, self._tier.why_not_here(self._prepared.graph))
-        elif region is not None:
-            region.adopt(self, self._checked(loaded) if self._checked is not None else loaded)
+        except Exception as error:  # noqa: BLE001  (becomes the Reason; no key is to blame for it)
+            detail = f"{self.engine}, loading: {useful_line(error)}"
+            log.warning("region %s stays on what it runs on: %s", self._prepared.graph.label, detail)
+            reason = Reason(kind=ReasonKind.FALLBACK, detail=detail, node=self._prepared.graph.label)
+            self._give_up(reason, remember=False)
 
     def _kept(self, outcome: BuildDone) -> Loaded | None:
         """Put an artefact on disk if it is not there, load it; None if this machine cannot run it.
@@ -225,14 +238,16 @@ def _for_sizes(request: BuildRequest, sizes: Mapping[tuple[int, int | None], int
 class _OnlyBuilder:
     """The guard of a job: holds the store's lock of the key, and gives what another process built meanwhile."""
 
-    def __init__(self, tier: Tier, key: EngineKey, holds: Holds) -> None:
-        self._tier, self._key, self._holds = tier, key, holds
-        #: After this long, double work is better than none.
-        self._until = time.monotonic() + LOCK_TIMEOUT_S
+    def __init__(self, tier: Tier, key: EngineKey, holds: Holds, predicted_s: float = 0.0) -> None:
+        self._tier, self._key, self._holds, self._patience_s = tier, key, holds, patience_s(predicted_s)
+        #: When others have had their time; None: nobody was in the way yet.
+        self._until: float | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[BuildDone | None]:
         with self._tier.lock(self._key, 0.0) as held:
+            if self._until is None:
+                self._until = time.monotonic() + self._patience_s
             if not held and time.monotonic() < self._until and not self._tier.cannot_lock:
                 raise BusyElsewhere
             yield self._tier.stored_result(self._key, self._holds)

@@ -21,6 +21,8 @@ from typing import Any, Protocol
 
 import torch
 
+from djinn_fx.engines.base import Declined
+from djinn_fx.engines.failures import unforeseen, versions
 from djinn_fx.engines.feeding import Feeder
 from djinn_fx.engines.holders import SWEEPERS
 from djinn_fx.engines.onnx.signature import Signature
@@ -151,13 +153,21 @@ class BoundRegion:
 
         Raises:
             EngineError: the runtime failed. Nothing was written, and the list is as it was.
-            Declined: these values are not for it. Likewise.
+            HalfWrittenError: it failed while it wrote. The list is as it was.
+            Declined: these values are not for it. Nothing was written.
         """
         self._calls += 1
-        bound = self._ready(args)
-        if bound is None:
-            return None
-        results = bound.session.run(args)
+        before = versions(args, self.mutated)
+        try:
+            bound = self._ready(args)
+            if bound is None:
+                return None
+            results = bound.session.run(args)
+        except (EngineError, Declined):
+            raise
+        except Exception as error:
+            what = f"{self.engine}: {self.label}"
+            raise unforeseen(error, what, before, versions(args, self.mutated)) from error
         args.clear()
         return results
 

@@ -26,7 +26,7 @@ from djinn_fx.engines.progress import Progress
 from djinn_fx.engines.region_work import RegionBuild, RegionWork, built_again, distinct_first, region_values
 from djinn_fx.engines.registry import engine
 from djinn_fx.engines.standby import Standby
-from djinn_fx.engines.tier import LOCK_TIMEOUT_S, Prepared, Tier, open_store, tiers_for
+from djinn_fx.engines.tier import Prepared, Tier, open_store, patience_s, tiers_for
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
@@ -183,8 +183,6 @@ class Builder:
         region.adopt(adopted, loaded)
         return region
 
-    # Blocking
-
     def _now(self, tier: Tier, prepared: Prepared, work: RegionWork) -> tuple[Loaded | None, str]:
         """The artefact, from the cache or compiled while the caller waits; None if that failed."""
         if prepared.key is None:
@@ -204,20 +202,20 @@ class Builder:
             failed = tier.known_failure(prepared.key)
             if failed is not None:
                 if self._settings.on_failure == "raise":
-                    raise EngineError(
-                        f"{failed.detail} (known from an earlier attempt; `djinn cache clear` forgets it)"
-                    )
+                    raise EngineError(f"{failed.detail} (known from before; `djinn cache clear` forgets it)")
                 work.reasons.append(failed)
                 return None, ""
-            with tier.lock(prepared.key, LOCK_TIMEOUT_S):
-                # Another process may have built it while we waited.
-                stored = tier.in_store(prepared.key, work.holds)
+            patience = patience_s(EXPERIENCE.build_seconds(tier.name, len(work.region.nodes)))
+            with tier.lock(prepared.key, patience) as held:
+                stored = tier.in_store(prepared.key, work.holds)  # somebody may have built it while we waited
                 if stored is not None:
                     return stored, "store"
                 work.note(tier.note_miss(prepared.key, work.graph))
-                return self._compile(tier, prepared, work), "built"
+                alone = not held and not tier.cannot_lock
+                work.note(tier.not_waited_for(work.graph, patience) if alone else None)
+                return self._compile(tier, prepared, work, alone=alone), "built"
 
-    def _compile(self, tier: Tier, prepared: Prepared, work: RegionWork) -> Loaded | None:
+    def _compile(self, tier: Tier, prepared: Prepared, work: RegionWork, *, alone: bool = False) -> Loaded | None:
         ops = len(work.region.nodes)
         predicted_s = EXPERIENCE.build_seconds(tier.name, ops)
         if not self._policy.budget.reserve(predicted_s):
@@ -227,7 +225,7 @@ class Builder:
             return None
         began = time.perf_counter()
         try:
-            loaded = tier.compile(prepared, work.symints)
+            loaded = tier.compile(prepared, work.symints, alone=alone)
         except EngineError as error:
             if self._settings.on_failure == "raise":
                 raise

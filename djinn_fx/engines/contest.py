@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,19 +28,20 @@ from djinn_fx.engines.entrant import (
     wait_for,
     why_chosen,
 )
-from djinn_fx.engines.lazy import CHANGED
+from djinn_fx.engines.failures import nothing_written, said
+from djinn_fx.engines.preparations import Preparations
 from djinn_fx.engines.refusals import warn, without_name
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.threads import new_rlock
 
 log = logging.getLogger("djinn_fx.engines.contest")
 
 #: Answers of each engine that are timed, after one that is not; of short ones more, up to so many seconds of them.
 ROUNDS, MAX_ROUNDS = 5, 15
 ROUNDS_S = 0.25
-#: By how much, as a share, a newcomer must be faster than who serves.
+#: By how much, as a share, a newcomer must be faster; slower than the best by this factor: out after two answers.
 MARGIN = 0.03
-#: Out after two answers: slower than the best so far by this factor.
 HOPELESS = 2.0
 #: Calls between two looks at whether an engine that was not there yet has come.
 _LOOK_EVERY = 16
@@ -78,7 +78,7 @@ class Contest:
         standby: Callable[[], Entrant] | None = None,
     ) -> None:
         self._releases, self._standby = releases, standby
-        self._preparing = 0
+        self._preparations = Preparations()
         #: Whether all engines were out once, so that nobody else can be asked for.
         self._alone = False
         self.label, self.entrants = label, tuple(entrants)
@@ -87,7 +87,7 @@ class Contest:
         self.engine = "eager"
         self._reference, self._waits, self._synchronise = reference, waits, synchronise
         self._decided, self._timed, self._remembered = decided, timed, remembered
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
         self._serving: Entrant | None = None
         self._calls = 0
         self._answer: RegionCallable = self._on_trial
@@ -115,15 +115,20 @@ class Contest:
         Where the engine declines or fails nothing was written, and the arguments are as they were: the region's own ops
         answer. If these refuse the call too, that says nothing against the engine.
         """
+        given = len(args)
         try:
             return attempt(args), True
         except Declined as declined:
             entrant.leave_to_eager(str(declined), self.label)
             return self._reference(args), True
-        except EngineError as error:
-            made = self._reference(args)
-            self._out(entrant, str(error))
-            self._reopen(entrant)
+        except Exception as error:
+            whole = len(args) == given and nothing_written(error, getattr(entrant.run, "mutated", ()))
+            made = self._reference(args) if whole else None
+            if whole or isinstance(error, EngineError):  # else it may be eager's, in a call that is compared
+                self._out(entrant, said(error))
+                self._reopen(entrant)
+            if made is None:
+                raise
             return made, False
 
     def _stand_in(self, entrant: Entrant, args: list[Any]) -> Sequence[Any]:
@@ -143,28 +148,23 @@ class Contest:
         """Whether it can answer this call; if not, what it lacks is being done, or it is out."""
         if entrant.prepare is None:
             return True
-        work = entrant.prepare(args)
+        try:
+            work = entrant.prepare(args)
+        except Exception as error:  # noqa: BLE001  (the Reason says why the engine is out)
+            self._out(entrant, said(error))
+            return False
         if work is None:
             return True
         if entrant.standing is Standing.PREPARING:
             return False
         if self._waits and not self._anybody_else(entrant):
             return self._do(entrant, work)
-        before, entrant.standing = entrant.standing, Standing.PREPARING
-        with CHANGED:
-            self._preparing += 1
 
         def prepare() -> None:
-            done = self._do(entrant, work)
-            if not done:
+            if not self._do(entrant, work):
                 self._call_reserves()
-            with CHANGED:
-                if done:
-                    entrant.standing = before
-                self._preparing -= 1
-                CHANGED.notify_all()
 
-        threading.Thread(target=prepare, name=f"djinn prepares {entrant.engine}", daemon=True).start()
+        self._preparations.begin(entrant, prepare)
         return False
 
     def _anybody_else(self, entrant: Entrant) -> bool:
@@ -174,8 +174,8 @@ class Contest:
     def _do(self, entrant: Entrant, work: Callable[[], None]) -> bool:
         try:
             work()
-        except EngineError as error:
-            self._out(entrant, str(error))
+        except Exception as error:  # noqa: BLE001  (the Reason says why the engine is out)
+            self._out(entrant, said(error))
             return False
         return True
 
@@ -379,7 +379,7 @@ class Contest:
     @property
     def pending(self) -> bool:
         """Whether an engine is being made ready."""
-        return bool(self._preparing) or any(one.standing is Standing.PREPARING for one in self.entrants)
+        return bool(self._preparations) or any(one.standing is Standing.PREPARING for one in self.entrants)
 
     def status(self) -> ContestStatus:
         """A snapshot."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from djinn_fx.engines.contest import Contest
+from djinn_fx.threads import new_lock
 
 #: Contests for different sizes of one graph; further sizes share the latest.
 _MAX_SIZES = 64
@@ -23,7 +23,7 @@ class ContestBySize:
     def __init__(self, places: Sequence[tuple[int, int | None]], make: Callable[[tuple[int, ...]], Contest]) -> None:
         self._places, self._make = tuple(places), make
         self.contests: dict[tuple[int, ...], Contest] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Answer a call."""

@@ -15,7 +15,14 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines import inductor_apart, inductor_conditions, inductor_flags, inductor_kernels, inductor_safe
+from djinn_fx.engines import (
+    inductor_apart,
+    inductor_conditions,
+    inductor_flags,
+    inductor_folder,
+    inductor_kernels,
+    inductor_safe,
+)
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import device_order, symbolic_inputs
 from djinn_fx.engines.prewarm import know_vector_units
@@ -91,6 +98,25 @@ class InductorEngine:
         Raises:
             EngineError: Inductor failed; the cause is chained.
         """
+        try:
+            with inductor_folder.patient():
+                return inductor_folder.in_usable(lambda: self._compile(region))
+        except OSError as error:
+            raise EngineError(f"inductor could not compile {region.label}: {useful_line(error)}") from error
+
+    def compile_alone(self, region: RegionGraph) -> Artefact:
+        """As :meth:`compile`, waiting for nobody: in a folder of this process.
+
+        Raises:
+            EngineError: as there.
+        """
+        try:
+            with inductor_folder.own_folder():
+                return self._compile(region)
+        except OSError as error:
+            raise EngineError(f"inductor could not compile {region.label}: {useful_line(error)}") from error
+
+    def _compile(self, region: RegionGraph) -> Artefact:
         already = len(inductor_kernels.loaded_modules())
         try:
             gm, needs = _as_torch_means_it(region)
@@ -169,7 +195,11 @@ class InductorEngine:
         Raises:
             EngineError: the bytes do not fit this torch.
         """
-        return self._context.copy().run(self._load, artefact)
+        context = self._context.copy()
+        try:
+            return inductor_folder.in_usable(lambda: context.run(self._load, artefact))
+        except Exception as error:
+            raise EngineError(f"inductor could not load an artefact: {useful_line(error)}") from error
 
     def _load(self, artefact: Artefact) -> RegionCallable:
         from torch._inductor.standalone_compile import AOTCompiledArtifact
@@ -177,17 +207,14 @@ class InductorEngine:
         assert artefact.payload is not None, "only stored artefacts are loaded"
         import_runtime()
         know_vector_units()
-        try:
-            payload = inductor_kernels.restored(artefact.header, artefact.payload)
-            with _neutral_context(), _clean_tracing_context():
-                run = _as_region_callable(AOTCompiledArtifact.deserialize(payload))
-            if "needs" not in artefact.header:
-                return run
-            needs = inductor_safe.Needs.from_json(artefact.header["needs"])
-            own = inductor_safe.from_form(artefact.header["form"]) if self.answers_itself else None
-            return _safe(run, needs, own)
-        except Exception as error:
-            raise EngineError(f"inductor could not load an artefact: {useful_line(error)}") from error
+        payload = inductor_kernels.restored(artefact.header, artefact.payload)
+        with _neutral_context(), _clean_tracing_context():
+            run = _as_region_callable(AOTCompiledArtifact.deserialize(payload))
+        if "needs" not in artefact.header:
+            return run
+        needs = inductor_safe.Needs.from_json(artefact.header["needs"])
+        own = inductor_safe.from_form(artefact.header["form"]) if self.answers_itself else None
+        return _safe(run, needs, own)
 
     def fingerprint(self) -> Mapping[str, str]:
         """Versions, the machine's capability, and the flags an artefact depends on."""

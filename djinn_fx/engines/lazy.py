@@ -8,7 +8,6 @@ happen in child processes (:mod:`djinn_fx.engines.pool`), and one that crashes c
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -21,11 +20,12 @@ from djinn_fx.engines.keys import Guards
 from djinn_fx.engines.memory import Loaded
 from djinn_fx.engines.pays import EXPERIENCE, Budget, Estimate
 from djinn_fx.reasons import Reason
+from djinn_fx.threads import new_condition, new_lock
 
 log = logging.getLogger("djinn_fx.engines.lazy")
 
 #: Told whenever a state changes: who waits for readiness sleeps on it.
-CHANGED = threading.Condition()
+CHANGED = new_condition()
 #: Executions between two looks at whether something is to be built or tried again.
 _LOOK_EVERY = 16
 #: Sizes without an artefact that are counted; a call with yet others runs the region's own ops.
@@ -118,6 +118,9 @@ class Candidate:
         """It is no longer wanted."""
         raise NotImplementedError
 
+    def after_fork(self) -> None:
+        """In a forked process: whoever was building it is not there."""
+
     def move(self, state: State, reason: Reason | None = None) -> None:
         """Go to a state and tell whoever waits."""
         with CHANGED:
@@ -167,7 +170,7 @@ class LazyRegion:
         self._variants: tuple[Variant, ...] = ()
         self._unserved: dict[tuple[int, ...], int] = {}
         self._watching = False
-        self._swap = threading.Lock()
+        self._swap = new_lock()
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Run the region on the best engine that is ready."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.keys import Guards
+from djinn_fx.threads import new_lock, new_rlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._loaded: dict[str, list[Loaded]] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def variants(self, key: str) -> tuple[Loaded, ...]:
         """What is loaded for a key, each valid for other sizes."""
@@ -63,12 +64,12 @@ class KeyLocks:
 
     def __init__(self) -> None:
         self._locks: weakref.WeakValueDictionary[str, threading.RLock] = weakref.WeakValueDictionary()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def of(self, key: str) -> threading.RLock:
         """The lock of a key; it lives as long as somebody holds it or waits for it."""
         with self._lock:
-            return self._locks.setdefault(key, threading.RLock())
+            return self._locks.setdefault(key, new_rlock())
 
 
 BUILDING = KeyLocks()

@@ -8,7 +8,7 @@ straight from the code it generates, so a product costs one call and no dispatch
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -103,11 +103,18 @@ class PackedInductorEngine:
         Raises:
             EngineError: Inductor failed; the cause is chained.
         """
+        return self._compile(region, self.inductor.compile)
+
+    def compile_alone(self, region: RegionGraph) -> Artefact:
+        """As :meth:`compile`, waiting for nobody."""
+        return self._compile(region, self.inductor.compile_alone)
+
+    def _compile(self, region: RegionGraph, compile: Callable[[RegionGraph], Artefact]) -> Artefact:
         teach_inductor()
         gm, packings = self._packed(region)
         placeholders = gm.graph.find_nodes(op="placeholder")
         examples = (*region.example_inputs, *(n.meta["val"] for n in placeholders[len(region.example_inputs) :]))
-        made = self.inductor.compile(replace(region, gm=gm, example_inputs=examples, canonical=None))
+        made = compile(replace(region, gm=gm, example_inputs=examples, canonical=None))
         header = {
             **made.header,
             "engine": self.name,

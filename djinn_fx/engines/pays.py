@@ -9,10 +9,10 @@ gain nothing from it.
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass
 
 from djinn_fx.costmodels.build_time import SAVED_SHARE, build_seconds
+from djinn_fx.threads import new_lock, new_rlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Experience:
 
     def __init__(self) -> None:
         self._ratio: dict[str, float] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def built(self, engine: str, ops: int, seconds: float) -> None:
         """A build took so long."""
@@ -86,7 +86,7 @@ class Budget:
     def __init__(self, seconds: float | None) -> None:
         self._left = math.inf if seconds is None else seconds
         # Reentrant: freeing a model settles its builds, and that may happen at any point, also in here.
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
 
     @property
     def left_s(self) -> float:

@@ -13,11 +13,12 @@ from __future__ import annotations
 import functools
 import logging
 import subprocess
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+from djinn_fx.threads import start_thread
 
 log = logging.getLogger("djinn_fx.engines.prewarm")
 
@@ -61,18 +62,22 @@ def compiler_takes_vector_flags() -> bool:
 @functools.cache
 def know_vector_units() -> None:
     """Let torch remember which vector instructions can be compiled for, once a process. Takes 20 ms, not seconds."""
-    if compiler_takes_vector_flags():
+    if not compiler_takes_vector_flags():
+        return
+    try:
         from torch._inductor import config
         from torch._inductor.cpu_vec_isa import valid_vec_isa_list
 
         with config.patch("cpp.vec_isa_ok", True):
             valid_vec_isa_list()  # cached by torch
+    except Exception as error:  # noqa: BLE001  (no room for its files, say: told when a region is compiled)
+        log.debug("vector units not asked for: %s: %s", type(error).__name__, error)
 
 
 @functools.cache
 def _start() -> None:
     know_vector_units()
-    threading.Thread(target=_warm, name="djinn-prewarm", daemon=True).start()
+    start_thread(_warm, "djinn-prewarm", compiles=True)
 
 
 def _warm() -> None:

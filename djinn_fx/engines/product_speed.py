@@ -11,7 +11,6 @@ import functools
 import hashlib
 import logging
 import platform
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from djinn_fx.engines.packed_conv import ConvShape, conv_ways
 from djinn_fx.engines.store_files import read_record
 from djinn_fx.private_files import write_atomic
 from djinn_fx.signing import seal
+from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.engines.product_speed")
 
@@ -76,7 +76,7 @@ class ProductSpeed:
     def __init__(self, folder: Path | None, measure: Callable[[Any], dict[str, float]] | None = None) -> None:
         self._path = folder / FILE if folder is not None else None
         self._measure = measure if measure is not None else measure_product
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._known: dict[str, dict[str, float]] = {}
         self._read: set[str] = set()
 

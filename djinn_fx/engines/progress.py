@@ -5,6 +5,7 @@ One line on a terminal, rewritten; log records otherwise.
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import threading
@@ -13,6 +14,8 @@ import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
+
+from djinn_fx.threads import ENDING, new_lock, start_thread, tell_of_fork
 
 log = logging.getLogger("djinn_fx.progress")
 
@@ -82,7 +85,19 @@ class Pool(Protocol):
 
 
 _watched: weakref.WeakSet[Pool] = weakref.WeakSet()
-_watching = threading.Lock()
+_watching = new_lock()
+
+
+class _Forks:
+    """In a forked process nobody watches."""
+
+    def after_fork(self) -> None:
+        """Forget who was watched."""
+        _watched.clear()
+
+
+_forks = _Forks()
+tell_of_fork(_forks)
 
 
 def watch(pool: Pool, shown: bool | None) -> None:
@@ -98,16 +113,16 @@ def watch(pool: Pool, shown: bool | None) -> None:
         if pool in _watched:
             return
         _watched.add(pool)
-    threading.Thread(target=_watch, args=(weakref.ref(pool),), name="djinn-progress", daemon=True).start()
+    start_thread(functools.partial(_watch, weakref.ref(pool)), "djinn-progress")
 
 
 def _watch(pool: Callable[[], Pool | None], every_s: float = 0.5) -> None:
     start, width = time.monotonic(), 0
     while True:
-        time.sleep(QUIET_S if not width else every_s)
+        ended = ENDING.wait(QUIET_S if not width else every_s)
         with _watching:
             alive = pool()
-            jobs = alive.pending() if alive is not None else ()
+            jobs = alive.pending() if alive is not None and not ended else ()
             if not jobs:
                 if alive is not None:
                     _watched.discard(alive)

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import platform
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -25,6 +24,7 @@ from djinn_fx.engines.decisions import processor
 from djinn_fx.engines.registry import engine
 from djinn_fx.engines.store import Store
 from djinn_fx.settings import Settings
+from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.engines.region_times")
 
@@ -101,7 +101,7 @@ class Lessons:
     def __init__(self, store: Store | None) -> None:
         self._store = store
         self._by_model: dict[str, Learned] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def about(self, model: str) -> Learned:
         """What is known about the model of this name, here and with these versions and threads."""

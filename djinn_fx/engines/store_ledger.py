@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import threading
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from djinn_fx.errors import StoreError
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.threads import new_lock
 
 logger = logging.getLogger("djinn_fx.store")
 
@@ -55,7 +55,7 @@ class Ledger:
         self.counters = StoreCounters()
         self.reasons: deque[Reason] = deque(maxlen=256)
         self._root = root
-        self._mutex = threading.Lock()
+        self._mutex = new_lock()
         self._warned: set[str] = set()
 
     @property

@@ -28,8 +28,9 @@ log = logging.getLogger("djinn_fx.engines")
 
 #: How long a failed build is not tried again, in seconds.
 NEGATIVE_EXPIRY_S = 24 * 3600.0
-#: How long to wait for another process that builds the same key, in seconds.
-LOCK_TIMEOUT_S = 600.0
+#: Another process that builds the same key is waited for this many predicted build times, in seconds no less than the
+#: second figure (predictions are rough) and no more than the third: it may be stopped, or stuck.
+PATIENCE, MIN_PATIENCE_S, MAX_PATIENCE_S = 4.0, 10.0, 600.0
 #: More artefacts than this for one region (each valid for other sizes) are not looked for on disk.
 MAX_VARIANTS = 8
 
@@ -61,6 +62,11 @@ STORED_AS = "stored_as"
 
 #: Says whether an artefact's size facts are true of the sizes at hand.
 Holds = Callable[[Guards], bool]
+
+
+def patience_s(predicted_s: float) -> float:
+    """How long to wait for another process that builds the same, in seconds; then double work is better than none."""
+    return min(MAX_PATIENCE_S, max(MIN_PATIENCE_S, PATIENCE * predicted_s))
 
 
 class Tier:
@@ -203,10 +209,20 @@ class Tier:
         with self.store.lock(key.digest, timeout_s) as held:
             yield held
 
+    def not_waited_for(self, graph: RegionGraph, patience: float) -> Reason:
+        """That another process holds the lock, and the region is built here all the same."""
+        detail = f"{self.name}: another process has been building it for over {patience:.0f} s and is not waited for"
+        return Reason(kind=ReasonKind.WAITING, detail=detail, node=graph.label)
+
     # Building
 
-    def compile(self, prepared: Prepared, symints: Sequence[torch.SymInt]) -> Loaded | None:
+    def compile(self, prepared: Prepared, symints: Sequence[torch.SymInt], *, alone: bool = False) -> Loaded | None:
         """Compile a region in this process, and keep it. None if it was built but does not run here.
+
+        Args:
+            prepared: the region.
+            symints: its symbolic sizes.
+            alone: somebody else seems to be stuck building it: wait for no lock of the engine's own either.
 
         Raises:
             EngineError: the engine failed; put on record.
@@ -215,7 +231,8 @@ class Tier:
         # An artefact that says itself which calls it takes relies on no facts about the graph's symbols.
         guards = Guards(expression=None)
         try:
-            artefact = self.engine.compile(prepared.graph)
+            compile = getattr(self.engine, "compile_alone", self.engine.compile) if alone else self.engine.compile
+            artefact = compile(prepared.graph)
         except EngineError as error:
             if key is not None:
                 self.note_failure(key, Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=prepared.graph.label))
@@ -244,10 +261,13 @@ class Tier:
         return loaded
 
     def write(self, prepared: Prepared, header: Mapping[str, Any], payload: bytes | None, guards: Guards) -> str:
-        """Put an artefact on disk. Returns its key, empty if it is not there."""
+        """Put an artefact on disk, unless somebody else has meanwhile. Returns its key, empty if it is not there."""
         key = prepared.key
         assert key is not None, "only artefacts with a key are kept"
-        variant = key.variant(self._free_variant(key))
+        number, there = self._place_for(key, guards)
+        variant = key.variant(number)
+        if there:
+            return variant.digest
         full = {
             **header,
             "schema": 1,
@@ -262,17 +282,19 @@ class Tier:
         self._unusable.discard(variant.digest)
         return variant.digest if stored else ""
 
-    def _free_variant(self, key: EngineKey) -> int:
-        """The number of the next artefact for this key; the last one is replaced when all are taken."""
+    def _place_for(self, key: EngineKey, guards: Guards) -> tuple[int, bool]:
+        """The number of the next artefact for this key, the last one when all are taken; whether one that is valid for
+        the same sizes is there already, of a process that did not wait for our lock, or we for its."""
         if self.store is None:
-            return 0
-        taken = 0
-        while taken < MAX_VARIANTS - 1:
-            digest = key.variant(taken).digest
-            if digest in self._unusable or self.store.get(digest) is None:
-                break
-            taken += 1
-        return taken
+            return 0, False
+        for number in range(MAX_VARIANTS - 1):
+            digest = key.variant(number).digest
+            entry = None if digest in self._unusable else self.store.get(digest)
+            if entry is None:
+                return number, False
+            if entry.header.get("guards") == guards.expression and not self._keyed_by_request:
+                return number, True
+        return MAX_VARIANTS - 1, False
 
 
 def open_store(settings: Settings) -> tuple[Store | None, Reason | None]:

@@ -9,7 +9,6 @@ loaded in a thread, and sessions opened while own ops answer. Only where the set
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +33,7 @@ from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.srg.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
+from djinn_fx.threads import start_thread, tell_of_fork
 
 log = logging.getLogger("djinn_fx.runtime")
 
@@ -94,24 +94,29 @@ class EnginesLater:
     def __init__(self, own: RegionCallable, make: Callable[[], RegionCallable]) -> None:
         self._own, self._make = own, make
         self._run: RegionCallable | None = None
-        self._started = threading.Event()
+        self._started = False
         #: Why the engines cannot be used.
         self.reason: Reason | None = None
+        tell_of_fork(self)
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Run the graph; empties the list."""
         if self._run is not None:
             return self._run(args)
         results = self._own(args)
-        if not self._started.is_set():
-            self._started.set()
-            threading.Thread(target=self._prepare, name="djinn loads engines", daemon=True).start()
+        if not self._started:
+            self._started = True
+            start_thread(self._prepare, "djinn loads engines")
         return results
+
+    def after_fork(self) -> None:
+        """In a forked process: whoever was loading the engines is not there."""
+        self._started = self.reason is not None
 
     def _prepare(self) -> None:
         try:
             self._run = self._make()
-        except EngineError as error:
+        except Exception as error:  # noqa: BLE001  (becomes the Reason; the regions' own ops are always right)
             self.reason = Reason(kind=ReasonKind.FALLBACK, detail=f"a loaded graph stays on its own ops: {error}")
             log.warning("%s", self.reason.detail)
 

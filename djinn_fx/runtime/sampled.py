@@ -7,13 +7,14 @@ next such burst comes after twice as many calls as the one before.
 
 from __future__ import annotations
 
-import threading
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.runtime.executor import Program, executable
+from djinn_fx.threads import new_lock, start_thread
 
 #: Calls before the first that is timed; calls from one timed call to the next; timed calls of a burst.
 WARM, GAP, SAMPLES = 4, 4, 8
@@ -50,7 +51,7 @@ class Sampled:
         clocks = [self._clock(place, *pair) for place, pair in enumerate(zip(callables, engines, strict=True))]
         self._timed = executable(program, clocks, constants)
         self._left, self._taken, self._pause = WARM + 1, 0, PAUSE
-        self._busy = threading.Lock()
+        self._busy = new_lock()
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Run the graph; empties the list."""
@@ -78,7 +79,7 @@ class Sampled:
         self._times.clear()
         self._taken, self._left = 0, self._pause
         self._pause *= 2
-        threading.Thread(target=self._told, args=(times,), name="djinn learns", daemon=True).start()
+        start_thread(functools.partial(self._told, times), "djinn learns")
 
     def _clock(self, place: int, run: RegionCallable, engine: str) -> RegionCallable:
         def timed(args: list[Any]) -> Sequence[Any]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from djinn_fx.engines.background import _for_sizes, _OnlyBuilder
-from djinn_fx.engines.base import BuildRequest
+from djinn_fx.engines.base import BuildRequest, RegionGraph
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.keys import EngineKey, Guards
 from djinn_fx.engines.pool.jobs import BusyElsewhere
 from djinn_fx.engines.store import Store
-from djinn_fx.engines.tier import STORED_AS, Tier
+from djinn_fx.engines.tier import STORED_AS, Prepared, Tier, patience_s
 
 KEY = EngineKey(digest="a" * 64, fields={"test": 1})
 
@@ -93,3 +94,49 @@ def test_a_size_that_is_not_told_is_not_guessed() -> None:
 
 def test_a_builder_without_examples_has_no_other_sizes() -> None:
     assert _for_sizes(BuildRequest(worker="tensorrt-plan", request={"network": {}}), {(0, 0): 50}) is None
+
+
+# Others that hold the lock and do not go on
+
+
+def test_who_holds_the_lock_is_waited_for_as_long_as_building_takes_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("djinn_fx.engines.background.time.monotonic", lambda: now[0])
+    ours, theirs = (Tier(EagerEngine(), Store(tmp_path / "cache")) for _ in range(2))
+    guard = _OnlyBuilder(ours, KEY, everything, predicted_s=20.0)
+    now[0] = 1000.0  # in the queue meanwhile
+    with theirs.lock(KEY, 1.0):
+        for seconds in (0.0, 79.0):
+            now[0] = 1000.0 + seconds
+            with pytest.raises(BusyElsewhere), guard():
+                pass
+        now[0] = 1081.0
+        with guard() as found:
+            assert found is None, "it is built all the same"
+
+
+@pytest.mark.parametrize(("predicted_s", "patience"), [(0.1, 10.0), (5.0, 20.0), (1000.0, 600.0)])
+def test_patience(predicted_s: float, patience: float) -> None:
+    assert patience_s(predicted_s) == patience
+
+
+def test_what_somebody_else_wrote_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    ours, theirs = (Tier(EagerEngine(), Store(tmp_path / "cache")) for _ in range(2))
+    graph = RegionGraph(
+        gm=torch.fx.GraphModule({}, torch.fx.Graph()),
+        structural_hash="",
+        canonical=None,
+        example_inputs=(),
+        label="here",
+        kind="inference",
+    )
+    prepared = Prepared(graph=graph, key=KEY)
+    small, large = Guards(expression="L['t0'] < 9"), Guards(expression="9 <= L['t0']")
+    assert theirs.write(prepared, {"by": "them"}, b"theirs", small) == KEY.digest
+    assert ours.write(prepared, {"by": "us"}, b"ours", small) == KEY.digest
+    assert ours.write(prepared, {"by": "us"}, b"ours", large) == KEY.variant(1).digest
+    store = Store(tmp_path / "cache")
+    found = [store.get(KEY.variant(number).digest) for number in range(3)]
+    assert [one.payload if one is not None else None for one in found] == [b"theirs", b"ours", None]

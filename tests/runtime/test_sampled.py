@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,11 +49,7 @@ def sampled(first: Adds, second: Adds, told: list[Times]) -> Sampled:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Now(threading.Thread):
-        def start(self) -> None:
-            self.run()
-
-    monkeypatch.setattr(module.threading, "Thread", Now)
+    monkeypatch.setattr(module, "start_thread", lambda work, name: work())
 
 
 def call(run: Any, times: int) -> None:

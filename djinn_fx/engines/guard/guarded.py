@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import logging
 import shlex
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import Declined, RegionCallable, RegionGraph
+from djinn_fx.engines.failures import nothing_written, said
 from djinn_fx.engines.guard.compare import ANY
 from djinn_fx.engines.guard.examine import Case, Finding, examine
 from djinn_fx.engines.guard.facts import Facts
@@ -30,6 +30,7 @@ from djinn_fx.engines.guard.later import Look, Shape, finite
 from djinn_fx.engines.guard.trial import Randomness, capturing, copied, written_places
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.engines.guard")
 
@@ -165,7 +166,7 @@ class GuardedRegion:
         self._sampled = itertools.count(1)
         #: Calls whose results were not finite though the arguments were, and at which of them the next is compared.
         self._odd, self._odd_due = 0, 1
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._dropped = False
         self._silences = 0
 
@@ -270,13 +271,16 @@ class GuardedRegion:
         given = len(args)
         try:
             results: Sequence[Any] | None = run(args)
-        except EngineError as error:
-            if len(args) != given:
-                self._drop(ReasonKind.FALLBACK, str(error))
-                raise  # they are gone, so eager cannot be asked
+        except Declined:
+            raise
+        except Exception as error:
+            if len(args) != given or not nothing_written(error, self.mutated):
+                if isinstance(error, EngineError):
+                    self._drop(ReasonKind.FALLBACK, str(error))
+                raise  # they are gone, or written, so eager cannot be asked
             # A call that eager refuses too says nothing against the engine: then this raises.
             results = self._reference(args)
-            self._drop(ReasonKind.FALLBACK, str(error))
+            self._drop(ReasonKind.FALLBACK, said(error))
         return results
 
     # Comparing

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 
 from djinn_fx.engines import store_files as files
 from djinn_fx.engines.keys import EngineKey
 from djinn_fx.engines.store import MAX_NEGATIVE_S, Store
 from djinn_fx.reasons import Reason
+from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.engines.guard")
 
@@ -21,7 +21,7 @@ class Quarantine:
 
     def __init__(self) -> None:
         self._known: dict[str, Reason] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def put(self, key: EngineKey, reason: Reason, store: Store | None) -> None:
         """Take an engine out of use for a region, for good here and for 30 days on disk; its artefacts are deleted.

@@ -7,7 +7,6 @@ has a thread that waits for its child, asleep. State is guarded by one plain loc
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import queue
@@ -32,6 +31,7 @@ from djinn_fx.engines.pool.jobs import (
 from djinn_fx.engines.pool.limits import PoolLimits
 from djinn_fx.engines.pool.process import Child, ChildError
 from djinn_fx.engines.pool.tickets import GIVEN_UP, Entry, OnDone, OnStart, State, Ticket, report
+from djinn_fx.threads import at_end, start_thread
 
 __all__ = ["BuildPool", "Ticket", "shared_pool"]
 
@@ -41,6 +41,8 @@ log = logging.getLogger("djinn_fx.engines.pool")
 BUSY_RETRY_S = 0.3
 #: Seconds for a killed child to be gone; then its warden is killed too.
 _BURY_S = 2.0
+#: The same when the interpreter ends; their wardens go on with it in any case.
+_AT_END_S = 0.3
 _COUNTER = {kind: kind.value.replace("-", "_") for kind in FailureKind}
 
 
@@ -110,8 +112,7 @@ class BuildPool:
                 entry.tickets.append(ticket)
                 entry.wake_up()
                 if self._manager is None:
-                    self._manager = threading.Thread(target=self._manage, name="djinn-pool", daemon=True)
-                    self._manager.start()
+                    self._manager = start_thread(self._manage, "djinn-pool")
         if closed:
             self._in_thread(partial(ticket.call_done, GIVEN_UP))
         else:
@@ -170,13 +171,14 @@ class BuildPool:
             child.stop()
         for entry in waiting:
             self._deliver(entry, GIVEN_UP)
-        until = time.monotonic() + _BURY_S
+        until = time.monotonic() + (_BURY_S if deliver else _AT_END_S)
         for child in children:
             child.bury(max(0.0, until - time.monotonic()))
             if child in idle:
                 child.kill()
         # A callback that never ends must not keep the interpreter from ending: no child is in its thread any more.
-        until = time.monotonic() + (_BURY_S if deliver else 0.5)
+        # At the end of the interpreter all threads are waited for together.
+        until = time.monotonic() + (_BURY_S if deliver else 0.0)
         if manager is not None and manager is not threading.current_thread():
             manager.join(max(0.0, until - time.monotonic()))  # first: it may be starting threads
         for thread in list(self._threads):
@@ -355,18 +357,14 @@ class BuildPool:
             ticket.call_done(outcome)
 
     def _in_thread(self, work: Callable[[], None]) -> None:
-        def run() -> None:
-            try:
-                work()
-            finally:
-                self._threads.discard(thread)
-
-        thread = threading.Thread(target=run, name="djinn-pool-build", daemon=True)
+        thread = start_thread(work, "djinn-pool-build")
+        if thread is None:
+            work()  # no more threads, or the interpreter ends: late rather than never
+            return
+        for one in list(self._threads):
+            if not one.is_alive():
+                self._threads.discard(one)
         self._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError:  # no more threads, or the interpreter ends: late rather than never
-            run()
 
 
 # The pools of this process
@@ -408,6 +406,6 @@ def _after_fork() -> None:
         pool._renew()
 
 
-atexit.register(_close_all)
+at_end(_close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

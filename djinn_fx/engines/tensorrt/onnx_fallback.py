@@ -17,7 +17,6 @@ import importlib.util
 import json
 import logging
 import re
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -37,6 +36,7 @@ from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.hashing import NoCanonicalForm, canonical_form
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.rebuild import CannotRebuild, Rebuilt, SizeHint, rebuild, size_hints
+from djinn_fx.threads import new_lock
 
 #: Raised when this module changes what it makes of a region; part of every key.
 CONVERTER_VERSION = 1
@@ -46,7 +46,7 @@ OPSET = 23
 _AT_NODE = re.compile(r"translating node .*target=torch\.ops\.([\w.]+)\]")
 
 #: The exporter is not made for two threads: it keeps its tracer in a global.
-_ONE_AT_A_TIME = threading.Lock()
+_ONE_AT_A_TIME = new_lock()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,174 @@
+"""Threads and locks of ours that neither the interpreter's end nor a fork finds in the middle of something.
+
+**The end.** A daemon thread that is inside a library when the interpreter is torn down is unwound there, which ends the
+process by ``std::terminate`` (exit code 134), or prints a traceback. So threads are started by :func:`start_thread`.
+When the interpreter ends, before the exit handlers of any library they use, nothing new is begun, what :func:`at_end`
+was told is done (child processes are killed), and the threads are waited for, ``PATIENCE_S`` at most. A library that is
+still busy then cannot be stopped: the process keeps its exit code and leaves without the library's own goodbye.
+
+**A fork.** In the child only the thread that forked goes on. A lock that another thread held would never be let go, and
+what another thread was doing would never be done. So locks are made by :func:`new_lock` and its like, which are free in
+the child, and whoever waits for a thread of its own is told by :func:`tell_of_fork`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+#: Seconds that the end of the interpreter waits for threads of ours, all together.
+PATIENCE_S = 0.7
+#: Set when the interpreter ends: who waits in a thread of ours waits for this too.
+ENDING = threading.Event()
+
+_running: set[threading.Thread] = set()
+_compiling: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_last_deeds: list[Callable[[], None]] = []
+
+
+def start_thread(work: Callable[[], None], name: str, *, compiles: bool = False) -> threading.Thread | None:
+    """Do something in a thread; None if none can be started any more (the interpreter ends, or there are too many).
+
+    Args:
+        work: what to do.
+        name: of the thread.
+        compiles: it runs compilers, which are to be ended with it.
+    """
+    if ENDING.is_set():
+        return None
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            _running.discard(thread)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    _running.add(thread)
+    if compiles:
+        _compiling.add(thread)
+    # Exit handlers run in the opposite order: ours before those of the libraries that are there now.
+    atexit.unregister(_end)
+    atexit.register(_end)
+    try:
+        thread.start()
+    except RuntimeError:
+        _running.discard(thread)
+        return None
+    return thread
+
+
+def at_end(deed: Callable[[], None]) -> None:
+    """Have something done when the interpreter ends, before threads are waited for."""
+    _last_deeds.append(deed)
+    atexit.unregister(_end)
+    atexit.register(_end)
+
+
+def _end() -> None:
+    ENDING.set()
+    until = time.monotonic() + PATIENCE_S
+    for deed in _last_deeds:
+        deed()
+    for thread in _compiling & _running:
+        _end_compilers_of(thread)
+    left = [thread for thread in list(_running) if not _gone(thread, until)]
+    if left and sys.version_info < (3, 14):  # later ones let such a thread sleep
+        _leave_without_goodbye()
+
+
+def _gone(thread: threading.Thread, until: float) -> bool:
+    if thread.ident is not None:
+        thread.join(max(0.0, until - time.monotonic()))
+    return not thread.is_alive()
+
+
+def _end_compilers_of(thread: threading.Thread) -> None:
+    """They would outlive the process."""
+    children = Path(f"/proc/self/task/{thread.native_id}/children")
+    with suppress(OSError, ValueError):
+        for pid in children.read_text().split():
+            os.kill(int(pid), signal.SIGTERM)
+
+
+def _leave_without_goodbye() -> None:
+    """Let the process end while a library is at work in a thread, with the exit code that it will have.
+
+    The thread is unwound as soon as it asks for the interpreter; where the library does not allow that, it sleeps from
+    then on. Destructors of libraries, which would pull the rug from under it, are not run.
+    """
+    with suppress(OSError, AttributeError, ValueError):  # another C library than glibc
+        libc: Any = ctypes.CDLL(None)
+        runtime: Any = ctypes.CDLL("libstdc++.so.6")
+        libc.fflush(None)
+        runtime._ZSt13set_terminatePFvvE(ctypes.cast(libc.pause, ctypes.c_void_p))
+        libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
+
+
+# Forks
+
+
+class Forked(Protocol):
+    """Somebody who wants to know of forks."""
+
+    def after_fork(self) -> None:
+        """In the child: threads that were to do something for this object are not there."""
+
+
+_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+_to_tell: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def new_lock() -> threading.Lock:
+    """A lock that is free in a forked process."""
+    lock = threading.Lock()
+    _locks.add(lock)
+    return lock
+
+
+def new_rlock() -> threading.RLock:
+    """A lock that is free in a forked process, unless the thread that forked holds it."""
+    lock = threading.RLock()
+    _locks.add(lock)
+    return lock
+
+
+def new_condition() -> threading.Condition:
+    """A condition whose lock is free in a forked process, and for which nobody waits there."""
+    condition = threading.Condition()
+    _locks.add(condition)
+    return condition
+
+
+def tell_of_fork(one: Forked) -> None:
+    """Have ``after_fork`` called in every process that is forked from now on, for as long as the object lives."""
+    _to_tell.add(one)
+
+
+def renew(lock: Any) -> None:
+    """In a forked process: let go of a lock, unless this thread holds it itself."""
+    owned = getattr(lock, "_is_owned", None)
+    if owned is None or not owned():
+        lock._at_fork_reinit()
+
+
+def _after_fork() -> None:
+    _running.clear()
+    for lock in list(_locks):
+        renew(lock)
+    for one in list(_to_tell):
+        one.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,163 @@
+"""Threads and locks of ours at the interpreter's end and after a fork."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from djinn_fx import threads
+from djinn_fx.threads import new_condition, new_lock, new_rlock, start_thread, tell_of_fork
+from tests.forking import in_fork
+
+#: A library that is busy for some seconds without the interpreter: it can neither be asked to stop nor interrupted.
+BUSY = "import ctypes; from djinn_fx.threads import start_thread; busy = ctypes.CDLL(None).usleep\n"
+
+
+def ended(program: str) -> tuple[int, str, float]:
+    """Exit code, what is on stderr, and seconds, of a program."""
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stderr, time.monotonic() - begin
+
+
+def hold(lock: threading.Lock | threading.RLock | threading.Condition) -> threading.Event:
+    """Have another thread hold a lock until the event is set."""
+    held, let_go = threading.Event(), threading.Event()
+
+    def holder() -> None:
+        with lock:
+            held.set()
+            let_go.wait(60)
+
+    threading.Thread(target=holder, daemon=True).start()
+    assert held.wait(60)
+    return let_go
+
+
+# The end
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_what_is_short_is_waited_for(code: int) -> None:
+    program = f"""
+import sys, time
+from djinn_fx.threads import start_thread
+def work():
+    time.sleep(0.2)
+    print("done", file=sys.stderr)
+start_thread(work, "short")
+sys.exit({code})
+"""
+    assert ended(program)[:2] == (code, "done\n")
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_busy_library_does_not_hold_up_the_end(code: int) -> None:
+    """Nor change the exit code, though its thread comes back while the interpreter is torn down."""
+    program = f"{BUSY}start_thread(lambda: busy(20_000_000), 'long')\nraise SystemExit({code})"
+    found, stderr, seconds = ended(program)
+    assert (found, stderr) == (code, "")
+    assert seconds < 10
+
+
+def test_output_is_not_lost_with_a_busy_library() -> None:
+    program = f"{BUSY}start_thread(lambda: busy(20_000_000), 'long')\nimport sys; sys.stderr.write('last words')"
+    assert ended(program)[:2] == (0, "last words")
+
+
+def test_at_the_end_nothing_new_is_begun() -> None:
+    program = """
+import atexit, sys
+from djinn_fx import threads
+threads.at_end(lambda: print("deed", threads.ENDING.is_set(), threads.start_thread(print, "late"), file=sys.stderr))
+"""
+    assert ended(program)[:2] == (0, "deed True None\n")
+
+
+def test_ours_comes_before_the_exit_handlers_of_libraries() -> None:
+    program = """
+import atexit, sys, time
+from djinn_fx.threads import start_thread
+atexit.register(lambda: print("library", file=sys.stderr))
+def work():
+    time.sleep(0.2)
+    print("thread", file=sys.stderr)
+start_thread(work, "short")
+"""
+    assert ended(program)[:2] == (0, "thread\nlibrary\n")
+
+
+def test_compilers_end_with_the_program() -> None:
+    program = """
+import subprocess, sys
+from djinn_fx.threads import start_thread
+def work():
+    child = subprocess.Popen(["sleep", "30"])
+    print(child.pid, flush=True)
+    child.wait()
+start_thread(work, "compiles", compiles=True)
+import time; time.sleep(0.3)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+
+
+def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuses)
+    assert start_thread(lambda: None, "none") is None
+    assert not [one for one in threads._running if one.name == "none"]
+
+
+# A fork
+
+
+@pytest.mark.parametrize("make", [new_lock, new_rlock])
+def test_a_lock_that_another_thread_held_is_free(make: Callable[[], threading.Lock]) -> None:
+    lock = make()
+    let_go = hold(lock)
+    try:
+        assert not lock.acquire(blocking=False)
+        assert in_fork(lambda: lock.acquire(timeout=5))
+    finally:
+        let_go.set()
+
+
+def test_a_condition_that_another_thread_held_is_free() -> None:
+    condition = new_condition()
+    let_go = hold(condition)
+    try:
+        assert in_fork(lambda: condition.acquire(timeout=5))
+    finally:
+        let_go.set()
+
+
+def test_a_lock_of_the_thread_that_forks_stays_its_own() -> None:
+    lock = new_rlock()
+    with lock:
+        assert in_fork(lambda: lock.release() is None)
+
+
+def test_who_asked_is_told_for_as_long_as_it_lives() -> None:
+    class Asks:
+        told = 0
+
+        def after_fork(self) -> None:
+            self.told += 1
+
+    one, gone = Asks(), Asks()
+    tell_of_fork(one)
+    tell_of_fork(gone)
+    del gone
+    assert in_fork(lambda: one.told == 1)
+    assert one.told == 0
