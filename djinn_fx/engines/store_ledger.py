@@ -35,7 +35,7 @@ class StoreCounters:
 #: By cache directory: keys for which somebody else wrote something, and how that showed. A process opens a directory
 #: many times and is warned of it once.
 _FOREIGN: dict[str, dict[str, str]] = {}
-_MUTEX = threading.Lock()
+_MUTEX = new_lock()
 
 
 def told_of_caches() -> tuple[str, ...]:
