@@ -67,6 +67,7 @@ bench: $(READY)
 	$(BIN)/python bench/cost_accuracy.py --json bench/results/cost_accuracy.json
 	$(BIN)/python bench/crossover.py --json bench/results/crossover.json
 	$(BIN)/python bench/regret.py --json bench/results/regret.json
+	$(BIN)/python bench/weights.py --json bench/results/weights.json
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.
 gpu: $(READY)

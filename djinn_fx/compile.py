@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 import weakref
@@ -168,8 +169,10 @@ class _GraphCompiler:
         from djinn_fx.engines.store import default_cache_dir
 
         directory = self.settings.cache_dir or default_cache_dir()
-        # Code made for wider vectors or other threads must not be picked up; torch's key has neither.
-        return f"{torch.backends.cpu.get_cpu_capability()}-{torch.get_num_threads()}-{directory}"
+        # Code made for wider vectors or other threads must not be picked up, nor one that takes an argument for a
+        # weight; torch's key has none of these.
+        kinds = hashlib.sha256("-".join(kind.value for kind in self._kinds).encode()).hexdigest()[:16]
+        return f"{torch.backends.cpu.get_cpu_capability()}-{torch.get_num_threads()}-{kinds}-{directory}"
 
     def through_aot(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         compilers = {

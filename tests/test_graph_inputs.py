@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from djinn_fx.compile import _GraphCompiler
 from djinn_fx.graph_inputs import input_kinds
+from djinn_fx.settings import Settings
 from djinn_fx.srg.record import Residency
 
 
@@ -81,3 +83,8 @@ def test_a_module_that_is_an_argument_or_a_global_keeps_its_parameters() -> None
 
 def test_a_parameter_handed_over_is_one() -> None:
     assert counts(kinds_of(lambda x, w: x @ w, torch.ones(2, 4), nn.Parameter(torch.ones(4, 4)))) == [1, 0]
+
+
+def test_a_graph_that_torch_keeps_is_told_apart_by_what_its_inputs_are() -> None:
+    kinds = ([Residency.INPUT, Residency.PARAMETER], [Residency.INPUT, Residency.INPUT])
+    assert len({_GraphCompiler(Settings(), (), one).tag() for one in kinds}) == 2

@@ -105,7 +105,7 @@ def no_grad_ways(ways: Sequence[Way], mode: Any) -> list[Way]:
 def test_two_hundred_writes(engine: str, mode: Any, told: bool) -> None:
     ways = no_grad_ways(WAYS, mode)
     assert len(ways) >= 25
-    check(Served(engine, mode), ways, WRITES, told=told)
+    check(Served(engine, mode), ways, WRITES if mode is torch.no_grad else 2 * len(ways), told=told)
 
 
 @pytest.mark.parametrize("engine", ["packed", "openvino"])
