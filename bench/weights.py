@@ -142,35 +142,33 @@ def steps(report: Report, count: int) -> None:
 
 def calls(report: Report, *, width: int, count: int) -> None:
     """What a look adds to a call of a deep model."""
+    torch.manual_seed(0)
+    model, x = Deep(width).eval().requires_grad_(False), torch.randn(ROWS, width)
+    compiled = torch.compile(model, backend="djinn", options={"engine": "packed", "cache": False, "verify": "off"})
     rows = []
     for told in ways():
-        with told_or_not(told):
-            look_s, with_s, without_s = in_turn(width, count)
+        with told_or_not(told), torch.no_grad():
+            look_s, with_s, without_s = in_turn(lambda: compiled(x), count)
         name = "protected" if told else "compared"
-        median = statistics.median(without_s)
-        report.measured(f"call, {name}, without", without_s, "s")
+        median = report.measured(f"call, {name}, without", without_s, "s")
         report.measured(f"call, {name}, with", with_s, "s")
+        look = report.measured(f"look, {name}", look_s, "s")
         # Reading in turns does nothing in one call and more in the next: the mean is what it costs.
-        added = report.measured(f"look, {name}", look_s, "s") if told else statistics.fmean(look_s)
+        added = look if told else statistics.fmean(look_s)
         difference = statistics.median([a - b for a, b in zip(with_s, without_s, strict=True)])
         rows.append([name, *(f"{1e6 * s:.0f}" for s in (added, difference, median)), f"{added / median:.2%}"])
-        bound = ADDED if told else ADDED_COMPARING
-        report.bar(f"share of a call, {name}", added / median, bound)
+        report.bar(f"share of a call, {name}", added / median, ADDED if told else ADDED_COMPARING)
     headers = ["us a call", "look", "with less without", "call", "share"]
     print(f"\n{LAYERS} layers of width {width}, {ROWS} rows, {count} calls\n" + table(headers, rows), flush=True)
 
 
-def in_turn(width: int, count: int) -> tuple[list[float], list[float], list[float]]:
+def in_turn(call: Callable[[], Any], count: int) -> tuple[list[float], list[float], list[float]]:
     """Seconds of each look, of each call with one, and of each call without, in turn."""
-    torch._dynamo.reset()
-    torch.manual_seed(0)
-    model, x = Deep(width).eval().requires_grad_(False), torch.randn(ROWS, width)
-    compiled = torch.compile(model, backend="djinn", options={"engine": "packed", "cache": False, "verify": "off"})
-    with torch.no_grad():
-        for _ in range(8):
-            compiled(x)
-    served = [one for one in SWEEPERS if getattr(one, "sets", 0)]
-    assert len(served) == 1, "one region is packed"
+    for one in SWEEPERS:
+        one.release()  # packed under the other way
+    for _ in range(8):
+        call()
+    assert sum(one.sets for one in SWEEPERS) == 1, "one region is packed"
     looking, looks_s = Watch.unchanged, []
 
     def timing(self: Watch, weights: Sequence[Tensor]) -> bool:
@@ -180,14 +178,15 @@ def in_turn(width: int, count: int) -> tuple[list[float], list[float], list[floa
         return found
 
     found: dict[bool, list[float]] = {True: [], False: []}
-    with torch.no_grad(), no_gc():
-        for number in range(count):
-            for looks_now in (True, False) if number % 2 else (False, True):
-                Watch.unchanged = timing if looks_now else lambda *_: True  # type: ignore[method-assign]
-                found[looks_now].append(timed(lambda: compiled(x)))
-    Watch.unchanged = looking  # type: ignore[method-assign]
+    try:
+        with no_gc():
+            for number in range(count):
+                for looks_now in (True, False) if number % 2 else (False, True):
+                    Watch.unchanged = timing if looks_now else lambda *_: True  # type: ignore[method-assign]
+                    found[looks_now].append(timed(call))
+    finally:
+        Watch.unchanged = looking  # type: ignore[method-assign]
     assert len(looks_s) == count, "one look a call"
-    served[0].release()
     return looks_s, found[True], found[False]
 
 
