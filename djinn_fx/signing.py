@@ -20,7 +20,6 @@ import os
 import re
 import secrets
 import stat
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 from djinn_fx.errors import StoreError
 from djinn_fx.private_files import default_config_dir, own_folder
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.store")
 
@@ -93,19 +93,9 @@ def signer() -> Signer:
             return _alone(path, error)
 
 
-_LOCK = threading.Lock()
+_LOCK = new_lock()
 #: Keys of this process alone, by the place where the user's should be; a child that is forked has them too.
 _ALONE: dict[str, Signer] = {}
-
-
-def _new_lock() -> None:
-    """In a child that is forked: the lock may be held there by a thread that the child does not have."""
-    global _LOCK
-    _LOCK = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
 
 
 @functools.lru_cache(maxsize=8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from djinn_fx.errors import StoreError
 from djinn_fx.private_files import write_atomic
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.signing import Signer, seal, signer
+from djinn_fx.threads import new_lock
 
 LAST_MISS = "last-miss.json"
 FOLDERS = ("entries", "negative", "locks", "scratch")
@@ -33,7 +33,7 @@ class Folder:
         self.root, self.ledger = root, ledger
         #: Keys for which somebody else wrote something, and how that shows.
         self.foreign: dict[str, str] = {}
-        self._mutex = threading.Lock()
+        self._mutex = new_lock()
 
     def signer(self) -> Signer:
         """By whom files are signed now."""
