@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import sys
 import time
@@ -18,6 +19,7 @@ from djinn_fx.engines.pays import EXPERIENCE, Budget
 from djinn_fx.engines.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, BusyElsewhere, FailureKind
 from djinn_fx.engines.pool.supervisor import BuildPool, Ticket, shared_pool
 from djinn_fx.engines.progress import watch
+from djinn_fx.engines.region_work import RegionWork
 from djinn_fx.engines.tier import MAX_VARIANTS, STORED_AS, Holds, Prepared, Tier, patience_s
 from djinn_fx.errors import EngineError, useful_line
 from djinn_fx.reasons import Reason, ReasonKind
@@ -212,6 +214,25 @@ class BackgroundBuild(Candidate):
     def _settle(self, taken_s: float) -> None:
         reserved, self._reserved_s = self._reserved_s, 0.0
         self._budget.settle(reserved, taken_s)
+
+
+def builds(
+    work: RegionWork,
+    region: LazyRegion,
+    wanted: Sequence[tuple[Tier, Prepared]],
+    budget: Budget,
+    shown: bool | None,
+    check: Callable[[Tier, Prepared, Loaded], Loaded],
+    waited_for: bool,
+) -> list[BackgroundBuild]:
+    """A build of a region for each of these engines. The arguments are those of :class:`BackgroundBuild`."""
+    sizes = [int(symint.node.hint) for symint in work.symints]
+    return [
+        BackgroundBuild(
+            region, tier, one, sizes, budget, shown, functools.partial(check, tier, one), waited_for=waited_for
+        )
+        for tier, one in wanted
+    ]
 
 
 def _for_sizes(request: BuildRequest, sizes: Mapping[tuple[int, int | None], int]) -> BuildRequest | None:

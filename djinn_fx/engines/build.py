@@ -11,22 +11,23 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable
-from djinn_fx.engines.checks import Checks, has_passed
+from djinn_fx.engines.base import BuildRequest, Engine, RegionCallable
+from djinn_fx.engines.checks import Beside, Checks, has_passed
 from djinn_fx.engines.contest_by_size import ContestBySize
 from djinn_fx.engines.entrants import Contestants, Made
 from djinn_fx.engines.keys import Guards, device_order, symbolic_inputs
 from djinn_fx.engines.lazy import Adopted, LazyRegion, Policy
-from djinn_fx.engines.memory import BUILDING, MEMORY, Loaded
+from djinn_fx.engines.memory import BUILDING, Loaded
 from djinn_fx.engines.pays import EXPERIENCE, Budget
 from djinn_fx.engines.progress import Progress
 from djinn_fx.engines.region_work import RegionBuild, RegionWork, built_again, distinct_first, region_values
 from djinn_fx.engines.registry import engine
 from djinn_fx.engines.standby import Standby
-from djinn_fx.engines.tier import Prepared, Tier, open_store, patience_s, tiers_for
+from djinn_fx.engines.tier import Prepared, Tier, patience_s, tiers_for
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
@@ -35,6 +36,10 @@ from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
 
 log = logging.getLogger("djinn_fx.engines")
+
+
+if TYPE_CHECKING:
+    from djinn_fx.engines.background import BackgroundBuild
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +173,9 @@ class Builder:
     def _checked(self, work: RegionWork, tier: Tier, prepared: Prepared, loaded: Loaded) -> Loaded:
         """An artefact whose answers are compared with eager's, where that can be and has not been done before."""
         checks = Checks(work.graph, self._eager.load(self._eager.compile(work.graph)), self._settings)
-        if getattr(loaded.run, "checked", None) is not None or not checks.possible:
+        if getattr(loaded.run, "checked", None) is not None:
+            return replace(loaded, run=Beside(checks, tier, prepared, loaded))
+        if not checks.possible:
             return loaded
         work.checked = True
         passed = self._settings.verify == "first" and has_passed(tier.store, loaded.key)
@@ -179,9 +186,20 @@ class Builder:
         if getattr(loaded.run, "checked", None) is None:
             return loaded.run
         region, adopted = self._new_lazy(work, None), Adopted(loaded.engine)
-        region.build([adopted])
-        region.adopt(adopted, loaded)
+        names = [tier.name for tier in self._tiers]
+        behind = self._tiers[names.index(loaded.engine) + 1 :] if loaded.engine in names else ()
+        prepared = [(tier, tier.prepare(work.graph, for_child=True)) for tier in behind]
+        wanted = [(tier, one) for tier, one in prepared if isinstance(one, Prepared) and one.for_child]
+        region.build([adopted, *self._builds(work, region, wanted)], ready=(adopted, loaded))
         return region
+
+    def _builds(
+        self, work: RegionWork, region: LazyRegion, wanted: Sequence[tuple[Tier, Prepared]]
+    ) -> list[BackgroundBuild]:
+        from djinn_fx.engines.background import builds
+
+        check, waits = functools.partial(self._checked, work), self._settings.compile == "blocking"
+        return builds(work, region, wanted, self._policy.budget, self._settings.progress, check, waits)
 
     def _now(self, tier: Tier, prepared: Prepared, work: RegionWork) -> tuple[Loaded | None, str]:
         """The artefact, from the cache or compiled while the caller waits; None if that failed."""
@@ -304,17 +322,7 @@ class Builder:
 
             import_runtime()  # here, where the user waits anyway: in a pool thread it would hold up calls
         region = self._new_lazy(work, start)
-        from djinn_fx.engines.background import BackgroundBuild
-
-        sizes = [int(symint.node.hint) for symint in work.symints]
-        budget, shown = self._policy.budget, self._settings.progress
-        check, waits = functools.partial(self._checked, work), self._settings.compile == "blocking"
-        candidates = [
-            BackgroundBuild(
-                region, tier, one, sizes, budget, shown, functools.partial(check, tier, one), waited_for=waits
-            )
-            for tier, one in wanted
-        ]
+        candidates = self._builds(work, region, wanted)
         for candidate in candidates:
             after = region.pays_after(candidate.engine)
             pays = "never pays by what is known" if after is None else f"pays after {after} more calls"
@@ -363,35 +371,6 @@ def tier_names(settings: Settings) -> tuple[str, ...]:
     if settings.engine == "auto" and torch.cuda.is_available() and engine("tensorrt", settings).capability().can_run:
         named = ["tensorrt"]
     return tuple(dict.fromkeys((*named, "inductor")))
-
-
-def load_artefact(settings: Settings, key: str, *, passed: bool = False) -> RegionCallable | None:
-    """The callable of a stored artefact by its key alone; None if it is not there or cannot be loaded.
-
-    Args:
-        settings: in force.
-        key: of the artefact.
-        passed: whether its answers must have been compared with eager's before, here.
-    """
-    if passed and not has_passed(open_store(settings)[0], key):
-        return None
-    known = MEMORY.variants(key)
-    exact = next((one for one in known if one.key == key), None)
-    if exact is not None:
-        return exact.run
-    store, _ = open_store(settings)
-    entry = store.get(key) if store is not None else None
-    if entry is None:
-        return None
-    name = str(entry.header.get("engine"))
-    try:
-        run = engine(name, settings).load(Artefact(header=entry.header, payload=entry.payload))
-    except EngineError as error:
-        log.warning("a stored artefact cannot be used: %s", error)
-        return None
-    guards = Guards(expression=entry.header.get("guards"))
-    MEMORY.add(key, Loaded(key=key, run=run, guards=guards, engine=name))
-    return run
 
 
 def _devices(srg: SRG, region: Region) -> tuple[str, ...]:

@@ -180,11 +180,13 @@ class LazyRegion:
 
     # Building
 
-    def build(self, candidates: Sequence[Candidate]) -> None:
-        """Start to look after these engines, the best first."""
+    def build(self, candidates: Sequence[Candidate], ready: tuple[Candidate, Loaded] | None = None) -> None:
+        """Start to look after these engines, the best first. One of them may be ready: those behind it then wait."""
         self._candidates = tuple(candidates)
         # Freeing the region cancels its builds; the finalizer must not hold the region itself.
         weakref.finalize(self, _cancel_all, self._candidates)
+        if ready is not None:
+            self.adopt(*ready)
         self._watching = True
         self.consider()
 
@@ -209,16 +211,26 @@ class LazyRegion:
         if one.serves_all:
             for worse in self._candidates[rank + 1 :]:
                 worse.cancel()
-        self._watching = any(self._may_still_come(one) for one in self._candidates)
+        self._watching = any(map(self._may_still_come, self._wanted))
         log.info("region %s runs on %s", self.label, loaded.engine)
 
     def drop(self, rank: int, reason: Reason) -> None:
-        """An engine turned out to give wrong answers, or none: calls go to the next one."""
+        """An engine turned out to give wrong answers, or none: calls go to the next one, built now if it was not."""
         self._serve([one for one in self._variants if one.rank != rank])
         candidate = self._candidates[rank]
         candidate.retry_at = None
         candidate.move(State.FAILED, reason)
         log.warning("region %s no longer runs on %s: %s", self.label, candidate.engine, reason.detail)
+        for one in self._wanted[rank + 1 :]:
+            if one.state is State.COLD:
+                one.submit()
+        self._watching = any(map(self._may_still_come, self._wanted))
+
+    @property
+    def _wanted(self) -> Sequence[Candidate]:
+        """Engines up to the one that takes every call: those behind it are not needed as long as it serves."""
+        last = min((one.rank for one in self._variants if one.serves_all), default=len(self._candidates))
+        return self._candidates[: last + 1]
 
     def _serve(self, variants: Sequence[Variant]) -> None:
         """Send calls to the first of these that takes them, the best engine's first."""
@@ -262,12 +274,12 @@ class LazyRegion:
     def consider(self) -> None:
         """Submit what pays; stop watching when nothing can come any more."""
         now = time.monotonic()
-        for candidate in self._candidates:
+        for candidate in self._wanted:
             cold = candidate.state is State.COLD and self._pays(candidate)
             failed = candidate.state is State.FAILED and candidate.retry_at is not None and now >= candidate.retry_at
             if cold or failed:
                 candidate.submit()
-        self._watching = any(self._may_still_come(one) for one in self._candidates)
+        self._watching = any(map(self._may_still_come, self._wanted))
 
     def _pays(self, candidate: Candidate) -> bool:
         if self._policy.at_once:

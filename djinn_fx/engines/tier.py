@@ -49,6 +49,11 @@ class Prepared:
     key: EngineKey | None
     request: BuildRequest | Reason | None = None
 
+    @property
+    def for_child(self) -> bool:
+        """Whether a child process can build it."""
+        return self.key is not None and isinstance(self.request, BuildRequest)
+
 
 class Found(NamedTuple):
     """An artefact that needed no building, and where it was: ``memory`` or ``store``."""

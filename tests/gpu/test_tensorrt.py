@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 import djinn_fx.backend
 from djinn_fx.engines.base import Artefact
-from djinn_fx.engines.tensorrt.checked import Checked, difference
+from djinn_fx.engines.guard.guarded import GuardedRegion
+from djinn_fx.engines.tensorrt.checked import difference
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
 from djinn_fx.engines.tensorrt.session import Session
 from djinn_fx.reasons import Reason, ReasonKind
@@ -178,7 +179,7 @@ class TestMemory:
 class TestFirstRun:
     """What keeps wrong numbers in: a plan of another function in the place of the right one."""
 
-    def pair(self, right: Callable[..., Any], wrong: Callable[..., Any]) -> tuple[Checked, list[Reason]]:
+    def pair(self, right: Callable[..., Any], wrong: Callable[..., Any]) -> tuple[GuardedRegion, list[Reason]]:
         engine = TensorRTEngine()
         x = torch.randn(4, 8)
         mine, other = (engine.compile(region_of(one, x, x, device="cuda:0")) for one in (right, wrong))
@@ -192,7 +193,7 @@ class TestFirstRun:
         for _ in range(3):
             a, b = torch.randn(4, 8, device="cuda"), torch.randn(4, 8, device="cuda")
             torch.testing.assert_close(run([a, b])[0], a + b)
-        assert [reason.kind for reason in dropped] == [ReasonKind.FALLBACK]
+        assert [reason.kind for reason in dropped] == [ReasonKind.QUARANTINED]
 
     def test_a_damaged_plan_costs_nothing_but_the_engine(self) -> None:
         engine, x = TensorRTEngine(), torch.randn(4, 8)

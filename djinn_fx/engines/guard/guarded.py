@@ -23,7 +23,7 @@ import torch
 
 from djinn_fx.engines.base import Declined, RegionCallable, RegionGraph
 from djinn_fx.engines.failures import nothing_written, said
-from djinn_fx.engines.guard.compare import ANY
+from djinn_fx.engines.guard.compare import ANY, Bounds
 from djinn_fx.engines.guard.examine import Case, Finding, examine
 from djinn_fx.engines.guard.facts import Facts
 from djinn_fx.engines.guard.later import Look, Shape, finite
@@ -76,6 +76,7 @@ def guarded(
     on_passed: Callable[[], None] | None = None,
     any_layout: bool = False,
     passed: bool = False,
+    bounds: Bounds | None = None,
 ) -> GuardedRegion:
     """An engine's callable with the region's own ops beside it.
 
@@ -97,11 +98,13 @@ def guarded(
         on_passed: told once that the engine's first answer was right.
         any_layout: strides are the engine's own choice (Inductor's, in a region).
         passed: first answers were compared by an earlier process: only later ones are.
+        bounds: how far numbers may differ, where that is not for the region's ops to say.
 
     Raises:
         ValueError: ``verify`` is none of these.
     """
     facts = Facts(region, bindings, allow_bf16)
+    facts.bounds = bounds or facts.bounds
     if any_layout:
         facts.layouts = (ANY,) * len(facts.layouts)
     return GuardedRegion(

@@ -19,6 +19,7 @@ import uuid
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -158,7 +159,8 @@ class TensorRTEngine:
             raise EngineError(
                 f"tensorrt, load: {label}: built with {chosen.name} {header.get('version')}, here is {chosen.version}"
             )
-        return Session(artefact.payload, calling, _driver(chosen.name, self.settings), label=label)
+        driver = _driver(chosen.name, self.settings)
+        return Session(artefact.payload, calling, driver, label=label, verify=self.settings.verify)
 
     def fingerprint(self) -> Mapping[str, str]:
         """Library, exact version, target and options: the same on a farm that builds for a GPU and on that GPU."""
@@ -292,13 +294,17 @@ def _torch_problem() -> str:
     return "this torch is built without CUDA" if not torch.version.cuda else "torch sees no CUDA device"
 
 
-@functools.cache
+#: By library and cache folder. Not by the settings: a cost model of the user's may have no hash.
+_DRIVERS: dict[tuple[str, Path | None], Any] = {}
+
+
 def _driver(library: str, settings: Settings) -> Any:
     from djinn_fx.engines.tensorrt.cuda import CudaDriver
     from djinn_fx.engines.tier import open_store
 
     store, _ = open_store(settings)
-    return CudaDriver(Flavour(library), store)
+    key = (library, store.root if store is not None else None)
+    return _DRIVERS.setdefault(key, CudaDriver(Flavour(library), store))
 
 
 def _built(request: BuildRequest, label: str) -> tuple[dict[str, Any], bytes]:

@@ -25,8 +25,9 @@ from typing import Any, Protocol
 import torch
 
 from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.guard.guarded import GuardedRegion, guarded
 from djinn_fx.engines.tensorrt.calling import Calling, Given, Made
-from djinn_fx.engines.tensorrt.checked import Checked
+from djinn_fx.engines.tensorrt.checked import bounds
 from djinn_fx.engines.tensorrt.conversion import (
     Constant,
     Formula,
@@ -118,12 +119,15 @@ class Session:
         device_type: of the tensors it takes.
         label: for messages.
         max_contexts: kept at a time.
+        verify: as the setting of that name.
 
     Attributes:
         mutated: the arguments that a call writes into.
         accepts: says whether a call with these arguments lies within what the plan was built for; None if all do.
-        verdict: True once an answer was compared with eager's and found right, False once one was found wrong.
+        bounds: how far its numbers may be from eager's.
     """
+
+    bounds = staticmethod(bounds)
 
     def __init__(
         self,
@@ -134,6 +138,7 @@ class Session:
         device_type: str = "cuda",
         label: str = "",
         max_contexts: int = MAX_CONTEXTS,
+        verify: str = "first",
     ) -> None:
         self._plan, self._calling, self._driver = plan, calling, driver
         self._device_type, self._label, self._max_contexts = device_type, label, max_contexts
@@ -149,7 +154,7 @@ class Session:
         self._lock = threading.RLock()
         self.mutated = calling.mutated
         self.accepts: Callable[[Sequence[Any]], bool] | None = self._inside if calling.limits else None
-        self.verdict: bool | None = None
+        self._compare = verify
 
     def prepare(self, device: torch.device) -> None:
         """Deserialise the plan for a device now rather than at the first call.
@@ -160,14 +165,20 @@ class Session:
         with self._lock:
             self._on(device)
 
-    def checked(self, reference: RegionCallable, dropped: Callable[[Reason], None]) -> Checked:
-        """The plan with the region's own code beside it; see :class:`~djinn_fx.engines.tensorrt.checked.Checked`.
-
-        Args:
-            reference: the region, run eagerly.
-            dropped: told once why the plan is not used any more, if so.
-        """
-        return Checked(self, reference, dropped, label=self._label)
+    def checked(self, reference: RegionCallable, dropped: Callable[[Reason], None]) -> GuardedRegion:
+        """The plan with the region's own code beside it; ``dropped`` is told why it is not used any more."""
+        return guarded(
+            self,
+            reference,
+            label=self._label,
+            engine="tensorrt",
+            verify=self._compare,
+            mutated=self.mutated,
+            on_quarantine=dropped,
+            reproduce=None,
+            high_precision=None,
+            bounds=bounds,
+        )
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run the plan on the current stream. Empties the list, once the work is on the stream.

@@ -16,10 +16,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from bench import gpu
-from djinn_fx.engines.tensorrt import builder, checked, session
+from djinn_fx.engines.guard import guarded
+from djinn_fx.engines.guard.guarded import GuardedRegion
+from djinn_fx.engines.tensorrt import builder, session
 from djinn_fx.engines.tensorrt.assemble import assemble
 from djinn_fx.engines.tensorrt.calling import Calling, Given, Limit, Made
-from djinn_fx.engines.tensorrt.checked import Checked, difference
+from djinn_fx.engines.tensorrt.checked import difference
 from djinn_fx.engines.tensorrt.conversion import (
     Constant,
     Conversion,
@@ -367,10 +369,14 @@ class Dropped:
 
 
 class TestFirstRun:
-    def pair(self, function: Any, calling: Calling | None = None) -> tuple[Checked, FakeDriver, Dropped, list[int]]:
+    """The guard of all engines, around a session. The very first call tries the plan twice."""
+
+    def pair(
+        self, function: Any, calling: Calling | None = None, verify: str = "first"
+    ) -> tuple[GuardedRegion, FakeDriver, Dropped, list[int]]:
         """A checked session of x + w (written into w where the mapping says so), and how often eager was called."""
         chosen = calling or static()
-        run, driver = made_session(chosen, function)
+        run, driver = made_session(chosen, function, verify=verify)
         dropped, eager = Dropped(), [0]
 
         def reference(args: list[Any]) -> list[Any]:
@@ -390,8 +396,29 @@ class TestFirstRun:
         for _ in range(3):
             assert torch.equal(run([x, w])[0], x + w)
         assert eager == [1]
-        assert len(driver.contexts[0].runs) == 3
+        assert len(driver.contexts[0].runs) == 4
         assert dropped.reasons == []
+
+    def test_the_setting_verify_counts(self) -> None:
+        for verify, compared in (("off", 0), ("sample:1", 5)):
+            run, _, dropped, eager = self.pair(add, verify=verify)
+            for _ in range(5):
+                x, w = torch.randn(2, 3), torch.randn(2, 3)
+                assert torch.equal(run([x, w])[0], x + w)
+            assert eager == [compared]
+            assert dropped.reasons == []
+
+    def test_later_answers_are_compared_too(self) -> None:
+        calls = [0]
+
+        def wrong_later(given: Any) -> list[torch.Tensor]:
+            calls[0] += 1
+            return add(given) if calls[0] < 4 else [given[0] - given[1]]
+
+        run, _, dropped, _ = self.pair(wrong_later)
+        for _ in range(30):
+            run([torch.randn(2, 3), torch.randn(2, 3)])
+        assert [reason.kind for reason in dropped.reasons] == [ReasonKind.QUARANTINED]
 
     @pytest.mark.parametrize(
         "function",
@@ -408,9 +435,9 @@ class TestFirstRun:
         for _ in range(3):
             x, w = torch.randn(2, 3), torch.randn(2, 3)
             assert torch.equal(run([x, w])[0], x + w)
-        assert eager == [3]
-        assert len(driver.contexts[0].runs) == 1
-        assert [reason.kind for reason in dropped.reasons] == [ReasonKind.FALLBACK]
+        assert eager == [4]  # asked again, whether it agrees with itself
+        assert len(driver.contexts[0].runs) <= 2
+        assert [reason.kind for reason in dropped.reasons] == [ReasonKind.QUARANTINED]
 
     def test_writes_are_tried_on_a_copy_and_compared(self) -> None:
         run, _, dropped, eager = self.pair(add, TestWrites().calling())
@@ -429,7 +456,7 @@ class TestFirstRun:
             expected = x + w
             run([x, w])
             assert torch.equal(w, expected)
-        assert eager == [2]
+        assert eager == [3]
         assert len(dropped.reasons) == 1
 
     def test_a_run_that_fails_later_goes_on_eagerly(self) -> None:
@@ -441,19 +468,6 @@ class TestFirstRun:
         assert torch.equal(run([x, w])[0], x + w)
         assert eager == [3]
         assert len(dropped.reasons) == 1
-
-    def test_regions_that_share_a_session_share_its_verdict(self) -> None:
-        shared, driver = made_session(static(), add)
-        calls = []
-
-        def reference(args: list[Any]) -> list[Any]:
-            calls.append(1)
-            return [args[0] + args[1]]
-
-        for run in (shared.checked(reference, Dropped()), shared.checked(reference, Dropped())):
-            run([torch.randn(2, 3), torch.randn(2, 3)])
-        assert len(calls) == 1
-        assert len(driver.contexts[0].runs) == 2
 
     def test_sizes_outside_the_profile_go_to_eager(self) -> None:
         run, _ = made_session(dynamic(), twice)
@@ -469,14 +483,16 @@ class TestFirstRun:
         for rows in (3, 9, 4):
             x = torch.randn(rows, 3)
             assert torch.equal(safe([rows, x])[0], 2 * x)
-        assert eager == [3, 9]  # the first to compare, the second because it must
+        assert eager == [3, 9, 4]  # 3 and 4 to compare, 9 because it must
+        safe([3, torch.randn(3, 3)])
+        assert eager == [3, 9, 4]
 
     def test_while_a_graph_is_captured_nothing_is_compared(self, monkeypatch: pytest.MonkeyPatch) -> None:
         run, driver, _, eager = self.pair(add)
-        monkeypatch.setattr(checked, "_capturing", lambda: True)
+        monkeypatch.setattr(guarded, "capturing", lambda: True)
         run([torch.randn(2, 3), torch.randn(2, 3)])
         assert (eager, driver.contexts) == ([1], [])
-        monkeypatch.setattr(checked, "_capturing", lambda: False)
+        monkeypatch.setattr(guarded, "capturing", lambda: False)
         run([torch.randn(2, 3), torch.randn(2, 3)])
         assert eager == [2]
         assert len(driver.contexts) == 1
