@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from djinn_fx.engines.base import BuildRequest, Engine, RegionCallable
+from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable
 from djinn_fx.engines.checks import Beside, Checks, has_passed
 from djinn_fx.engines.contest_by_size import ContestBySize
 from djinn_fx.engines.entrants import Contestants, Made
 from djinn_fx.engines.keys import Guards, device_order, symbolic_inputs
 from djinn_fx.engines.lazy import Adopted, LazyRegion, Policy
-from djinn_fx.engines.memory import BUILDING, Loaded
+from djinn_fx.engines.memory import BUILDING, MEMORY, Loaded
 from djinn_fx.engines.pays import EXPERIENCE, Budget
 from djinn_fx.engines.progress import Progress
 from djinn_fx.engines.region_work import RegionBuild, RegionWork, built_again, distinct_first, region_values
 from djinn_fx.engines.registry import engine
 from djinn_fx.engines.standby import Standby
-from djinn_fx.engines.tier import Prepared, Tier, patience_s, tiers_for
+from djinn_fx.engines.tier import Prepared, Tier, open_store, patience_s, tiers_for
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
@@ -371,6 +371,35 @@ def tier_names(settings: Settings) -> tuple[str, ...]:
     if settings.engine == "auto" and torch.cuda.is_available() and engine("tensorrt", settings).capability().can_run:
         named = ["tensorrt"]
     return tuple(dict.fromkeys((*named, "inductor")))
+
+
+def load_artefact(settings: Settings, key: str, *, passed: bool = False) -> RegionCallable | None:
+    """The callable of a stored artefact by its key alone; None if it is not there or cannot be loaded.
+
+    Args:
+        settings: in force.
+        key: of the artefact.
+        passed: whether its answers must have been compared with eager's before, here.
+    """
+    if passed and not has_passed(open_store(settings)[0], key):
+        return None
+    known = MEMORY.variants(key)
+    exact = next((one for one in known if one.key == key), None)
+    if exact is not None:
+        return exact.run
+    store, _ = open_store(settings)
+    entry = store.get(key) if store is not None else None
+    if entry is None:
+        return None
+    name = str(entry.header.get("engine"))
+    try:
+        run = engine(name, settings).load(Artefact(header=entry.header, payload=entry.payload))
+    except EngineError as error:
+        log.warning("a stored artefact cannot be used: %s", error)
+        return None
+    guards = Guards(expression=entry.header.get("guards"))
+    MEMORY.add(key, Loaded(key=key, run=run, guards=guards, engine=name))
+    return run
 
 
 def _devices(srg: SRG, region: Region) -> tuple[str, ...]:

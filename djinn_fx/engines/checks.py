@@ -14,19 +14,17 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
+from djinn_fx.engines.base import RegionCallable, RegionGraph
 from djinn_fx.engines.guard.guarded import GuardedRegion, guarded
 from djinn_fx.engines.guard.precise import Precise, fp64_reference
 from djinn_fx.engines.guard.quarantine import QUARANTINE
 from djinn_fx.engines.guard.reproducer import Reproducer
 from djinn_fx.engines.guard.tolerance import draws_random_numbers
 from djinn_fx.engines.guard.trial import written_places
-from djinn_fx.engines.keys import Guards, device_order
+from djinn_fx.engines.keys import device_order
 from djinn_fx.engines.memory import MEMORY, Loaded
-from djinn_fx.engines.registry import engine
 from djinn_fx.engines.store import Store
-from djinn_fx.engines.tier import Prepared, Tier, open_store
-from djinn_fx.errors import EngineError
+from djinn_fx.engines.tier import Prepared, Tier
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
 
@@ -161,32 +159,3 @@ def has_passed(store: Store | None, entry: str) -> bool:
 def _note(entry: str) -> str:
     here = f"{torch.backends.cpu.get_cpu_capability()}:{torch.get_num_threads()}"
     return hashlib.sha256(f"passed:{entry}:{here}".encode()).hexdigest()
-
-
-def load_artefact(settings: Settings, key: str, *, passed: bool = False) -> RegionCallable | None:
-    """The callable of a stored artefact by its key alone; None if it is not there or cannot be loaded.
-
-    Args:
-        settings: in force.
-        key: of the artefact.
-        passed: whether its answers must have been compared with eager's before, here.
-    """
-    if passed and not has_passed(open_store(settings)[0], key):
-        return None
-    known = MEMORY.variants(key)
-    exact = next((one for one in known if one.key == key), None)
-    if exact is not None:
-        return exact.run
-    store, _ = open_store(settings)
-    entry = store.get(key) if store is not None else None
-    if entry is None:
-        return None
-    name = str(entry.header.get("engine"))
-    try:
-        run = engine(name, settings).load(Artefact(header=entry.header, payload=entry.payload))
-    except EngineError as error:
-        log.warning("a stored artefact cannot be used: %s", error)
-        return None
-    guards = Guards(expression=entry.header.get("guards"))
-    MEMORY.add(key, Loaded(key=key, run=run, guards=guards, engine=name))
-    return run

@@ -14,9 +14,7 @@ from torch.fx import GraphModule
 
 from djinn_fx.engines import build, registry, tier
 from djinn_fx.engines.base import Artefact, Capability, RegionCallable, RegionGraph
-from djinn_fx.engines.build import Builder, Built
-from djinn_fx.engines.checks import load_artefact
-from djinn_fx.engines.memory import MEMORY
+from djinn_fx.engines.build import MEMORY, Builder, Built, load_artefact
 from djinn_fx.engines.store import Store
 from djinn_fx.errors import EngineError
 from djinn_fx.passes import find_regions

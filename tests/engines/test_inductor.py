@@ -75,7 +75,7 @@ def test_a_stored_artefact_runs_in_a_new_process(settings: Settings, tmp_path: P
     torch.save([arguments, list(found)], tmp_path / "values.pt")
     script = f"""
 import torch
-from djinn_fx.engines.checks import load_artefact
+from djinn_fx.engines.build import load_artefact
 from djinn_fx.engines.inductor import InductorEngine
 from djinn_fx.settings import Settings
 
