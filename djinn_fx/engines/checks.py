@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,8 +26,6 @@ from djinn_fx.engines.store import Store
 from djinn_fx.engines.tier import Prepared, Tier
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
-
-log = logging.getLogger("djinn_fx.engines")
 
 
 class Checks:
