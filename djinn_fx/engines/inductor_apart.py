@@ -15,6 +15,7 @@ import torch
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
+from djinn_fx.engines.ranges.analysis import limits
 from djinn_fx.srg.graph import fake_value, tensors_of
 from djinn_fx.srg.lower import target_name
 
@@ -29,9 +30,15 @@ _APART = frozenset(
     f"aten.{name}"
     for name in """
     acosh atanh cosh sinh expm1 elu selu celu softshrink fmax fmin remainder floor_divide special_ndtr
-    addcmul addcdiv logaddexp2
+    addcmul addcdiv logaddexp2 var std var_mean std_mean nansum upsample_linear1d upsample_bilinear2d
+    upsample_trilinear3d upsample_bicubic2d
     """.split()
 )
+#: A vector's cast ends at the type's ends; torch's wraps around.
+_CASTS = frozenset({"aten._to_copy", "prims.convert_element_type"})
+#: Torch begins a sum with 0.0; a few summands Inductor adds up as they are, and all of them may be -0.0.
+_FEW_SUMMANDS = frozenset(f"aten.{name}" for name in "sum mean avg_pool1d avg_pool2d avg_pool3d".split())
+_FEW = 16
 
 
 def left_to_torch(gm: GraphModule) -> bool:
@@ -41,15 +48,21 @@ def left_to_torch(gm: GraphModule) -> bool:
         if node.op != "call_function" or not isinstance(node.target, OpOverload):
             continue
         results = tensors_of(fake_value(node))
+        name = target_name(node.target).rpartition(".")[0]
+        if name in _CASTS and results[0].dtype in (torch.int8, torch.uint8) and not _is_bounded(node, results[0].dtype):
+            node.target = apart(node.target)
+            found = True
         if not results or not results[0].is_floating_point():
             continue
-        name = target_name(node.target).rpartition(".")[0]
         if _is_apart(name, node, results[0].dtype):
             _tensors_only(gm, node, results[0].dtype)
             node.target = apart(node.target)
             found = True
         elif name == "aten.mul" and node.args[1] == 0 and type(node.args[1]) is int:
             node.args = (node.args[0], 0.0)  # Inductor takes a product with 0 for 0, but not one with 0.0
+            found = True
+        elif name in _FEW_SUMMANDS and _sums_few(name, node):
+            _plus_zero(gm, node)
             found = True
         elif name in ("aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.hardtanh"):
             found = _compared(gm, name, node) or found
@@ -70,11 +83,40 @@ def _is_apart(name: str, node: Node, dtype: torch.dtype) -> bool:
     return False
 
 
+def _is_bounded(node: Node, dtype: torch.dtype) -> bool:
+    """Whether a cast's operand holds only numbers that the integer type holds, or is no floating number."""
+    source: Any = node.args[0]
+    if not fake_value(source).is_floating_point():
+        return True
+    least, most = limits(dtype)
+    name = target_name(source.target).rpartition(".")[0] if source.op == "call_function" else ""
+    low, high = _ends(name, source) if name in ("aten.clamp", "aten.hardtanh") else (None, None)
+    return isinstance(low, (int, float)) and isinstance(high, (int, float)) and least <= low and high <= most
+
+
+def _sums_few(name: str, node: Node) -> bool:
+    if name not in ("aten.sum", "aten.mean"):
+        return True
+    before, after = fake_value(node.args[0]), tensors_of(fake_value(node))[0]  # type: ignore[arg-type]
+    sizes = (*before.shape, *after.shape)
+    if any(type(size) is not int for size in sizes):
+        return any(size == 1 for size in before.shape if type(size) is int)
+    return bool(before.numel() <= _FEW * after.numel())
+
+
+def _plus_zero(gm: GraphModule, node: Node) -> None:
+    users = list(node.users)
+    with gm.graph.inserting_after(node):
+        made = _call(gm, aten.add.Scalar, node, 0.0)
+    for user in users:
+        user.replace_input_with(node, made)
+
+
 def _tensors_only(gm: GraphModule, node: Node, dtype: torch.dtype) -> None:
     """A graph may give a number where the schema says tensor; an operator of our own must be given one."""
     given, other = list(node.args), next(fake_value(one) for one in node.all_input_nodes)
     # Torch rounds a number to no half, and a tensor without dimensions beside one that has some does not widen it.
-    wide = torch.float64 if other.dim() else dtype
+    wide = torch.float64 if other.dim() and other.is_floating_point() else dtype
     for place, argument in enumerate(node.target._schema.arguments[: len(given)]):  # type: ignore[union-attr]
         value = given[place]
         if str(argument.type) == "Tensor" and isinstance(value, (int, float)):
@@ -88,11 +130,7 @@ def _tensors_only(gm: GraphModule, node: Node, dtype: torch.dtype) -> None:
 
 def _compared(gm: GraphModule, name: str, node: Node) -> bool:
     """Write bounds, one of which is 0, as comparisons."""
-    names = {"aten.hardtanh": ("min_val", "max_val"), "aten.clamp_max": ("max",)}.get(name, ("min", "max"))
-    ends: dict[str, Any] = {"min_val": -1, "max_val": 1, "min": None, "max": None}
-    ends.update(zip(names, node.args[1:], strict=False))
-    ends.update(node.kwargs)
-    low, high = (ends["min_val"], ends["max_val"]) if name == "aten.hardtanh" else (ends["min"], ends["max"])
+    low, high = _ends(name, node)
     zero = any(isinstance(end, (int, float)) and end == 0 for end in (low, high))
     if not zero or not all(end is None or isinstance(end, (int, float)) for end in (low, high)):
         return False
@@ -105,6 +143,15 @@ def _compared(gm: GraphModule, name: str, node: Node) -> bool:
     node.replace_all_uses_with(value)
     gm.graph.erase_node(node)
     return True
+
+
+def _ends(name: str, node: Node) -> tuple[Any, Any]:
+    """Between which ends a call brings its operand."""
+    names = {"aten.hardtanh": ("min_val", "max_val"), "aten.clamp_max": ("max",)}.get(name, ("min", "max"))
+    ends: dict[str, Any] = {"min_val": -1, "max_val": 1, "min": None, "max": None}
+    ends.update(zip(names, node.args[1:], strict=False))
+    ends.update(node.kwargs)
+    return (ends["min_val"], ends["max_val"]) if name == "aten.hardtanh" else (ends["min"], ends["max"])
 
 
 def _call(gm: GraphModule, target: Any, *args: Any) -> Node:

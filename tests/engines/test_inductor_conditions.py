@@ -173,7 +173,10 @@ def _told_apart(x: torch.Tensor, y: torch.Tensor) -> Any:
     pairs = (torch.remainder, torch.floor_divide, torch.fmax, torch.fmin)
     numbers = (x % 3, x // 3, x**-0.5, x.clamp(min=0.0), x * 0, torch.div(x, 0.7, rounding_mode="floor"))
     rounded = (x.half().float(), (x * 1.1).bfloat16().float() * 3, (x.half() * 2).half().float())
-    return *(op(x) for op in ops), *(op(x, y) for op in pairs), *numbers, *rounded
+    sums = (x[:, None].sum(1), x[:, None].mean(1), F.avg_pool1d(x[None, :8], 2), x.reshape(-1, 8).var(1))
+    whole_ones = (x.nan_to_num().clamp(-9, 9).long() // 0.7, x.half() // 0.7)
+    casts = (*whole_ones, (x * 40).to(torch.int8), (y.nan_to_num() * 9).clamp(-128, 127).to(torch.int8))
+    return *(op(x) for op in ops), *(op(x, y) for op in pairs), *numbers, *rounded, *sums, *casts
 
 
 def test_numbers_that_tell_compilers_apart() -> None:
@@ -185,6 +188,11 @@ def test_numbers_that_tell_compilers_apart() -> None:
     for place, (found, wanted) in enumerate(zip(made.ready([x, y]), _told_apart(x, y), strict=True)):
         torch.testing.assert_close(found, wanted, equal_nan=True, msg=lambda text, place=place: f"{place}: {text}")
         assert torch.equal(found.signbit() & (found == 0), wanted.signbit() & (wanted == 0)), place
+
+
+def test_a_cast_of_what_is_clamped_is_left_to_inductor() -> None:
+    region = region_of(lambda x: (x.round().clamp(-128, 127).to(torch.int8), x.to(torch.int32)), torch.ones(3))
+    assert not inductor_apart.left_to_torch(inductor_conditions.copied(region.gm))
 
 
 def _crash(done: Any) -> None:
