@@ -33,8 +33,9 @@ LEFT_OUT = (*UNDEFINED, "geqrf", "resize_", "resize_as_", "rand_like", "randn_li
 TOLERANCE = {
     torch.float64: (1e-6, 1e-7),
     torch.float32: (1e-3, 1e-5),
-    torch.float16: (5e-3, 5e-3),
-    torch.bfloat16: (3e-2, 3e-2),
+    # Of halves eager rounds more often than engines do.
+    torch.float16: (2e-2, 2e-2),
+    torch.bfloat16: (6e-2, 6e-2),
 }
 
 
@@ -216,6 +217,9 @@ def _one_difference(one: Any, other: Any, ties: bool) -> str | None:
     for name, test in _PLACES if other.is_floating_point() else ():
         if not torch.equal(test(one), test(other)):
             return f"{name}: {_shown(one, other, test(one) != test(other))}"
+    signs = (one == 0) & (other == 0) & (torch.signbit(one) != torch.signbit(other))
+    if other.is_floating_point() and bool(signs.any()):
+        return f"-0: {_shown(one, other, signs)}"
     off = _off(one, other)
     return f"numbers: {_shown(one, other, off)}" if bool(off.any()) else None
 
@@ -231,7 +235,6 @@ _PLACES: tuple[tuple[str, Callable[[torch.Tensor], torch.Tensor]], ...] = (
     ("NaN", torch.isnan),
     ("inf", lambda one: torch.isinf(one) & (one > 0)),
     ("-inf", lambda one: torch.isinf(one) & (one < 0)),
-    ("-0", lambda one: (one == 0) & torch.signbit(one)),
 )
 
 

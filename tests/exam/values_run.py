@@ -67,7 +67,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--engine", action="append", choices=ENGINES, help="default: all of them")
     parser.add_argument("--only", action="append", metavar="TEXT", help="part of an op's name")
     parser.add_argument("--stride", type=int, default=1, help="one op of so many")
-    parser.add_argument("--samples", type=int, default=0, help="questions of an op; 0: all there are")
+    parser.add_argument("--samples", type=int, default=2, help="questions of an op (2, as for the baseline); 0: all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all answers there")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     return parser.parse_args(argv)

@@ -34,6 +34,8 @@ from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.engines.guard")
 
+#: Calls whose results are not finite that are compared, every one; of further ones fewer and fewer.
+EVERY_ODD = 16
 #: Comparisons in which an engine did not answer although it said it would; then it is not used any more.
 MAX_SILENCES = 3
 
@@ -266,9 +268,9 @@ class GuardedRegion:
         return results if compared is None else compared
 
     def _count_odd(self) -> None:
-        """One was compared. Where eager's are not finite either, that may be so in every call: then ever less often."""
+        """One was compared. Where eager's are not finite either, that may be so in every call: in time less often."""
         self._odd += 1
-        self._odd_due = 2 * self._odd
+        self._odd_due = self._odd + 1 if self._odd < EVERY_ODD else 2 * self._odd
 
     def _plain(self, run: Any, args: list[Any]) -> Sequence[Any] | None:
         given = len(args)

@@ -59,6 +59,8 @@ class GraphBuilder:
         self.writes_first = True
         #: Reckons a symbolic size: set by ``convert.py``, read by ``registry.sizes_of``.
         self.reckon: Callable[[int | torch.SymInt, Sequence[Value]], int | Value] = _no_symbols
+        #: Names of the inputs that are no weights: of their numbers nothing is known.
+        self.given: frozenset[str] = frozenset()
         #: The value of another node of the graph, for converters that look behind their arguments; set likewise.
         self.value_of: Callable[[Any], Any] = lambda node: None
 

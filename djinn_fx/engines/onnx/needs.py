@@ -35,6 +35,14 @@ def calm(b: GraphBuilder, *values: Value | None) -> None:
         b.require(b.op("Less", [total, b.constant(_MOST, number.dtype)], torch.bool, ()), of_floats=True)
 
 
+def calm_arguments(b: GraphBuilder, *values: Value | None) -> None:
+    """As :func:`calm`, of those values that are arguments of the region.
+
+    For the operators that models are made of: what other operators gave them is finite, or shows in the results.
+    """
+    calm(b, *(one for one in values if one is not None and b.before_transpose(one).name in b.given))
+
+
 def within(b: GraphBuilder, value: Value, least: float, most: float) -> Value:
     """Require that each element lies between two numbers, both included; NaN does not.
 
@@ -49,6 +57,12 @@ def within(b: GraphBuilder, value: Value, least: float, most: float) -> Value:
     inside = b.op("And", [above, below], torch.bool, value.shape)
     b.require(inside, of_floats=True)
     return b.where(inside, value, low)
+
+
+def exceeds(b: GraphBuilder, value: Value, least: float) -> None:
+    """Require that each element is above a number."""
+    if _varies(b, value):
+        b.require(b.op("Less", [b.constant(least, value.dtype), value], torch.bool), of_floats=True)
 
 
 def at_most(b: GraphBuilder, value: Value, most: float) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from djinn_fx.engines.guard.guarded import EVERY_ODD
 from djinn_fx.engines.guard.later import LATER, Look, Shape, finite
 from djinn_fx.reasons import ReasonKind
 from tests.engines.guard.faulty import Faulty, arguments, beside, eager, layer, region_of
@@ -102,12 +103,13 @@ class TestNotFinite:
         one = beside(region, Faulty(region))
         one.guard([torch.ones(5)])
         compared = []
-        for number in range(1, 9):
+        for number in range(1, 40):
             before = one.guard.compared
             one.guard([torch.tensor([4.0, -1.0, 4.0, 4.0, 4.0])])
             if one.guard.compared > before:
                 compared.append(number)
-        assert compared == [1, 2, 4, 8]
+        # The 9th is the tenth call of the shape, and compared for that.
+        assert compared == [*range(1, EVERY_ODD + 2), 2 * EVERY_ODD + 1]
         assert (one.guard.verdict, one.reasons) == (True, [])
 
     def test_arguments_that_are_not_finite_explain_it(self) -> None:

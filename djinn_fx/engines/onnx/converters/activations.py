@@ -12,6 +12,7 @@ from djinn_fx.engines.onnx.converters import scores
 from djinn_fx.engines.onnx.converters.elementwise import clamp
 from djinn_fx.engines.onnx.graph import MICROSOFT, GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import arithmetic, compare, raised, raised_less_one, select, unary, wide
+from djinn_fx.engines.onnx.needs import calm_arguments
 from djinn_fx.engines.onnx.registry import converts, result_dtype
 
 
@@ -72,6 +73,7 @@ def relu(b: GraphBuilder, node: Node, x: Value) -> Value:
 def gelu(b: GraphBuilder, node: Node, x: Value, approximate: str = "none") -> Value:
     if x.dtype is torch.float64:
         raise Refused("no kernel computes Gelu in float64")
+    calm_arguments(b, x)  # torch's of infinity is NaN
     return unary(b, "Gelu", x, x.dtype, approximate=approximate)
 
 
@@ -135,6 +137,7 @@ def hardsigmoid(b: GraphBuilder, node: Node, x: Value) -> Value:
 def hardswish(b: GraphBuilder, node: Node, x: Value) -> Value:
     inner = wide(b, x.dtype)
     value = b.cast(x, inner)
+    calm_arguments(b, x)
     if inner is torch.float32:
         return b.cast(b.op("HardSwish", [value]), x.dtype)
     bounded = clamp_in(b, b.op("Add", [value, b.constant(3.0, inner)]), 0.0, 6.0)
@@ -185,6 +188,6 @@ def log_softmax(b: GraphBuilder, node: Node, x: Value, dim: int, *_: Any, **__: 
     if not x.shape:
         raise Refused("the softmax of a single number")
     value = b.cast(b.cast(x, dtype), wide(b, dtype))
-    if b.flavour == "openvino":
+    if b.flavour == "openvino" or value.dtype is torch.float64:  # onnxruntime's of float64 passes over NaN
         scores.need_top(b, value)
     return b.cast(b.op("LogSoftmax", [value], axis=dim % x.rank), dtype)

@@ -25,7 +25,7 @@ from djinn_fx.engines.onnx.converters.parts import (
 )
 from djinn_fx.engines.onnx.converters.unary import negative
 from djinn_fx.engines.onnx.graph import GraphBuilder, Tensorlike, Value
-from djinn_fx.engines.onnx.needs import calm, needs
+from djinn_fx.engines.onnx.needs import at_most, calm, needs, ordinary
 from djinn_fx.engines.onnx.registry import Refused, converts, result_dtype
 
 
@@ -135,6 +135,9 @@ def norm(b: GraphBuilder, x: Value, dims: list[int], order: float, keep: bool) -
     """
     from djinn_fx.engines.onnx.converters.parts import extreme, truth
 
+    if 0 < order < math.inf:
+        reach = max(order, 2.0)  # else powers of them leave the type
+        ordinary(b, x, least=1e-30 ** (1 / reach), most=1e30 ** (1 / reach))
     if order == 2.0:
         return unary(
             b, "Sqrt", reduce(b, "ReduceSum", binary(b, "Mul", x, x), dims, keep) if dims else binary(b, "Mul", x, x)
@@ -216,6 +219,7 @@ def _bucketize(
         raise Refused("of more than 4096 boundaries, or a number of them that is not known")
     own = torch.promote_types(bounds.dtype, value.dtype)
     value, bounds = b.cast(value, own), b.cast(bounds, own)
+    _need_order(b, bounds)
     _require_order(b, bounds, number)
     value = b.unsqueeze(value, [value.rank])
     kind = "LessOrEqual" if right or side == "right" else "Less"
@@ -224,3 +228,14 @@ def _bucketize(
         below = either(b, below, isnan(b, value))
     made = reduce(b, "ReduceSum", b.cast(below, torch.int32), [below.rank - 1], False)
     return b.cast(made, result_dtype(node))
+
+
+def _need_order(b: GraphBuilder, bounds: Value) -> None:
+    """Counting is as good as searching only where the boundaries are in order; NaN is in none."""
+    size = bounds.shape[0]
+    assert size is not None
+    if bounds.is_float:
+        at_most(b, bounds, math.inf)
+    if size > 1:
+        lower, upper = b.slice(bounds, 0, 0, size - 1, size=size - 1), b.slice(bounds, 0, 1, size, size=size - 1)
+        b.require(b.op("LessOrEqual", [lower, upper], torch.bool), of_floats=True)

@@ -11,7 +11,7 @@ from torch.fx import Node
 from djinn_fx.engines.onnx.converters.pooling import averaged, batched, spread, surplus, unbatched
 from djinn_fx.engines.onnx.converters.reduce_basic import reduce
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
-from djinn_fx.engines.onnx.needs import calm
+from djinn_fx.engines.onnx.needs import calm, calm_arguments
 from djinn_fx.engines.onnx.registry import converts, fake
 
 
@@ -55,7 +55,8 @@ def convolution(
     count = weight.rank - 2
     batched = x.rank == weight.rank
     value = b.cast(x if batched else b.unsqueeze(x, [0]), inner)
-    calm(b, weight)  # what is padded with zeros is left out of the sum, also where a weight is NaN
+    # What is padded with zeros is left out of the sum, also where a weight is NaN.
+    calm_arguments(b, x, weight, bias)
     inputs = [value, b.cast(weight, inner), None if bias is None else b.cast(bias, inner)]
     pads = _numbers(padding, count)
     if any(pad < 0 for pad in pads):

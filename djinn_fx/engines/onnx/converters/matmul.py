@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.graph import GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import arithmetic, broadcast
+from djinn_fx.engines.onnx.needs import calm_arguments
 from djinn_fx.engines.onnx.registry import converts, sizes_of
 from djinn_fx.srg.lower import target_name
 
@@ -60,6 +61,7 @@ def product(
     dtype = x.dtype
     inner = _inner(b, dtype)
     shape = (x.shape[0], y.shape[1])
+    calm_arguments(b, x, y, bias)
     if not inner.is_floating_point:
         result = b.op("MatMul", [x, y], dtype, shape)
         if alpha != 1 or beta != 1:
@@ -90,6 +92,7 @@ def addmm(b: GraphBuilder, node: Node, bias: Value, x: Value, y: Value, beta: Nu
 @converts("aten.linear.default")
 def linear(b: GraphBuilder, node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
     inner = _inner(b, x.dtype)
+    calm_arguments(b, x, weight, bias)
     if x.rank == 2:
         inputs = [b.cast(one, inner) for one in (x, weight, bias) if one is not None]
         return b.cast(b.op("Gemm", inputs, inner, (x.shape[0], weight.shape[0]), transB=1), x.dtype)
@@ -100,6 +103,7 @@ def linear(b: GraphBuilder, node: Node, x: Value, weight: Value, bias: Value | N
 
 def matmul_values(b: GraphBuilder, x: Value, y: Value, shape: tuple[int | None, ...]) -> Value:
     """numpy's matmul, whose result has this shape."""
+    calm_arguments(b, x, y)
     inner = _inner(b, x.dtype)
     return b.cast(b.op("MatMul", [b.cast(x, inner), b.cast(y, inner)], inner, shape), x.dtype)
 

@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.kernels import negate, select, wide
+from djinn_fx.engines.onnx.needs import calm_arguments
 from djinn_fx.engines.onnx.registry import converts, result_dtype
 
 
@@ -56,6 +57,7 @@ def mean(b: GraphBuilder, node: Node, x: Value, dim: Any = None, keepdim: bool =
     axes = axes_of(x, dim)
     if any(x.shape[axis] == 0 for axis in axes):
         raise Refused("the mean of no elements")
+    calm_arguments(b, x)
     inner = wide(b, dtype)
     return b.cast(reduce(b, "ReduceMean", b.cast(b.cast(x, dtype), inner), axes, keepdim), dtype)
 

@@ -28,7 +28,7 @@ from djinn_fx.engines.onnx.converters.parts import (
     wide,
 )
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
-from djinn_fx.engines.onnx.needs import calm
+from djinn_fx.engines.onnx.needs import calm, exceeds
 from djinn_fx.engines.onnx.registry import Refused, converts, fake, result_dtype
 
 
@@ -144,6 +144,7 @@ def _variance(
         divisor = larger(b, binary(b, "Sub", b.cast(elements, value.dtype), less_by), b.constant(0.0, value.dtype))
     made = binary(b, "Div", total, divisor)
     if "std" in name:
+        exceeds(b, total, 1e-32)  # else squares were too small to be added up
         made = unary(b, "Sqrt", made)
     made = b.cast(made, dtype)
     if "mean" not in name:
