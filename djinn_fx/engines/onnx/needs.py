@@ -40,7 +40,8 @@ def calm_arguments(b: GraphBuilder, *values: Value | None) -> None:
 
     For the operators that models are made of: what other operators gave them is finite, or shows in the results.
     """
-    calm(b, *(one for one in values if one is not None and b.before_transpose(one).name in b.given))
+    plain = [b.before_transpose(one) for one in values if one is not None]
+    calm(b, *(one for one in plain if one.name in b.given))
 
 
 def within(b: GraphBuilder, value: Value, least: float, most: float) -> Value:
@@ -62,7 +63,7 @@ def within(b: GraphBuilder, value: Value, least: float, most: float) -> Value:
 def exceeds(b: GraphBuilder, value: Value, least: float) -> None:
     """Require that each element is above a number."""
     if _varies(b, value):
-        b.require(b.op("Less", [b.constant(least, value.dtype), value], torch.bool), of_floats=True)
+        b.require(b.op("Less", [b.constant(least, value.dtype), value], torch.bool, value.shape), of_floats=True)
 
 
 def at_most(b: GraphBuilder, value: Value, most: float) -> None:
@@ -80,7 +81,7 @@ def ordinary(b: GraphBuilder, *values: Value | None, least: float = ORDINARY[0],
         number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
         size = b.op("Abs", [number])
         low, high, zero = (b.constant(one, number.dtype) for one in (least, most, 0.0))
-        above = b.op("LessOrEqual", [low, size], torch.bool)
+        above = b.op("LessOrEqual", [low, size], torch.bool, size.shape)
         above = b.op("Or", [above, b.op("Equal", [size, zero], torch.bool)], torch.bool)
         b.require(b.op("And", [above, b.op("LessOrEqual", [size, high], torch.bool)], torch.bool), of_floats=True)
 

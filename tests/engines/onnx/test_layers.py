@@ -53,7 +53,9 @@ def test_products() -> None:
 
 
 def test_a_weight_is_read_as_it_lies() -> None:
-    assert ops_of(lambda x, w, b: f.linear(x, w, b), noise(3, 4), noise(5, 4), noise(5)) == ["Gemm", "Identity"]
+    ops = ops_of(lambda x, w, b: f.linear(x, w, b), noise(3, 4), noise(5, 4), noise(5))
+    assert "Gemm" in ops
+    assert "Transpose" not in ops
 
 
 def test_norms() -> None:

@@ -98,6 +98,10 @@ def test_quotients_of_the_smallest_and_the_largest(flavour: str) -> None:
         (lambda x: [F.grid_sample(torch.ones(1, 1, 4, 4), x.tanh() * 2)], torch.rand(1, 2, 2, 2)),
         (lambda x: [F.grid_sample(torch.ones(1, 1, 4, 4), x)], torch.rand(1, 2, 2, 2)),
         (lambda x: [x.sinh(), x.cosh()], torch.rand(8)),
+        (lambda x: [F.normalize(x), x.norm(dim=0), x.std(1)], torch.rand(3, 8)),
+        (lambda x: [F.gelu(x), F.hardswish(x), x.mean(-1)], torch.rand(3, 8)),
+        (lambda x: [F.conv1d(x, torch.ones(2, 2, 2), padding=1)], torch.rand(1, 2, 4)),
+        (lambda x: [torch.bucketize(torch.ones(3) * 1.5, x)], torch.arange(4.0)),
     ],
 )
 def test_a_special_number_is_answered_as_torch_does_or_left_to_it(

@@ -144,7 +144,8 @@ def _variance(
         divisor = larger(b, binary(b, "Sub", b.cast(elements, value.dtype), less_by), b.constant(0.0, value.dtype))
     made = binary(b, "Div", total, divisor)
     if "std" in name:
-        exceeds(b, total, 1e-32)  # else squares were too small to be added up
+        if elements != 1:
+            exceeds(b, total, 1e-32)  # else squares were too small to be added up
         made = unary(b, "Sqrt", made)
     made = b.cast(made, dtype)
     if "mean" not in name:
