@@ -206,7 +206,7 @@ def test_parameters_exchanged_between_layers_are_told_apart(x: Tensor, told: boo
     assert region.right(x, v, b)
 
 
-def test_sets_that_share_a_weight_are_bound_beside_each_other(x: Tensor, told: bool) -> None:
+def test_sets_that_share_a_weight_are_bound_beside_each_other(x: Tensor) -> None:
     region, (w, _) = Region(), layer()
     small = [nn.Parameter(torch.randn(WIDTH)) for _ in range(5)]
     for _ in range(3):
@@ -367,7 +367,7 @@ def test_the_number_of_threads_is_part_of_a_session(x: Tensor) -> None:
 # Weights that go away
 
 
-def test_sessions_go_with_their_weights(x: Tensor, told: bool) -> None:
+def test_sessions_go_with_their_weights(x: Tensor) -> None:
     region = Region()
     layers = [layer() for _ in range(3)]
     assert all(region.right(x, w, b) for w, b in layers)
@@ -379,7 +379,7 @@ def test_sessions_go_with_their_weights(x: Tensor, told: bool) -> None:
     assert region.bound.sets == 0
 
 
-def test_a_weight_whose_memory_is_shared_with_somebody_keeps_its_session_until_that_goes(x: Tensor, told: bool) -> None:
+def test_a_weight_whose_memory_is_shared_with_somebody_keeps_its_session_until_that_goes(x: Tensor) -> None:
     region, (w, b) = Region(), layer()
     assert region.right(x, w, b)
     alias = w.detach()
@@ -393,7 +393,7 @@ def test_a_weight_whose_memory_is_shared_with_somebody_keeps_its_session_until_t
     assert region.bound.sets == 0
 
 
-def test_fresh_objects_over_the_same_weights_find_their_session(x: Tensor, told: bool) -> None:
+def test_fresh_objects_over_the_same_weights_find_their_session(x: Tensor) -> None:
     region, (w, b) = Region(), layer()
     for _ in range(4):
         assert region.right(x, w.detach(), b.detach())
@@ -404,7 +404,7 @@ def test_fresh_objects_over_the_same_weights_find_their_session(x: Tensor, told:
 # Threads and processes
 
 
-def test_threads_that_ask_at_once_open_one_session(x: Tensor, told: bool) -> None:
+def test_threads_that_ask_at_once_open_one_session(x: Tensor) -> None:
     gate, wrong = threading.Barrier(6), []
 
     def slow(weights: dict[int, Tensor]) -> Any:

@@ -41,7 +41,7 @@ def heap_of_weights() -> list[Tensor]:
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_each_way_of_writing_is_seen(way: Way, told: bool) -> None:
     weights = heap_of_weights()
-    for seed in range(3):
+    for seed in range(2):
         watch = Watch(weights)
         assert watch.holds(weights)
         way(weights[2], 91 * seed + 7)
