@@ -136,6 +136,7 @@ class _Choice:
         if not made:
             return reasons
         program, constants = program_of(self._srg, whole)
+        program = replace(program, layouts=None)  # of what competes, each sees to its own strides, or the guard does
         cut = self._cut()
         eager = EagerEngine()
         reference = eager.load(eager.compile(self._graph))

@@ -40,6 +40,7 @@ from djinn_fx.readiness import HANDLES, GraphHandle
 from djinn_fx.runtime.executor import Program, executable, program_of
 from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.layout_rules import decompositions
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.plan import Plan
 from djinn_fx.srg.record import GraphKind, Residency
@@ -188,6 +189,7 @@ class _GraphCompiler:
             **compilers,
             partition_fn=functools.partial(min_cut_rematerialization_partition, compiler="inductor"),
             keep_inference_input_mutations=True,
+            decompositions=decompositions(),
         )
         compiled: Callable[..., Any] = backend(gm, example_inputs)
         return compiled
@@ -224,6 +226,8 @@ class _GraphCompiler:
             self._handle.refused += told_of_refusals(self.settings, chosen, built.builds)
         program, constants = program_of(srg, plan)
         run = executable(program, built.callables, constants)
+        if self._handle is not None:
+            self._handle.watch(run)
         if self.ahead is None:
             run = learning(run, program, built, constants, captured, self.settings)
         return captured, run, self._kept(program, constants, built.builds)

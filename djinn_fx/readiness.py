@@ -25,6 +25,7 @@ from djinn_fx.engines.write_protection import table, why_not
 from djinn_fx.errors import DjinnError
 from djinn_fx.reasons import Reason
 from djinn_fx.signing import why_alone
+from djinn_fx.runtime.layouts import Strays
 from djinn_fx.units import format_bytes, format_seconds
 
 
@@ -41,6 +42,7 @@ class ModelStatus:
         unprotected: why writes into weights are not seen by write protection (docs/guard.md); None if they are.
         refused: a sentence for each graph or region that an engine which was asked for does not serve.
         caches: what this process does not use of the disk cache, because somebody else wrote it (docs/trust.md).
+        relaid: values that came to a region with other strides than were traced, and so were copied.
     """
 
     graphs: int
@@ -51,6 +53,7 @@ class ModelStatus:
     unprotected: str | None = None
     refused: tuple[str, ...] = ()
     caches: tuple[str, ...] = ()
+    relaid: tuple[Reason, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -76,7 +79,7 @@ class ModelStatus:
         lines.append(f"  weights are {'write-protected' if self.unprotected is None else compared}")
         lines += [f"  {sentence}" for sentence in self.refused]
         lines += [f"  cache: {one}" for one in self.caches]
-        return "\n".join([*lines, *(f"  {reason}" for reason in self.reasons)])
+        return "\n".join([*lines, *(f"  {reason}" for reason in (*self.reasons, *self.relaid))])
 
 
 def _settled(tiers: Sequence[TierStatus]) -> bool:
@@ -139,6 +142,7 @@ class GraphHandle:
         self._standbys: list[weakref.ref[Standby]] = []
         #: Sentences about engines that were asked for and refused when the graph was planned.
         self.refused: tuple[str, ...] = ()
+        self._strays: list[Strays] = []
         # Not the tensors: torch.utils.swap_tensors refuses those that somebody refers to weakly.
         storages = {id(one): one for weight in weights if (one := _storage_of(weight)) is not None}
         self._weights = [weakref.ref(storage, self._one_is_gone) for storage in storages.values()]
@@ -159,6 +163,17 @@ class GraphHandle:
                 self._standbys.append(weakref.ref(one))
             elif isinstance(one, (Contest, ContestBySize)):
                 self._contests.append(weakref.ref(one))
+
+    def watch(self, run: Any) -> None:
+        """Note the graph's callable, which may have ``strays``."""
+        strays = getattr(run, "strays", None)
+        if strays is not None:
+            self._strays.append(strays)
+
+    @property
+    def relaid(self) -> tuple[Reason, ...]:
+        """Values that came with other strides than were traced."""
+        return tuple(reason for strays in self._strays for reason in tuple(strays.reasons.values()))
 
     @property
     def contests(self) -> tuple[Contest, ...]:
@@ -215,6 +230,7 @@ def status(model: Callable[..., Any]) -> ModelStatus:
         refused=tuple(dict.fromkeys((*told, *(one.refused for one in contests if one.refused is not None)))),
         unprotected=None if table() is not None else why_not(),
         caches=_caches(),
+        relaid=tuple(reason for handle in handles for reason in handle.relaid),
     )
 
 

@@ -34,6 +34,7 @@ class ReasonKind(str, Enum):
     BUDGET = "budget"
     NOT_RUNNABLE = "not-runnable"
     QUARANTINED = "quarantined"
+    RELAID = "relaid"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 from torch.fx import Node
 
 from djinn_fx.engines.base import RegionCallable
+from djinn_fx.runtime.layouts import Expected, Layouts, Strays, layouts_of, write_back
 from djinn_fx.srg.extract import input_value
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
@@ -44,12 +45,14 @@ class Program:
         slots: how many there are.
         steps: in execution order.
         results: one per value the graph returns.
+        layouts: the strides that values have where a region begins or ends; None: nobody looks.
     """
 
     arguments: int
     slots: int
     steps: tuple[Step, ...]
     results: tuple[Result, ...]
+    layouts: Layouts | None = None
 
 
 def program_of(srg: SRG, plan: Plan) -> tuple[Program, Mapping[int, Any]]:
@@ -75,7 +78,13 @@ def program_of(srg: SRG, plan: Plan) -> tuple[Program, Mapping[int, Any]]:
         needed.update(inputs)
         outputs = tuple(slot[name] for name in region.outputs)
         steps.append(Step(region=index, inputs=inputs, outputs=outputs, frees=frees))
-    program = Program(arguments=arguments, slots=len(slot), steps=tuple(reversed(steps)), results=tuple(results))
+    program = Program(
+        arguments=arguments,
+        slots=len(slot),
+        steps=tuple(reversed(steps)),
+        results=tuple(results),
+        layouts=layouts_of(srg, slot),
+    )
     return program, constants
 
 
@@ -102,8 +111,11 @@ def _attribute(srg: SRG, node: Node) -> Any:
 
 
 def executable(program: Program, callables: Sequence[RegionCallable], constants: Mapping[int, Any]) -> RegionCallable:
-    """A boxed callable that runs the program: takes the graph's arguments as a list and empties it."""
-    if _passes_straight_through(program, constants):
+    """A boxed callable that runs the program: takes the graph's arguments as a list and empties it.
+
+    It has an attribute ``strays``, unless it is a region's own: see :mod:`djinn_fx.runtime.layouts`.
+    """
+    if program.layouts is None and _passes_straight_through(program, constants):
         return callables[program.steps[0].region]
     spare: list[Any] = [None] * (program.slots - program.arguments)
     for place, value in constants.items():
@@ -111,21 +123,36 @@ def executable(program: Program, callables: Sequence[RegionCallable], constants:
     steps = tuple((callables[s.region], s.inputs, s.outputs, s.frees) for s in program.steps)
     results = tuple(r if isinstance(r, int) else None for r in program.results)
     literals = tuple(r[0] if isinstance(r, list) else None for r in program.results)
+    layouts = program.layouts or Layouts(strides=(None,) * program.slots)
+    expected, strays = Expected(layouts), Strays()
+    looked_at = tuple(place for place in range(program.arguments) if layouts.strides[place] is not None)
 
     def call(args: list[Any]) -> list[Any]:
         slots = [*args, *spare]
         args.clear()
+        promised = expected.of(slots)
+        copied: list[Any] = []
+        for place in looked_at:
+            strides = promised[place]
+            if strides is not None and slots[place].stride() != strides:
+                copied += strays.argument(place, slots, strides, layouts.written)
         for run, inputs, outputs, frees in steps:
             given = [slots[place] for place in inputs]
             for place in frees:
                 slots[place] = None
             made = run(given)
             for place, value in zip(outputs, made, strict=True):
+                strides = promised[place]
+                if strides is not None and value.stride() != strides:
+                    value = strays.settled(place, value, strides)
                 slots[place] = value
             value = None
             del made  # else both would live until the next region has run
+        if copied:
+            write_back(copied)
         return [literal if place is None else slots[place] for place, literal in zip(results, literals, strict=True)]
 
+    call.strays = strays  # type: ignore[attr-defined]
     return call
 
 

@@ -27,6 +27,7 @@ from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.build import load_artefact
 from djinn_fx.errors import StoreError
 from djinn_fx.runtime.executor import Program, Step, executable
+from djinn_fx.runtime.layouts import Layouts
 from djinn_fx.settings import Settings
 
 log = logging.getLogger("djinn_fx.runtime")
@@ -122,6 +123,7 @@ def program_to_json(program: Program) -> dict[str, Any]:
         "slots": program.slots,
         "results": list(program.results),
         "steps": [[s.region, s.inputs, s.outputs, s.frees] for s in program.steps],
+        "layouts": program.layouts.to_json() if program.layouts is not None else None,
     }
 
 
@@ -131,7 +133,14 @@ def program_from_json(form: Mapping[str, Any]) -> Program:
         Step(region=region, inputs=tuple(inputs), outputs=tuple(outputs), frees=tuple(frees))
         for region, inputs, outputs, frees in form["steps"]
     )
-    return Program(arguments=form["arguments"], slots=form["slots"], steps=steps, results=tuple(form["results"]))
+    layouts = form["layouts"]
+    return Program(
+        arguments=form["arguments"],
+        slots=form["slots"],
+        steps=steps,
+        results=tuple(form["results"]),
+        layouts=Layouts.from_json(layouts) if layouts is not None else None,
+    )
 
 
 def cacheable(compiler: Callable[..., Any]) -> Any:
