@@ -56,6 +56,8 @@ class Training:
         for key, value in vars(made).items():
             if "drop" in key and isinstance(value, (int, float)):
                 setattr(made, key, 0.0)
+        if self.family == "t5":
+            made.decoder_start_token_id = 0
         made._attn_implementation = self.attention
         torch.manual_seed(0)
         model = getattr(transformers, name)(made).train()
@@ -104,10 +106,11 @@ def _entry(family: str) -> tuple[str, str, dict[str, Any]]:
 
 
 def all_ways(family: str) -> Sequence[Training]:
-    """Every way of training a family."""
+    """Every way of training a family that its model supports."""
+    supported = getattr(transformers, _entry(family)[0])._supports_sdpa
     return [
         Training(family=family, attention=attention, labels=labels, checkpointing=checkpointing)
-        for attention in ATTENTION
+        for attention in (ATTENTION if supported else ATTENTION[:1])
         for labels in (True, False)
         for checkpointing in (False, True)
     ]

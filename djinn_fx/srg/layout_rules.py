@@ -22,7 +22,18 @@ Rule = Callable[[Sequence[Any], torch.Tensor], tuple[int, ...]]
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """For AOTAutograd: these ops, each with the strides that its kernel gives."""
-    return {op: _mended(op, rule) for op, rule in _RULES.items()}
+    return {aten.cat.default: _joined, **{op: _mended(op, rule) for op, rule in _RULES.items()}}
+
+
+def _joined(tensors: Sequence[torch.Tensor], dim: int = 0) -> Any:
+    """A tensor joined with nothing, as a cache's first call does: a contiguous copy.
+
+    Inductor, too, makes a copy of it, but keeps the tensor's own strides; a view later on then cannot be made.
+    """
+    some = [one for one in tensors if one.dim() != 1 or type(one.shape[0]) is not int or one.shape[0]]
+    if len(some) != 1 or len(tensors) == 1 or some[0].dim() == 1 or any(one.dtype != some[0].dtype for one in tensors):
+        return NotImplemented
+    return some[0].clone(memory_format=torch.contiguous_format)
 
 
 def _mended(op: Any, rule: Rule) -> Callable[..., Any]:

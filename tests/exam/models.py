@@ -9,6 +9,7 @@ import torch
 
 from tests import families
 from tests.exam.worker import Run, tensors_in
+from tests.training_steps import Training
 
 #: Entries of a model's configuration that grow with the scale, each divisible by what goes with it.
 _WIDTHS = (
@@ -63,6 +64,11 @@ def train(name: str) -> Run:
         return [loss.detach(), *(torch.zeros_like(p) if p.grad is None else p.grad for p in parameters)]
 
     return run
+
+
+def steps(name: str) -> Run:
+    """Some steps of training, with the losses and all gradients; see :class:`tests.training_steps.Training`."""
+    return Training.named(name).run
 
 
 def generate(name: str) -> Run:

@@ -160,7 +160,8 @@ def _runs(kind: str, what: str, given: Mapping[str, Any]) -> Iterator[tuple[str,
         from tests.exam import models
 
         models.scale_by(given["scale"])
-        maker = {"forward": models.forward, "train": models.train, "generate": models.generate}[kind]
+        makers = {"forward": models.forward, "train": models.train, "generate": models.generate, "steps": models.steps}
+        maker = makers[kind]
         yield "", True, maker(what)
 
 

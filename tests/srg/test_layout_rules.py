@@ -21,6 +21,8 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "roll of all": lambda x: torch.roll(x, 3),
     "channel_shuffle": lambda x: F.channel_shuffle(x, 2) if x.dim() == 4 else x * 1,
     "logsigmoid": F.logsigmoid,
+    "cat with nothing": lambda x: torch.cat([torch.empty(0), x], dim=1),
+    "cat": lambda x: torch.cat([x, x * 2], dim=1),
     "reflection_pad3d": lambda x: F.pad(x, (1,) * 6, mode="reflect") if x.dim() > 3 else x * 1,
 }
 
