@@ -133,7 +133,7 @@ def program_from_json(form: Mapping[str, Any]) -> Program:
         Step(region=region, inputs=tuple(inputs), outputs=tuple(outputs), frees=tuple(frees))
         for region, inputs, outputs, frees in form["steps"]
     )
-    layouts = form["layouts"]
+    layouts = form.get("layouts")
     return Program(
         arguments=form["arguments"],
         slots=form["slots"],
