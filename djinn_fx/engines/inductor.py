@@ -22,6 +22,7 @@ from djinn_fx.engines import (
     inductor_folder,
     inductor_kernels,
     inductor_safe,
+    inductor_strides,
 )
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import device_order, symbolic_inputs
@@ -120,7 +121,7 @@ class InductorEngine:
         already = len(inductor_kernels.loaded_modules())
         try:
             gm, needs = _as_torch_means_it(region)
-            with _neutral_context():
+            with _neutral_context(), inductor_strides.listening() as heard:
                 artefact = torch._inductor.standalone_compile(
                     _announce_fake_mode(gm),
                     list(region.example_inputs),
@@ -134,7 +135,8 @@ class InductorEngine:
             raise EngineError(f"inductor could not compile {region.label}: {useful_line(error)}") from error
         payload = _serialise(artefact, region.label)
         kernels, libraries = inductor_kernels.carried(inductor_kernels.loaded_modules()[already:])
-        header = {"engine": self.name, "outputs": _output_count(region), **kernels}
+        count = _output_count(region)
+        header = {"engine": self.name, "outputs": count, **inductor_strides.as_header(heard, count), **kernels}
         if needs:
             header.update(needs=needs.to_json(), form=region.canonical)
         own = inductor_safe.from_graph(region.gm) if self.answers_itself else None

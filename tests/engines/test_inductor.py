@@ -173,6 +173,16 @@ def test_one_artefact_serves_other_sizes() -> None:
         torch.testing.assert_close(found, function(x))
 
 
+def test_strides_that_inductor_chose_are_in_the_header() -> None:
+    arguments = (torch.randn(2, 4, 5, 6).to(memory_format=torch.channels_last), torch.tensor([2, 0]))
+    (srg,) = capture.capture(lambda x, places: x.index_select(1, places), arguments)
+    region = whole(srg)
+    made = InductorEngine().compile(region)
+    assert made.ready is not None
+    results = made.ready([arguments[0] if one.dim() == 4 else arguments[1] for one in region.example_inputs])
+    assert made.header["output_strides"] == [[str(stride) for stride in result.stride()] for result in results]
+
+
 def test_a_region_that_inductor_cannot_take_is_refused_or_fails_with_a_message() -> None:
     sparse = traced(lambda x: x * 2, torch.eye(3).to_sparse())
     refusal = InductorEngine().supports(sparse)
