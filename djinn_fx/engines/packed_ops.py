@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from djinn_fx.errors import useful_line
 
 #: What may follow a product: name → (the ATen op that makes a new tensor, oneDNN's name of it and its algorithm).
 UNARY: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
@@ -119,7 +122,24 @@ def missing() -> str | None:
         _ = pack_onednn_op(), run_onednn_op(), run_onednn_binary_op()
     except AttributeError as error:
         return f"torch {torch.__version__} has no {error}; install torch 2.11 to 2.15"
-    return None
+    failed: list[str | None] = []
+    # In a thread of its own: who asks may be in the middle of tracing, and torch's modes belong to a thread.
+    thread = threading.Thread(target=lambda: failed.append(_tried()), name="djinn tries packing")
+    thread.start()
+    thread.join()
+    return failed[0]
+
+
+def _tried() -> str | None:
+    """Why a small product with a packed weight does not come out right; None if it does."""
+    weight, x = torch.eye(16) * 2, torch.ones(3, 16)
+    try:
+        with torch.no_grad():
+            found = run_onednn_op()(x, pack_onednn_op()(weight, 3), None, "none", [], "")
+        why = "its answer is wrong" if not torch.equal(found, x * 2) else None
+    except Exception as error:  # noqa: BLE001  (private kernels: what moved is told by the capability)
+        why = useful_line(error)
+    return f"torch {torch.__version__} does not run a small packed product ({why}); 2.11 to 2.15 do" if why else None
 
 
 @functools.cache

@@ -416,3 +416,14 @@ def test_the_engine_is_made_from_settings(tmp_path: Path) -> None:
     assert engine.fingerprint()["engine"] == "packed"
     assert engine.binds_weights
     assert not engine.whole_graph
+
+
+def test_kernels_that_moved_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def moved(*_: Any) -> Any:
+        raise TypeError("_linear_pointwise() is missing value for argument")
+
+    monkeypatch.setattr(packed_ops, "run_onednn_op", lambda: moved)
+    why = packed_ops.missing.__wrapped__()
+    assert why is not None
+    assert torch.__version__ in why
+    assert "_linear_pointwise" in why

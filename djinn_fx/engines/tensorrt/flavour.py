@@ -86,6 +86,11 @@ class Flavour:
             trt = self.module
         except LookupError as error:
             return TrtCapability(why_not=str(error))
+        from djinn_fx.engines.tensorrt.trial import problem
+
+        moved = problem(self.name)
+        if moved:
+            return TrtCapability(version=str(trt.__version__), why_not=moved)
         gpu = gpu_problem()
         targets = list(_cross_targets(trt))
         if not gpu:
@@ -101,7 +106,7 @@ class Flavour:
     def why_not_target(self, target: str | None) -> str:
         """Why nothing can be built for a target here; "" if it can. None: the GPU that is present."""
         capability = self.capability()
-        if not capability.version:
+        if not capability.targets:
             return capability.why_not
         if (target or "current") in capability.targets:
             return ""

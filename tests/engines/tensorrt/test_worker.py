@@ -14,7 +14,7 @@ import torch
 
 from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt import flavour as flavours
-from djinn_fx.engines.tensorrt import parse_onnx
+from djinn_fx.engines.tensorrt import parse_onnx, trial
 from djinn_fx.engines.tensorrt.evaluate import evaluate
 from djinn_fx.engines.tensorrt.network import Network, NetworkWriter
 from djinn_fx.engines.tensorrt.worker import build
@@ -318,3 +318,19 @@ def test_the_parsers_error_names_the_node() -> None:
     pair = [("in0", 1, [4]), ("in1", 1, [5])]
     error = refusal(onnx_request(), model("Add", pair))
     assert (error.stage, error.node) == ("parse", "node_7")
+
+
+def test_a_library_that_moved_is_told_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def moved(*_: Any, **__: Any) -> Any:
+        raise AttributeError("INetworkDefinition has no add_elementwise")
+
+    monkeypatch.setattr("djinn_fx.engines.tensorrt.assemble.assemble", moved)
+    trial.problem.cache_clear()
+    try:
+        capability = flavours.Flavour(FLAVOUR).capability()
+        assert not capability.can_build
+        for part in (capability.version, "add_elementwise", trial.TRIED[FLAVOUR]):
+            assert part in capability.why_not
+        assert flavours.Flavour(FLAVOUR).why_not_target("sm89") == capability.why_not
+    finally:
+        trial.problem.cache_clear()
