@@ -9,6 +9,7 @@ is down nothing was written, and the region's own ops answer: they raise as torc
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,10 @@ from djinn_fx.engines.base import Declined, RegionCallable
 from djinn_fx.engines.guard.trial import Randomness
 from djinn_fx.engines.ranges.program import Checked, Program
 from djinn_fx.errors import EngineError
+from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.replay import CannotReplay, replay
+
+log = logging.getLogger("djinn_fx.engines.inductor")
 
 OUT_OF_RANGE = "an index is out of range"
 
@@ -75,9 +79,13 @@ class SafeCall:
         run: what Inductor made.
         needs: of a call.
         own: the region's own ops; None: whoever calls has them, and is told by :class:`Declined`.
+
+    Attributes:
+        reason: why the latest such call was left to them; None if none was.
     """
 
     def __init__(self, run: RegionCallable, needs: Needs, own: Callable[[], RegionCallable] | None) -> None:
+        self.reason: Reason | None = None
         self._run, self._needs, self._own = run, needs, own
         self._checked = Checked(needs.program, needs.symbols) if needs.program.checks else None
 
@@ -108,6 +116,8 @@ class SafeCall:
         return results[: needs.results]
 
     def _left(self, args: list[Any], declined: Declined) -> Sequence[Any]:
+        self.reason = Reason(kind=ReasonKind.DECLINED, detail=f"inductor: a call was left to eager: {declined}")
+        log.info("%s", self.reason)
         if self._own is None:
             raise declined
         return self._own()(args)

@@ -16,6 +16,7 @@ from djinn_fx.engines.base import Declined, RegionGraph
 from djinn_fx.engines.inductor import InductorEngine
 from djinn_fx.engines.inductor_safe import Needs, SafeCall, from_graph
 from djinn_fx.errors import EngineError
+from djinn_fx.reasons import ReasonKind
 from tests.engines.guard.faulty import region_of
 
 T = torch.tensor
@@ -67,6 +68,8 @@ def test_a_condition_on_computed_numbers(name: str) -> None:
         args = [TABLE, T(bad).float()]
         with pytest.raises(Declined):
             run(args)
+        assert run.reason is not None
+        assert run.reason.kind is ReasonKind.DECLINED
         assert len(args) == 2
         with pytest.raises((IndexError, RuntimeError)):
             function(TABLE, whole(args[1]))
