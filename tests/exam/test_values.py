@@ -14,10 +14,11 @@ from tests.exam.values import cases, difference, float_kinds, int_kinds
 
 #: Of each engine some operators of every theme.
 SAMPLE = {
-    "openvino": ("cosh",),
-    "onnxruntime": ("exp", "softmax"),
+    "openvino": ("exp", "softmax", "nn.functional.layer_norm", "index_select"),
+    "onnxruntime": ("nn.functional.elu", "var", "nn.functional.embedding"),
     "packed": ("div.trunc_rounding",),
     "inductor": ("softmax",),
+    "auto": ("log_softmax",),
 }
 NAN, INF = math.nan, math.inf
 
