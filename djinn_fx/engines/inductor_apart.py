@@ -79,7 +79,9 @@ def _is_apart(name: str, node: Node, dtype: torch.dtype) -> bool:
     if name == "aten.div":
         return node.kwargs.get("rounding_mode") == "floor"
     if name == "aten.pow":
-        return dtype in _HALF or (isinstance(node.args[1], float) and node.args[1] == -0.5)
+        power = node.args[1]
+        broken = not isinstance(power, int) and not (isinstance(power, float) and power.is_integer())
+        return power == -0.5 if isinstance(power, float) and dtype not in _HALF else dtype in _HALF and broken
     return False
 
 

@@ -193,6 +193,15 @@ def test_numbers_that_tell_compilers_apart() -> None:
         assert torch.equal(found.signbit() & (found == 0), wanted.signbit() & (wanted == 0)), place
 
 
+@pytest.mark.parametrize(("dtype", "power", "apart"), [
+    (torch.float32, 2, False), (torch.float32, -0.5, True), (torch.float32, 1.3, False),
+    (torch.bfloat16, 3, False), (torch.bfloat16, 2.0, False), (torch.bfloat16, 1.3, True), (torch.float16, 0.5, True),
+])  # fmt: skip
+def test_powers(dtype: torch.dtype, power: float, apart: bool) -> None:
+    region = region_of(lambda x: x**power, torch.ones(3, dtype=dtype))
+    assert inductor_apart.left_to_torch(inductor_conditions.copied(region.gm)) is apart
+
+
 def test_a_cast_of_what_is_clamped_is_left_to_inductor() -> None:
     region = region_of(lambda x: (x.round().clamp(-128, 127).to(torch.int8), x.to(torch.int32)), torch.ones(3))
     assert not inductor_apart.left_to_torch(inductor_conditions.copied(region.gm))
