@@ -113,6 +113,23 @@ def unary(b: GraphBuilder, kind: str, value: Value, dtype: torch.dtype, **attrib
     return b.cast(b.op(kind, [rounded], **attributes), dtype)
 
 
+def exactly_chosen(b: GraphBuilder, condition: Value, yes: Value, no: Value) -> Value:
+    """As :func:`select`, the sign of zero kept in ONNX Runtime where both operands vary.
+
+    Each operand is chosen beside -0, which a sum leaves as it is; its Where makes 0 of what it does not choose.
+    """
+    varies = b.array_of(yes) is None and b.array_of(no) is None
+    if b.flavour != "onnxruntime" or not yes.is_float or not varies:
+        return select(b, condition, yes, no)
+    shape, inner = broadcast(condition, yes, no), wide(b, yes.dtype, exact=True)
+    other = b.op("Xor", [condition, b.constant(True, torch.bool)])
+    parts = []
+    for left_out, value in ((other, yes), (condition, no)):
+        turned = b.op("Neg", [b.cast(value, inner)])
+        parts.append(b.op("Neg", [b.op("Where", [left_out, b.constant(0.0, inner), turned], inner, shape)]))
+    return b.cast(b.op("Add", parts, inner, shape), yes.dtype)
+
+
 def raised(b: GraphBuilder, value: Value) -> Value:
     """The exponential of float32 or float64.
 

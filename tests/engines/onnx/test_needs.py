@@ -134,3 +134,15 @@ def test_a_probability_that_is_none_is_left_to_torch_which_raises(flavour: str) 
         return [F.binary_cross_entropy(x, torch.ones(3))]
 
     assert answers(function, flavour, [torch.tensor([0.5, 1.5, 0.1])], [torch.tensor([0.5, 1.0, 0.1])]) is None
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_choice_keeps_the_sign_of_zero(flavour: str) -> None:
+    mask = torch.tensor([True, False, True, False, True, False])
+    x = torch.tensor([-0.0, 1.0, 0.0, NAN, INF, 2.0])
+    y = torch.tensor([1.0, -0.0, NAN, 0.0, 3.0, -INF])
+
+    def function(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.where(mask, x, y), torch.where(mask, x, 1.0), torch.where(mask, 0.0, y), x.masked_fill(mask, 2.0)]
+
+    assert difference(answers(function, flavour, [x, y, mask], [x.abs(), y.abs(), mask]), function(x, y, mask)) is None

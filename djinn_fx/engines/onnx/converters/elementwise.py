@@ -8,7 +8,15 @@ import torch
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.graph import DJINN, GraphBuilder, Number, Refused, Tensorlike, Value
-from djinn_fx.engines.onnx.kernels import arithmetic, broadcast, compare, negate, select, wide
+from djinn_fx.engines.onnx.kernels import (
+    arithmetic,
+    broadcast,
+    compare,
+    exactly_chosen,
+    negate,
+    select,
+    wide,
+)
 from djinn_fx.engines.onnx.registry import converts, promoted, result_dtype
 
 
@@ -244,7 +252,7 @@ def bitwise_not(b: GraphBuilder, node: Node, x: Value) -> Value:
 @converts("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar")
 def where(b: GraphBuilder, node: Node, condition: Value, x: Tensorlike, y: Tensorlike) -> Value:
     dtype = result_dtype(node)
-    return select(b, b.cast(condition, torch.bool), b.tensor(x, dtype), b.tensor(y, dtype))
+    return exactly_chosen(b, b.cast(condition, torch.bool), b.tensor(x, dtype), b.tensor(y, dtype))
 
 
 @converts("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
