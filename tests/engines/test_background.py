@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from djinn_fx.engines.background import _for_sizes, _OnlyBuilder
+from djinn_fx.engines import background
+from djinn_fx.engines.background import BackgroundBuild, _for_sizes, _OnlyBuilder
 from djinn_fx.engines.base import BuildRequest, RegionGraph
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.keys import EngineKey, Guards
-from djinn_fx.engines.pool.jobs import BusyElsewhere
+from djinn_fx.engines.lazy import LazyRegion, Policy, State
+from djinn_fx.engines.memory import Loaded
+from djinn_fx.engines.pays import Budget
+from djinn_fx.engines.pool.jobs import BuildDone, BuildJob, BuildOutcome, BusyElsewhere
+from djinn_fx.engines.pool.tickets import Ticket
 from djinn_fx.engines.store import Store
 from djinn_fx.engines.tier import STORED_AS, Prepared, Tier, patience_s
+from djinn_fx.errors import EngineError
+from djinn_fx.reasons import ReasonKind
+from tests.forking import in_fork
 
 KEY = EngineKey(digest="a" * 64, fields={"test": 1})
+GRAPH = RegionGraph(
+    gm=torch.fx.GraphModule({}, torch.fx.Graph()),
+    structural_hash="",
+    canonical=None,
+    example_inputs=(),
+    label="here",
+    kind="inference",
+)
 
 
 def everything(guards: Guards) -> bool:
@@ -124,15 +142,7 @@ def test_patience(predicted_s: float, patience: float) -> None:
 
 def test_what_somebody_else_wrote_meanwhile_is_left_alone(tmp_path: Path) -> None:
     ours, theirs = (Tier(EagerEngine(), Store(tmp_path / "cache")) for _ in range(2))
-    graph = RegionGraph(
-        gm=torch.fx.GraphModule({}, torch.fx.Graph()),
-        structural_hash="",
-        canonical=None,
-        example_inputs=(),
-        label="here",
-        kind="inference",
-    )
-    prepared = Prepared(graph=graph, key=KEY)
+    prepared = Prepared(graph=GRAPH, key=KEY)
     small, large = Guards(expression="L['t0'] < 9"), Guards(expression="9 <= L['t0']")
     assert theirs.write(prepared, {"by": "them"}, b"theirs", small) == KEY.digest
     assert ours.write(prepared, {"by": "us"}, b"ours", small) == KEY.digest
@@ -140,3 +150,59 @@ def test_what_somebody_else_wrote_meanwhile_is_left_alone(tmp_path: Path) -> Non
     store = Store(tmp_path / "cache")
     found = [store.get(KEY.variant(number).digest) for number in range(3)]
     assert [one.payload if one is not None else None for one in found] == [b"theirs", b"ours", None]
+
+
+# Threads that are not there, and outcomes nobody foresaw
+
+
+class Pool:
+    """A build pool in which nothing is ever built."""
+
+    def __init__(self) -> None:
+        self.done: list[Callable[[BuildOutcome], None]] = []
+
+    def submit(self, job: BuildJob, *, on_start: Any, on_done: Callable[[BuildOutcome], None]) -> Ticket:
+        self.done.append(on_done)
+        return Ticket(job.key, on_start, on_done)
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
+    made = Pool()
+    monkeypatch.setattr(background, "shared_pool", lambda **_: made)
+    return made
+
+
+def lazy_region(checked: Callable[[Loaded], Loaded] | None = None) -> tuple[LazyRegion, BackgroundBuild]:
+    policy = Policy(at_once=True, budget=Budget(60.0))
+    region = LazyRegion(label="here", eager=lambda args: args, ops=10, repeats=1, policy=policy)
+    prepared = Prepared(graph=GRAPH, key=KEY, request=request())
+    build = BackgroundBuild(region, Tier(EagerEngine(), None), prepared, (), policy.budget, False, checked)
+    region.build([build])
+    return region, build
+
+
+def test_in_a_forked_process_it_is_built_anew(pool: Pool) -> None:
+    region, build = lazy_region()
+    left_s = build._budget.left_s
+    assert (len(pool.done), build.state, region.pending) == (1, State.QUEUED, True)
+
+    def anew() -> bool:
+        cold = build.state is State.COLD and not region.pending and build._budget.left_s == 60.0
+        region([])
+        return cold and len(pool.done) == 2 and build.state is State.QUEUED and build._budget.left_s == left_s
+
+    assert in_fork(anew)
+
+
+@pytest.mark.parametrize("error", [ValueError("a fault of ours"), MemoryError(), EngineError("said so")])
+def test_what_cannot_be_adopted_is_given_up_with_a_reason(pool: Pool, error: Exception) -> None:
+    def fails(_: Loaded) -> Loaded:
+        raise error
+
+    region, build = lazy_region(fails)
+    pool.done[0](BuildDone(header={"guards": None}, payload=b""))
+    assert (build.state, region.pending, region.engine) == (State.FAILED, False, "eager")
+    assert build.reason is not None
+    assert build.reason.kind is ReasonKind.FALLBACK
+    assert region([1]) == [1]
