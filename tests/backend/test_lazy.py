@@ -42,7 +42,7 @@ def children() -> Iterator[BuildPool]:
 
 @pytest.fixture(autouse=True)
 def pool(children: BuildPool, monkeypatch: pytest.MonkeyPatch) -> BuildPool:
-    monkeypatch.setattr(background, "shared_pool", lambda: children)
+    monkeypatch.setattr(background, "shared_pool", lambda **_: children)
     MEMORY.clear()
     return children
 
@@ -56,7 +56,7 @@ def idle_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[BuildPool]:
             return [], [], []
 
     pool = Idle(PoolLimits(children=1, memory_bytes=6_000_000_000))
-    monkeypatch.setattr(background, "shared_pool", lambda: pool)
+    monkeypatch.setattr(background, "shared_pool", lambda **_: pool)
     yield pool
     pool.close()
 
@@ -267,7 +267,7 @@ def test_a_builder_that_dies_costs_nothing_but_its_engine(
     pool: BuildPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     faulty = BuildPool(pool.limits, workers={"inductor": "tests.backend.dying:build"}, extra_path=[str(_ROOT)])
-    monkeypatch.setattr(background, "shared_pool", lambda: faulty)
+    monkeypatch.setattr(background, "shared_pool", lambda **_: faulty)
     monkeypatch.setattr(background, "RETRY_S", 0.0)
     try:
         module, x = Stacked().eval(), torch.randn(5, 6)
