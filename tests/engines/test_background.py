@@ -165,6 +165,9 @@ class Pool:
         self.done.append(on_done)
         return Ticket(job.key, on_start, on_done)
 
+    def cancel(self, ticket: Ticket) -> None:
+        ticket.cancelled = True
+
 
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
