@@ -146,3 +146,16 @@ def test_a_choice_keeps_the_sign_of_zero(flavour: str) -> None:
         return [torch.where(mask, x, y), torch.where(mask, x, 1.0), torch.where(mask, 0.0, y), x.masked_fill(mask, 2.0)]
 
     assert difference(answers(function, flavour, [x, y, mask], [x.abs(), y.abs(), mask]), function(x, y, mask)) is None
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_unpooling_to_a_place_that_is_none_is_left_to_torch_which_raises(flavour: str) -> None:
+    x, places = F.max_pool2d(torch.rand(1, 2, 4, 4), 2, return_indices=True)
+
+    def function(x: torch.Tensor, places: torch.Tensor) -> list[torch.Tensor]:
+        return [F.max_unpool2d(x, places, 2)]
+
+    for wrong in (-1, 16):
+        telling = places.clone()
+        telling.view(-1)[1] = wrong
+        assert answers(function, flavour, [x, telling], [x, places]) is None

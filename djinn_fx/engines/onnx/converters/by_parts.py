@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch.fx import Node
@@ -35,4 +37,15 @@ def _binary_cross_entropy(b: GraphBuilder, node: Node, x: Value, target: Value, 
 @needs(calm)
 def _with_sums(b: GraphBuilder, node: Node, *_: Any, **__: Any) -> Value:
     """Their order of additions shows in numbers that are not finite."""
+    raise Refused("done by its parts")
+
+
+@converts("aten.max_unpool2d.default", "aten.max_unpool3d.default")
+def _max_unpool(
+    b: GraphBuilder, node: Node, x: Value, indices: Value, output_size: Sequence[int | Value], *_: Any
+) -> Value:
+    """torch raises where an index is not within the plane that is filled."""
+    if not all(isinstance(size, int) for size in output_size):
+        raise Refused("of sizes that are not known before the call")
+    b.require_within(indices, 0, math.prod(size for size in output_size if isinstance(size, int)) - 1)
     raise Refused("done by its parts")
