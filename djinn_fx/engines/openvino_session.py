@@ -53,8 +53,12 @@ _SOMEWHERE = torch.empty(8)
 _MAX_BUFFERS = 3
 
 
-def settings(threads: int, precision: str) -> dict[str, Any]:
-    """How models are compiled: for one call at a time; float32 is float32 unless allowed otherwise."""
+def settings(threads: int, precision: str, graph: Any = None) -> dict[str, Any]:
+    """How a model is compiled: for one call at a time; float32 is float32 unless allowed otherwise.
+
+    Raises:
+        EngineError: it cannot be right.
+    """
     chosen: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
@@ -63,8 +67,15 @@ def settings(threads: int, precision: str) -> dict[str, Any]:
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     }
     if min(threads, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads) == 1:
-        # With one thread OpenVINO 2026.4 dies (SIGSEGV) while it looks for two linear layers in a row to fuse.
-        chosen["SNIPPETS_MODE"] = "DISABLE"
+        # With one thread OpenVINO 2026.4 dies (SIGSEGV) while it looks for two linear layers in a row to fuse; without
+        # snippets it cuts numbers off where they become bfloat16, instead of rounding them.
+        kinds = [(one.get_type_name(), one.get_output_element_type(0)) for one in graph.get_ops()] if graph else []
+        several = sum(kind == "MatMul" for kind, _ in kinds) > 1
+        halves = any(element == openvino.Type.bf16 for _, element in kinds)
+        if halves and several:
+            raise EngineError("OpenVINO does not round to bfloat16 on one thread")
+        if not halves:
+            chosen["SNIPPETS_MODE"] = "DISABLE"
     if precision == "exact":
         chosen["INFERENCE_PRECISION_HINT"] = "f32"
         chosen["KV_CACHE_PRECISION"] = "f32"
@@ -106,7 +117,7 @@ class OpenVinoSession:
             graph = core().read_model(proto.SerializeToString())
             _bind(graph, named)
             keep_exact(graph)
-            self._compiled = core().compile_model(graph, "CPU", settings(threads, precision))
+            self._compiled = core().compile_model(graph, "CPU", settings(threads, precision, graph))
         except Exception as error:
             raise EngineError(f"openvino: cannot open {label}: {useful_line(error)}") from error
         give_back(self.memory_bytes)

@@ -125,3 +125,19 @@ def test_a_forked_child_is_told_that_it_does_not_work() -> None:
             os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
     close(region.call(run, x, w, b), linear(x, w, b))
+
+
+@torch.no_grad()
+def test_bfloat16_is_rounded_with_one_thread_too() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        x = torch.randn(4, 16)
+        for function in (lambda x: x.bfloat16().float(), lambda x: x.bfloat16(), lambda x: x.bfloat16().exp()):
+            region = Traced(function, x)
+            assert torch.equal(region.call(region.opened(OpenVinoEngine()), x)[0], function(x))
+        two = Traced(lambda x, w: (x @ w @ w).relu(), x.bfloat16(), torch.randn(16, 16).bfloat16())
+        with pytest.raises(EngineError):
+            two.call(two.opened(OpenVinoEngine()), x.bfloat16(), torch.randn(16, 16).bfloat16())
+    finally:
+        torch.set_num_threads(threads)
