@@ -169,3 +169,30 @@ def test_a_mask_chooses_no_more_than_there_is(flavour: str) -> None:
     torch.testing.assert_close(converted(x, mask, source)[0], torch.masked_scatter(x, mask, source))
     with pytest.raises(Declined):
         converted(x, torch.ones(4, dtype=torch.bool), source)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_whose_place_it_is_among_equals_is_torchs_choice(flavour: str) -> None:
+    x = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 5.0, -1.0, 9.0]])
+    for function in (lambda x: x.topk(2), lambda x: x.kthvalue(2), lambda x: x.median(1)):
+        converted = Converted(region_of(function, [x]), flavour)
+        torch.testing.assert_close(tuple(converted(x)), tuple(function(x)))
+        with pytest.raises(Declined):
+            converted(torch.tensor([[3.0, 1.0, 1.0, 1.0], [0.0, -0.0, 0.0, -0.0]]))
+    converted = Converted(region_of(lambda x: x.topk(1)[0], [x]), flavour)
+    ties = torch.tensor([[3.0, 1.0, 1.0, 1.0], [0.0, 7.0, -0.0, -0.0]])
+    torch.testing.assert_close(converted(ties)[0], ties.topk(1)[0])
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_numbers_that_leave_their_type_on_the_way(flavour: str) -> None:
+    x = torch.tensor([0.5, 1.0, -2.0, 3.0])
+    converted = Converted(region_of(F.hardswish, [x]), flavour)
+    torch.testing.assert_close(converted(x)[0], F.hardswish(x))
+    for odd in (1e38, 3e38, float("inf"), -float("inf"), float("nan")):
+        wild = torch.tensor([odd, 1.0, -2.0, 0.0])
+        try:
+            found = converted(wild)[0]
+        except Declined:
+            continue
+        torch.testing.assert_close(found, F.hardswish(wild), equal_nan=True)

@@ -194,7 +194,8 @@ def _require_order(b: GraphBuilder, bounds: Value, count: int) -> None:
     array = b.array_of(bounds)
     if count and (array is None or not bool((array[:-1] <= array[1:]).all()) or bool((array != array).any())):
         lower, upper = (b.slice(bounds, 0, *ends, size=count - 1) for ends in ((0, count - 1), (1, count)))
-        b.require(binary(b, "LessOrEqual", *((lower, upper) if count > 1 else (bounds, bounds)), torch.bool))
+        pair = (lower, upper) if count > 1 else (bounds, bounds)  # NaN is in no order
+        b.require(binary(b, "LessOrEqual", *pair, torch.bool), of_floats=True)
 
 
 @converts("aten.bucketize.Tensor", "aten.searchsorted.Tensor")
@@ -219,7 +220,6 @@ def _bucketize(
         raise Refused("of more than 4096 boundaries, or a number of them that is not known")
     own = torch.promote_types(bounds.dtype, value.dtype)
     value, bounds = b.cast(value, own), b.cast(bounds, own)
-    _need_order(b, bounds)
     _require_order(b, bounds, number)
     value = b.unsqueeze(value, [value.rank])
     kind = "LessOrEqual" if right or side == "right" else "Less"
@@ -228,14 +228,3 @@ def _bucketize(
         below = either(b, below, isnan(b, value))
     made = reduce(b, "ReduceSum", b.cast(below, torch.int32), [below.rank - 1], False)
     return b.cast(made, result_dtype(node))
-
-
-def _need_order(b: GraphBuilder, bounds: Value) -> None:
-    """Counting is as good as searching only where the boundaries are in order; NaN is in none."""
-    size = bounds.shape[0]
-    assert size is not None
-    if bounds.is_float:
-        at_most(b, bounds, math.inf)
-    if size > 1:
-        lower, upper = b.slice(bounds, 0, 0, size - 1, size=size - 1), b.slice(bounds, 0, 1, size, size=size - 1)
-        b.require(b.op("LessOrEqual", [lower, upper], torch.bool), of_floats=True)

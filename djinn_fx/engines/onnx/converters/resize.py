@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
-from djinn_fx.engines.onnx.needs import calm, within
+from djinn_fx.engines.onnx.needs import calm, calm_arguments, within
 from djinn_fx.engines.onnx.registry import Refused, converts, fake
 
 _DIMS = {"1d": 1, "2d": 2, "3d": 3}
@@ -69,6 +69,7 @@ _LINEAR = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
 def _linear(b: GraphBuilder, node: Node, x: Value, sizes: Any, align_corners: bool, *given: Any) -> Value:
     mode = "align_corners" if align_corners else "half_pixel"
     factors = [None] * _dims(node) if align_corners else _factors(node, given)
+    calm_arguments(b, x)  # infinity times a weight of zero
     return _resized(b, node, x, factors, mode="linear", coordinate_transformation_mode=mode)
 
 
@@ -76,6 +77,7 @@ def _linear(b: GraphBuilder, node: Node, x: Value, sizes: Any, align_corners: bo
 def _cubic(b: GraphBuilder, node: Node, x: Value, sizes: Any, align_corners: bool, *given: Any) -> Value:
     mode = "align_corners" if align_corners else "half_pixel"
     factors = [None] * 2 if align_corners else _factors(node, given)
+    calm_arguments(b, x)
     return _resized(b, node, x, factors, mode="cubic", coordinate_transformation_mode=mode, cubic_coeff_a=-0.75)
 
 

@@ -46,9 +46,14 @@ def _keys(b: GraphBuilder, x: Value) -> Value:
 
 def _best(b: GraphBuilder, x: Value, k: int | Value, at: int, largest: bool) -> tuple[Value, Value]:
     """The k largest or smallest along a dimension in order, and their places."""
+    return _ordered(b, x, k, at, largest)[1:]
+
+
+def _ordered(b: GraphBuilder, x: Value, k: int | Value, at: int, largest: bool) -> tuple[Value, Value, Value]:
+    """The same, and in front of them the numbers by which they are in order (:func:`_keys`)."""
     keys = _keys(b, x)
     shape = [b.known(k) if place == at else size for place, size in enumerate(x.shape)]
-    _, places = b.ops(
+    best, places = b.ops(
         "TopK",
         [keys, b.ints([k])],
         [(keys.dtype, shape), (torch.int64, shape)],
@@ -56,7 +61,7 @@ def _best(b: GraphBuilder, x: Value, k: int | Value, at: int, largest: bool) -> 
         largest=int(largest),
         sorted=1,
     )
-    return b.op("GatherElements", [x, places], x.dtype, shape, axis=at), places
+    return best, b.op("GatherElements", [x, places], x.dtype, shape, axis=at), places
 
 
 @converts("aten.topk.default")
@@ -68,7 +73,38 @@ def _topk(
         raise Refused(f"of {x.dtype}: which of equal elements is chosen is not torch's choice")
     if not x.rank or 0 in x.shape or k == 0:
         raise Refused("of a single number, or of none")
-    return _best(b, x, k, axis(dim, x.rank), largest)
+    at = axis(dim, x.rank)
+    count = b.size(x, at)
+    if isinstance(k, int) and isinstance(count, int):
+        some: int | Value = min(k + 1, count)
+    else:
+        one_more = binary(b, "Add", b.tensor(k, torch.int64), 1)
+        some = b.op("Min", [one_more, b.tensor(count, torch.int64)], torch.int64, ())
+    best, found, places = _ordered(b, x, some, at, largest)
+    _distinct(b, best, at)
+    known = b.known(k)
+    return b.slice(found, at, 0, k, size=known), b.slice(places, at, 0, k, size=known)
+
+
+def _distinct(b: GraphBuilder, ordered: Value, at: int) -> None:
+    """Require that neighbours differ: whose place it is where they do not is torch's choice."""
+    size = ordered.shape[at]
+    if size is not None and size < 2:
+        return
+    last = b.size(ordered, at)
+    end = last - 1 if isinstance(last, int) else binary(b, "Sub", last, 1)
+    fewer = None if size is None else size - 1
+    first, second = b.slice(ordered, at, 0, end, size=fewer), b.slice(ordered, at, 1, last, size=fewer)
+    b.require(either(b, less(b, first, second), less(b, second, first)), of_floats=True)
+
+
+def _nearby(b: GraphBuilder, found: Value, at: int, k: int) -> None:
+    """The same of the k-th in order and those beside it."""
+    last = b.size(found, at)
+    end = min(k + 1, last) if isinstance(last, int) else k + 1
+    start = max(k - 2, 0)
+    size = end - start if isinstance(last, int) else None
+    _distinct(b, b.slice(found, at, start, end, size=size), at)
 
 
 def _returned(node: Node, output: int) -> bool:
@@ -117,7 +153,10 @@ def _kth(b: GraphBuilder, node: Node, x: Value, k: int, dim: int = -1, keepdim: 
     if not x.is_float or not x.rank:
         raise Refused("of integers: which of equal elements is chosen is not torch's choice")
     at = axis(dim, x.rank)
-    found, places = _best(b, x, k, at, False)
+    count = x.shape[at]
+    some: int | Value = b.size(x, at) if count is None else min(k + 1, count)
+    best, found, places = _ordered(b, x, some, at, False)
+    _nearby(b, best, at, k)
     found, places = (b.slice(one, at, k - 1, k, size=1) for one in (found, places))
     return (found, places) if keepdim else (b.squeeze(found, [at]), b.squeeze(places, [at]))
 
@@ -132,7 +171,9 @@ def _median(b: GraphBuilder, node: Node, x: Value, dim: int, keepdim: bool = Fal
     if not x.is_float or not size:
         raise Refused("of integers, or of a number of elements that is not known before the call")
     k = (size + 1) // 2
-    found, places = (b.slice(one, at, k - 1, k, size=1) for one in _best(b, x, k, at, False))
+    best, found, places = _ordered(b, x, min(k + 1, size), at, False)
+    _nearby(b, best, at, k)
+    found, places = (b.slice(one, at, k - 1, k, size=1) for one in (found, places))
     broken = isnan(b, x)
     any_broken = anywhere(b, broken, [at], True)
     found = select(b, any_broken, math.nan, found)
