@@ -25,7 +25,7 @@ from djinn_fx.engines.onnx.converters.parts import (
 )
 from djinn_fx.engines.onnx.converters.unary import negative
 from djinn_fx.engines.onnx.graph import GraphBuilder, Tensorlike, Value
-from djinn_fx.engines.onnx.needs import at_most, calm, needs, ordinary
+from djinn_fx.engines.onnx.needs import calm, needs, ordinary
 from djinn_fx.engines.onnx.registry import Refused, converts, result_dtype
 
 
