@@ -221,16 +221,20 @@ class _GraphCompiler:
         captured = replace(captured, plan=plan)
         built = self._builder(names).build(srg, plan)
         captured = replace(captured, builds=built.builds)
+        told: tuple[str, ...] = ()
         if self._handle is not None:
             self._handle.add((*built.callables, *built.standbys))
-            self._handle.refused += told_of_refusals(self.settings, chosen, built.builds)
+            told = told_of_refusals(self.settings, chosen, built.builds)
+            self._handle.refused += told
         program, constants = program_of(srg, plan)
         run = executable(program, built.callables, constants)
         if self._handle is not None:
             self._handle.watch(run)
         if self.ahead is None:
             run = learning(run, program, built, constants, captured, self.settings)
-        return captured, run, self._kept(program, constants, built.builds)
+        # A graph that an engine refused which was asked for is planned anew by each process: the user may have followed
+        # the remedy, and is told again if not.
+        return captured, run, self._kept(program, constants, built.builds) if not told else None
 
     def _kept(self, program: Program, constants: Mapping[int, Any], builds: Sequence[RegionBuild]) -> str | None:
         """The stored form of a graph, if it has one."""
