@@ -69,6 +69,8 @@ bench: $(READY)
 	$(BIN)/python bench/crossover.py --json bench/results/crossover.json
 	$(BIN)/python bench/regret.py --json bench/results/regret.json
 	$(BIN)/python bench/weights.py --json bench/results/weights.json
+	$(BIN)/python bench/conditions.py --json bench/results/conditions.json
+	$(BIN)/python bench/guard.py --json bench/results/guard.json
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.
 gpu: $(READY)
