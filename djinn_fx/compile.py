@@ -191,9 +191,7 @@ class _GraphCompiler:
             keep_inference_input_mutations=True,
             decompositions=decompositions(),
         )
-        # No region writes over what the forward saved, so it need not be given up: the backward may be called again.
-        with torch._functorch.config.patch("donated_buffer", False):
-            compiled: Callable[..., Any] = backend(gm, example_inputs)
+        compiled: Callable[..., Any] = backend(gm, example_inputs)
         return compiled
 
     def _compile(self, kind: GraphKind, gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
