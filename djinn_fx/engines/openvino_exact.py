@@ -5,6 +5,7 @@ OpenVINO 2026.4 on the CPU, and tests see to it that they still work:
 
 - A quotient becomes a product with the reciprocal, which is infinite or 0 for divisors near the ends of float32.
 - Two sums or products with constants become one, as if float32 had no ends: ``x * 1e-30 * 1e30``.
+- A product with one number becomes ``x * number + 0``, and so 0 of -0; a sum with 0 is left out, and so is -0 of -0.
 - A rounding to a half type and back is dropped, as halves are computed in float32. Of this one the mark cannot be set
   from Python, only read from a model in OpenVINO's own form: so the node is taken out of such a model.
 """
@@ -26,6 +27,13 @@ _KEEP_CONSTANT = "DisableConstantFolding_0"
 _LINEAR = ("Add", "Subtract", "Multiply", "Divide")
 #: Factors between these ends, and all they make with each other, do not leave float32.
 _LEAST, _MOST = 1e-12, 1e12
+#: What of a zero's sign nothing is seen in: numbers are added up to it, or it makes no difference.
+_ABSORBING = frozenset(
+    """
+    MatMul Softmax ScaledDotProductAttention Convolution GroupConvolution MVN ReduceSum ReduceMean ReduceL2 Exp Sigmoid
+    Cos Abs Less LessEqual Greater GreaterEqual Equal NotEqual
+    """.split()
+)
 
 _ROUNDING = """<?xml version="1.0"?><net name="rounding" version="11"><layers>
 <layer id="0" name="from" type="Parameter" version="opset1"><data shape="" element_type="f32"/>
@@ -40,14 +48,61 @@ _ROUNDING = """<?xml version="1.0"?><net name="rounding" version="11"><layers>
 
 def keep_exact(graph: Any) -> None:
     """Mark what OpenVINO must not rewrite in a model that is about to be compiled."""
-    for node in graph.get_ordered_ops():
+    ordered = graph.get_ordered_ops()
+    seen = _seen(ordered)
+    for node in ordered:
         kind = node.get_type_name()
+        if kind == "Negative" and node.get_friendly_name() in seen and _is_real(node) and not _is_joined(node):
+            _negate(node)
         if kind not in _LINEAR or not _is_real(node):
             continue
         if kind == "Divide" and not _is_harmless_division(node):
             node.get_rt_info()[_KEEP_DIVISION] = 1
-        if _follows_constant(node):
+        if _follows_constant(node) or (node.get_friendly_name() in seen and _loses_sign(node)):
             _hide_constant(node)
+
+
+def _seen(ordered: Any) -> set[str]:
+    """The nodes of whose zeros the sign may be seen in a result."""
+    seen: set[str] = set()
+    for node in reversed(ordered):
+        readers = [one.get_node() for output in node.outputs() for one in output.get_target_inputs()]
+        shown = (one.get_friendly_name() in seen and one.get_type_name() not in _ABSORBING for one in readers)
+        if node.get_type_name() == "Result" or any(shown):
+            seen.add(node.get_friendly_name())
+    return seen
+
+
+def _loses_sign(node: Any) -> bool:
+    """A product or quotient with one number, or a sum with 0.
+
+    But of those with -1 that are joined to something: as such it knows a rotary embedding.
+    """
+    for place in (0, 1):
+        numbers = _constant(node, place)
+        if numbers is None or (node.get_type_name() == "Divide" and place == 0):
+            continue
+        if node.get_type_name() in ("Add", "Subtract"):
+            return bool(np.all(numbers == 0))
+        return numbers.size == 1 and not (numbers.item() == -1 and _is_joined(node))
+    return False
+
+
+def _is_joined(node: Any) -> bool:
+    return {one.get_node().get_type_name() for one in node.output(0).get_target_inputs()} == {"Concat"}
+
+
+def _negate(node: Any) -> None:
+    """By a product, of which it is not known that it is one with -1."""
+    product = opset13.multiply(node.input_value(0), _hidden(np.array(-1, np.float32)))
+    product.set_friendly_name(node.get_friendly_name())
+    node.output(0).replace(product.output(0))
+
+
+def _hidden(numbers: Any) -> Any:
+    same = opset13.squeeze(opset13.constant(numbers[None]), np.array([0]))
+    same.get_rt_info()[_KEEP_CONSTANT] = 1
+    return same
 
 
 def rounded(value: Any, kind: str) -> Any:
@@ -127,8 +182,7 @@ def _hide_constant(node: Any) -> None:
         if numbers is not None:
             # A difference would become a sum anew.
             is_taken_away = place == 1 and node.get_type_name() == "Subtract"
-            same = opset13.squeeze(opset13.constant((-numbers if is_taken_away else numbers)[None]), np.array([0]))
-            same.get_rt_info()[_KEEP_CONSTANT] = 1
+            same = _hidden(-numbers if is_taken_away else numbers)
             if is_taken_away:
                 total = opset13.add(node.input_value(0), same)
                 total.set_friendly_name(node.get_friendly_name())

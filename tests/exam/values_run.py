@@ -42,7 +42,8 @@ Answers = Sequence[Mapping[str, Any]]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the sweep as the command line says."""
     given = _arguments(argv)
-    names = [name for name in ops() if not given.only or any(text in name for text in given.only)][:: given.stride]
+    names = [name for name in ops() if not given.only or any(text in name for text in given.only)]
+    names = names[given.offset :: given.stride]
     found: dict[str, Answers] = {}
     failed = False
     for engine in given.engine or ENGINES:
@@ -67,6 +68,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--engine", action="append", choices=ENGINES, help="default: all of them")
     parser.add_argument("--only", action="append", metavar="TEXT", help="part of an op's name")
     parser.add_argument("--stride", type=int, default=1, help="one op of so many")
+    parser.add_argument("--offset", type=int, default=0, help="how many ops to pass over before the first")
     parser.add_argument("--samples", type=int, default=2, help="questions of an op (2, as for the baseline); 0: all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all answers there")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2) // 2))

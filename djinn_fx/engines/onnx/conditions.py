@@ -8,6 +8,7 @@ may be out of range is brought into it, so that no kernel reads or writes where 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -334,6 +335,8 @@ def places_of(name: str, node: Node) -> Iterator[Place]:
     elif name == "aten.index_fill":
         size = _size(args[0], args[1])  # type: ignore[arg-type]
         yield args[2], -size, size - 1  # type: ignore[misc]
+    elif name in ("aten.max_unpool2d", "aten.max_unpool3d"):
+        yield args[1], 0, math.prod(args[2]) - 1  # type: ignore[arg-type, misc]
     elif name in ("aten.take", "aten.put"):
         count = _numel(args[0])
         yield args[1], -count, count - 1  # type: ignore[misc]

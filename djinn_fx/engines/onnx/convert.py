@@ -18,6 +18,7 @@ from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.results import Results
 from djinn_fx.engines.onnx.signature import Fed, Signature
 from djinn_fx.engines.onnx.sizes import Symbols
+from djinn_fx.engines.onnx.values import RefusedWhole
 from djinn_fx.engines.ranges.analysis import Ranges
 from djinn_fx.engines.tensorrt.effects import Effects
 from djinn_fx.engines.tensorrt.support import Refused as EffectsRefused
@@ -25,7 +26,7 @@ from djinn_fx.srg.graph import attribute, fake_value, tensors_of
 from djinn_fx.srg.lower import source_of, target_name
 
 #: Part of the engines' fingerprints: a new number makes every kept model stale.
-CONVERTER_VERSION = "8"
+CONVERTER_VERSION = "9"
 
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _CHECKS = (
@@ -265,6 +266,8 @@ class _Conversion:
             try:
                 value = convert(self._builder, node, *self._given(node.args), **self._given(node.kwargs))
                 return self._stamped(value, node)
+            except RefusedWhole:
+                raise
             except Refused as error:
                 refused = error
         parts = parts_of(node)

@@ -51,6 +51,8 @@ class GraphBuilder:
         self._numbers: dict[tuple[torch.dtype, str], Value] = {}
         self._vectors: dict[tuple[int, ...], Value] = {}
         self._transposed: dict[str, tuple[Value, list[int]]] = {}
+        #: The operands of what has their elements in another order or under other sizes.
+        self._moved: dict[str, Value] = {}
         self._arrays: dict[str, np.ndarray] = {}
         self._made: dict[Any, tuple[Value, ...]] = {}
         self._outputs = 0
@@ -96,6 +98,8 @@ class GraphBuilder:
         if shape is None or dtype is None:
             raise ValueError(f"{kind} without inputs needs a dtype and a shape")
         (value,) = self._node(kind, inputs, [(dtype, tuple(shape), symbols)], domain, attributes)
+        if kind in ("Reshape", "Transpose", "Squeeze", "Unsqueeze") and first is not None:
+            self._moved[value.name] = self.before_moved(first)
         return value
 
     def ops(
@@ -231,7 +235,7 @@ class GraphBuilder:
             # OpenVINO's Cast takes NaN for False.
             wide = self.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
             zero = self.constant(0.0, wide.dtype)
-            return self.op("Not", [self.op("Equal", [wide, zero], dtype)])
+            return self.opposite(self.op("Equal", [wide, zero], dtype))
         return self.op("Cast", [value], dtype, to=onnx_type(dtype))
 
     def shape_of(self, value: Value) -> Value:
@@ -301,6 +305,10 @@ class GraphBuilder:
         """What a value was before its dimensions were put into another order; itself, if they were not."""
         return self._transposed[value.name][0] if value.name in self._transposed else value
 
+    def before_moved(self, value: Value) -> Value:
+        """The value whose elements these are, in another order or under other sizes; itself, if it is none."""
+        return self._moved.get(value.name, value)
+
     def is_transposed(self, value: Value, order: Sequence[int]) -> bool:
         """Whether a value was made by putting dimensions into this order."""
         return value.name in self._transposed and self._transposed[value.name][1] == list(order)
@@ -359,6 +367,15 @@ class GraphBuilder:
         symbols = tuple(None if place == dim else values[0].symbol(place) for place in range(len(shape)))
         # The last one as -1: OpenVINO knows a rotary embedding by that.
         return self.op("Concat", values, None, shape, symbols=symbols, axis=-1 if dim == len(shape) - 1 else dim)
+
+    def opposite(self, condition: Value) -> Value:
+        """The other truth value.
+
+        Not by ONNX Runtime's Not: its optimizer exchanges a Where's operands for it, and Where loses the first's -0.
+        """
+        if self.flavour == "onnxruntime":
+            return self.op("Xor", [condition, self.constant(True, torch.bool)])
+        return self.op("Not", [condition])
 
     def where(self, condition: Value, yes: Value, no: Value, shape: Sequence[int | None] | None = None) -> Value:
         """Elements of one or the other, all three broadcast together. Give the shape where it is not ``yes``'s."""

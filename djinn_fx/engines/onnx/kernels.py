@@ -83,7 +83,7 @@ def compare(b: GraphBuilder, kind: str, first: Value, second: Value) -> Value:
 
 def negate(b: GraphBuilder, value: Value) -> Value:
     """The other truth value."""
-    return b.op("Not", [value])
+    return b.opposite(value)
 
 
 def select(b: GraphBuilder, condition: Value, yes: Value, no: Value) -> Value:
@@ -100,8 +100,7 @@ def select(b: GraphBuilder, condition: Value, yes: Value, no: Value) -> Value:
 def chosen(b: GraphBuilder, condition: Value, yes: Value, no: Value, shape: Sequence[int | None]) -> Value:
     """``Where``. ONNX Runtime's makes -0 to 0 in its second operand: a constant goes there, if there is one."""
     if b.flavour == "onnxruntime" and yes.is_float and b.array_of(yes) is None and b.array_of(no) is not None:
-        # Not by Not, which its optimizer takes away again.
-        condition = b.op("Xor", [condition, b.constant(True, torch.bool)])
+        condition = b.opposite(condition)
         yes, no = no, yes
     return b.op("Where", [condition, yes, no], yes.dtype, shape)
 
@@ -122,7 +121,7 @@ def exactly_chosen(b: GraphBuilder, condition: Value, yes: Value, no: Value) -> 
     if b.flavour != "onnxruntime" or not yes.is_float or not varies:
         return select(b, condition, yes, no)
     shape, inner = broadcast(condition, yes, no), wide(b, yes.dtype, exact=True)
-    other = b.op("Xor", [condition, b.constant(True, torch.bool)])
+    other = b.opposite(condition)
     parts = []
     for left_out, value in ((other, yes), (condition, no)):
         turned = b.op("Neg", [b.cast(value, inner)])

@@ -20,11 +20,20 @@ _MOST = 3e38
 #: Beside a number outside of these, the runtimes' quotients and remainders lose digits, or leave the type.
 ORDINARY = (1e-30, 1e30)
 
+#: Sums of squares above this are of tensors in which not all numbers are tiny.
+LIVELY = 1e-30
+
 Converter = Callable[..., Any]
 
 
-def calm(b: GraphBuilder, *values: Value | None) -> None:
-    """Require that no element is NaN, infinite or huge: the sum of the squares of each tensor stays finite."""
+def calm(b: GraphBuilder, *values: Value | None, least: float | None = None) -> None:
+    """Require that no element is NaN, infinite or huge: the sum of the squares of each tensor stays finite.
+
+    Args:
+        b: the builder.
+        values: of any types; those that do not vary are passed over.
+        least: that sum must be above this, so that not all elements are zeros of some sign, or denormals.
+    """
     for value in values:
         if value is None or not _varies(b, value):
             continue
@@ -33,6 +42,8 @@ def calm(b: GraphBuilder, *values: Value | None) -> None:
         kind = "ReduceL2" if b.flavour == "openvino" else "ReduceSumSquare"
         total = b.op(kind, [number], None, (), keepdims=0) if number.rank else b.op("Abs", [number])
         b.require(b.op("Less", [total, b.constant(_MOST, number.dtype)], torch.bool, ()), of_floats=True)
+        if least is not None:
+            b.require(b.op("Less", [b.constant(least, number.dtype), total], torch.bool, ()), of_floats=True)
 
 
 def calm_arguments(b: GraphBuilder, *values: Value | None) -> None:
@@ -40,7 +51,7 @@ def calm_arguments(b: GraphBuilder, *values: Value | None) -> None:
 
     For the operators that models are made of: what other operators gave them is finite, or shows in the results.
     """
-    plain = [b.before_transpose(one) for one in values if one is not None]
+    plain = [b.before_moved(one) for one in values if one is not None]
     calm(b, *(one for one in plain if one.name in b.given))
 
 

@@ -12,6 +12,10 @@ class Refused(Exception):
     """This op, with these arguments, has no equal in ONNX or in the runtime; the text says why, in plain words."""
 
 
+class RefusedWhole(Refused):
+    """Nor has it one by way of its parts, which are something else for some numbers."""
+
+
 @dataclass(frozen=True)
 class Value:
     """A tensor of the model.

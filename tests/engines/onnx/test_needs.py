@@ -15,6 +15,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
 from djinn_fx.engines.base import Declined
+from djinn_fx.engines.onnx.convert import Refused, convert
 from tests.engines.onnx.running import FLAVOURS, Converted, check, region_of
 from tests.exam.values import difference
 
@@ -159,3 +160,45 @@ def test_unpooling_to_a_place_that_is_none_is_left_to_torch_which_raises(flavour
         telling = places.clone()
         telling.view(-1)[1] = wrong
         assert answers(function, flavour, [x, telling], [x, places]) is None
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_product_with_one_number_keeps_the_sign_of_zero(dynamic: bool) -> None:
+    def function(x: torch.Tensor) -> list[torch.Tensor]:
+        return [-x, x * 2, x / 3, x + 0.0, (x * 2).view(-1).cos(), torch.cat([-x, x]), x.deg2rad()]
+
+    x = torch.tensor([-0.0, 0.0, 1.0, -2.0]).repeat(2, 3)
+    converted = Converted(region_of(function, [x], dynamic=dynamic), "openvino")
+    assert difference(converted(x), function(x)) is None
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_sum_is_never_less_than_zero_by_its_sign_alone(flavour: str) -> None:
+    def function(x: torch.Tensor, one: torch.Tensor) -> list[torch.Tensor]:
+        return [x.sum(0), x.sum(), x.mean(1), x.nansum(), one.sum(), one.nanmean()]
+
+    zeros = [torch.full((2, 3), -0.0), torch.tensor(-0.0)]
+    assert difference(answers(function, flavour, zeros, [torch.rand(2, 3), torch.rand(())]), function(*zeros)) is None
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize(
+    ("function", "tensors"),
+    [
+        (lambda x: [torch.ops.aten.linalg_cross(x, x.flip(0))], [torch.rand(2, 3)]),
+        (lambda x, m: [torch.ops.aten.native_dropout_backward(x, m, 1.5)], [torch.arange(3), torch.ones(3) > 0]),
+        (lambda x: [F.batch_norm(x, None, None, training=True)], [torch.rand(4, 2, 3).bfloat16()]),
+    ],
+)
+def test_what_its_parts_compute_otherwise_is_refused(function: Function, tensors: list[Any], flavour: str) -> None:
+    with pytest.raises(Refused):
+        convert(region_of(function, tensors), flavour)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_product_of_what_was_given_in_another_shape_is_looked_at(flavour: str) -> None:
+    def function(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.tensordot(x, y, 2)]
+
+    harmless = [torch.rand(2, 3, 4), torch.rand(3, 4, 5)]
+    assert answers(function, flavour, [harmless[0], harmless[1] * 1e38], harmless) is None

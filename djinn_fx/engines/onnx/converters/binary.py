@@ -175,6 +175,7 @@ def _trilinear(
 
 
 @converts("aten.addbmm.default")
+@needs(calm)
 def _addbmm(
     b: GraphBuilder, node: Node, x: Value, first: Value, second: Value, *, beta: float = 1, alpha: float = 1
 ) -> Value:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.converters.normalization import check_batch
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
 from djinn_fx.engines.onnx.kernels import wide
 from djinn_fx.engines.onnx.needs import calm, needs, within
 from djinn_fx.engines.onnx.registry import Refused, converts
+from djinn_fx.engines.onnx.values import RefusedWhole
 
 
 @converts("aten.binary_cross_entropy.default")
@@ -26,13 +26,9 @@ def _binary_cross_entropy(b: GraphBuilder, node: Node, x: Value, target: Value, 
 @converts(
     "aten._softmax_backward_data.default",
     "aten._log_softmax_backward_data.default",
-    "aten._native_batch_norm_legit.default",
-    "aten._native_batch_norm_legit.no_stats",
-    "aten._native_batch_norm_legit_functional.default",
-    "aten._batch_norm_with_update_functional.default",
+    "aten.binary_cross_entropy_with_logits.default",
     "aten.native_layer_norm_backward.default",
     "aten.native_group_norm_backward.default",
-    "aten.linalg_cross.default",
 )
 @needs(calm)
 def _with_sums(b: GraphBuilder, node: Node, *_: Any, **__: Any) -> Value:
@@ -40,12 +36,25 @@ def _with_sums(b: GraphBuilder, node: Node, *_: Any, **__: Any) -> Value:
     raise Refused("done by its parts")
 
 
-@converts("aten.max_unpool2d.default", "aten.max_unpool3d.default")
-def _max_unpool(
-    b: GraphBuilder, node: Node, x: Value, indices: Value, output_size: Sequence[int | Value], *_: Any
-) -> Value:
-    """torch raises where an index is not within the plane that is filled."""
-    if not all(isinstance(size, int) for size in output_size):
-        raise Refused("of sizes that are not known before the call")
-    b.require_within(indices, 0, math.prod(size for size in output_size if isinstance(size, int)) - 1)
+@converts(
+    "aten._native_batch_norm_legit.default",
+    "aten._native_batch_norm_legit.no_stats",
+    "aten._native_batch_norm_legit_functional.default",
+    "aten._batch_norm_with_update_functional.default",
+)
+def _batch_norm(b: GraphBuilder, node: Node, *args: Any, **kwargs: Any) -> Value:
+    given = [one for one in (*args, *kwargs.values()) if isinstance(one, Value) and one.is_float]
+    check_batch(b, *given)
+    raise Refused("done by its parts")
+
+
+@converts("aten.linalg_cross.default")
+def _cross(b: GraphBuilder, node: Node, *_: Any, **__: Any) -> Value:
+    raise RefusedWhole("torch rounds one of the two products only together with the difference")
+
+
+@converts("aten.native_dropout_backward.default")
+def _dropout_backward(b: GraphBuilder, node: Node, gradient: Value, *_: Any) -> Value:
+    if not gradient.is_float:
+        raise RefusedWhole("of whole numbers")  # which have no -0, as torch multiplies by the mask
     raise Refused("done by its parts")

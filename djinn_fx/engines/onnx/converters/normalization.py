@@ -10,8 +10,9 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.kernels import wide
-from djinn_fx.engines.onnx.needs import calm
+from djinn_fx.engines.onnx.needs import LIVELY, calm
 from djinn_fx.engines.onnx.registry import converts
+from djinn_fx.engines.onnx.values import RefusedWhole
 from djinn_fx.srg.lower import target_name
 
 
@@ -165,6 +166,18 @@ def _batch_norm(
     return b.cast(b.op("BatchNormalization", inputs, epsilon=float(eps)), x.dtype)
 
 
+def check_batch(b: GraphBuilder, x: Value, *others: Value | None) -> None:
+    """Require what statistics of a batch are reckoned right from.
+
+    Raises:
+        RefusedWhole: of halves, which torch rounds on the way.
+    """
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise RefusedWhole("statistics of a batch of halves")
+    calm(b, x, least=LIVELY)
+    calm(b, *others)
+
+
 @converts("aten._native_batch_norm_legit_no_training.default")
 def batch_norm(
     b: GraphBuilder,
@@ -195,7 +208,7 @@ def batch_norm_modes(
     *_: Any,
 ) -> Any:
     if training:
-        calm(b, x, weight)
+        check_batch(b, x, weight)
     if training or mean is None or var is None:
         raise Refused("batch statistics in training")
     result = _batch_norm(b, x, weight, bias, mean, var, eps)

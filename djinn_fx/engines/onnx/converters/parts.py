@@ -101,7 +101,7 @@ def select(b: GraphBuilder, condition: Value, yes: Tensorlike, no: Tensorlike) -
     own = yes.dtype if isinstance(yes, Value) else no.dtype if isinstance(no, Value) else torch.float32
     first, second = b.tensor(yes, own), b.tensor(no, own)
     if own is torch.bool:  # of which onnxruntime has no Where
-        return either(b, both(b, condition, first), both(b, unary(b, "Not", condition), second))
+        return either(b, both(b, condition, first), both(b, b.opposite(condition), second))
     return chosen(b, condition, first, second, joint(condition.shape, first.shape, second.shape))
 
 
@@ -112,7 +112,7 @@ def exp(b: GraphBuilder, x: Value) -> Value:
 
 def truth(b: GraphBuilder, x: Value) -> Value:
     """Whether an element differs from zero; NaN does. Not by a cast, which takes NaN for 0 in OpenVINO."""
-    return x if x.dtype is torch.bool else unary(b, "Not", equal(b, x, 0))
+    return x if x.dtype is torch.bool else b.opposite(equal(b, x, 0))
 
 
 def larger(b: GraphBuilder, x: Value, y: Value, op: str = "Max") -> Value:
@@ -211,7 +211,7 @@ def anywhere(b: GraphBuilder, x: Value, dims: Sequence[int], keep: bool) -> Valu
     """Whether a bool is true somewhere along these dimensions."""
     if not dims:
         return x
-    return unary(b, "Not", equal(b, reduce(b, "ReduceMax", b.cast(x, torch.int32), dims, keep), 0))
+    return b.opposite(equal(b, reduce(b, "ReduceMax", b.cast(x, torch.int32), dims, keep), 0))
 
 
 def extreme(b: GraphBuilder, kind: str, x: Value, dims: Sequence[int], keep: bool) -> Value:
@@ -225,7 +225,7 @@ def extreme(b: GraphBuilder, kind: str, x: Value, dims: Sequence[int], keep: boo
         return found
     if b.flavour == "openvino":  # which begins with the largest finite number, not with infinity
         least = -math.inf if kind == "ReduceMax" else math.inf
-        found = select(b, anywhere(b, unary(b, "Not", equal(b, x, least)), dims, keep), found, least)
+        found = select(b, anywhere(b, b.opposite(equal(b, x, least)), dims, keep), found, least)
     return select(b, anywhere(b, isnan(b, x), dims, keep), math.nan, found)
 
 

@@ -47,8 +47,16 @@ def check_not_empty(x: Value, axes: Sequence[int]) -> None:
 @converts("aten.sum.dim_IntList", "aten.sum.default")
 def total(b: GraphBuilder, node: Node, x: Value, dim: Any = None, keepdim: bool = False, **_: Any) -> Value:
     dtype = result_dtype(node)
-    inner = wide(b, dtype)
-    return b.cast(reduce(b, "ReduceSum", b.cast(b.cast(x, dtype), inner), axes_of(x, dim), keepdim), dtype)
+    value = b.cast(b.cast(x, dtype), wide(b, dtype))
+    return b.cast(unsigned_zero(b, reduce(b, "ReduceSum", value, axes_of(x, dim), keepdim)), dtype)
+
+
+def unsigned_zero(b: GraphBuilder, total: Value) -> Value:
+    """A sum as torch has it, who adds to 0: without any -0."""
+    if not total.is_float:
+        return total
+    zero = b.constant(0.0, total.dtype)
+    return b.where(b.op("Equal", [total, zero], torch.bool), zero, total, total.shape)
 
 
 @converts("aten.mean.dim", "aten.mean.default")
@@ -59,7 +67,8 @@ def mean(b: GraphBuilder, node: Node, x: Value, dim: Any = None, keepdim: bool =
         raise Refused("the mean of no elements")
     calm_arguments(b, x)
     inner = wide(b, dtype)
-    return b.cast(reduce(b, "ReduceMean", b.cast(b.cast(x, dtype), inner), axes, keepdim), dtype)
+    value = b.cast(b.cast(x, dtype), inner)
+    return b.cast(unsigned_zero(b, reduce(b, "ReduceMean", value, axes, keepdim)), dtype)
 
 
 def extreme(b: GraphBuilder, kind: str, x: Value, axes: Sequence[int], keepdim: bool) -> Value:
@@ -124,7 +133,7 @@ def cumsum(b: GraphBuilder, node: Node, x: Value, dim: int, **_: Any) -> Value:
     if not x.shape:
         return b.cast(x, dtype)
     value = b.cast(b.cast(x, dtype), wide(b, dtype))
-    return b.cast(b.op("CumSum", [value, b.constant(dim % x.rank, torch.int64)]), dtype)
+    return b.cast(unsigned_zero(b, b.op("CumSum", [value, b.constant(dim % x.rank, torch.int64)])), dtype)
 
 
 def _place(kind: str) -> Any:

@@ -27,6 +27,7 @@ from djinn_fx.engines.onnx.converters.parts import (
     unary,
     wide,
 )
+from djinn_fx.engines.onnx.converters.reduce_basic import unsigned_zero
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
 from djinn_fx.engines.onnx.needs import calm, exceeds
 from djinn_fx.engines.onnx.registry import Refused, converts, fake, result_dtype
@@ -102,9 +103,8 @@ def _nansum(
     if x.is_float:
         x = select(b, isnan(b, x), 0.0, x)
     value = b.cast(x, wide(result_dtype(node)))
-    if not value.rank:
-        return b.cast(value, result_dtype(node))
-    return b.cast(reduce(b, "ReduceSum", value, axes(dim, x.rank), keepdim), result_dtype(node))
+    total = reduce(b, "ReduceSum", value, axes(dim, x.rank), keepdim) if value.rank else value
+    return b.cast(unsigned_zero(b, total), result_dtype(node))
 
 
 @converts("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")

@@ -9,8 +9,9 @@ import torch
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
-from djinn_fx.engines.onnx.needs import calm, calm_arguments, within
+from djinn_fx.engines.onnx.needs import LIVELY, calm, calm_arguments, within
 from djinn_fx.engines.onnx.registry import Refused, converts, fake
+from djinn_fx.engines.onnx.values import RefusedWhole
 
 _DIMS = {"1d": 1, "2d": 2, "3d": 3}
 
@@ -89,7 +90,9 @@ def _grid_sample(
     if "3d" in str(node.target) and b.flavour == "openvino":
         raise Refused("of three dimensions")
     shape = (*x.shape[:2], *grid.shape[1:-1])
-    calm(b, x)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise RefusedWhole("of halves, in which torch reckons places, too")
+    calm(b, x, least=LIVELY)  # of zeros they forget the sign
     # The runtimes read elsewhere in memory for what is not even an integer.
     grid = within(b, grid, -1e4, 1e4)
     return b.op(

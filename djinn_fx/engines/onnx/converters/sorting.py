@@ -22,7 +22,6 @@ from djinn_fx.engines.onnx.converters.parts import (
     isnan,
     less,
     select,
-    unary,
     wide,
 )
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
@@ -238,7 +237,7 @@ def _running_extreme(b: GraphBuilder, node: Node, x: Value, dim: int) -> tuple[V
         rest = [b.slice(one, at, step, size, size=size - step) for one in (keys, places)]
         keeps = less(b, rest[0], held) if most else less(b, held, rest[0])
         if x.is_float:
-            keeps = either(b, keeps, both(b, isnan(b, held), unary(b, "Not", isnan(b, rest[0]))))
+            keeps = either(b, keeps, both(b, isnan(b, held), b.opposite(isnan(b, rest[0]))))
         made = [select(b, keeps, old, new) for old, new in ((held, rest[0]), (where, rest[1]))]
         keys, places = (
             b.concat([b.slice(one, at, 0, step, size=step), new], at)
