@@ -85,6 +85,10 @@ def layouts_of(srg: SRG, slots: Mapping[str, int]) -> Layouts:
 def _strides(value: Any, names: Mapping[Any, Any]) -> Strides:
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
         return None
+    if value.dim() == 1 and type(value.shape[0]) is int and value.shape[0] == 0:
+        return (
+            None  # it has but one layout; and AOTAutograd's tokens of effects look like that, which are None in a call
+        )
     strides: tuple[Any, ...] = tuple(value.stride())
     if all(type(one) is int for one in strides):
         return strides

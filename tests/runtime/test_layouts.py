@@ -104,3 +104,12 @@ def test_laid_out(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
 def test_elements_that_would_overlap_are_left_alone() -> None:
     value = torch.randn(3, 4)
     assert laid_out(value, (1, 1)) is value
+
+
+def test_the_token_of_an_effect_which_a_call_has_none_of_is_not_looked_at() -> None:
+    def function(x: Tensor) -> Tensor:
+        return torch.linalg.cholesky(x @ x.t() + torch.eye(3)) + 1
+
+    x = torch.rand(3, 3)
+    compiled = torch.compile(function, backend="djinn", options={"engine": "eager"})
+    assert torch.equal(compiled(x), function(x))
