@@ -52,7 +52,7 @@ def keep_exact(graph: Any) -> None:
     seen = _seen(ordered)
     for node in ordered:
         kind = node.get_type_name()
-        if kind == "Negative" and node.get_friendly_name() in seen and _is_real(node) and not _is_joined(node):
+        if kind == "Negative" and node.get_friendly_name() in seen and not _is_joined(node):
             _negate(node)
         if kind not in _LINEAR or not _is_real(node):
             continue
@@ -74,7 +74,7 @@ def _seen(ordered: Any) -> set[str]:
 
 
 def _loses_sign(node: Any) -> bool:
-    """A product or quotient with one number, or a sum with 0.
+    """A product or quotient with one number other than 1, or a sum with 0.
 
     But of those with -1 that are joined to something: as such it knows a rotary embedding.
     """
@@ -84,7 +84,7 @@ def _loses_sign(node: Any) -> bool:
             continue
         if node.get_type_name() in ("Add", "Subtract"):
             return bool(np.all(numbers == 0))
-        return numbers.size == 1 and not (numbers.item() == -1 and _is_joined(node))
+        return numbers.size == 1 and numbers.item() != 1 and not (numbers.item() == -1 and _is_joined(node))
     return False
 
 
@@ -94,6 +94,8 @@ def _is_joined(node: Any) -> bool:
 
 def _negate(node: Any) -> None:
     """By a product, of which it is not known that it is one with -1."""
+    if node.get_output_element_type(0).get_type_name() != "f32":
+        return
     product = opset13.multiply(node.input_value(0), _hidden(np.array(-1, np.float32)))
     product.set_friendly_name(node.get_friendly_name())
     node.output(0).replace(product.output(0))

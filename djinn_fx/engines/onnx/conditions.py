@@ -53,7 +53,7 @@ _DIVISIONS = frozenset({"aten.floor_divide", "aten.remainder", "aten.fmod"})
 _MADE = frozenset(f"aten.{name}" for name in "arange full new_full full_like index_put scatter".split())
 _CLASSES = frozenset({"aten.nll_loss_forward", "aten.nll_loss2d_forward"})
 #: ONNX Runtime's results of these are wrong beyond a number.
-_INEXACT_ONNXRUNTIME = {"aten.sum": 2**53, "aten.prod": 2**53, "aten.cumprod": 2**53, "aten.pow": 2**53}
+_INEXACT_ONNXRUNTIME = {f"aten.{name}": 2**53 for name in ("sum", "nansum", "_trilinear", "prod", "cumprod", "pow")}
 
 #: An operand, the ends between which its numbers must lie, and whether counting from the end is meant by negative ones.
 Place = tuple[Node, Any, Any]

@@ -165,7 +165,7 @@ def test_unpooling_to_a_place_that_is_none_is_left_to_torch_which_raises(flavour
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_a_product_with_one_number_keeps_the_sign_of_zero(dynamic: bool) -> None:
     def function(x: torch.Tensor) -> list[torch.Tensor]:
-        return [-x, x * 2, x / 3, x + 0.0, (x * 2).view(-1).cos(), torch.cat([-x, x]), x.deg2rad()]
+        return [-x, x * 2, x / 3, x + 0.0, x * 1.0, (x * 2).view(-1).cos(), torch.cat([-x, x]), x.deg2rad()]
 
     x = torch.tensor([-0.0, 0.0, 1.0, -2.0]).repeat(2, 3)
     converted = Converted(region_of(function, [x], dynamic=dynamic), "openvino")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -25,7 +26,7 @@ from djinn_fx.engines.onnx.converters.parts import (
 )
 from djinn_fx.engines.onnx.converters.unary import negative
 from djinn_fx.engines.onnx.graph import GraphBuilder, Tensorlike, Value
-from djinn_fx.engines.onnx.needs import calm, needs, ordinary
+from djinn_fx.engines.onnx.needs import LIVELY, calm, needs, ordinary
 from djinn_fx.engines.onnx.registry import Refused, converts, result_dtype
 
 
@@ -156,7 +157,7 @@ def norm(b: GraphBuilder, x: Value, dims: list[int], order: float, keep: bool) -
 
 
 @converts("aten._trilinear.default")
-@needs(calm)
+@needs(functools.partial(calm, least=LIVELY))
 def _trilinear(
     b: GraphBuilder,
     node: Node,
