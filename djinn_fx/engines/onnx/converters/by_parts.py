@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch.fx import Node
@@ -9,7 +10,7 @@ from torch.fx import Node
 from djinn_fx.engines.onnx.converters.normalization import check_batch
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
 from djinn_fx.engines.onnx.kernels import wide
-from djinn_fx.engines.onnx.needs import calm, needs, within
+from djinn_fx.engines.onnx.needs import LIVELY, calm, needs, within
 from djinn_fx.engines.onnx.registry import Refused, converts
 from djinn_fx.engines.onnx.values import RefusedWhole
 
@@ -23,9 +24,14 @@ def _binary_cross_entropy(b: GraphBuilder, node: Node, x: Value, target: Value, 
     raise Refused("done by its parts")
 
 
+@converts("aten._softmax_backward_data.default", "aten._log_softmax_backward_data.default")
+@needs(functools.partial(calm, least=LIVELY))
+def _softmax_backward(b: GraphBuilder, node: Node, *_: Any, **__: Any) -> Value:
+    """The sign of its zeros depends on the order, too."""
+    raise Refused("done by its parts")
+
+
 @converts(
-    "aten._softmax_backward_data.default",
-    "aten._log_softmax_backward_data.default",
     "aten.binary_cross_entropy_with_logits.default",
     "aten.native_layer_norm_backward.default",
     "aten.native_group_norm_backward.default",
