@@ -36,7 +36,7 @@ from djinn_fx.srg.rebuild import CannotRebuild, size_hints
 log = logging.getLogger("djinn_fx.engines.inductor")
 
 #: Raised when this module changes what it hands to Inductor; part of every key.
-CONVERTER_VERSION = 2
+CONVERTER_VERSION = 3
 
 #: Peak memory in bytes of a child and the compilers it runs: whole Llama graphs of 221, 1041, 2122 and 3362 ops took
 #: 605, 633, 685 and 721 MiB together (torch 2.13 for CPU, g++ 12, one compiler at a time).
@@ -91,6 +91,9 @@ class InductorEngine:
                 detail=f"inductor: a tensor with layout {odd.layout}",
                 node=region.label,
             )
+        unsafe = inductor_conditions.refusal(region) if _on_cpu(region) else None
+        if unsafe is not None:
+            return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=unsafe, node=region.label)
         return None
 
     def compile(self, region: RegionGraph) -> Artefact:
@@ -269,7 +272,7 @@ def _as_torch_means_it(region: RegionGraph) -> tuple[torch.fx.GraphModule, induc
     if not _on_cpu(region):
         return region.gm, inductor_safe.Needs()
     gm = inductor_conditions.copied(region.gm)
-    apart = inductor_apart.left_to_torch(gm)
+    apart = inductor_apart.left_to_torch(gm, inference=region.kind == "inference")
     needs = inductor_conditions.made_safe(region, gm)
     return (gm if apart or needs.results else region.gm), needs
 

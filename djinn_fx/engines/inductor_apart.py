@@ -9,12 +9,14 @@ as comparisons instead: a maximum takes -0.0 for 0.0.
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
 
 import torch
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
+from djinn_fx.engines import inductor_forms
 from djinn_fx.engines.ranges.analysis import limits
 from djinn_fx.srg.graph import fake_value, tensors_of
 from djinn_fx.srg.lower import target_name
@@ -31,9 +33,24 @@ _APART = frozenset(
     for name in """
     acosh atanh cosh sinh expm1 elu selu celu softshrink fmax fmin remainder floor_divide special_ndtr
     addcmul addcdiv logaddexp2 var std var_mean std_mean nansum upsample_linear1d upsample_bilinear2d
-    upsample_trilinear3d upsample_bicubic2d
+    upsample_trilinear3d upsample_bicubic2d lerp prod aminmax
     """.split()
 )
+#: Of two zeros they choose one by its place in a vector; no zero of these operands has a sign.
+_EXTREMES = frozenset({"aten.amax", "aten.amin", "aten.max", "aten.min"})
+_UNSIGNED = frozenset(f"aten.{name}" for name in "abs exp exp2 sigmoid _softmax".split())
+#: What they give for other strides, torch's rules for fake tensors do not know.
+_CONTIGUOUS = frozenset(f"aten.{name}" for name in "native_group_norm adaptive_max_pool2d adaptive_max_pool3d".split())
+#: Where mean and variance are computed, numbers near the type's ends overflow elsewhere.
+_STATISTICS = frozenset(
+    f"aten.{name}"
+    for name in """
+    native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional _batch_norm_with_update
+    _batch_norm_with_update_functional
+    """.split()
+)
+#: Of several NaN they choose one or another place, which matters where it is asked for.
+_PLACES = frozenset({"aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices"})
 #: A vector's cast ends at the type's ends; torch's wraps around.
 _CASTS = frozenset({"aten._to_copy", "prims.convert_element_type"})
 #: Torch begins a sum with 0.0; a few summands Inductor adds up as they are, and all of them may be -0.0.
@@ -41,8 +58,13 @@ _FEW_SUMMANDS = frozenset(f"aten.{name}" for name in "sum mean avg_pool1d avg_po
 _FEW = 16
 
 
-def left_to_torch(gm: GraphModule) -> bool:
-    """Change a graph so that Inductor computes such operations as torch does; whether there were any."""
+def left_to_torch(gm: GraphModule, *, inference: bool = True) -> bool:
+    """Change a graph so that Inductor computes such operations as torch does; whether there were any.
+
+    Args:
+        gm: changed.
+        inference: in training, normalisations by a batch and the places of maxima are left to Inductor.
+    """
     found = False
     for node in list(gm.graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, OpOverload):
@@ -52,30 +74,47 @@ def left_to_torch(gm: GraphModule) -> bool:
         if name in _CASTS and results[0].dtype in (torch.int8, torch.uint8) and not _is_bounded(node, results[0].dtype):
             node.target = apart(node.target)
             found = True
+        if name in inductor_forms.ROUNDING:
+            found = inductor_forms.rounded_number(node) or found
         if not results or not results[0].is_floating_point():
             continue
-        if _is_apart(name, node, results[0].dtype):
+        if inductor_forms.batch_norm(gm, name, node):
+            found = True
+        elif (inference and _is_apart_in_inference(name, node)) or _is_apart(name, node, results[0].dtype):
             _tensors_only(gm, node, results[0].dtype)
             node.target = apart(node.target)
             found = True
         elif name == "aten.mul" and node.args[1] == 0 and type(node.args[1]) is int:
             node.args = (node.args[0], 0.0)  # Inductor takes a product with 0 for 0, but not one with 0.0
             found = True
+        elif name == "aten.gelu":
+            found = inductor_forms.gelu(gm, node) or found
         elif name in _FEW_SUMMANDS and _sums_few(name, node):
-            _plus_zero(gm, node)
+            inductor_forms.plus_zero(gm, node)
             found = True
         elif name in ("aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.hardtanh"):
-            found = _compared(gm, name, node) or found
+            found = inductor_forms.compared(gm, name, node) or found
     if found:
         gm.recompile()
     return found
 
 
+def _is_apart_in_inference(name: str, node: Node) -> bool:
+    if name not in _STATISTICS | _PLACES or not fake_value(node.args[0]).is_contiguous():  # type: ignore[arg-type]
+        return False
+    if name in _STATISTICS:
+        return len(node.args) < 6 or node.args[5] is not False  # else mean and variance are given
+    return any(user.target is operator.getitem and user.args[1] == 1 for user in node.users)
+
+
 def _is_apart(name: str, node: Node, dtype: torch.dtype) -> bool:
+    if name in _CONTIGUOUS:
+        return bool(fake_value(node.args[0]).is_contiguous())  # type: ignore[arg-type]
     if name in _APART:
         return True
-    if name == "aten.gelu":
-        return node.kwargs.get("approximate", "none") == "none"
+    if name in _EXTREMES:
+        operand: Any = node.args[0]
+        return operand.op != "call_function" or target_name(operand.target).rpartition(".")[0] not in _UNSIGNED
     if name == "aten.div":
         return node.kwargs.get("rounding_mode") == "floor"
     if name == "aten.pow":
@@ -92,7 +131,7 @@ def _is_bounded(node: Node, dtype: torch.dtype) -> bool:
         return True
     least, most = limits(dtype)
     name = target_name(source.target).rpartition(".")[0] if source.op == "call_function" else ""
-    low, high = _ends(name, source) if name in ("aten.clamp", "aten.hardtanh") else (None, None)
+    low, high = inductor_forms.ends(name, source) if name in ("aten.clamp", "aten.hardtanh") else (None, None)
     return isinstance(low, (int, float)) and isinstance(high, (int, float)) and least <= low and high <= most
 
 
@@ -104,14 +143,6 @@ def _sums_few(name: str, node: Node) -> bool:
     if any(type(size) is not int for size in sizes):
         return any(size == 1 for size in before.shape if type(size) is int)
     return bool(before.numel() <= _FEW * after.numel())
-
-
-def _plus_zero(gm: GraphModule, node: Node) -> None:
-    users = list(node.users)
-    with gm.graph.inserting_after(node):
-        made = _call(gm, aten.add.Scalar, node, 0.0)
-    for user in users:
-        user.replace_input_with(node, made)
 
 
 def _tensors_only(gm: GraphModule, node: Node, dtype: torch.dtype) -> None:
@@ -128,40 +159,6 @@ def _tensors_only(gm: GraphModule, node: Node, dtype: torch.dtype) -> None:
                 made.meta["val"] = aten.scalar_tensor.default(value, dtype=wide)
             given[place] = made
     node.args = tuple(given)
-
-
-def _compared(gm: GraphModule, name: str, node: Node) -> bool:
-    """Write bounds, one of which is 0, as comparisons."""
-    low, high = _ends(name, node)
-    zero = any(isinstance(end, (int, float)) and end == 0 for end in (low, high))
-    if not zero or not all(end is None or isinstance(end, (int, float)) for end in (low, high)):
-        return False
-    with gm.graph.inserting_before(node):
-        value: Any = node.args[0]
-        for end, beyond in ((low, aten.lt.Scalar), (high, aten.gt.Scalar)):
-            if end is not None:
-                outside = _call(gm, beyond, value, end)
-                value = _call(gm, aten.masked_fill.Scalar, value, outside, end)
-    node.replace_all_uses_with(value)
-    gm.graph.erase_node(node)
-    return True
-
-
-def _ends(name: str, node: Node) -> tuple[Any, Any]:
-    """Between which ends a call brings its operand."""
-    names = {"aten.hardtanh": ("min_val", "max_val"), "aten.clamp_max": ("max",)}.get(name, ("min", "max"))
-    ends: dict[str, Any] = {"min_val": -1, "max_val": 1, "min": None, "max": None}
-    ends.update(zip(names, node.args[1:], strict=False))
-    ends.update(node.kwargs)
-    return (ends["min_val"], ends["max_val"]) if name == "aten.hardtanh" else (ends["min"], ends["max"])
-
-
-def _call(gm: GraphModule, target: Any, *args: Any) -> Node:
-    node = gm.graph.call_function(target, args)
-    fakes = [fake_value(one) if isinstance(one, Node) else one for one in args]
-    with fakes[0].fake_mode:
-        node.meta["val"] = target(*fakes)
-    return node
 
 
 @functools.cache

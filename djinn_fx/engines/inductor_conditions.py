@@ -51,6 +51,30 @@ def made_safe(region: RegionGraph, gm: GraphModule) -> Needs:
     return _Conditions(region, gm).made()
 
 
+def refusal(region: RegionGraph) -> str | None:
+    """Why no condition makes a region safe; None if one does. Looks closer only at divisions and empty sizes."""
+    if not any(node.op == "call_function" and _may_refuse(node) for node in region.gm.graph.nodes):
+        return None
+    try:
+        made_safe(region, copied(region.gm))
+    except EngineError as error:
+        return str(error)
+    return None
+
+
+def _may_refuse(node: Node) -> bool:
+    name = target_name(node.target).rpartition(".")[0]
+    if _divides_whole(name, node):
+        return True
+    return any(type(size.symbolic) is int and not size.symbolic for _, size, _ in indices(name, node))
+
+
+def _divides_whole(name: str, node: Node) -> bool:
+    fake = fake_value(node)
+    division = name in _DIVISIONS or (name == "aten.div" and node.kwargs.get("rounding_mode") is not None)
+    return division and isinstance(fake, torch.Tensor) and is_whole(fake.dtype)
+
+
 class _Conditions:
     def __init__(self, region: RegionGraph, gm: GraphModule) -> None:
         self._region, self._gm, self._graph = region, gm, gm.graph
@@ -182,15 +206,13 @@ class _Conditions:
 
     def _divisor(self, name: str, node: Node) -> None:
         """Torch raises where whole numbers are divided by 0; the least number by -1 ends the process."""
-        fake = fake_value(node)
-        whole = name in _DIVISIONS or (name == "aten.div" and node.kwargs.get("rounding_mode") is not None)
-        if not whole or not isinstance(fake, torch.Tensor) or not is_whole(fake.dtype):
+        if not _divides_whole(name, node):
             return
         dividend, divisor = node.args[0], node.args[1]
         known = self._ranges.of(divisor)
         if known is None or known == (0, 0):
             raise EngineError(f"inductor: {self._region.label}: whole numbers are divided by zero")
-        least, _ = limits(fake.dtype)
+        least, _ = limits(fake_value(node).dtype)
         if not isinstance(divisor, Node):
             if known[0] == -1 and isinstance(dividend, Node):
                 self._never(node, dividend, least)

@@ -18,6 +18,7 @@ from djinn_fx.engines.inductor_safe import Needs, SafeCall, from_graph
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
 from tests.engines.guard.faulty import region_of
+from tests.exam.values import difference
 
 T = torch.tensor
 LEAST = torch.iinfo(torch.int64).min
@@ -115,6 +116,10 @@ def test_a_divisor_that_is_zero_is_not_compiled() -> None:
     node.args = (node.args[0], 0)
     with pytest.raises(EngineError):
         safe(region)
+    refused = InductorEngine().supports(region)
+    assert refused is not None
+    assert refused.kind is ReasonKind.ENGINE_REFUSED
+    assert InductorEngine().supports(region_of(lambda a: a // 1, T([4, 6]))) is None
 
 
 def test_sizes_that_differ_from_call_to_call() -> None:
@@ -191,6 +196,28 @@ def test_numbers_that_tell_compilers_apart() -> None:
     for place, (found, wanted) in enumerate(zip(made.ready([x, y]), _told_apart(x, y), strict=True)):
         torch.testing.assert_close(found, wanted, equal_nan=True, msg=lambda text, place=place: f"{place}: {text}")
         assert torch.equal(found.signbit() & (found == 0), wanted.signbit() & (wanted == 0)), place
+
+
+def _written_out(x: torch.Tensor, z: torch.Tensor, w: torch.Tensor) -> Any:
+    """Forms of our own, where strides or a type decide what torch does, and what is chosen among equal numbers."""
+    norms = [F.batch_norm(one, w.flip(0), w.abs(), w, -w) for one in (x, z)]
+    gelus = [F.gelu(one) for one in (x, x.mT, x.bfloat16())]
+    chosen = (z.amax(-1), z.amin(0), *z.min(1), z.prod(-1))
+    pools = (*F.max_pool2d(x, 3, 2, 1, return_indices=True), *F.adaptive_max_pool2d(x, 3, return_indices=True))
+    halves = [((h + 1e8) - 1e8, 7.77 - h, h < 0.1) for h in (x.bfloat16(), z.half())]
+    others = (F.group_norm(x, 2), torch.lerp(x, x.flip(0), 0.3))
+    return *norms, *gelus, *chosen, *pools, *(one for half in halves for one in half), *others
+
+
+def test_forms_of_our_own() -> None:
+    torch.manual_seed(0)
+    x = NUMBERS[torch.randint(len(NUMBERS), (2, 4, 8, 8))]
+    z, w = torch.where(torch.rand(x.shape) > 0.5, 0.0, -0.0), T([1.0, INF, -0.0, 3e38])
+    region = region_of(_written_out, torch.ones_like(x), torch.ones_like(z), torch.ones_like(w))
+    run = InductorEngine().compile(region).ready
+    assert run is not None
+    for place, (found, wanted) in enumerate(zip(run([x, z, w]), _written_out(x, z, w), strict=True)):
+        assert (place, difference([found], [wanted])) == (place, None)
 
 
 @pytest.mark.parametrize(("dtype", "power", "apart"), [
