@@ -79,9 +79,9 @@ class Folder:
 # -- capturing -----------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def capture(family: str, graphs: Sequence[str], root: str) -> None:
     """Capture some graphs of one family; a graph that cannot be captured is kept with the reason."""
-    torch.set_grad_enabled(False)
     for graph in graphs:
         folder = Folder.of(root, graph)
         try:
@@ -207,12 +207,12 @@ def works(graphs: Sequence[str], root: str) -> dict[str, Found]:
 # -- building ------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def build(graphs: Sequence[str], engine: str, root: str, threads: int = 0, limit_s: float = 1e9) -> int:
     """Have an engine make artefacts of some graphs, until a time is over. Returns how many were made or refused."""
     began, done = time.perf_counter(), 0
     if threads:
         torch.set_num_threads(threads)
-    torch.set_grad_enabled(False)
     made = named_engine(engine, Settings())
     for graph in graphs:
         if time.perf_counter() - began > limit_s:
@@ -263,6 +263,7 @@ def callable_of(made: Engine, folder: Folder, name: str) -> RegionCallable:
 # -- timing --------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def measure(graphs: Sequence[str], engine: str, root: str, threads: int = 0, seconds: float = MEASURE_S) -> Found:
     """Seconds of a call of each graph on one engine, in this process.
 
@@ -270,7 +271,6 @@ def measure(graphs: Sequence[str], engine: str, root: str, threads: int = 0, sec
         By graph: ``time_s`` (median over blocks of the median call), ``blocks``, ``spread`` (half the distance of the
         quartiles of all calls, as a share of the median), ``calls``; or ``failed``.
     """
-    torch.set_grad_enabled(False)
     if threads:
         torch.set_num_threads(threads)
     made = named_engine(engine, Settings())

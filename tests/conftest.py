@@ -37,6 +37,10 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is not None:
         dynamo.reset()
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "is_grad_enabled") and not torch.is_grad_enabled():
+        torch.set_grad_enabled(True)  # for the next test
+        pytest.fail("gradients were left switched off")
 
 
 @pytest.fixture
