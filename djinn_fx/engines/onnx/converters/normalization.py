@@ -47,7 +47,8 @@ def layer_norm(
     inner = wide(b, x.dtype)
     value = b.cast(x, inner)
     native = "native" in str(node.target)
-    calm(b, value)  # torch's way to the variance has other ends
+    # Torch's way to the variance has other ends; OpenVINO takes the smallest bfloat16 numbers for 0.
+    calm(b, value, least=LIVELY if x.dtype is torch.bfloat16 else None)
     if (native and (reads(node, 1) or reads(node, 2))) or inner is torch.float64:
         return _layer_norm_parts(b, value, len(shape), weight, bias, eps, x.dtype, native)
     scale = b.cast(weight, inner) if weight is not None else b.expand(b.constant(1.0, inner), _known(shape))
