@@ -26,8 +26,10 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo import core
 from torch.utils import _pytree as pytree
 
+from djinn_fx.engines.base import Declined
 from djinn_fx.engines.onnx.convert import convert
 from djinn_fx.engines.onnx.values import Refused
+from djinn_fx.engines.ranges.program import Checked
 from tests.engines.onnx.running import FLAVOURS, opened, region_of
 
 #: Samples of an op that are tried in each type, and samples of special numbers in float32 besides.
@@ -253,13 +255,18 @@ def _run(region: Any, flavour: str, tensors: list[torch.Tensor], expected: list[
     except Exception as error:  # noqa: BLE001 (recorded in the verdict)
         return f"the runtime does not take it: {_kernel(str(error))}"
     arguments = [one.clone() for one in tensors]
+    signature = converted.signature
     try:
-        fed = [arguments[one.place].contiguous() for one in converted.signature.fed]
-        outputs = run([one.name for one in converted.signature.fed], fed)
+        Checked(signature.program, signature.symbols)(arguments)
+        fed = [arguments[one.place].contiguous() for one in signature.fed]
+        outputs = run([one.name for one in signature.fed], fed)
+        signature.check(outputs)
+    except Declined:
+        return None  # torch answers such a call
     except Exception as error:  # noqa: BLE001 (recorded in the verdict)
         return f"!it does not run: {type(error).__name__}: {str(error)[-160:]}"
-    converted.signature.write_back(outputs, arguments)
-    actual = converted.signature.assemble(outputs, arguments)
+    signature.write_back(outputs, arguments)
+    actual = signature.assemble(outputs, arguments)
     found = _difference(actual, expected, name not in UNDEFINED, name == "topk")
     if (
         found is not None
