@@ -11,7 +11,7 @@ from torch.fx import Node
 from djinn_fx.engines.onnx.converters.normalization import reads
 from djinn_fx.engines.onnx.graph import DJINN, MICROSOFT, GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import compare, select
-from djinn_fx.engines.onnx.needs import calm
+from djinn_fx.engines.onnx.needs import calm_where_cheap
 from djinn_fx.engines.onnx.registry import converts
 
 
@@ -100,7 +100,7 @@ def attention(
     q32, k32, v32 = (b.cast(one, inner) for one in (q, k, v))
     if not _is_step(q, k):
         # Of one step of a decoder the keys are many more than there is to compute with them.
-        calm(b, *(b.before_transpose(one) for one in (q, k, v)))
+        calm_where_cheap(b, *(b.before_transpose(one) for one in (q, k, v)))
     bias, some = _bias(b, mask, q, k, causal, inner)
     if b.flavour == "openvino":
         out = _openvino(b, q32, k32, v32, bias, factor, causal and bias is None)

@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.kernels import wide
-from djinn_fx.engines.onnx.needs import LIVELY, calm
+from djinn_fx.engines.onnx.needs import LIVELY, calm, calm_where_cheap
 from djinn_fx.engines.onnx.registry import converts
 from djinn_fx.engines.onnx.values import RefusedWhole
 from djinn_fx.srg.lower import target_name
@@ -48,7 +48,7 @@ def layer_norm(
     value = b.cast(x, inner)
     native = "native" in str(node.target)
     # Torch's way to the variance has other ends; OpenVINO takes the smallest bfloat16 numbers for 0.
-    calm(b, value, least=LIVELY if x.dtype is torch.bfloat16 else None)
+    calm_where_cheap(b, x, least=LIVELY if x.dtype is torch.bfloat16 else None)
     if (native and (reads(node, 1) or reads(node, 2))) or inner is torch.float64:
         return _layer_norm_parts(b, value, len(shape), weight, bias, eps, x.dtype, native)
     scale = b.cast(weight, inner) if weight is not None else b.expand(b.constant(1.0, inner), _known(shape))
@@ -136,7 +136,7 @@ def group_norm(
         raise Refused("the mean or the deviation of the groups is read")
     inner = wide(b, x.dtype)
     value = b.cast(x, inner)
-    calm(b, value, weight)
+    calm_where_cheap(b, x, weight)
     parts = b.op("Reshape", [value, b.ints([0, groups, -1])], None, (x.shape[0], groups, None), symbols=(None,) * 3)
     axes = b.ints([2])
     kept = (x.shape[0], groups, 1)

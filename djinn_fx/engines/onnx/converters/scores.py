@@ -12,7 +12,7 @@ import torch
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
-from djinn_fx.engines.onnx.needs import at_most, calm
+from djinn_fx.engines.onnx.needs import at_most, calm_where_cheap, is_cheap
 from djinn_fx.srg.lower import target_name
 
 _PRODUCTS = frozenset({"aten.bmm.default", "aten.mm.default", "aten.matmul.default"})
@@ -43,9 +43,9 @@ def need_numbers(b: GraphBuilder, node: Node, value: Value) -> bool:
     operands, added = ([b.value_of(one) for one in nodes] for nodes in found)
     if any(not isinstance(one, Value) for one in (*operands, *added)):
         return False
-    calm(b, *(b.before_transpose(one) for one in operands))
+    calm_where_cheap(b, *(b.before_transpose(one) for one in operands))
     for one in added:
-        if one.is_float:
+        if one.is_float and is_cheap(b, one):
             at_most(b, one, _TOP)
     return True
 
@@ -68,11 +68,14 @@ def _behind(node: Node, operands: list[Node], added: list[Node], depth: int = 12
 
 def need_top(b: GraphBuilder, value: Value) -> None:
     """Require of each element that it is neither NaN nor infinite; -inf may be."""
-    at_most(b, value, _TOP)
+    if is_cheap(b, value):
+        at_most(b, value, _TOP)
 
 
 def need_whole_rows(b: GraphBuilder, result: Value, dim: int) -> None:
     """Require of a softmax that its rows add up to one."""
+    if not is_cheap(b, result):
+        return
     shape: tuple[Any, ...] = tuple(1 if place == dim else size for place, size in enumerate(result.shape))
     total = b.op("ReduceSum", [result, b.ints([dim])], None, shape, symbols=(None,) * len(shape), keepdims=1)
     half = b.constant(0.5, result.dtype)
