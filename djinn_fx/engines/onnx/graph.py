@@ -57,6 +57,8 @@ class GraphBuilder:
         self._made: dict[Any, tuple[Value, ...]] = {}
         self._outputs = 0
         self._required: list[Value] = []
+        #: Looks at small tensors so far (``needs.py``).
+        self.looks = 0
         #: Whether a run may write before the conditions are read: torch then writes the same places again.
         self.writes_first = True
         #: Reckons a symbolic size: set by ``convert.py``, read by ``registry.sizes_of``.

@@ -25,6 +25,8 @@ ORDINARY = (1e-30, 1e30)
 LIVELY = 1e-30
 #: So many elements are looked at wherever they are.
 _FEW = 4096
+#: So often in a model: each look is three operators, and in a step of a decoder all tensors are small.
+_LOOKS = 4
 
 Converter = Callable[..., Any]
 
@@ -50,14 +52,17 @@ def calm(b: GraphBuilder, *values: Value | None, least: float | None = None) -> 
 
 
 def is_cheap(b: GraphBuilder, value: Value) -> bool:
-    """Whether a look at a value costs next to nothing: it has few elements, or is an argument of the region.
+    """Whether a look at a value costs next to nothing: an argument of the region, or one of the first small tensors.
 
     For the operators that models are made of. In a large tensor in the middle of a graph a NaN or an infinity shows in
     the graph's results, which the guard looks at in every call; a look at each of them took 2 to 5 % of a call.
     """
     if b.before_transpose(value).name in b.given:
         return True
-    return None not in value.shape and math.prod(size or 0 for size in value.shape) <= _FEW
+    if None in value.shape or math.prod(size or 0 for size in value.shape) > _FEW:
+        return False
+    b.looks += 1
+    return b.looks <= _LOOKS
 
 
 def calm_where_cheap(b: GraphBuilder, *values: Value | None, least: float | None = None) -> None:
