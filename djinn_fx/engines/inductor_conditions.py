@@ -8,7 +8,7 @@ changed. See :mod:`~djinn_fx.engines.inductor_safe`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,16 +18,14 @@ from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.guard.tolerance import draws_random_numbers
 from djinn_fx.engines.guard.trial import written_places
 from djinn_fx.engines.inductor_safe import OUT_OF_RANGE, Needs
-from djinn_fx.engines.onnx.conditions import FROM_FRONT
 from djinn_fx.engines.onnx.formulas import Formulas
-from djinn_fx.engines.ranges.analysis import Ranges, is_whole, limits
+from djinn_fx.engines.ranges.analysis import Ranges, limits
+from djinn_fx.engines.ranges.demands import CLASSES, Size, divides_whole, indices
 from djinn_fx.errors import EngineError
 from djinn_fx.srg.graph import fake_value
 from djinn_fx.srg.lower import target_name
 
 aten = torch.ops.aten
-
-_DIVISIONS = frozenset({"aten.floor_divide", "aten.remainder", "aten.fmod"})
 
 
 def copied(gm: GraphModule) -> GraphModule:
@@ -64,15 +62,9 @@ def refusal(region: RegionGraph) -> str | None:
 
 def _may_refuse(node: Node) -> bool:
     name = target_name(node.target).rpartition(".")[0]
-    if _divides_whole(name, node):
+    if divides_whole(name, node):
         return True
     return any(type(size.symbolic) is int and not size.symbolic for _, size, _ in indices(name, node))
-
-
-def _divides_whole(name: str, node: Node) -> bool:
-    fake = fake_value(node)
-    division = name in _DIVISIONS or (name == "aten.div" and node.kwargs.get("rounding_mode") is not None)
-    return division and isinstance(fake, torch.Tensor) and is_whole(fake.dtype)
 
 
 class _Conditions:
@@ -136,7 +128,7 @@ class _Conditions:
 
     # Conditions
 
-    def _index(self, node: Node, index: Node, size: _Size, negative: bool) -> None:
+    def _index(self, node: Node, index: Node, size: Size, negative: bool) -> None:
         known = size.symbolic
         least = -known if negative else 0
         if self._ranges.demand(index, least, known - 1, OUT_OF_RANGE):
@@ -159,7 +151,7 @@ class _Conditions:
         made.meta["val"] = function(*(n.meta["val"] if isinstance(n, Node) else n for n in (one, other)))
         return made
 
-    def _count(self, size: _Size) -> Any:
+    def _count(self, size: Size) -> Any:
         """A size as a number, or a node."""
         count: Any = 1
         for dim in size.dims:
@@ -187,12 +179,12 @@ class _Conditions:
 
     def _classes(self, name: str, node: Node) -> None:
         """The classes of a negative log-likelihood: one of them means that the row is left out."""
-        if name not in ("aten.nll_loss_forward", "aten.nll_loss2d_forward"):
+        if name not in CLASSES:
             return
         scores: Any = node.args[0]
         target: Any = node.args[1]
         ignored = node.args[4] if len(node.args) > 4 else -100
-        size = _Size(scores, 0 if fake_value(scores).dim() == 1 else 1)
+        size = Size(scores, 0 if fake_value(scores).dim() == 1 else 1)
         known = self._ranges.of(target)
         count = size.symbolic
         if known is not None and type(count) is int and known[0] >= 0 and known[1] < count:
@@ -206,7 +198,7 @@ class _Conditions:
 
     def _divisor(self, name: str, node: Node) -> None:
         """Torch raises where whole numbers are divided by 0; the least number by -1 ends the process."""
-        if not _divides_whole(name, node):
+        if not divides_whole(name, node):
             return
         dividend, divisor = node.args[0], node.args[1]
         known = self._ranges.of(divisor)
@@ -244,38 +236,3 @@ class _Conditions:
             self._flags.append(self._call(aten.logical_not.default, self._call(aten.any.default, low)))
             safe = self._call(aten.masked_fill.Scalar, dividend, low, 0)
         node.replace_input_with(dividend, safe)
-
-
-class _Size:
-    """A size that indices must be below: of one dimension of a node, or of all of them."""
-
-    def __init__(self, source: Any, dim: int | None) -> None:
-        shape = fake_value(source).shape
-        self.source = source
-        self.dims = tuple(range(len(shape))) if dim is None else (dim % len(shape),) if shape else ()
-        self.key = (source, self.dims)
-
-    @property
-    def symbolic(self) -> Any:
-        """As the tracer knows it."""
-        count: Any = 1
-        for dim in self.dims:
-            count = count * fake_value(self.source).shape[dim]
-        return count
-
-
-def indices(name: str, node: Node) -> Iterator[tuple[Node, _Size, bool]]:
-    """The operands of a call that are indices, what they must be below, and whether they may count from the end."""
-    args = node.args
-    if name == "aten.embedding":
-        yield args[1], _Size(args[0], 0), False  # type: ignore[misc]
-    elif name in FROM_FRONT:
-        yield args[2], _Size(args[0], args[1]), False  # type: ignore[arg-type, misc]
-    elif name == "aten.index_fill":
-        yield args[2], _Size(args[0], args[1]), True  # type: ignore[arg-type, misc]
-    elif name in ("aten.take", "aten.put"):
-        yield args[1], _Size(args[0], None), True  # type: ignore[misc]
-    elif name in ("aten.index", "aten.index_put"):
-        for dim, index in enumerate(args[1]):  # type: ignore[arg-type]
-            if isinstance(index, Node) and fake_value(index).dtype not in (torch.bool, torch.uint8):
-                yield index, _Size(args[0], dim), True

@@ -18,6 +18,7 @@ from torch.fx import Graph, Node
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.kernels import broadcast, negate
 from djinn_fx.engines.ranges.analysis import Ranges, is_whole, limits
+from djinn_fx.engines.ranges.demands import CLASSES, DIVISIONS, Size, divides_whole, indices
 from djinn_fx.srg.graph import fake_value, tensors_of
 from djinn_fx.srg.lower import target_name
 
@@ -48,10 +49,8 @@ _MOVES = frozenset(
 _OTHERWISE = frozenset({"aten._unsafe_masked_index", "aten._unsafe_masked_index_put_accumulate"})
 #: Of what these are given they take the sizes.
 _UNREAD = frozenset(f"aten.{name}" for name in "full_like zeros_like ones_like empty_like new_full new_zeros".split())
-_DIVISIONS = frozenset({"aten.floor_divide", "aten.remainder", "aten.fmod"})
 #: Of those, the ones whose numbers may be new.
 _MADE = frozenset(f"aten.{name}" for name in "arange full new_full full_like index_put scatter".split())
-_CLASSES = frozenset({"aten.nll_loss_forward", "aten.nll_loss2d_forward"})
 #: ONNX Runtime's results of these are wrong beyond a number.
 _INEXACT_ONNXRUNTIME = {f"aten.{name}": 2**53 for name in ("sum", "nansum", "_trilinear", "prod", "cumprod", "pow")}
 
@@ -98,7 +97,7 @@ class Conditions:
     def checks(self, node: Node) -> bool:
         """Whether the operands of a call are made sure of as a whole, so that its parts' need not be."""
         name = target_name(node.target).rpartition(".")[0]
-        return name in _CLASSES or next(places_of(name, node), None) is not None
+        return name in CLASSES or next(places_of(name, node), None) is not None
 
     # Before an operator is converted
 
@@ -150,15 +149,13 @@ class Conditions:
 
     def _divisor(self, held: dict[Node, Value], name: str, node: Node) -> None:
         """Torch raises where whole numbers are divided by 0; the least number by -1 ends some processes."""
-        fake = fake_value(node)
-        whole = name in _DIVISIONS or (name == "aten.div" and node.kwargs.get("rounding_mode", None) is not None)
-        if not whole or not isinstance(fake, torch.Tensor) or not is_whole(fake.dtype):
+        if not divides_whole(name, node):
             return
         dividend, divisor = node.args[0], node.args[1]
         known = self._ranges.of(divisor)
         if known is None or known == (0, 0):
             raise Refused("whole numbers are divided by zero")
-        least, most = limits(fake.dtype)
+        least, most = limits(fake_value(node).dtype)
         if known[0] < 0 and not self._ranges.demand(dividend, least + 1, most, "the least number may be divided by -1"):
             raise Refused("the least number may be divided by -1")
         if known[0] > 0 or known[1] < 0 or not isinstance(divisor, Node):
@@ -173,13 +170,13 @@ class Conditions:
 
     def _classes(self, held: dict[Node, Value], name: str, node: Node) -> None:
         """The classes of a negative log-likelihood: one of them means that the row is left out."""
-        if name not in _CLASSES:
+        if name not in CLASSES:
             return
         scores, target = node.args[0], node.args[1]
         ignored = node.args[4] if len(node.args) > 4 else -100
         assert isinstance(scores, Node), "it is a tensor"
         assert isinstance(target, Node), "it is a tensor"
-        count = _size(scores, 0 if _rank(scores) == 1 else 1)
+        count = Size(scores, 0 if fake_value(scores).dim() == 1 else 1).symbolic
         if self._proved(target, count):
             return
         b = self._builder
@@ -200,7 +197,7 @@ class Conditions:
         results = tensors_of(fake_value(node))
         if name in _EXACT or name in _MOVES or name in _BOUNDED or all(one.dtype.is_floating_point for one in results):
             return
-        ends = _BITS_23 if name in _DIVISIONS or name == "aten.div" else _BITS_24
+        ends = _BITS_23 if name in DIVISIONS or name == "aten.div" else _BITS_24
         for source in _whole_operands(node):
             if not self._ranges.demand(source, *ends, f"numbers beyond 24 bits in {name}, on OpenVINO"):
                 raise Refused("OpenVINO computes it in float32, which holds whole numbers of 24 bits")
@@ -304,22 +301,6 @@ def _whole_operands(node: Node) -> Iterator[Node]:
             yield source
 
 
-def _rank(node: Any) -> int:
-    return int(fake_value(node).dim())
-
-
-def _size(node: Any, dim: int) -> Any:
-    shape = fake_value(node).shape
-    return shape[dim] if shape else 1
-
-
-def _numel(node: Any) -> Any:
-    count: Any = 1
-    for size in fake_value(node).shape:
-        count = count * size
-    return count
-
-
 def places_of(name: str, node: Node) -> Iterator[Place]:
     """The operands of a node that are indices, and between which ends torch takes them.
 
@@ -327,30 +308,11 @@ def places_of(name: str, node: Node) -> Iterator[Place]:
         name: of the op, without its overload.
         node: a call of it.
     """
-    args = node.args
-    if name == "aten.embedding":
-        yield args[1], 0, _size(args[0], 0) - 1  # type: ignore[misc]
-    elif name in FROM_FRONT:
-        yield args[2], 0, _size(args[0], args[1]) - 1  # type: ignore[arg-type, misc]
-    elif name == "aten.index_fill":
-        size = _size(args[0], args[1])  # type: ignore[arg-type]
-        yield args[2], -size, size - 1  # type: ignore[misc]
-    elif name in ("aten.max_unpool2d", "aten.max_unpool3d"):
-        yield args[1], 0, math.prod(args[2]) - 1  # type: ignore[arg-type, misc]
-    elif name in ("aten.take", "aten.put"):
-        count = _numel(args[0])
-        yield args[1], -count, count - 1  # type: ignore[misc]
-    elif name in ("aten.index", "aten.index_put"):
-        for dim, index in enumerate(args[1]):  # type: ignore[arg-type]
-            if isinstance(index, Node) and fake_value(index).dtype not in (torch.bool, torch.uint8):
-                size = _size(args[0], dim)
-                yield index, -size, size - 1
+    if name in ("aten.max_unpool2d", "aten.max_unpool3d"):
+        index, sizes = node.args[1:3]
+        yield index, 0, math.prod(sizes) - 1  # type: ignore[arg-type, misc]
+    for index, size, from_end in indices(name, node):
+        yield index, -size.symbolic if from_end else 0, size.symbolic - 1
 
-
-#: Ops that are given a dimension and an index which counts from the front alone.
-FROM_FRONT = frozenset(
-    f"aten.{name}"
-    for name in "index_select gather scatter scatter_add scatter_reduce index_add index_copy index_reduce".split()
-)
 
 __all__ = ["Conditions", "Place", "places_of"]

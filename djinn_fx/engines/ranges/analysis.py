@@ -74,11 +74,6 @@ class Ranges:
         slot = self._operand(node)
         return self._proved[slot] if isinstance(slot, int) else None
 
-    def exact(self, node: Node) -> Interval | None:
-        """The same before the number is wrapped into its element type."""
-        slot = self._raw.get(node, self._slot(node))
-        return self._proved[slot] if isinstance(slot, int) else None
-
     def demand(self, node: Any, least: Any, most: Any, why: str, *, unwrapped: bool = False) -> bool:
         """See to it that a node's numbers lie between two ends, both included.
 

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from bench import faulty
 from djinn_fx.engines.pool import supervisor
 from djinn_fx.engines.pool.supervisor import BuildPool
 from tests.engines.pool.support import LONG, Waiter, alive, job, until
+from tests.forking import in_fork
 
 ROOT = Path(__file__).resolve().parents[3]
 START = """
@@ -131,17 +132,6 @@ def test_a_user_who_ignores_and_blocks_signals_still_hears_how_a_child_died(mark
 
 
 class TestForking:
-    def in_fork(self, check: Callable[[], bool]) -> bool:
-        """What it answers in a process forked from this one."""
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                code = 0 if check() else 1
-            finally:
-                os._exit(code)
-        return os.waitpid(pid, 0)[1] == 0
-
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking with threads: that is what is tested
     def test_the_forked_process_has_a_pool_of_its_own(self, pool: BuildPool, mark: str) -> None:
         running = Waiter(pool, job(seconds=2.0, value="parent"))
@@ -155,7 +145,7 @@ class TestForking:
             pool.close()
             return fresh and built["value"] == "child" and built["pid"] != idle
 
-        assert self.in_fork(check)
+        assert in_fork(check)
         assert running.artefact().header["value"] == "parent"
         assert idle in alive(mark)
         assert Waiter(pool, job()).artefact()
@@ -168,7 +158,7 @@ class TestForking:
             return pool.pending() == () and supervisor.shared_pool().counters.submitted == 0
 
         with pool._lock, supervisor._shared_lock:
-            assert self.in_fork(check)
+            assert in_fork(check)
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     def test_ending_the_forked_process_kills_nobody(self, mark: str) -> None:
