@@ -21,9 +21,9 @@ from typing import Any
 
 from djinn_fx.costmodels.work import WorkGraph
 from djinn_fx.errors import StoreError
+from djinn_fx.files.private import default_cache_dir, own_folder, write_atomic
+from djinn_fx.files.signing import NotOurs, seal, unseal
 from djinn_fx.hardware.machine import machine_identity
-from djinn_fx.private_files import default_cache_dir, own_folder, write_atomic
-from djinn_fx.signing import NotOurs, seal, unseal
 
 SCHEMA = "djinn-profile/1"
 #: The profile's file in its folder, and the samples that it was fitted to.

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from djinn_fx.errors import SettingsError, UnitError
-from djinn_fx.private_files import default_config_dir
+from djinn_fx.files.private import default_config_dir
 from djinn_fx.settings_sources import ENV_PREFIX, Source, from_call, from_environment, from_file
 from djinn_fx.settings_sources import read_text as _read_text
 from djinn_fx.units import parse_bytes, parse_seconds

@@ -14,7 +14,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from djinn_fx.errors import SettingsError
-from djinn_fx.yaml_bounds import checked, read_bytes
+from djinn_fx.files.yaml_bounds import checked, read_bytes
 
 log = logging.getLogger("djinn_fx.settings")
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from djinn_fx.calibrate.child import Outcome
 from djinn_fx.engines import store_files as files
-from djinn_fx.signing import signer
+from djinn_fx.files.signing import signer
 
 FILE = "journal.jsonl"
 _MAX_BYTES = 64 * 2**20

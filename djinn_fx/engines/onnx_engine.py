@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.bound import BoundRegion, Session
 from djinn_fx.errors import EngineError
-from djinn_fx.private_files import default_cache_dir
+from djinn_fx.files.private import default_cache_dir
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
 

@@ -26,7 +26,7 @@ from djinn_fx.engines.packed_refusal import why_nothing_is_packed
 from djinn_fx.engines.packed_session import PackedPlan
 from djinn_fx.engines.product_speed import ProductSpeed
 from djinn_fx.errors import EngineError
-from djinn_fx.private_files import default_cache_dir
+from djinn_fx.files.private import default_cache_dir
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings import Settings
 from djinn_fx.srg.graph import fake_value, tensors_of

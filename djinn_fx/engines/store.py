@@ -6,7 +6,7 @@
     <root>/scratch/              files being written
     <root>/last-miss.json        what the last missed key was made of, for ``djinn cache why last-miss``
 
-All of it is signed with the user's key (:mod:`djinn_fx.signing`): what somebody else put there is a miss. It stays
+All of it is signed with the user's key (:mod:`djinn_fx.files.signing`): what somebody else put there is a miss. It stays
 where it is until it is written anew.
 
 Whatever is wrong with the disk, ``get`` answers None and ``put`` answers False: the caller compiles, as it would
@@ -46,9 +46,9 @@ from djinn_fx.engines.store_format import (
 from djinn_fx.engines.store_ledger import Ledger, StoreCounters, logger
 from djinn_fx.engines.store_records import MAX_NEGATIVE_S, LastMiss, Records
 from djinn_fx.errors import StoreError
-from djinn_fx.private_files import default_cache_dir
+from djinn_fx.files.private import default_cache_dir
+from djinn_fx.files.signing import signer
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.signing import signer
 from djinn_fx.units import format_bytes
 
 __all__ = [

@@ -5,7 +5,7 @@
     header, JSON in UTF-8
     payload
 
-Numbers are little-endian. The signature is the user's (:mod:`djinn_fx.signing`), of the numbers, the key, the
+Numbers are little-endian. The signature is the user's (:mod:`djinn_fx.files.signing`), of the numbers, the key, the
 payload's sha256 and the header: an entry that was copied under another key is as worthless as one with a flipped bit.
 The checksum covers all that and the signature. So an entry that somebody else wrote is found out before its header is
 parsed or its payload read, and every byte is hashed once. Entries that travel (bundles, saved functions) have zeros
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from djinn_fx.signing import SIGNATURE_BYTES, Signer
+from djinn_fx.files.signing import SIGNATURE_BYTES, Signer
 
 #: Any JSON value. An alias only: mypy's recursive form would make every caller spell out its dictionaries.
 JSON = Any

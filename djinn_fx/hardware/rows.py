@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 import yaml
 
 from djinn_fx.errors import SettingsError, UnitError
+from djinn_fx.files.yaml_bounds import checked, read_text
 from djinn_fx.hardware.device import Device
 from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
-from djinn_fx.yaml_bounds import checked, read_text
 
 SCHEMA = "djinn_fx.devices/1"
 #: Number formats a rate may be given for. ``tf32`` is no dtype of torch's; float8, float4 stand for all their variants.

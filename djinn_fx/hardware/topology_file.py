@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from djinn_fx.errors import SettingsError
+from djinn_fx.files.yaml_bounds import read_text
 from djinn_fx.hardware.builder import TopologyBuilder
 from djinn_fx.hardware.catalogue import find_device
 from djinn_fx.hardware.links import LinkClass, Serialisation, default_serialisation, find_link_class, link_classes
@@ -34,7 +35,6 @@ from djinn_fx.hardware.measured_links import measured_link
 from djinn_fx.hardware.presets import preset
 from djinn_fx.hardware.topology import FORWARDING, Topology, missing_way
 from djinn_fx.hardware.yaml_places import Entry, read_entries
-from djinn_fx.yaml_bounds import read_text
 
 _SECTION = ("name", "preset", "count", "fabric", "classes", "aliases", "hosts", "switches", "links")
 _HOST = ("like", "cpu", "devices", "serialise")

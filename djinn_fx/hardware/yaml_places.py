@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from djinn_fx.errors import SettingsError, UnitError
+from djinn_fx.files.yaml_bounds import checked
 from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
-from djinn_fx.yaml_bounds import checked
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)  # an alias within an alias would be written out each time

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from djinn_fx.errors import SettingsError
+from djinn_fx.files.yaml_bounds import read_text
 from djinn_fx.hardware.builder import TopologyBuilder
 from djinn_fx.hardware.catalogue import find_device
 from djinn_fx.hardware.links import LinkClass
 from djinn_fx.hardware.topology import Topology
 from djinn_fx.hardware.yaml_places import Entry, read_entries
-from djinn_fx.yaml_bounds import read_text
 
 _GB = 2**30
 _SHAPES = ("Ring", "FullyConnected", "Switch")

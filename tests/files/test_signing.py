@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from djinn_fx import signing
+from djinn_fx.files import signing
+from djinn_fx.files.signing import NotOurs, key_path, seal, signer, unseal
 from djinn_fx.reasons import ReasonKind
-from djinn_fx.signing import NotOurs, key_path, seal, signer, unseal
 
-_PRINT_KEY = "from djinn_fx.signing import signer; import sys; sys.stdout.write(signer().secret.hex())"
+_PRINT_KEY = "from djinn_fx.files.signing import signer; import sys; sys.stdout.write(signer().secret.hex())"
 
 
 @pytest.fixture(autouse=True)

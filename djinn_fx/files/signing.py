@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from djinn_fx.errors import StoreError
-from djinn_fx.private_files import default_config_dir, own_folder
+from djinn_fx.files.private import default_config_dir, own_folder
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.threads import new_lock
 

@@ -12,13 +12,13 @@ import yaml
 
 from djinn_fx.command_line import read_options
 from djinn_fx.errors import SettingsError, UnitError
+from djinn_fx.files.yaml_bounds import MAX_BYTES, MAX_VALUES, Loader, checked
 from djinn_fx.hardware.importers.astra_sim import from_astra_sim
 from djinn_fx.hardware.importers.slurm import expand, from_slurm, read_slurm
 from djinn_fx.hardware.rows import read_devices
 from djinn_fx.hardware.topology_file import read_topology, topology_from_yaml
 from djinn_fx.settings import PROJECT_FILE, Settings
 from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
-from djinn_fx.yaml_bounds import MAX_BYTES, MAX_VALUES, Loader, checked
 
 
 def load(folder: Path, text: str) -> Settings:
@@ -152,7 +152,7 @@ def test_so_is_a_topology(read: Any, text: str) -> None:
 
 
 def test_without_libyaml_the_bounds_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("djinn_fx.yaml_bounds._Base", yaml.SafeLoader)
+    monkeypatch.setattr("djinn_fx.files.yaml_bounds._Base", yaml.SafeLoader)
     for text in _DEEP.values():
         with pytest.raises((SettingsError, yaml.YAMLError)):
             checked(text[:2000], "x.yaml")
