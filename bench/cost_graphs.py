@@ -24,7 +24,7 @@ from djinn_fx.costmodels.work_of import work_graph
 from djinn_fx.engines.base import Artefact, Engine, RegionCallable, RegionGraph
 from djinn_fx.engines.registry import engine as named_engine
 from djinn_fx.passes.find_regions import whole_region
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.extract import attribute
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.lower import lower

@@ -174,7 +174,7 @@ def plan(model: str, quick: bool, dtype: str, target: str) -> Found:
     from djinn_fx.engines.region_work import region_graph
     from djinn_fx.engines.registry import engine
     from djinn_fx.engines.tensorrt import worker
-    from djinn_fx.settings import Settings
+    from djinn_fx.settings.table import Settings
 
     module, inputs, _ = build(model, quick)
     settings = Settings(engine="tensorrt", target=target)

@@ -25,7 +25,7 @@ from bench.models import build
 from djinn_fx.backend import capture
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.pipeline import DEFAULT
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.hashing import canonical_form, structural_hash
 from djinn_fx.srg.lower import lower
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from djinn_fx.captured import CapturedGraph, CaptureResult
     from djinn_fx.readiness import ModelStatus
-    from djinn_fx.settings import Settings
+    from djinn_fx.settings.table import Settings
 
 __all__ = ["capture", "compilations", "compile_exported", "djinn", "reset", "status", "wait_until_ready"]
 
@@ -35,7 +35,7 @@ def djinn(
         EngineError: an engine failed and ``on_failure`` is ``"raise"``.
     """
     from djinn_fx.compile import compile_graph
-    from djinn_fx.settings import Settings
+    from djinn_fx.settings.table import Settings
 
     return compile_graph(gm, example_inputs, Settings.load(mode, options))
 

@@ -38,7 +38,7 @@ from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.pipeline import plan_of
 from djinn_fx.pricing import pricing_for
 from djinn_fx.reasons import Reason
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.plan import Plan

@@ -17,7 +17,7 @@ from djinn_fx.engines.bundle import ALREADY_STORED, export_bundle, import_bundle
 from djinn_fx.engines.store import EntryInfo, FieldDifference, Store, default_cache_dir, difference, nearest
 from djinn_fx.errors import StoreError
 from djinn_fx.files.signing import signer
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.units import format_bytes
 
 OK, FOUND_WRONG = 0, 1

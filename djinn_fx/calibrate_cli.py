@@ -19,7 +19,7 @@ from djinn_fx.calibrate.run import Progress as Step
 from djinn_fx.command_line import FOUND_WRONG, OK, carry_out, json_target, write_json
 from djinn_fx.costmodels.profile import PROFILE_FILE, Profile, conditions, profile_folder, read_profile
 from djinn_fx.errors import EngineError, SettingsError
-from djinn_fx.settings import ENGINE_NAMES
+from djinn_fx.settings.table import ENGINE_NAMES
 
 SCHEMA = "djinn-calibrate/1"
 #: Seconds that measuring may take: the short list, and all of it.

@@ -33,7 +33,7 @@ from djinn_fx.learning import Learner
 from djinn_fx.passes.find_regions import whole_region
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.executor import Program, executable, program_of
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.srg.record import GraphKind

@@ -52,8 +52,8 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         SettingsError: a pair is none, or its value cannot be read.
     """
-    from djinn_fx.settings import Settings
-    from djinn_fx.settings_sources import read_word
+    from djinn_fx.settings.sources import read_word
+    from djinn_fx.settings.table import Settings
 
     options: dict[str, Any] = {}
     for pair in pairs:

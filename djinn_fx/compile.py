@@ -38,7 +38,7 @@ from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
 from djinn_fx.pricing import pricing_for
 from djinn_fx.readiness import HANDLES, GraphHandle
 from djinn_fx.runtime.executor import Program, executable, program_of
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.layout_rules import decompositions
 from djinn_fx.srg.lower import lower

@@ -9,7 +9,7 @@ from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import part_of, priced
 from djinn_fx.engines.contest import HOPELESS
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import EngineTime, Plan, Region, together
 from djinn_fx.units import format_seconds

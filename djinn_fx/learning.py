@@ -20,7 +20,7 @@ from djinn_fx.engines.region_times import RegionTimes, lessons
 from djinn_fx.engines.tier import open_store
 from djinn_fx.runtime.executor import Program
 from djinn_fx.runtime.sampled import Sampled, Times
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG, fake_value
 from djinn_fx.srg.plan import Region
 

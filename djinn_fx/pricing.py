@@ -14,7 +14,7 @@ from djinn_fx.engines.region_times import RegionTimes, lessons
 from djinn_fx.engines.tier import open_store
 from djinn_fx.passes.base import Pass
 from djinn_fx.passes.estimate_cost import EstimateCost
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 
 def pricing_for(settings: Settings, device: str, passes: Sequence[Pass] = ()) -> Pricing:

@@ -22,7 +22,7 @@ from djinn_fx.engines.guard import reproducer
 from djinn_fx.engines.guard.reading import read
 from djinn_fx.engines.guard.reproducer import FOLDER, Reproducer
 from djinn_fx.errors import EngineError, StoreError
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from tests.engines.guard.faulty import arguments, beside, eager, layer, region_of
 
 

@@ -32,7 +32,7 @@ OPTIONAL = (
     "prometheus_client",
 )
 HEAVY = ("torch", "numpy", "pydantic", "rich", "yaml", "platformdirs", "filelock", "safetensors")
-GROUND = ("djinn_fx", "djinn_fx.errors", "djinn_fx.reasons", "djinn_fx.units", "djinn_fx.settings")
+GROUND = ("djinn_fx", "djinn_fx.errors", "djinn_fx.reasons", "djinn_fx.units", "djinn_fx.settings.table")
 TORCH_FREE_ROOMS = ("hardware", "solvers")
 
 

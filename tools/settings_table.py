@@ -1,11 +1,11 @@
-"""Write README's table of settings from djinn_fx.settings; with --check, only say whether it is current."""
+"""Write README's table of settings from djinn_fx.settings.table; with --check, only say whether it is current."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from djinn_fx.settings import describe
+from djinn_fx.settings.table import describe
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN = "<!-- settings: written by tools/settings_table.py -->"

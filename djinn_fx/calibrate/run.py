@@ -20,7 +20,7 @@ from djinn_fx.calibrate.noise import noise_of
 from djinn_fx.costmodels.profile import Profile, Sample, conditions, write_profile, write_samples
 from djinn_fx.engines.registry import engine
 from djinn_fx.files.private import own_folder
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 #: In the order in which they are measured, where they are installed.
 ENGINES = ("eager", "packed", "openvino", "onnxruntime", "inductor", "inductor-packed")

@@ -23,7 +23,7 @@ from djinn_fx.costmodels.profile import Sample
 from djinn_fx.engines.build import Builder
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.plan import Plan
 
 

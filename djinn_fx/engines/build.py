@@ -30,7 +30,7 @@ from djinn_fx.engines.standby import Standby
 from djinn_fx.engines.tier import Prepared, Tier, open_store, patience_s, tiers_for
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.extract import input_value
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region

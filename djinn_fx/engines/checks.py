@@ -25,7 +25,7 @@ from djinn_fx.engines.memory import MEMORY, Loaded
 from djinn_fx.engines.store import Store
 from djinn_fx.engines.tier import Prepared, Tier
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 
 class Checks:

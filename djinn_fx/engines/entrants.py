@@ -16,7 +16,7 @@ from djinn_fx.engines.memory import Loaded
 from djinn_fx.engines.standby import Standby
 from djinn_fx.engines.tier import Prepared, Tier
 from djinn_fx.reasons import Reason
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from djinn_fx.engines.keys import device_order, symbolic_inputs
 from djinn_fx.engines.prewarm import know_vector_units
 from djinn_fx.errors import EngineError, useful_line
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import fake_value, tensors_of
 from djinn_fx.srg.rebuild import CannotRebuild, size_hints
 

@@ -23,7 +23,7 @@ from djinn_fx.engines.store import Store
 from djinn_fx.engines.store_format import DamagedEntry, StoredEntry, encode, is_key, read_entry
 from djinn_fx.errors import StoreError
 from djinn_fx.files.private import default_cache_dir
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 log = logging.getLogger("djinn_fx.store")
 

@@ -10,7 +10,7 @@ import torch
 from djinn_fx.engines.bound import Session
 from djinn_fx.engines.onnx_engine import OnnxEngine, options_of
 from djinn_fx.errors import EngineError
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 
 class OnnxRuntimeEngine(OnnxEngine):

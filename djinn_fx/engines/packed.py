@@ -28,7 +28,7 @@ from djinn_fx.engines.product_speed import ProductSpeed
 from djinn_fx.errors import EngineError
 from djinn_fx.files.private import default_cache_dir
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import fake_value, tensors_of
 from djinn_fx.srg.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
 

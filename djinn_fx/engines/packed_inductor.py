@@ -26,7 +26,7 @@ from djinn_fx.engines.packed_session import is_exact, rows_of, shape_of
 from djinn_fx.engines.product_speed import ProductSpeed, machine_digest
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import fake_value
 
 #: Raised when what this module hands to Inductor changes; part of every key.

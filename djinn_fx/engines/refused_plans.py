@@ -8,7 +8,7 @@ from djinn_fx.engines.build import BOUND
 from djinn_fx.engines.refusals import WHOLE, cannot_serve, warn
 from djinn_fx.engines.region_work import RegionBuild
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 _TOLD = (ReasonKind.ENGINE_REFUSED, ReasonKind.FALLBACK, ReasonKind.NOT_RUNNABLE, ReasonKind.QUARANTINED)
 

@@ -6,7 +6,7 @@ import importlib
 
 from djinn_fx.engines.base import Engine
 from djinn_fx.errors import SettingsError
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 #: Name → "module:factory"; the factory takes the settings. Modules are imported on first use.
 ENGINES: dict[str, str] = {

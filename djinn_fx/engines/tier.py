@@ -22,7 +22,7 @@ from djinn_fx.engines.registry import engine
 from djinn_fx.engines.store import Store, default_cache_dir
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 log = logging.getLogger("djinn_fx.engines")
 

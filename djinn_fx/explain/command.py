@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     target = json_target(arguments.json)
-    from djinn_fx.settings import Settings
+    from djinn_fx.settings.table import Settings
 
     settings = Settings.load(arguments.mode, read_options(arguments.option))
 

@@ -23,7 +23,7 @@ from djinn_fx.explain.check import compare, copy_inputs, is_random, results, run
 from djinn_fx.explain.find_model import FoundModel
 from djinn_fx.explain.report import SCHEMA, Check, ModelInfo, Report, graph_info
 from djinn_fx.explain.user_file import beside, first_line
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 if TYPE_CHECKING:
     from djinn_fx.captured import CapturedGraph, CaptureResult

@@ -29,7 +29,7 @@ from djinn_fx.engines.tier import Prepared, Tier, open_store
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.carried import Carried
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.srg.rebuild import CannotRebuild, SizeHint, rebuild, size_hints

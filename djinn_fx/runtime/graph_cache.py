@@ -28,7 +28,7 @@ from djinn_fx.engines.build import load_artefact
 from djinn_fx.errors import StoreError
 from djinn_fx.runtime.executor import Program, Step, executable
 from djinn_fx.runtime.layouts import Layouts
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 log = logging.getLogger("djinn_fx.runtime")
 

@@ -30,7 +30,7 @@ from djinn_fx.runtime.ahead import carrying, form_of, settings_json
 from djinn_fx.runtime.carried import Carried
 from djinn_fx.runtime.graph_cache import DjinnGraph, keeping
 from djinn_fx.runtime.references import complete_references
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
 

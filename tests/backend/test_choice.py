@@ -17,7 +17,7 @@ from djinn_fx.engines.base import Artefact, RegionGraph
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.entrant import ContestStatus, Standing
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

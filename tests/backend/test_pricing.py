@@ -21,7 +21,7 @@ from djinn_fx.hardware.device import Device
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.runtime import sampled
 from djinn_fx.runtime.sampled import GAP, SAMPLES, WARM
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from tests.backend.support import AT_REPEATS, Noted, djinn, same, stacked
 
 EAGER: dict[str, Any] = {"engine": "eager"}

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from djinn_fx.engines import registry
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from tests.backend.support import djinn
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

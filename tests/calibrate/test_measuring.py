@@ -22,7 +22,7 @@ from djinn_fx.calibrate.timing import MAX_BLOCKS, MIN_BLOCKS, Canary, Timed, spr
 from djinn_fx.calibrate.worker import callable_of
 from djinn_fx.costmodels.profile import Sample
 from djinn_fx.costmodels.work import WorkGraph
-from djinn_fx.settings import ENGINE_NAMES
+from djinn_fx.settings.table import ENGINE_NAMES
 
 EMPTY = WorkGraph(ops=(), reads=(), escapes=())
 

@@ -23,7 +23,7 @@ from djinn_fx.passes.estimate_cost import EstimateCost
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.executor import executable, program_of
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg import SRG
 from tests import capture, graphs
 from tests.running import order_regions, plan_in_order

@@ -23,7 +23,7 @@ from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.estimate_cost import EstimateCost
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.reasons import ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg import SRG
 from tests import capture, graphs
 from tests.running import cut_by_labels, plan_in_order
@@ -77,7 +77,7 @@ def test_a_stored_artefact_runs_in_a_new_process(settings: Settings, tmp_path: P
 import torch
 from djinn_fx.engines.build import load_artefact
 from djinn_fx.engines.inductor import InductorEngine
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 def compile(self, region):
     raise AssertionError("compiled again")

@@ -16,7 +16,7 @@ from djinn_fx.engines.mega_cache import KIND, DjinnCacheArtifact
 from djinn_fx.engines.store import Store
 from djinn_fx.engines.store_format import encode
 from djinn_fx.engines.tier import open_store
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 KEY = "ab" * 32
 

@@ -11,7 +11,7 @@ import torch
 from djinn_fx.engines import onnxruntime_vectors
 from djinn_fx.engines.onnx_engine import OnnxEngine
 from djinn_fx.engines.onnxruntime import OnnxRuntimeEngine, make
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from tests.engines import onnx_engine_cases
 from tests.engines.onnx_engine_cases import WIDTH, Traced, close, linear, parameters
 

@@ -15,7 +15,7 @@ from djinn_fx.engines.onnx_engine import OnnxEngine
 from djinn_fx.engines.openvino import OpenVinoEngine, make
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from tests.engines import onnx_engine_cases
 from tests.engines.onnx_engine_cases import WIDTH, Traced, close, linear, parameters
 

@@ -17,7 +17,7 @@ from djinn_fx.engines.packed import PackedEngine, make
 from djinn_fx.engines.packed_graph import products, rewritten
 from djinn_fx.engines.product_speed import ProductSpeed
 from djinn_fx.reasons import ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from tests import families
 from tests.concrete import concrete, copied
 from tests.engines.packing import WAYS, differences, engine_of, region_of

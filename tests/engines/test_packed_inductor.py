@@ -18,7 +18,7 @@ from djinn_fx.engines.inductor import InductorEngine
 from djinn_fx.engines.packed_graph import rewritten
 from djinn_fx.engines.packed_inductor import PackedInductorEngine, define_operators, make, with_packed_inputs
 from djinn_fx.reasons import ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from tests.concrete import concrete
 from tests.engines.packing import differences, engine_of, region_of, speed_of
 
@@ -88,7 +88,7 @@ def test_an_artefact_runs_in_a_new_process(tmp_path: Path, repo: Path) -> None:
 import json, pathlib, torch
 from djinn_fx.engines.base import Artefact
 from djinn_fx.engines.packed_inductor import make
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 here = pathlib.Path({str(tmp_path)!r})
 header, payload = json.loads((here / "header.json").read_text()), (here / "payload").read_bytes()
 run = make(Settings(cache=False)).load(Artefact(header=header, payload=payload))

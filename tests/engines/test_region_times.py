@@ -11,7 +11,7 @@ import torch
 from djinn_fx.engines import region_times
 from djinn_fx.engines.region_times import Lessons, RegionTimes, forget_lessons, lessons
 from djinn_fx.engines.store import Store
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 HASH = "a" * 64
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import SettingsError
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from tests.exam.pool import ask
 
 PARTS = ("ops", "modules", "families")

@@ -28,7 +28,7 @@ from djinn_fx.explain.report import (
 )
 from djinn_fx.explain.text import WIDTH, check_text, group_label, group_regions, pricing_text, print_report
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.plan import EngineTime
 from djinn_fx.srg.record import Cost
 

@@ -17,7 +17,7 @@ from djinn_fx.hardware.importers.astra_sim import from_astra_sim
 from djinn_fx.hardware.importers.slurm import expand, from_slurm, read_slurm
 from djinn_fx.hardware.rows import read_devices
 from djinn_fx.hardware.topology_file import read_topology, topology_from_yaml
-from djinn_fx.settings import PROJECT_FILE, Settings
+from djinn_fx.settings.table import PROJECT_FILE, Settings
 from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
 
 

@@ -28,7 +28,7 @@ from djinn_fx.runtime import carried, serialise
 from djinn_fx.runtime.ahead import restore
 from djinn_fx.runtime.saveable import saveable_guards
 from djinn_fx.runtime.serialise import SavedGraph
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 SIDE = 8
 

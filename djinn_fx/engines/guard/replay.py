@@ -20,7 +20,7 @@ from djinn_fx.engines.guard.reading import Reproduced
 from djinn_fx.engines.guard.trial import Randomness, copied
 from djinn_fx.engines.registry import ENGINES, engine
 from djinn_fx.errors import DjinnError, EngineError, StoreError
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ from djinn_fx.engines.tensorrt.session import Session
 from djinn_fx.engines.tensorrt.worker import WORKER_VERSION
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import fake_value, tensors_of
 from djinn_fx.srg.hashing import NoCanonicalForm
 

@@ -24,7 +24,7 @@ from djinn_fx.engines.tensorrt.evaluate import evaluate
 from djinn_fx.engines.tensorrt.flavour import logger
 from djinn_fx.engines.tensorrt.network import Network
 from djinn_fx.engines.tensorrt.session import Session
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from tests.engines.tensorrt.fake_gpu import ALIGNMENT, FakeDriver
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")

@@ -26,7 +26,7 @@ from djinn_fx.engines.tensorrt.calling import Calling
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine, describe
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings import Settings
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.hashing import canonical_form, structural_hash
 from djinn_fx.srg.lower import lower
 

@@ -20,8 +20,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from djinn_fx.errors import SettingsError, UnitError
 from djinn_fx.files.private import default_config_dir
-from djinn_fx.settings_sources import ENV_PREFIX, Source, from_call, from_environment, from_file
-from djinn_fx.settings_sources import read_text as _read_text
+from djinn_fx.settings.sources import ENV_PREFIX, Source, from_call, from_environment, from_file
+from djinn_fx.settings.sources import read_text as _read_text
 from djinn_fx.units import parse_bytes, parse_seconds
 
 PROJECT_FILE = "djinn.yaml"

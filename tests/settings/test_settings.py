@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from djinn_fx.errors import SettingsError
-from djinn_fx.settings import PROJECT_FILE, Settings, describe, read_text
-from djinn_fx.settings_sources import TORCH_OPTIONS
+from djinn_fx.settings.sources import TORCH_OPTIONS
+from djinn_fx.settings.table import PROJECT_FILE, Settings, describe, read_text
 
 
 def load(
@@ -168,7 +168,7 @@ class TestEnvironment:
         assert "did you mean 'engine'?" in message
 
     def test_the_debug_switch_is_no_setting(self, caplog: pytest.LogCaptureFixture) -> None:
-        with caplog.at_level("WARNING", "djinn_fx.settings"):
+        with caplog.at_level("WARNING", "djinn_fx.settings.table"):
             assert load(environ={"DJINN_DEBUG": "1"}) == load()
         assert not caplog.records
 
@@ -176,7 +176,7 @@ class TestEnvironment:
         assert read_text("engin", "eager") == "eager"
 
     def test_an_unrelated_variable_is_only_warned_about(self, caplog: pytest.LogCaptureFixture) -> None:
-        with caplog.at_level("WARNING", "djinn_fx.settings"):
+        with caplog.at_level("WARNING", "djinn_fx.settings.table"):
             assert load(environ={"DJINN_SERVICE_HOST": "10.0.0.1"}) == load()
         assert "DJINN_SERVICE_HOST" in caplog.text
 
@@ -370,7 +370,9 @@ class TestDigest:
         assert load(change).digest() == load().digest()
 
     def test_equal_in_another_process(self) -> None:
-        code = "from djinn_fx.settings import Settings; print(Settings.load(options={'engine': 'eager'}).digest())"
+        code = (
+            "from djinn_fx.settings.table import Settings; print(Settings.load(options={'engine': 'eager'}).digest())"
+        )
         environ = {**os.environ, "PYTHONHASHSEED": "7"}
         other = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
         assert other.stdout.strip() == load({"engine": "eager"}).digest()

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from djinn_fx.errors import SettingsError
 from djinn_fx.files.yaml_bounds import checked, read_bytes
 
-log = logging.getLogger("djinn_fx.settings")
+log = logging.getLogger("djinn_fx.settings.table")
 
 ENV_PREFIX = "DJINN_"
 #: Variables with our prefix that are no settings: DJINN_DEBUG=1 makes the commands show tracebacks,

@@ -1,0 +1,1 @@
+"""The settings: one table of them, and the places that they are read from."""
