@@ -26,9 +26,9 @@ from djinn_fx.engines.registry import engine as named_engine
 from djinn_fx.passes.find_regions import whole_region
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.extract import attribute
+from djinn_fx.srg.form.rebuild import SizeHint, rebuild, size_hints
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.lower import lower
-from djinn_fx.srg.rebuild import SizeHint, rebuild, size_hints
 from djinn_fx.srg.record import GraphKind, Residency
 
 #: Blocks of calls, and the seconds that all of them take together, about.

@@ -26,7 +26,7 @@ from djinn_fx.backend import capture
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.pipeline import DEFAULT
 from djinn_fx.settings.table import Settings
-from djinn_fx.srg.hashing import canonical_form, structural_hash
+from djinn_fx.srg.form.hashing import canonical_form, structural_hash
 from djinn_fx.srg.lower import lower
 
 LOWER_1000_OPS_MS = 100.0

@@ -27,8 +27,8 @@ from djinn_fx.passes.partition import OpList, op_list, to_groups
 from djinn_fx.passes.repeats import Labels, by_module_stack, by_structure
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.extract import boundary, depends_on_data, size_ops, symbol_sources, unbound_symbols, with_sizes
+from djinn_fx.srg.form.hashing import NoCanonicalForm, canonical_form, structural_hash
 from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.hashing import NoCanonicalForm, canonical_form, structural_hash
 from djinn_fx.srg.plan import Region
 from djinn_fx.srg.record import Cost
 from djinn_fx.units import format_seconds

@@ -45,7 +45,7 @@ class RegionGraph:
 
     Attributes:
         gm: placeholders in the order of ``inputs``; returns a tuple in the order of the region's outputs.
-        structural_hash: see :mod:`djinn_fx.srg.hashing`; empty if the region has no canonical form.
+        structural_hash: see :mod:`djinn_fx.srg.form.hashing`; empty if the region has no canonical form.
         canonical: the canonical form itself, a JSON value; None if there is none.
         example_inputs: fake tensors, SymInts and numbers, one per placeholder.
         label: for messages.

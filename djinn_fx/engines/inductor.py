@@ -30,8 +30,8 @@ from djinn_fx.engines.prewarm import know_vector_units
 from djinn_fx.errors import EngineError, useful_line
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.form.rebuild import CannotRebuild, size_hints
 from djinn_fx.srg.graph import fake_value, tensors_of
-from djinn_fx.srg.rebuild import CannotRebuild, size_hints
 
 log = logging.getLogger("djinn_fx.engines.inductor")
 

@@ -22,7 +22,7 @@ from djinn_fx.engines.guard.trial import Randomness
 from djinn_fx.engines.ranges.program import Checked, Program
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.srg.replay import CannotReplay, replay
+from djinn_fx.srg.form.replay import CannotReplay, replay
 
 log = logging.getLogger("djinn_fx.engines.inductor")
 

@@ -15,8 +15,8 @@ from djinn_fx.engines.keys import Guards, symbolic_inputs
 from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.prewarm import know_vector_units
 from djinn_fx.errors import EngineError
-from djinn_fx.srg.hashing import structural_hash
-from djinn_fx.srg.rebuild import CannotRebuild, Rebuilt, SizeHint, rebuild
+from djinn_fx.srg.form.hashing import structural_hash
+from djinn_fx.srg.form.rebuild import CannotRebuild, Rebuilt, SizeHint, rebuild
 
 
 def build(request: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple[dict[str, Any], bytes]:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import RegionGraph
+from djinn_fx.srg.form.hashing import CANONICAL_SCHEMA
 from djinn_fx.srg.graph import tensors_of
-from djinn_fx.srg.hashing import CANONICAL_SCHEMA
 
 #: Raised when what an entry holds changes its meaning.
 ARTEFACT_SCHEMA = 1

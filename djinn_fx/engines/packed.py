@@ -29,8 +29,8 @@ from djinn_fx.errors import EngineError
 from djinn_fx.files.private import default_cache_dir
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
 from djinn_fx.srg.graph import fake_value, tensors_of
-from djinn_fx.srg.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
 
 #: Raised when what is made of a region changes; part of every key.
 CONVERTER_VERSION = 1

@@ -14,8 +14,8 @@ from djinn_fx.engines.keys import Guards, symbol_places
 from djinn_fx.engines.memory import Loaded
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.extract import extract, input_value
+from djinn_fx.srg.form.hashing import canonical_form
 from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.hashing import canonical_form
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.srg.record import Residency
 

@@ -36,9 +36,9 @@ from djinn_fx.runtime.contested import (
 from djinn_fx.runtime.executor import executable, program_of
 from djinn_fx.runtime.graph_cache import program_from_json, program_to_json
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.form.replay import CannotReplay, first_loss, replay
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
-from djinn_fx.srg.replay import CannotReplay, first_loss, replay
 
 log = logging.getLogger("djinn_fx.runtime")
 

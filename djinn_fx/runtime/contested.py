@@ -30,9 +30,9 @@ from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.carried import Carried
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
-from djinn_fx.srg.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
 from djinn_fx.threads import start_thread, tell_of_fork
 
 log = logging.getLogger("djinn_fx.runtime")

@@ -23,8 +23,8 @@ import torch
 
 from djinn_fx.engines.keys import symbol_places, symbolic_inputs
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.srg.expressions import parse_size
 from djinn_fx.srg.extract import input_value
+from djinn_fx.srg.form.expressions import parse_size
 from djinn_fx.srg.graph import SRG
 
 log = logging.getLogger("djinn_fx.runtime")

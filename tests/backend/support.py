@@ -19,8 +19,8 @@ from djinn_fx.passes.partition import OpList, op_list, to_groups
 from djinn_fx.passes.pipeline import DEFAULT
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.extract import boundary, symbol_sources, unbound_symbols
+from djinn_fx.srg.form.hashing import NoCanonicalForm, canonical_form, structural_hash
 from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.hashing import NoCanonicalForm, canonical_form, structural_hash
 from djinn_fx.srg.plan import Region
 from djinn_fx.srg.record import Cost
 

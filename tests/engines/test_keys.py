@@ -25,7 +25,7 @@ from djinn_fx.engines.inductor import InductorEngine
 from djinn_fx.engines.keys import EngineKey, Guards, device_order, engine_key, symbolic_inputs
 from djinn_fx.srg import Region, lower
 from djinn_fx.srg.extract import boundary, extract
-from djinn_fx.srg.hashing import canonical_form, structural_hash
+from djinn_fx.srg.form.hashing import canonical_form, structural_hash
 from tests import graphs
 
 

@@ -21,7 +21,7 @@ from djinn_fx.srg.extract import (
     unbound_symbols,
     with_sizes,
 )
-from djinn_fx.srg.hashing import graph_form, structural_hash
+from djinn_fx.srg.form.hashing import graph_form, structural_hash
 from tests import capture, graphs
 
 

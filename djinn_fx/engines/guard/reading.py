@@ -1,6 +1,6 @@
 """Reads a reproducer directory. It may come from anybody, so it is data: checked, bounded, and nothing in it is run.
 
-The region is rebuilt from its canonical form (:mod:`djinn_fx.srg.rebuild`), which looks names up and evaluates no code;
+The region is rebuilt from its canonical form (:mod:`djinn_fx.srg.form.rebuild`), which looks names up and evaluates no code;
 here only operators of ATen and prims that torch's dispatcher knows are let through. Arrays are read without pickle,
 their sizes compared with the file's before memory is taken. The artefact is only read when asked for.
 """
@@ -33,8 +33,8 @@ from djinn_fx.engines.guard.trial import writable
 from djinn_fx.engines.pool.limits import available_bytes
 from djinn_fx.engines.store_format import DamagedEntry
 from djinn_fx.errors import StoreError
-from djinn_fx.srg.hashing import structural_hash
-from djinn_fx.srg.rebuild import CannotRebuild, SizeHint, rebuild
+from djinn_fx.srg.form.hashing import structural_hash
+from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild
 
 #: No directory written here is nearly as large.
 MAX_REGION_BYTES, MAX_PAYLOAD_BYTES = 64_000_000, 2_000_000_000

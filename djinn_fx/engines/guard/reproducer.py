@@ -44,7 +44,7 @@ from djinn_fx.engines.guard.trial import writable, written_places
 from djinn_fx.engines.keys import device_order
 from djinn_fx.errors import DjinnError
 from djinn_fx.settings.table import Settings
-from djinn_fx.srg.rebuild import CannotRebuild, size_hints
+from djinn_fx.srg.form.rebuild import CannotRebuild, size_hints
 
 log = logging.getLogger("djinn_fx.engines.guard")
 

@@ -49,7 +49,7 @@ def build_from_onnx(request: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple
     """
     from djinn_fx.engines.tensorrt.onnx_fallback import convert_form
     from djinn_fx.engines.tensorrt.onnx_rewrite import Refused
-    from djinn_fx.srg.rebuild import SizeHint
+    from djinn_fx.srg.form.rebuild import SizeHint
 
     hints = [SizeHint(value=value, positive=positive) for value, positive in request["hints"]]
     try:

@@ -39,8 +39,8 @@ from djinn_fx.engines.tensorrt.worker import WORKER_VERSION
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.form.hashing import NoCanonicalForm
 from djinn_fx.srg.graph import fake_value, tensors_of
-from djinn_fx.srg.hashing import NoCanonicalForm
 
 log = logging.getLogger("djinn_fx.engines.tensorrt")
 
@@ -210,7 +210,7 @@ class TensorRTEngine:
         if not self.onnx:
             return refused
         from djinn_fx.engines.tensorrt.onnx_fallback import form_of, missing_packages, versions
-        from djinn_fx.srg.rebuild import CannotRebuild, size_hints
+        from djinn_fx.srg.form.rebuild import CannotRebuild, size_hints
 
         try:
             absent = missing_packages()

@@ -33,9 +33,9 @@ from djinn_fx.engines.tensorrt.onnx_rewrite import PLACE, Prepared, Refused, pre
 from djinn_fx.engines.tensorrt.onnx_verify import difference
 from djinn_fx.errors import LoweringError, useful_line
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.srg.hashing import NoCanonicalForm, canonical_form
+from djinn_fx.srg.form.hashing import NoCanonicalForm, canonical_form
+from djinn_fx.srg.form.rebuild import CannotRebuild, Rebuilt, SizeHint, rebuild, size_hints
 from djinn_fx.srg.lower import lower
-from djinn_fx.srg.rebuild import CannotRebuild, Rebuilt, SizeHint, rebuild, size_hints
 from djinn_fx.threads import new_lock
 
 #: Raised when this module changes what it makes of a region; part of every key.
@@ -132,8 +132,8 @@ def convert_form(
     """As :func:`onnx_request`, from what the region's canonical form says.
 
     Args:
-        form: see :func:`djinn_fx.srg.hashing.canonical_form`.
-        hints: see :func:`djinn_fx.srg.rebuild.size_hints`.
+        form: see :func:`djinn_fx.srg.form.hashing.canonical_form`.
+        hints: see :func:`djinn_fx.srg.form.rebuild.size_hints`.
         options: as in :func:`onnx_request`.
         verify: as in :func:`onnx_request`.
 

@@ -38,8 +38,8 @@ from djinn_fx.engines.tensorrt.onnx_attention import ATTENTION, named_arguments,
 from djinn_fx.engines.tensorrt.onnx_wide import compute_wide
 from djinn_fx.engines.tensorrt.sizes import Sizes, text_of
 from djinn_fx.engines.tensorrt.support import Refused as SizeRefused
+from djinn_fx.srg.form.rebuild import Rebuilt
 from djinn_fx.srg.graph import tensors_of
-from djinn_fx.srg.rebuild import Rebuilt
 
 aten = torch.ops.aten
 

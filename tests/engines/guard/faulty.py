@@ -15,7 +15,7 @@ from djinn_fx.engines.guard.guarded import GuardedRegion, guarded
 from djinn_fx.engines.guard.precise import fp64_reference
 from djinn_fx.reasons import Reason
 from djinn_fx.srg import lower
-from djinn_fx.srg.hashing import canonical_form, structural_hash
+from djinn_fx.srg.form.hashing import canonical_form, structural_hash
 from tests.graphs import trace
 
 Fault = Callable[[list[Any], list[Any]], Sequence[Any]]

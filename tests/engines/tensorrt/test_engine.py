@@ -27,7 +27,7 @@ from djinn_fx.engines.tensorrt.engine import TensorRTEngine, describe
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
-from djinn_fx.srg.hashing import canonical_form, structural_hash
+from djinn_fx.srg.form.hashing import canonical_form, structural_hash
 from djinn_fx.srg.lower import lower
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")

@@ -15,16 +15,16 @@ from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.region_work import region_graph
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.srg import SRG
-from djinn_fx.srg.expressions import parse_bound, parse_size
-from djinn_fx.srg.hashing import canonical_form, structural_hash
+from djinn_fx.srg.form.expressions import parse_bound, parse_size
+from djinn_fx.srg.form.hashing import canonical_form, structural_hash
+from djinn_fx.srg.form.rebuild import CannotRebuild, Rebuilt, SizeHint, rebuild, size_hints
+from djinn_fx.srg.form.targets import UnknownTarget, find_operator, find_target
 from djinn_fx.srg.lower import lower
-from djinn_fx.srg.rebuild import CannotRebuild, Rebuilt, SizeHint, rebuild, size_hints
-from djinn_fx.srg.targets import UnknownTarget, find_operator, find_target
 from tests import capture, families, graphs
 from tests.backend.support import AT_REPEATS
 from tests.concrete import concrete, copied, whole
 from tests.running import cut_by_labels
-from tests.srg.test_hashing import MUST_DIFFER
+from tests.srg.form.test_hashing import MUST_DIFFER
 
 #: Cases of the zoo: name, training, dynamic.
 ZOO = (

@@ -26,10 +26,10 @@ from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, compute_unbacked_bindings
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from djinn_fx.srg.expressions import parse_bound, parse_size
-from djinn_fx.srg.hashing import canonical_form, structural_hash
+from djinn_fx.srg.form.expressions import parse_bound, parse_size
+from djinn_fx.srg.form.hashing import canonical_form, structural_hash
+from djinn_fx.srg.form.targets import UnknownTarget, find_operator, find_target, takes_tuples
 from djinn_fx.srg.lower import lower
-from djinn_fx.srg.targets import UnknownTarget, find_operator, find_target, takes_tuples
 
 _SYMBOL = re.compile(r"k\d+")
 #: More ops than any region has; a form is refused before time is spent on it.
@@ -102,7 +102,7 @@ def rebuild(form: Any, *, hints: Sequence[SizeHint] = (), devices: Mapping[str, 
     """The graph that a canonical form describes.
 
     Args:
-        form: of a region, as :func:`djinn_fx.srg.hashing.canonical_form` makes it, or read back from JSON.
+        form: of a region, as :func:`djinn_fx.srg.form.hashing.canonical_form` makes it, or read back from JSON.
         hints: of its symbols, see :func:`size_hints`.
         devices: which device each numbered one of the form is: ``{"cuda#0": "cuda:1"}``.
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.fx import GraphModule
 
 from djinn_fx.srg import lower
-from djinn_fx.srg.hashing import canonical_form, structural_hash
+from djinn_fx.srg.form.hashing import canonical_form, structural_hash
 from tests.programs import DETERMINISTIC, KINDS, LITERALS, PROGRAMS, Op, Program, arguments_of, behaviour, build
 
 

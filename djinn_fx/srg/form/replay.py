@@ -1,6 +1,6 @@
 """A canonical form as a graph that runs: what a saved function calls where no engine's artefact is.
 
-Unlike :mod:`djinn_fx.srg.rebuild` this computes no fake values, so it takes microseconds an op; that nothing was lost
+Unlike :mod:`djinn_fx.srg.form.rebuild` this computes no fake values, so it takes microseconds an op; that nothing was lost
 is proved when the form is saved, by comparing what comes out with the region itself (:func:`first_loss`).
 
 A form is data from elsewhere: names in it are looked up, in torch's table of operators or in short lists.
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from djinn_fx.srg.targets import UnknownTarget, find_operator, find_target, takes_tuples
+from djinn_fx.srg.form.targets import UnknownTarget, find_operator, find_target, takes_tuples
 
 _TORCH_NAMES: dict[str, Any] = {
     str(value): value
@@ -33,7 +33,7 @@ def replay(form: Mapping[str, Any], devices: Mapping[str, str]) -> GraphModule:
     """The graph of a region's canonical form: placeholders, ops, a tuple of outputs.
 
     Args:
-        form: as :func:`djinn_fx.srg.hashing.canonical_form` makes it, or read back from JSON.
+        form: as :func:`djinn_fx.srg.form.hashing.canonical_form` makes it, or read back from JSON.
         devices: which device each numbered one of the form is: ``{"cuda#0": "cuda:1"}``.
 
     Raises:

@@ -1,0 +1,1 @@
+"""A region's canonical form: hashed, written as JSON, and rebuilt from it."""
