@@ -30,11 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.harness import Report, parse, parser, table
 from bench.links_child import MESSAGE, PLAIN, RELAY
-from djinn_fx.hardware.builder import TopologyBuilder
-from djinn_fx.hardware.links import MEASURED, LinkClass, Serialisation, find_link_class, make_link
-from djinn_fx.hardware.measured_links import measured_link
-from djinn_fx.hardware.sharing import transfer_times
-from djinn_fx.hardware.topology import Topology
+from djinn_fx.hardware.topology.builder import TopologyBuilder
+from djinn_fx.hardware.topology.links import MEASURED, LinkClass, Serialisation, find_link_class, make_link
+from djinn_fx.hardware.topology.measured_links import measured_link
+from djinn_fx.hardware.topology.sharing import transfer_times
+from djinn_fx.hardware.topology.topology import Topology
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Who listens at an address.

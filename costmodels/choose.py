@@ -21,9 +21,9 @@ from djinn_fx.costmodels.work import Work, WorkGraph
 from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.catalogue import default_device, find_device, known_device
 from djinn_fx.hardware.device import Device
-from djinn_fx.hardware.presets import preset
-from djinn_fx.hardware.topology import Topology
-from djinn_fx.hardware.topology_file import read_topology
+from djinn_fx.hardware.topology.file import read_topology
+from djinn_fx.hardware.topology.presets import preset
+from djinn_fx.hardware.topology.topology import Topology
 from djinn_fx.reasons import Reason, ReasonKind
 
 log = logging.getLogger("djinn_fx.costmodels")

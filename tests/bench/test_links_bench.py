@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from bench import links
 from bench.harness import Report
 from bench.links_child import MESSAGE, PLAIN, RELAY
-from djinn_fx.hardware.links import Serialisation
+from djinn_fx.hardware.topology.links import Serialisation
 
 COST = Serialisation(bytes_s=1e9, fixed_s=1e-5, source="test")
 

@@ -16,7 +16,7 @@ from djinn_fx.files.yaml_bounds import MAX_BYTES, MAX_VALUES, Loader, checked
 from djinn_fx.hardware.importers.astra_sim import from_astra_sim
 from djinn_fx.hardware.importers.slurm import expand, from_slurm, read_slurm
 from djinn_fx.hardware.rows import read_devices
-from djinn_fx.hardware.topology_file import read_topology, topology_from_yaml
+from djinn_fx.hardware.topology.file import read_topology, topology_from_yaml
 from djinn_fx.settings.table import PROJECT_FILE, Settings
 from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
 
@@ -185,7 +185,7 @@ def test_a_long_chain_of_switches() -> None:
 
 
 def test_a_full_mesh_and_a_preset_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("djinn_fx.hardware.builder.MAX_LINKS", 500)
+    monkeypatch.setattr("djinn_fx.hardware.topology.builder.MAX_LINKS", 500)
     lists = "npus_count: [40000]\nbandwidth: [50.0]\nlatency: [1.0]\n"
     with pytest.raises(SettingsError, match="500 links"):
         from_astra_sim("topology: [FullyConnected]\n" + lists, "h100-sxm")

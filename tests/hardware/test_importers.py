@@ -11,8 +11,8 @@ from djinn_fx.hardware.importers import nvidia_smi
 from djinn_fx.hardware.importers.astra_sim import from_astra_sim, read_astra_sim
 from djinn_fx.hardware.importers.nvidia_smi import from_nvidia_smi, read_matrix
 from djinn_fx.hardware.importers.slurm import expand, from_slurm, read_slurm
-from djinn_fx.hardware.presets import preset
-from djinn_fx.hardware.topology import missing_way
+from djinn_fx.hardware.topology.presets import preset
+from djinn_fx.hardware.topology.topology import missing_way
 
 SAMPLES = Path(__file__).parent / "samples"
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from djinn_fx.errors import SettingsError
 from djinn_fx.files.yaml_bounds import read_text
-from djinn_fx.hardware.builder import TopologyBuilder
 from djinn_fx.hardware.catalogue import find_device
-from djinn_fx.hardware.links import LinkClass
-from djinn_fx.hardware.topology import Topology
+from djinn_fx.hardware.topology.builder import TopologyBuilder
+from djinn_fx.hardware.topology.links import LinkClass
+from djinn_fx.hardware.topology.topology import Topology
 from djinn_fx.hardware.yaml_places import Entry, read_entries
 
 _GB = 2**30

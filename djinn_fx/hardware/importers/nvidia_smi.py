@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from djinn_fx.errors import SettingsError
-from djinn_fx.hardware.builder import TopologyBuilder
 from djinn_fx.hardware.catalogue import find_device
-from djinn_fx.hardware.presets import preset
-from djinn_fx.hardware.topology import Topology
+from djinn_fx.hardware.topology.builder import TopologyBuilder
+from djinn_fx.hardware.topology.presets import preset
+from djinn_fx.hardware.topology.topology import Topology
 
 #: From near to far; what joins a pair joins it at every level from its own on.
 _LEVELS = ("PIX", "PXB", "PHB", "NODE", "SYS")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from djinn_fx.errors import SettingsError, UnitError
 from djinn_fx.files.yaml_bounds import read_text
-from djinn_fx.hardware.builder import MAX_NODES, TopologyBuilder
 from djinn_fx.hardware.catalogue import find_device
-from djinn_fx.hardware.topology import Topology, unknown
+from djinn_fx.hardware.topology.builder import MAX_NODES, TopologyBuilder
+from djinn_fx.hardware.topology.topology import Topology, unknown
 from djinn_fx.units import parse_bandwidth
 
 _KEYS = ("switchname", "switches", "nodes", "linkspeed", "blockname", "blocksizes")

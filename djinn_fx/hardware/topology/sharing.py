@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from djinn_fx.hardware.routes import Route
-from djinn_fx.hardware.topology import Topology, serialisations
+from djinn_fx.hardware.topology.routes import Route
+from djinn_fx.hardware.topology.topology import Topology, serialisations
 
 
 @dataclass(kw_only=True)

@@ -28,12 +28,18 @@ from typing import Any
 
 from djinn_fx.errors import SettingsError
 from djinn_fx.files.yaml_bounds import read_text
-from djinn_fx.hardware.builder import TopologyBuilder
 from djinn_fx.hardware.catalogue import find_device
-from djinn_fx.hardware.links import LinkClass, Serialisation, default_serialisation, find_link_class, link_classes
-from djinn_fx.hardware.measured_links import measured_link
-from djinn_fx.hardware.presets import preset
-from djinn_fx.hardware.topology import FORWARDING, Topology, missing_way
+from djinn_fx.hardware.topology.builder import TopologyBuilder
+from djinn_fx.hardware.topology.links import (
+    LinkClass,
+    Serialisation,
+    default_serialisation,
+    find_link_class,
+    link_classes,
+)
+from djinn_fx.hardware.topology.measured_links import measured_link
+from djinn_fx.hardware.topology.presets import preset
+from djinn_fx.hardware.topology.topology import FORWARDING, Topology, missing_way
 from djinn_fx.hardware.yaml_places import Entry, read_entries
 
 _SECTION = ("name", "preset", "count", "fabric", "classes", "aliases", "hosts", "switches", "links")

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from djinn_fx.errors import SettingsError
-from djinn_fx.hardware.builder import TopologyBuilder
 from djinn_fx.hardware.catalogue import find_device
-from djinn_fx.hardware.topology import Topology
+from djinn_fx.hardware.topology.builder import TopologyBuilder
+from djinn_fx.hardware.topology.topology import Topology
 
 
 def preset(name: str, count: int = 1, fabric: str | None = None) -> Topology:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from djinn_fx.hardware.links import MEASURED, Link
+from djinn_fx.hardware.topology.links import MEASURED, Link
 
 
 def measured_link(link: Link, samples: Sequence[tuple[int, float]]) -> Link:

@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.device import Device
-from djinn_fx.hardware.links import DATASHEET, MEASURED, MIXED, Link, Serialisation, default_serialisation
-from djinn_fx.hardware.routes import PathTable, Route
+from djinn_fx.hardware.topology.links import DATASHEET, MEASURED, MIXED, Link, Serialisation, default_serialisation
+from djinn_fx.hardware.topology.routes import PathTable, Route
 
 #: What a node does with data for others: nothing; passes each byte on as it comes (switches, PCIe roots); or waits
 #: until everything has arrived (host memory: a tensor is copied there whole before it is sent on).

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from djinn_fx.hardware.links import Link
+from djinn_fx.hardware.topology.links import Link
 
 if TYPE_CHECKING:
-    from djinn_fx.hardware.topology import Node, Topology
+    from djinn_fx.hardware.topology.topology import Node, Topology
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from djinn_fx.errors import SettingsError
-from djinn_fx.hardware.links import default_serialisation, find_link_class
-from djinn_fx.hardware.presets import PRESETS, preset
-from djinn_fx.hardware.topology import Topology
-from djinn_fx.hardware.topology_file import read_topology, topology_from_yaml
+from djinn_fx.hardware.topology.file import read_topology, topology_from_yaml
+from djinn_fx.hardware.topology.links import default_serialisation, find_link_class
+from djinn_fx.hardware.topology.presets import PRESETS, preset
+from djinn_fx.hardware.topology.topology import Topology
 
 GOOD = """\
 engine: auto

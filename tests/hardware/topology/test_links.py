@@ -12,12 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from djinn_fx.errors import SettingsError, UnitError
-from djinn_fx.hardware.builder import TopologyBuilder
-from djinn_fx.hardware.links import SCHEMA, Link, LinkClass, find_link_class, link_classes, links_file, read_links
-from djinn_fx.hardware.measured_links import measured_link
-from djinn_fx.hardware.presets import preset
-from djinn_fx.hardware.sharing import transfer_times
-from djinn_fx.hardware.topology import Topology
+from djinn_fx.hardware.topology.builder import TopologyBuilder
+from djinn_fx.hardware.topology.links import (
+    SCHEMA,
+    Link,
+    LinkClass,
+    find_link_class,
+    link_classes,
+    links_file,
+    read_links,
+)
+from djinn_fx.hardware.topology.measured_links import measured_link
+from djinn_fx.hardware.topology.presets import preset
+from djinn_fx.hardware.topology.sharing import transfer_times
+from djinn_fx.hardware.topology.topology import Topology
 from djinn_fx.units import format_bandwidth, parse_bandwidth, parse_seconds
 
 PLAIN = LinkClass(name="plain", kind="other", bandwidth_bytes_s=1e9, latency_s=1e-3, source="test")

@@ -1,0 +1,1 @@
+"""Which devices are linked how, and what a transfer between them takes."""
