@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from djinn_fx.engines.pool import worker
-from djinn_fx.engines.pool.jobs import BuildError
-from djinn_fx.engines.pool.wire import MAGIC, encode
+from djinn_fx.pool import worker
+from djinn_fx.pool.jobs import BuildError
+from djinn_fx.pool.wire import MAGIC, encode
 
 WORKERS = {"faults": "bench.faulty:build"}
 EXTRA_PATH = (str(Path(__file__).absolute().parent.parent),)

@@ -84,7 +84,7 @@ def foreground(model: str, quick: bool, nice: int | None, pause: bool) -> Found:
             after = _for_seconds(call, 1.0 if quick else 10.0)
         (graph,) = compilations()
         status = djinn_fx.status(compiled)
-    from djinn_fx.engines.pool.supervisor import shared_pool
+    from djinn_fx.pool.supervisor import shared_pool
 
     return {
         "without": without, "during": during, "after": after, "build_s": build_s, "wrong": wrong,
@@ -122,8 +122,8 @@ def faults(count: int) -> Found:
     import djinn_fx
     from bench import faulty, lazy_faults
     from djinn_fx.engines import background
-    from djinn_fx.engines.pool.limits import PoolLimits
-    from djinn_fx.engines.pool.supervisor import BuildPool
+    from djinn_fx.pool.limits import PoolLimits
+    from djinn_fx.pool.supervisor import BuildPool
 
     mark = f"BENCH_MARK={uuid.uuid4().hex}"
     os.environ.update([mark.split("=")])  # children inherit it: that is how an orphan is told
@@ -204,7 +204,7 @@ def plan(model: str, quick: bool, dtype: str, target: str) -> Found:
 
 
 def _children_at(nice: int) -> None:
-    from djinn_fx.engines.pool.limits import PoolLimits
+    from djinn_fx.pool.limits import PoolLimits
 
     default = PoolLimits.default()
     PoolLimits.default = classmethod(lambda cls: dataclasses.replace(default, nice=nice, idle_class=False))  # type: ignore[method-assign, assignment]

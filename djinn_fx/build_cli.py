@@ -25,8 +25,6 @@ from djinn_fx.command_line import FOUND_WRONG, OK, carry_out, json_target, write
 from djinn_fx.compile import passes_for
 from djinn_fx.engines.base import BuildRequest, Engine, RegionGraph
 from djinn_fx.engines.keys import EngineKey, Guards
-from djinn_fx.engines.pool.jobs import BuildDone, BuildJob, BuildOutcome
-from djinn_fx.engines.pool.supervisor import shared_pool
 from djinn_fx.engines.region_work import region_graph
 from djinn_fx.engines.tensorrt.checked import may_round
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
@@ -36,6 +34,8 @@ from djinn_fx.explain.find_model import FoundModel, find_model
 from djinn_fx.explain.user_file import beside, first_line
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.pipeline import plan_of
+from djinn_fx.pool.jobs import BuildDone, BuildJob, BuildOutcome
+from djinn_fx.pool.supervisor import shared_pool
 from djinn_fx.pricing import pricing_for
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.table import Settings

@@ -26,9 +26,9 @@ from torch.testing._internal.opinfo.core import OpInfo
 from torch.utils import _pytree as pytree
 
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt.convert import convert
 from djinn_fx.engines.tensorrt.simulate import simulated
+from djinn_fx.pool.jobs import BuildError
 from djinn_fx.reasons import Reason
 
 PAGE = Path(__file__).parent.parent / "docs" / "tensorrt_ops.md"

@@ -16,12 +16,12 @@ from djinn_fx.engines.keys import EngineKey, Guards
 from djinn_fx.engines.lazy import PENDING, Candidate, LazyRegion, State
 from djinn_fx.engines.memory import BUILDING, MEMORY, Loaded
 from djinn_fx.engines.pays import EXPERIENCE, Budget
-from djinn_fx.engines.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, BusyElsewhere, FailureKind
-from djinn_fx.engines.pool.supervisor import BuildPool, Ticket, shared_pool
 from djinn_fx.engines.progress import watch
 from djinn_fx.engines.region_work import RegionWork
 from djinn_fx.engines.tier import MAX_VARIANTS, STORED_AS, Holds, Prepared, Tier, patience_s
 from djinn_fx.errors import EngineError, useful_line
+from djinn_fx.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, BusyElsewhere, FailureKind
+from djinn_fx.pool.supervisor import BuildPool, Ticket, shared_pool
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.threads import tell_of_fork
 

@@ -2,7 +2,7 @@
 
 Every call goes through one reference, ``LazyRegion.run``. It starts as the region's own ops (or whatever was in the
 cache), and is replaced when an artefact is ready; a call that is running keeps what it began with. Nobody waits: builds
-happen in child processes (:mod:`djinn_fx.engines.pool`), and one that crashes costs nothing but that engine.
+happen in child processes (:mod:`djinn_fx.pool`), and one that crashes costs nothing but that engine.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable
 from djinn_fx.engines.guard.quarantine import QUARANTINE
 from djinn_fx.engines.keys import EngineKey, Guards, engine_key
 from djinn_fx.engines.memory import MEMORY, Loaded
-from djinn_fx.engines.pool.jobs import BuildDone
 from djinn_fx.engines.registry import engine
 from djinn_fx.engines.store import Store, default_cache_dir
 from djinn_fx.errors import EngineError
+from djinn_fx.pool.jobs import BuildDone
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
 

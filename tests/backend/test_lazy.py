@@ -16,9 +16,9 @@ from djinn_fx.backend import compilations
 from djinn_fx.engines import background
 from djinn_fx.engines.lazy import State
 from djinn_fx.engines.memory import MEMORY
-from djinn_fx.engines.pool.limits import PoolLimits
-from djinn_fx.engines.pool.supervisor import BuildPool
 from djinn_fx.errors import DjinnError, EngineError
+from djinn_fx.pool.limits import PoolLimits
+from djinn_fx.pool.supervisor import BuildPool
 from djinn_fx.readiness import ModelStatus
 from djinn_fx.reasons import ReasonKind
 from tests.backend.support import AT_REPEATS, Noted, Stacked, check, check_training, djinn, same

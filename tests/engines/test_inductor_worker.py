@@ -21,10 +21,10 @@ from djinn_fx.engines.base import Artefact, BuildRequest, RegionGraph
 from djinn_fx.engines.inductor import InductorEngine
 from djinn_fx.engines.inductor_worker import build
 from djinn_fx.engines.keys import Guards, symbolic_inputs
-from djinn_fx.engines.pool.jobs import BuildDone, BuildError, BuildFailed, BuildJob, BuildOutcome, FailureKind
-from djinn_fx.engines.pool.limits import PoolLimits
-from djinn_fx.engines.pool.supervisor import BuildPool
 from djinn_fx.errors import EngineError
+from djinn_fx.pool.jobs import BuildDone, BuildError, BuildFailed, BuildJob, BuildOutcome, FailureKind
+from djinn_fx.pool.limits import PoolLimits
+from djinn_fx.pool.supervisor import BuildPool
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg import GraphKind
 from tests import capture, graphs

@@ -30,9 +30,9 @@ from djinn_fx.engines.guard.recorded import (
     from_array,
 )
 from djinn_fx.engines.guard.trial import writable
-from djinn_fx.engines.pool.limits import available_bytes
 from djinn_fx.engines.store_format import DamagedEntry
 from djinn_fx.errors import StoreError
+from djinn_fx.pool.limits import available_bytes
 from djinn_fx.srg.form.hashing import structural_hash
 from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild
 

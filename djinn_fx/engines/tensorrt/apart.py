@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from djinn_fx.engines.pool.jobs import BuildError
+from djinn_fx.pool.jobs import BuildError
 
 #: Linux: the kernel lays out the memory of a process, and of what it starts, at the same addresses each time.
 _NO_RANDOMIZATION = 0x0040000

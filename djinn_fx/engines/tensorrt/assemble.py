@@ -14,13 +14,13 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt.attributes import Attributes
 from djinn_fx.engines.tensorrt.check import check
 from djinn_fx.engines.tensorrt.flavour import messages, strongly_typed
 from djinn_fx.engines.tensorrt.kinds import KINDS
 from djinn_fx.engines.tensorrt.network import Layer, Network, Tensor, input_name, output_name
 from djinn_fx.errors import useful_line
+from djinn_fx.pool.jobs import BuildError
 
 #: Bytes of the constants of each network: TensorRT reads them when it builds.
 _KEPT: weakref.WeakKeyDictionary[Any, list[bytes]] = weakref.WeakKeyDictionary()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt.network import DTYPE_BYTES, MAX_RANK
+from djinn_fx.pool.jobs import BuildError
 
 T = TypeVar("T")
 

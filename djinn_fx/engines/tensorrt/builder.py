@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt import worker
 from djinn_fx.engines.tensorrt.calling import Calling, Given, Limit, Made
 from djinn_fx.engines.tensorrt.conversion import FromNetwork, Options
 from djinn_fx.engines.tensorrt.network import Network, input_name, output_name
+from djinn_fx.pool.jobs import BuildError
 
 
 def build(request: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple[dict[str, Any], bytes]:

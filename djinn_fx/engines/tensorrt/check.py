@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt import layers, layers_nn  # noqa: F401 (they fill the table of kinds)
 from djinn_fx.engines.tensorrt.kinds import KINDS
 from djinn_fx.engines.tensorrt.network import DTYPE_BYTES, MAX_RANK, Layer, Network, Tensor
+from djinn_fx.pool.jobs import BuildError
 
 #: Elements of one value: TensorRT multiplies sizes in int64.
 _MOST_ELEMENTS = 2**48

@@ -26,8 +26,6 @@ import torch
 from torch.fx import GraphModule
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
-from djinn_fx.engines.pool.jobs import BuildError, BuildFailed, BuildJob
-from djinn_fx.engines.pool.supervisor import shared_pool
 from djinn_fx.engines.tensorrt import builder, torch_tensorrt_builder
 from djinn_fx.engines.tensorrt.calling import CALLING_SCHEMA, Calling
 from djinn_fx.engines.tensorrt.checked import may_round
@@ -37,6 +35,8 @@ from djinn_fx.engines.tensorrt.network import NETWORK_SCHEMA, Network
 from djinn_fx.engines.tensorrt.session import Session
 from djinn_fx.engines.tensorrt.worker import WORKER_VERSION
 from djinn_fx.errors import EngineError
+from djinn_fx.pool.jobs import BuildError, BuildFailed, BuildJob
+from djinn_fx.pool.supervisor import shared_pool
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.hashing import NoCanonicalForm

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt.flavour import logger, messages, strongly_typed
 from djinn_fx.engines.tensorrt.network import Range, input_name, output_name
+from djinn_fx.pool.jobs import BuildError
 
 #: Element types that mean the same to ONNX and TensorRT.
 _TYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "INT64", "INT32", "BOOL")

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt import assemble, parse_onnx
 from djinn_fx.engines.tensorrt.apart import build_apart
 from djinn_fx.engines.tensorrt.flavour import Flavour, flavour, logger, messages
 from djinn_fx.engines.tensorrt.network import DTYPE_BYTES, Network, Range
+from djinn_fx.pool.jobs import BuildError
 
 #: Scratch memory a plan may ask for, unless the options say otherwise. The same on every machine, so that plans are.
 WORKSPACE_BYTES = 64 << 30

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor as Values
 
-from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt.kinds import KINDS
 from djinn_fx.engines.tensorrt.network import Layer, Network, NetworkWriter, Tensor
 from djinn_fx.engines.tensorrt.worker import build
+from djinn_fx.pool.jobs import BuildError
 from tests.engines.tensorrt.making import RANGES, assembled, constant, needs_tensorrt, one_layer, told
 
 pytestmark = needs_tensorrt

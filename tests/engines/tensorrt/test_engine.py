@@ -19,12 +19,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, BuildRequest, RegionGraph
 from djinn_fx.engines.keys import engine_key
-from djinn_fx.engines.pool.jobs import WORKERS, BuildError
 from djinn_fx.engines.tensorrt import builder, torch_tensorrt_builder
 from djinn_fx.engines.tensorrt import engine as module
 from djinn_fx.engines.tensorrt.calling import Calling
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine, describe
 from djinn_fx.errors import EngineError
+from djinn_fx.pool.jobs import WORKERS, BuildError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.hashing import canonical_form, structural_hash

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.region_work import region_graph
 from djinn_fx.engines.tensorrt import onnx_fallback
 from djinn_fx.engines.tensorrt.conversion import Copy, FromInput, FromNetwork, FromSizes, Options, ViewOfInput
 from djinn_fx.engines.tensorrt.onnx_check import check_with_onnxruntime, run
 from djinn_fx.engines.tensorrt.onnx_fallback import OnnxConversion, form_of, missing_packages, onnx_request, versions
+from djinn_fx.pool.jobs import BuildError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg import SRG
 from tests import graphs

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from djinn_fx.engines.pool.jobs import BuildError
 from djinn_fx.engines.tensorrt import flavour as flavours
 from djinn_fx.engines.tensorrt import parse_onnx, trial
 from djinn_fx.engines.tensorrt.evaluate import evaluate
 from djinn_fx.engines.tensorrt.network import Network, NetworkWriter
 from djinn_fx.engines.tensorrt.worker import build
+from djinn_fx.pool.jobs import BuildError
 from tests.engines.tensorrt.making import RANGES, needs_tensorrt, one_layer, told, trt
 
 FLAVOUR = "tensorrt_rtx"

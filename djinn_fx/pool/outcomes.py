@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from djinn_fx.engines.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, FailureKind
-from djinn_fx.engines.pool.wire import Message
+from djinn_fx.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, FailureKind
+from djinn_fx.pool.wire import Message
 from djinn_fx.units import format_bytes
 
 #: Characters of a child's output quoted in a failure.

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import djinn_fx
-from djinn_fx.engines.pool import procfs
-from djinn_fx.engines.pool.jobs import BuildFailed, BuildJob, BuildOutcome, FailureKind
-from djinn_fx.engines.pool.limits import PoolLimits
-from djinn_fx.engines.pool.outcomes import Death, failure_of, outcome_of, problem_of
-from djinn_fx.engines.pool.wire import Message, Reader, WireError, encode
+from djinn_fx.pool import procfs
+from djinn_fx.pool.jobs import BuildFailed, BuildJob, BuildOutcome, FailureKind
+from djinn_fx.pool.limits import PoolLimits
+from djinn_fx.pool.outcomes import Death, failure_of, outcome_of, problem_of
+from djinn_fx.pool.wire import Message, Reader, WireError, encode
 
-log = logging.getLogger("djinn_fx.engines.pool")
+log = logging.getLogger("djinn_fx.pool")
 
 #: Run by a new interpreter. The package is the one of the parent whatever else is on the path, and the current
 #: directory is not on it. A failure in here reaches the pool as the warden's last event.
@@ -36,7 +36,7 @@ try:
     sys.path[:] = [given["home"], *given["path"]]
     import djinn_fx
     sys.path[:] = given["path"]
-    from djinn_fx.engines.pool.warden import main
+    from djinn_fx.pool.warden import main
     main(given)
 except Exception:
     import os, traceback

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from djinn_fx.engines.pool.jobs import BuildFailed, BuildJob, FailureKind
-from djinn_fx.engines.pool.limits import PoolLimits, available_bytes
-from djinn_fx.engines.pool.process import Child
-from djinn_fx.engines.pool.tickets import Entry
+from djinn_fx.pool.jobs import BuildFailed, BuildJob, FailureKind
+from djinn_fx.pool.limits import PoolLimits, available_bytes
+from djinn_fx.pool.process import Child
+from djinn_fx.pool.tickets import Entry
 from djinn_fx.units import format_bytes
 
 #: So many jobs may start before one that waits for memory; then all others wait for it.

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import faulty
-from djinn_fx.engines.pool.jobs import WORKERS, BuildDone, BuildFailed, BuildJob, BuildOutcome
-from djinn_fx.engines.pool.limits import PoolLimits
-from djinn_fx.engines.pool.supervisor import BuildPool, Ticket
+from djinn_fx.pool.jobs import WORKERS, BuildDone, BuildFailed, BuildJob, BuildOutcome
+from djinn_fx.pool.limits import PoolLimits
+from djinn_fx.pool.supervisor import BuildPool, Ticket
 
 MIB = 2**20
 #: Seconds nothing here takes unless it is stuck.

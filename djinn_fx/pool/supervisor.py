@@ -18,8 +18,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 
-from djinn_fx.engines.pool.admission import pause, schedule
-from djinn_fx.engines.pool.jobs import (
+from djinn_fx.pool.admission import pause, schedule
+from djinn_fx.pool.jobs import (
     WORKERS,
     BuildFailed,
     BuildJob,
@@ -28,14 +28,14 @@ from djinn_fx.engines.pool.jobs import (
     FailureKind,
     PoolCounters,
 )
-from djinn_fx.engines.pool.limits import PoolLimits
-from djinn_fx.engines.pool.process import Child, ChildError
-from djinn_fx.engines.pool.tickets import GIVEN_UP, Entry, OnDone, OnStart, State, Ticket, report
+from djinn_fx.pool.limits import PoolLimits
+from djinn_fx.pool.process import Child, ChildError
+from djinn_fx.pool.tickets import GIVEN_UP, Entry, OnDone, OnStart, State, Ticket, report
 from djinn_fx.threads import at_end, start_thread
 
 __all__ = ["BuildPool", "Ticket", "shared_pool"]
 
-log = logging.getLogger("djinn_fx.engines.pool")
+log = logging.getLogger("djinn_fx.pool")
 
 #: Seconds after which a job that another process builds is looked at again.
 BUSY_RETRY_S = 0.3

@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 
-from djinn_fx.engines.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, FailureKind
-from djinn_fx.engines.pool.process import Child
+from djinn_fx.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, FailureKind
+from djinn_fx.pool.process import Child
 from djinn_fx.units import format_bytes, format_seconds
 
-log = logging.getLogger("djinn_fx.engines.pool")
+log = logging.getLogger("djinn_fx.pool")
 
 OnStart = Callable[[], None]
 OnDone = Callable[[BuildOutcome], None]

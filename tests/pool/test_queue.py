@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from djinn_fx.engines.pool import admission, supervisor
-from djinn_fx.engines.pool.jobs import BuildDone, BusyElsewhere, FailureKind
-from djinn_fx.engines.pool.supervisor import BuildPool
-from tests.engines.pool.support import LONG, MIB, Waiter, alive, job, pool_of, until
+from djinn_fx.pool import admission, supervisor
+from djinn_fx.pool.jobs import BuildDone, BusyElsewhere, FailureKind
+from djinn_fx.pool.supervisor import BuildPool
+from tests.pool.support import LONG, MIB, Waiter, alive, job, pool_of, until
 
 
 def lines(path: Path) -> list[str]:

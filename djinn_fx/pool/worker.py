@@ -1,6 +1,6 @@
 """The process that builds: imports one worker's module and answers requests until its channel closes. No torch.
 
-It is a fork of the freshly started warden (:mod:`djinn_fx.engines.pool.warden`), which had no threads and had
+It is a fork of the freshly started warden (:mod:`djinn_fx.pool.warden`), which had no threads and had
 imported nothing. It lowers its own priority, dies with the warden, and is what the kernel kills first when memory
 runs out.
 """
@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from djinn_fx.engines.pool.jobs import BuildError
-from djinn_fx.engines.pool.wire import Message, WireError, encode, receive, send
+from djinn_fx.pool.jobs import BuildError
+from djinn_fx.pool.wire import Message, WireError, encode, receive, send
 
 _PR_SET_PDEATHSIG = 1
 #: Of ioprio_set(2): number of the system call, and the class that gets the disk when nobody else wants it.

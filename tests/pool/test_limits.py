@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from djinn_fx.engines.pool import procfs
-from djinn_fx.engines.pool.admission import NoRoom, Room, room_for
-from djinn_fx.engines.pool.limits import GIB, PoolLimits, available_bytes, total_bytes, usable_cores
-from tests.engines.pool.support import MIB, Waiter, alive, job, limits, pool_of, until
+from djinn_fx.pool import procfs
+from djinn_fx.pool.admission import NoRoom, Room, room_for
+from djinn_fx.pool.limits import GIB, PoolLimits, available_bytes, total_bytes, usable_cores
+from tests.pool.support import MIB, Waiter, alive, job, limits, pool_of, until
 
 MEMINFO = f"MemTotal: {16 * GIB // 1024} kB\nMemFree: 1 kB\nMemAvailable: {8 * GIB // 1024} kB\n"
 UNLIMITED_V1 = 9223372036854771712
@@ -159,7 +159,7 @@ class TestRoom:
 class TestChild:
     @pytest.mark.parametrize("idle_class", [False, True])
     def test_it_gives_way_to_everybody(self, mark: str, idle_class: bool) -> None:
-        pool = pool_of({"modules": "tests.engines.pool.modules:build"}, idle_class=idle_class, nice=15)
+        pool = pool_of({"modules": "tests.pool.modules:build"}, idle_class=idle_class, nice=15)
         seen = Waiter(pool, job(worker="modules")).artefact().header
         assert (seen["nice"], seen["oom_score_adj"]) == (15, 1000)
         assert seen["policy"] == (os.SCHED_IDLE if idle_class else os.SCHED_OTHER)

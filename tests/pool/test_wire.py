@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from djinn_fx.engines.pool import wire
-from djinn_fx.engines.pool.wire import MAGIC, Message, Reader, WireError, encode, receive, send
+from djinn_fx.pool import wire
+from djinn_fx.pool.wire import MAGIC, Message, Reader, WireError, encode, receive, send
 
 MESSAGES = [
     Message({}),

@@ -24,7 +24,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from djinn_fx.engines.pool import procfs, worker
+from djinn_fx.pool import procfs, worker
 
 _PR_SET_CHILD_SUBREAPER = 36
 #: Bytes of output kept.
@@ -41,7 +41,7 @@ def main(settings: Mapping[str, Any]) -> None:
     """Start the worker and serve until it is gone.
 
     Args:
-        settings: those of :func:`djinn_fx.engines.pool.worker.work`, and ``control`` and ``channel`` (file
+        settings: those of :func:`djinn_fx.pool.worker.work`, and ``control`` and ``channel`` (file
             descriptors), ``parent`` (the pool's process id).
     """
     os.setpgid(0, 0)  # no Ctrl-C of the terminal: the pool decides. Not setsid, which would undo nice (autogroup).

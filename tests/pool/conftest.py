@@ -12,8 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from djinn_fx.engines.pool.supervisor import BuildPool
-from tests.engines.pool.support import alive, pool_of, until
+from djinn_fx.pool.supervisor import BuildPool
+from tests.pool.support import alive, pool_of, until
 
 
 @pytest.fixture(autouse=True)

@@ -14,15 +14,15 @@ import pytest
 
 import djinn_fx
 from bench import faulty
-from djinn_fx.engines.pool import supervisor
-from djinn_fx.engines.pool.supervisor import BuildPool
-from tests.engines.pool.support import LONG, Waiter, alive, job, until
+from djinn_fx.pool import supervisor
+from djinn_fx.pool.supervisor import BuildPool
 from tests.forking import in_fork
+from tests.pool.support import LONG, Waiter, alive, job, until
 
 ROOT = Path(__file__).resolve().parents[3]
 START = """
 import atexit, os, signal, sys, threading, time
-from tests.engines.pool.support import *
+from tests.pool.support import *
 pool = pool_of()
 """
 
@@ -176,7 +176,7 @@ class TestForking:
 def test_two_processes_and_one_key_make_one_build(mark: str, tmp_path: Path) -> None:
     script = """
 import contextlib, filelock
-from djinn_fx.engines.pool.jobs import BuildDone, BusyElsewhere
+from djinn_fx.pool.jobs import BuildDone, BusyElsewhere
 folder = sys.argv[1]
 
 @contextlib.contextmanager
@@ -215,9 +215,9 @@ def test_the_current_directory_shadows_nothing_and_torch_is_not_imported(mark: s
     for name in ("json", "djinn_fx", "ctypes", "bench"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')")
     script = (
-        "from djinn_fx.engines.pool.supervisor import BuildPool\n"
+        "from djinn_fx.pool.supervisor import BuildPool\n"
         "os.chdir(sys.argv[1]); sys.path.insert(0, '')\n"
-        "pool = BuildPool(limits(), workers={'modules': 'tests.engines.pool.modules:build'}, extra_path=sys.argv[2:])\n"
+        "pool = BuildPool(limits(), workers={'modules': 'tests.pool.modules:build'}, extra_path=sys.argv[2:])\n"
         "header = Waiter(pool, job(worker='modules')).artefact().header\n"
         "print('torch' in header['modules'], header['djinn_fx'], '' in header['path'])"
     )

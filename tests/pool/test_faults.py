@@ -12,9 +12,9 @@ from collections import Counter
 import pytest
 
 from bench import faulty
-from djinn_fx.engines.pool.jobs import BuildDone, BuildFailed, FailureKind
-from djinn_fx.engines.pool.supervisor import BuildPool
-from tests.engines.pool.support import MIB, Waiter, alive, job, pool_of
+from djinn_fx.pool.jobs import BuildDone, BuildFailed, FailureKind
+from djinn_fx.pool.supervisor import BuildPool
+from tests.pool.support import MIB, Waiter, alive, job, pool_of
 
 KINDS = {
     **dict.fromkeys(faulty.DEADLY, FailureKind.CRASHED),
