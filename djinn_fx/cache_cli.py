@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from djinn_fx.engines.bundle import ALREADY_STORED, export_bundle, import_bundle, import_folder
-from djinn_fx.engines.store import EntryInfo, FieldDifference, Store, default_cache_dir, difference, nearest
 from djinn_fx.errors import StoreError
 from djinn_fx.files.signing import signer
 from djinn_fx.settings.table import Settings
+from djinn_fx.store.bundle import ALREADY_STORED, export_bundle, import_bundle, import_folder
+from djinn_fx.store.store import EntryInfo, FieldDifference, Store, default_cache_dir, difference, nearest
 from djinn_fx.units import format_bytes
 
 OK, FOUND_WRONG = 0, 1

@@ -167,7 +167,7 @@ class _GraphCompiler:
 
     def tag(self) -> str:
         """What a kept graph depends on besides the settings."""
-        from djinn_fx.engines.store import default_cache_dir
+        from djinn_fx.store.store import default_cache_dir
 
         directory = self.settings.cache_dir or default_cache_dir()
         # Code made for wider vectors or other threads must not be picked up, nor one that takes an argument for a

@@ -20,12 +20,12 @@ from djinn_fx.engines.contest_by_size import ContestBySize
 from djinn_fx.engines.entrant import ContestStatus, Standing
 from djinn_fx.engines.lazy import CHANGED, LazyRegion, RegionStatus, State, TierStatus
 from djinn_fx.engines.standby import Standby
-from djinn_fx.engines.store_ledger import told_of_caches
 from djinn_fx.engines.write_protection import table, why_not
 from djinn_fx.errors import DjinnError
 from djinn_fx.files.signing import why_alone
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.layouts import Strays
+from djinn_fx.store.ledger import told_of_caches
 from djinn_fx.units import format_bytes, format_seconds
 
 

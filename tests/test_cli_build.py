@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from djinn_fx.cli import main
-from djinn_fx.engines.store import Store
 from djinn_fx.engines.tensorrt.calling import Calling
+from djinn_fx.store.store import Store
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
 

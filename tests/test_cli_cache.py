@@ -13,7 +13,7 @@ import pytest
 import djinn_fx
 from djinn_fx import cache_cli
 from djinn_fx.cli import main
-from djinn_fx.engines.store import Store
+from djinn_fx.store.store import Store
 
 FIELDS = {"phase": "decode", "engine": {"name": "inductor", "versions": {"torch": "2.13.0"}}, "devices": ["cpu"]}
 CANONICAL = {"inputs": [[2, 3]], "ops": [["aten.add", 0, 1], ["aten.mul", 1, 2]], "outputs": [2]}

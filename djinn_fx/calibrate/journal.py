@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from djinn_fx.calibrate.child import Outcome
-from djinn_fx.engines import store_files as files
 from djinn_fx.files.signing import signer
+from djinn_fx.store import files
 
 FILE = "journal.jsonl"
 _MAX_BYTES = 64 * 2**20

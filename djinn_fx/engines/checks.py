@@ -22,10 +22,10 @@ from djinn_fx.engines.guard.tolerance import draws_random_numbers
 from djinn_fx.engines.guard.trial import written_places
 from djinn_fx.engines.keys import device_order
 from djinn_fx.engines.memory import MEMORY, Loaded
-from djinn_fx.engines.store import Store
 from djinn_fx.engines.tier import Prepared, Tier
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
+from djinn_fx.store.store import Store
 
 
 class Checks:

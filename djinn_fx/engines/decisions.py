@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.store import Store
+from djinn_fx.store.store import Store
 
 log = logging.getLogger("djinn_fx.engines.contest")
 

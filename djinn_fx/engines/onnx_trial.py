@@ -21,10 +21,10 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from djinn_fx import __version__
 from djinn_fx.engines.bound import Session
-from djinn_fx.engines.store_files import read_small
 from djinn_fx.errors import EngineError, useful_line
 from djinn_fx.files.private import write_atomic
 from djinn_fx.files.signing import seal, unseal
+from djinn_fx.store.files import read_small
 
 #: The oldest and the newest release that the engines' tests were run with (`make test-oldest`, `make test-newest`).
 #: The bounds in setup.py are these.

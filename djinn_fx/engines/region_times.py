@@ -22,8 +22,8 @@ from djinn_fx.costmodels.learning import Learned
 from djinn_fx.costmodels.measured import Timing
 from djinn_fx.engines.decisions import processor
 from djinn_fx.engines.registry import engine
-from djinn_fx.engines.store import Store
 from djinn_fx.settings.table import Settings
+from djinn_fx.store.store import Store
 from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.engines.region_times")

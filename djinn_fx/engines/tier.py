@@ -18,11 +18,11 @@ from djinn_fx.engines.guard.quarantine import QUARANTINE
 from djinn_fx.engines.keys import EngineKey, Guards, engine_key
 from djinn_fx.engines.memory import MEMORY, Loaded
 from djinn_fx.engines.registry import engine
-from djinn_fx.engines.store import Store, default_cache_dir
 from djinn_fx.errors import EngineError
 from djinn_fx.pool.jobs import BuildDone
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
+from djinn_fx.store.store import Store, default_cache_dir
 
 log = logging.getLogger("djinn_fx.engines")
 
@@ -308,7 +308,7 @@ def open_store(settings: Settings) -> tuple[Store | None, Reason | None]:
         return None, None
     root = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
     if settings.mega_cache:
-        from djinn_fx.engines.mega_cache import RecordingStore
+        from djinn_fx.store.mega_cache import RecordingStore
 
         return RecordingStore.open(root, settings.cache_limit_bytes)
     return Store.open(root, settings.cache_limit_bytes)

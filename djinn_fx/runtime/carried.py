@@ -4,7 +4,7 @@
         header   {"format": 1, "made_by": {...}, "parts": [[name, bytes], ...]}
         payload  the parts, one after another; "torch" is what torch pickled, each other one is an entry under its key
 
-JSON and bytes, checksums over all; see :mod:`djinn_fx.engines.store_format`. Nothing is signed: the user who names a
+JSON and bytes, checksums over all; see :mod:`djinn_fx.store.format`. Nothing is signed: the user who names a
 file to load says that it is to be trusted, as with every pickle.
 """
 
@@ -14,9 +14,9 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from djinn_fx.engines.store import Store
-from djinn_fx.engines.store_format import DamagedEntry, StoredEntry, encode, is_key, read_entry, read_head
 from djinn_fx.errors import StoreError
+from djinn_fx.store.format import DamagedEntry, StoredEntry, encode, is_key, read_entry, read_head
+from djinn_fx.store.store import Store
 
 #: Raised when the meaning of a saved function's bytes changes.
 FORMAT = 1

@@ -17,12 +17,12 @@ from djinn_fx.engines.keys import EngineKey, Guards
 from djinn_fx.engines.lazy import LazyRegion, Policy, State
 from djinn_fx.engines.memory import Loaded
 from djinn_fx.engines.pays import Budget
-from djinn_fx.engines.store import Store
 from djinn_fx.engines.tier import STORED_AS, Prepared, Tier, patience_s
 from djinn_fx.errors import EngineError
 from djinn_fx.pool.jobs import BuildDone, BuildJob, BuildOutcome, BusyElsewhere
 from djinn_fx.pool.tickets import Ticket
 from djinn_fx.reasons import ReasonKind
+from djinn_fx.store.store import Store
 from tests.forking import in_fork
 
 KEY = EngineKey(digest="a" * 64, fields={"test": 1})

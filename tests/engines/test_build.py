@@ -15,7 +15,6 @@ from torch.fx import GraphModule
 from djinn_fx.engines import build, registry, tier
 from djinn_fx.engines.base import Artefact, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.build import MEMORY, Builder, Built, load_artefact
-from djinn_fx.engines.store import Store
 from djinn_fx.errors import EngineError
 from djinn_fx.passes import find_regions
 from djinn_fx.passes.base import PassContext, run_passes
@@ -25,6 +24,7 @@ from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.executor import executable, program_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg import SRG
+from djinn_fx.store.store import Store
 from tests import capture, graphs
 from tests.running import order_regions, plan_in_order
 

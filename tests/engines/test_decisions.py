@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from djinn_fx.engines.decisions import decision_key, recall, remember
-from djinn_fx.engines.store import Store
+from djinn_fx.store.store import Store
 
 HASH = "a" * 64
 BASE: dict[str, Any] = {

@@ -10,8 +10,8 @@ import torch
 
 from djinn_fx.engines import region_times
 from djinn_fx.engines.region_times import Lessons, RegionTimes, forget_lessons, lessons
-from djinn_fx.engines.store import Store
 from djinn_fx.settings.table import Settings
+from djinn_fx.store.store import Store
 
 HASH = "a" * 64
 

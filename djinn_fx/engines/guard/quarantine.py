@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from djinn_fx.engines import store_files as files
 from djinn_fx.engines.keys import EngineKey
-from djinn_fx.engines.store import MAX_NEGATIVE_S, Store
 from djinn_fx.reasons import Reason
+from djinn_fx.store import files
+from djinn_fx.store.store import MAX_NEGATIVE_S, Store
 from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.engines.guard")

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from djinn_fx.engines import store_files as files
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.guard.recorded import (
     INPUTS,
@@ -30,11 +29,12 @@ from djinn_fx.engines.guard.recorded import (
     from_array,
 )
 from djinn_fx.engines.guard.trial import writable
-from djinn_fx.engines.store_format import DamagedEntry
 from djinn_fx.errors import StoreError
 from djinn_fx.pool.limits import available_bytes
 from djinn_fx.srg.form.hashing import structural_hash
 from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild
+from djinn_fx.store import files
+from djinn_fx.store.format import DamagedEntry
 
 #: No directory written here is nearly as large.
 MAX_REGION_BYTES, MAX_PAYLOAD_BYTES = 64_000_000, 2_000_000_000

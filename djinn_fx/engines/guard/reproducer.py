@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from djinn_fx.engines import store_files as files
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.guard.recorded import (
     EXPECTED,
@@ -45,6 +44,7 @@ from djinn_fx.engines.keys import device_order
 from djinn_fx.errors import DjinnError
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.rebuild import CannotRebuild, size_hints
+from djinn_fx.store import files
 
 log = logging.getLogger("djinn_fx.engines.guard")
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.store import Store
 from djinn_fx.engines.tensorrt.flavour import Flavour, logger, messages
 from djinn_fx.errors import EngineError
+from djinn_fx.store.store import Store
 
 log = logging.getLogger("djinn_fx.engines.tensorrt")
 

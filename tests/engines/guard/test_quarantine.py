@@ -6,8 +6,8 @@ from pathlib import Path
 
 from djinn_fx.engines.guard.quarantine import Quarantine
 from djinn_fx.engines.keys import EngineKey
-from djinn_fx.engines.store import Store
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.store.store import Store
 
 KEY = EngineKey(digest="a" * 64, fields={"engine": "bad"})
 OTHER = EngineKey(digest="b" * 64, fields={"engine": "good"})

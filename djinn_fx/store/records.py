@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from djinn_fx.engines import store_files as files
-from djinn_fx.engines.store_folder import LAST_MISS, Folder
-from djinn_fx.engines.store_format import JSON, MAX_HEADER_BYTES, DamagedEntry
 from djinn_fx.reasons import Reason
+from djinn_fx.store import files
+from djinn_fx.store.folder import LAST_MISS, Folder
+from djinn_fx.store.format import JSON, MAX_HEADER_BYTES, DamagedEntry
 
 #: No negative entry is believed longer; it bounds how long one that is never asked for again stays on disk.
 MAX_NEGATIVE_S = 30 * 86400.0

@@ -12,11 +12,11 @@ import torch
 from torch.compiler._cache import CacheArtifactManager
 
 from djinn_fx import backend
-from djinn_fx.engines.mega_cache import KIND, DjinnCacheArtifact
-from djinn_fx.engines.store import Store
-from djinn_fx.engines.store_format import encode
 from djinn_fx.engines.tier import open_store
 from djinn_fx.settings.table import Settings
+from djinn_fx.store.format import encode
+from djinn_fx.store.mega_cache import KIND, DjinnCacheArtifact
+from djinn_fx.store.store import Store
 
 KEY = "ab" * 32
 
@@ -114,7 +114,7 @@ def test_a_model_compiled_elsewhere_is_not_compiled_again(
     assert saved[1].artifacts[KIND]
     (tmp_path / "bundle").write_bytes(saved[0])
     code = f"""
-import sys, torch, djinn_fx.engines.mega_cache
+import sys, torch, djinn_fx.store.mega_cache
 from djinn_fx import backend
 torch.compiler.load_cache_artifacts(open({str(tmp_path / "bundle")!r}, "rb").read())
 with torch.no_grad():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from djinn_fx.engines.store_format import JSON, EntryInfo
+from djinn_fx.store.format import JSON, EntryInfo
 
 
 class Absent(Enum):

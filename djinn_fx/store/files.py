@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 
 import filelock
 
-from djinn_fx.engines.store_format import DamagedEntry, ForeignEntry, check_payload, is_key, read_head
 from djinn_fx.errors import StoreError
 from djinn_fx.files.signing import NotOurs, Signer, unseal
+from djinn_fx.store.format import DamagedEntry, ForeignEntry, check_payload, is_key, read_head
 
 # Windows has neither owners nor these flags; its user folders are private by default.
 _POSIX = os.name == "posix"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from djinn_fx.engines import bundle
-from djinn_fx.engines.bundle import ALREADY_STORED, export_bundle, import_bundle
-from djinn_fx.engines.store import Store
-from djinn_fx.engines.store_format import encode
 from djinn_fx.errors import StoreError
+from djinn_fx.store import bundle
+from djinn_fx.store.bundle import ALREADY_STORED, export_bundle, import_bundle
+from djinn_fx.store.format import encode
+from djinn_fx.store.store import Store
 
 HEADER = {"label": "layer", "fields": {"phase": "decode"}}
 

@@ -1,6 +1,6 @@
 """The disk cache of compiled artefacts: one file an entry, safe between processes, never a cause of failure.
 
-    <root>/entries/<key>         header and payload, see :mod:`djinn_fx.engines.store_format`
+    <root>/entries/<key>         header and payload, see :mod:`djinn_fx.store.format`
     <root>/negative/<key>.json   why building this key failed, until when that is believed
     <root>/locks/<key>.lock      held by the process that builds this key
     <root>/scratch/              files being written
@@ -27,10 +27,14 @@ from typing import Any, BinaryIO
 
 import filelock
 
-from djinn_fx.engines import store_files as files
-from djinn_fx.engines.store_diff import ABSENT, FieldDifference, difference, nearest
-from djinn_fx.engines.store_folder import FOLDERS, LAST_MISS, OWN_NAMES, Folder
-from djinn_fx.engines.store_format import (
+from djinn_fx.errors import StoreError
+from djinn_fx.files.private import default_cache_dir
+from djinn_fx.files.signing import signer
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.store import files
+from djinn_fx.store.diff import ABSENT, FieldDifference, difference, nearest
+from djinn_fx.store.folder import FOLDERS, LAST_MISS, OWN_NAMES, Folder
+from djinn_fx.store.format import (
     JSON,
     DamagedEntry,
     EntryInfo,
@@ -43,12 +47,8 @@ from djinn_fx.engines.store_format import (
     read_entry,
     read_head,
 )
-from djinn_fx.engines.store_ledger import Ledger, StoreCounters, logger
-from djinn_fx.engines.store_records import MAX_NEGATIVE_S, LastMiss, Records
-from djinn_fx.errors import StoreError
-from djinn_fx.files.private import default_cache_dir
-from djinn_fx.files.signing import signer
-from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.store.ledger import Ledger, StoreCounters, logger
+from djinn_fx.store.records import MAX_NEGATIVE_S, LastMiss, Records
 from djinn_fx.units import format_bytes
 
 __all__ = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from djinn_fx.engines.store import ABSENT, EntryInfo, difference, nearest
+from djinn_fx.store.store import ABSENT, EntryInfo, difference, nearest
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from typing import Any
 
 from torch.compiler._cache import CacheArtifact, CacheArtifactFactory, CacheArtifactManager
 
-from djinn_fx.engines.store import Store
-from djinn_fx.engines.store_format import DamagedEntry, StoredEntry, encode, is_key, read_entry
 from djinn_fx.errors import StoreError
 from djinn_fx.files.private import default_cache_dir
 from djinn_fx.settings.table import Settings
+from djinn_fx.store.format import DamagedEntry, StoredEntry, encode, is_key, read_entry
+from djinn_fx.store.store import Store
 
 log = logging.getLogger("djinn_fx.store")
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from djinn_fx.engines import store_files as files
-from djinn_fx.engines.store_format import JSON, DamagedEntry, ForeignEntry, OutdatedEntry
-from djinn_fx.engines.store_ledger import Ledger
 from djinn_fx.errors import StoreError
 from djinn_fx.files.private import write_atomic
 from djinn_fx.files.signing import Signer, seal, signer
 from djinn_fx.reasons import ReasonKind
+from djinn_fx.store import files
+from djinn_fx.store.format import JSON, DamagedEntry, ForeignEntry, OutdatedEntry
+from djinn_fx.store.ledger import Ledger
 from djinn_fx.threads import new_lock
 
 LAST_MISS = "last-miss.json"

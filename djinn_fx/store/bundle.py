@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from djinn_fx.engines import store_files as files
-from djinn_fx.engines.store import Store
-from djinn_fx.engines.store_format import MAX_ENTRY_BYTES, DamagedEntry, Head, check_payload, is_key, read_head
 from djinn_fx.errors import StoreError
 from djinn_fx.files.signing import signer
+from djinn_fx.store import files
+from djinn_fx.store.format import MAX_ENTRY_BYTES, DamagedEntry, Head, check_payload, is_key, read_head
+from djinn_fx.store.store import Store
 
 MAX_MEMBERS = 100_000
 ALREADY_STORED = "already stored"

@@ -18,17 +18,17 @@ import pytest
 
 from djinn_fx import readiness
 from djinn_fx.cli import main
-from djinn_fx.engines import store_format
-from djinn_fx.engines.bundle import export_bundle, import_bundle, import_folder
 from djinn_fx.engines.decisions import recall, remember
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.guard.quarantine import Quarantine
 from djinn_fx.engines.keys import EngineKey
 from djinn_fx.engines.product_speed import FILE, ProductSpeed
-from djinn_fx.engines.store import Store
-from djinn_fx.engines.store_format import MAGIC, PREFIX_BYTES, SCHEMA_VERSION, encode, read_head
 from djinn_fx.engines.tier import Tier
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.store import format as store_format
+from djinn_fx.store.bundle import export_bundle, import_bundle, import_folder
+from djinn_fx.store.format import MAGIC, PREFIX_BYTES, SCHEMA_VERSION, encode, read_head
+from djinn_fx.store.store import Store
 
 HEADER = {"schema": 1, "label": "layer", "fields": {"phase": "decode"}}
 PAYLOAD = bytes(range(256)) * 4

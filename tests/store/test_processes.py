@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from djinn_fx.engines.store import Store
+from djinn_fx.store.store import Store
 
 KEY, OTHER = "a" * 64, "b" * 64
 
 PRELUDE = """
 import os, sys, time
 from pathlib import Path
-from djinn_fx.engines.store import Store
+from djinn_fx.store.store import Store
 root, key = Path(sys.argv[1]), sys.argv[2]
 store = Store(root / "cache")
 """

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from djinn_fx.engines import store_files, store_format
-from djinn_fx.engines.store import Store, default_cache_dir
-from djinn_fx.engines.store_format import PREFIX_BYTES
 from djinn_fx.errors import StoreError
 from djinn_fx.files.signing import signer
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.store import files as store_files
+from djinn_fx.store import format as store_format
+from djinn_fx.store.format import PREFIX_BYTES
+from djinn_fx.store.store import Store, default_cache_dir
 
 HEADER = {"schema": 1, "label": "layer", "fields": {"phase": "decode", "flags": ["a"]}, "odd": [None, True, 1.5, "é"]}
 PAYLOAD = bytes(range(256)) * 4

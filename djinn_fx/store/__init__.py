@@ -1,0 +1,1 @@
+"""The cache on disk: signed entries, and what may be thrown away."""
