@@ -19,8 +19,8 @@ import torch
 
 from bench.cost_models import FAMILIES, call_of, called, family_of, make_model
 from bench.measuring import no_gc
-from djinn_fx.costmodels.work import WorkGraph
-from djinn_fx.costmodels.work_of import work_graph
+from djinn_fx.costmodels.work.work import WorkGraph
+from djinn_fx.costmodels.work.work_of import work_graph
 from djinn_fx.engines.base import Artefact, Engine, RegionCallable, RegionGraph
 from djinn_fx.engines.registry import engine as named_engine
 from djinn_fx.passes.find_regions import whole_region

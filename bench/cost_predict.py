@@ -19,7 +19,7 @@ from bench.cost_graphs import Folder, first_line, region_of, work_again
 from djinn_fx.costmodels.calibrated import CalibratedModel
 from djinn_fx.costmodels.profile import conditions, read_profile
 from djinn_fx.costmodels.roofline import RooflineModel
-from djinn_fx.costmodels.work import WorkGraph
+from djinn_fx.costmodels.work.work import WorkGraph
 from djinn_fx.hardware.catalogue import default_device
 from djinn_fx.hardware.device import Device
 

@@ -13,10 +13,10 @@ if __name__ != "djinn_fx.costmodels":
     raise ImportError("import this package as djinn_fx.costmodels, not as a top-level package")
 
 if TYPE_CHECKING:
-    from djinn_fx.costmodels.call import Call, Count
     from djinn_fx.costmodels.estimate import CostModel, Estimate
-    from djinn_fx.costmodels.user_rules import forget_rule, rule
-    from djinn_fx.costmodels.work import Work, WorkGraph
+    from djinn_fx.costmodels.work.call import Call, Count
+    from djinn_fx.costmodels.work.user_rules import forget_rule, rule
+    from djinn_fx.costmodels.work.work import Work, WorkGraph
 
 __all__ = ["Call", "CostModel", "Count", "Estimate", "Work", "WorkGraph", "forget_rule", "rule"]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from djinn_fx.costmodels.profile import Sample
-from djinn_fx.costmodels.work import KINDS, WorkGraph
+from djinn_fx.costmodels.work.work import KINDS, WorkGraph
 
 #: Nominal rates that the factors are relative to; any would do, for a factor is fitted to each kind.
 _OPERATIONS_S, _BYTES_S = 1e11, 1e10

@@ -14,7 +14,7 @@ from djinn_fx.costmodels.estimate import CALIBRATED, MIXED, Estimate
 from djinn_fx.costmodels.fit import SCHEMA, Fitted
 from djinn_fx.costmodels.fusion import OP_BY_OP, kernels, policy_of
 from djinn_fx.costmodels.interval import interval
-from djinn_fx.costmodels.work import Work, WorkGraph
+from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.device import Device
 
 #: An engine that was not measured is estimated by eager's fit; its interval is this many times as wide.

@@ -17,7 +17,7 @@ from djinn_fx.costmodels.learning import Learned, LearnedModel, ops_of
 from djinn_fx.costmodels.measured import KnownTimes
 from djinn_fx.costmodels.profile import Conditions, FoundProfile, Profile, profile_folder, read_profile
 from djinn_fx.costmodels.roofline import ROOFLINE
-from djinn_fx.costmodels.work import Work, WorkGraph
+from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.catalogue import default_device, find_device, known_device
 from djinn_fx.hardware.device import Device

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from djinn_fx.costmodels.work import Work, WorkGraph
+from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.device import Device
 
 #: Where a time comes from, weakest first. ``mixed`` is a sum over several.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from djinn_fx.costmodels.work import Read, Work, WorkGraph
+from djinn_fx.costmodels.work.work import Read, Work, WorkGraph
 
 #: Ops with kernels of their own in every engine on a CPU; all that follows may be fused to them by some.
 PRODUCTS = frozenset({"matmul", "conv", "attention"})
@@ -65,7 +65,7 @@ OP_BY_OP = Policy(calls_views=True)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kernel:
-    """Ops run together. Sizes in bytes; operations as in :class:`~djinn_fx.costmodels.work.Work`.
+    """Ops run together. Sizes in bytes; operations as in :class:`~djinn_fx.costmodels.work.work.Work`.
 
     Attributes:
         main: the op that decides the law: the product, else the one that does most.

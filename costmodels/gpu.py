@@ -22,7 +22,7 @@ from djinn_fx.costmodels.fusion import Kernel, kernels, policy_of
 from djinn_fx.costmodels.gpu_fit import Fitted
 from djinn_fx.costmodels.gpu_laws import FLOAT_BYTES, LAWS, Array, GpuSpec, base_share, coolness, in_sequence
 from djinn_fx.costmodels.roofline import RooflineModel
-from djinn_fx.costmodels.work import Work, WorkGraph
+from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.device import Device
 
 SCHEMA = "djinn_fx.gpu_kernels/1"

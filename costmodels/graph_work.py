@@ -8,8 +8,8 @@ from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from djinn_fx.costmodels.choose import Pricing
-from djinn_fx.costmodels.work import WorkGraph, total
-from djinn_fx.costmodels.work_of import work_graph
+from djinn_fx.costmodels.work.work import WorkGraph, total
+from djinn_fx.costmodels.work.work_of import work_graph
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import EngineTime, Region
 from djinn_fx.srg.record import Cost

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from djinn_fx.costmodels.estimate import LEARNED, UNPRICED, CostModel, Estimate
-from djinn_fx.costmodels.work import Work, WorkGraph
+from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.device import Device
 from djinn_fx.threads import new_lock
 

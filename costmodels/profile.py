@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from djinn_fx.costmodels.work import WorkGraph
+from djinn_fx.costmodels.work.work import WorkGraph
 from djinn_fx.errors import StoreError
 from djinn_fx.files.private import default_cache_dir, own_folder, write_atomic
 from djinn_fx.files.signing import NotOurs, seal, unseal

@@ -14,8 +14,8 @@ from torch._ops import HigherOrderOperator
 from torch.fx import Node
 
 from djinn_fx.costmodels.estimate import DATASHEET, UNPRICED, Estimate
-from djinn_fx.costmodels.work import Work, WorkGraph
-from djinn_fx.costmodels.work_of import parts_of, work_of
+from djinn_fx.costmodels.work.work import Work, WorkGraph
+from djinn_fx.costmodels.work.work_of import parts_of, work_of
 from djinn_fx.hardware.device import Device
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.record import Cost

@@ -10,9 +10,9 @@ from typing import Any
 import sympy  # type: ignore[import-untyped]
 from torch.fx import Node
 
-from djinn_fx.costmodels.sizes import Sizes, expression_functions, symbols_of, worked_out
-from djinn_fx.costmodels.work import SUMMED, Work
-from djinn_fx.costmodels.work_of import sizes_of, work_at
+from djinn_fx.costmodels.work.sizes import Sizes, expression_functions, symbols_of, worked_out
+from djinn_fx.costmodels.work.work import SUMMED, Work
+from djinn_fx.costmodels.work.work_of import sizes_of, work_at
 from djinn_fx.srg.graph import SRG
 
 

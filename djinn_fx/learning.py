@@ -13,7 +13,7 @@ from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import part_of
 from djinn_fx.costmodels.learning import Drift, shares
 from djinn_fx.costmodels.measured import Timing
-from djinn_fx.costmodels.work import WorkGraph
+from djinn_fx.costmodels.work.work import WorkGraph
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.build import Built
 from djinn_fx.engines.region_times import RegionTimes, lessons

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch.fx import Node
 
-from djinn_fx.costmodels.traffic import touched_bytes
+from djinn_fx.costmodels.work.traffic import touched_bytes
 from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.record import GraphKind, Residency

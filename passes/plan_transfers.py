@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch.fx import Node
 
-from djinn_fx.costmodels.traffic import node_bytes, packet_name
+from djinn_fx.costmodels.work.traffic import node_bytes, packet_name
 from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG

@@ -21,7 +21,7 @@ from djinn_fx.calibrate.program import filled, traced
 from djinn_fx.calibrate.timing import MAX_BLOCKS, MIN_BLOCKS, Canary, Timed, spread_of, timed, timed_quietly
 from djinn_fx.calibrate.worker import callable_of
 from djinn_fx.costmodels.profile import Sample
-from djinn_fx.costmodels.work import WorkGraph
+from djinn_fx.costmodels.work.work import WorkGraph
 from djinn_fx.settings.table import ENGINE_NAMES
 
 EMPTY = WorkGraph(ops=(), reads=(), escapes=())

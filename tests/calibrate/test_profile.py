@@ -28,7 +28,7 @@ from djinn_fx.costmodels.profile import (
     write_profile,
     write_samples,
 )
-from djinn_fx.costmodels.work import Read, Work, WorkGraph
+from djinn_fx.costmodels.work.work import Read, Work, WorkGraph
 from djinn_fx.errors import StoreError
 
 MACHINE = {"model": "a processor", "cores": 2}

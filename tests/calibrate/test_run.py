@@ -17,7 +17,7 @@ from djinn_fx.calibrate.child import Outcome
 from djinn_fx.calibrate.run import Progress, Request, calibrate, installed_engines, measure
 from djinn_fx.cli import main
 from djinn_fx.costmodels.profile import Sample, conditions, profile_folder, read_profile, read_samples
-from djinn_fx.costmodels.work import WorkGraph
+from djinn_fx.costmodels.work.work import WorkGraph
 
 
 def no_program() -> Any:

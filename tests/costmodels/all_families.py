@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections import Counter
 
-from djinn_fx.costmodels.work_of import work_graph
+from djinn_fx.costmodels.work.work_of import work_graph
 from tests import families
 from tests.capture import capture
 

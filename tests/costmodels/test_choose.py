@@ -16,7 +16,7 @@ from djinn_fx.costmodels.gpu import GpuModel
 from djinn_fx.costmodels.learning import Learned
 from djinn_fx.costmodels.measured import Timing
 from djinn_fx.costmodels.profile import Conditions, Profile, profile_folder, write_profile
-from djinn_fx.costmodels.work import Work, WorkGraph
+from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.device import Device
 from djinn_fx.reasons import ReasonKind

@@ -7,7 +7,7 @@ import pytest
 
 from djinn_fx.costmodels.curves import CLASSES, GRAIN, NAMES, PARAMETERS, batch, graph_seconds, kernel_seconds
 from djinn_fx.costmodels.fusion import OP_BY_OP, kernels
-from djinn_fx.costmodels.work import KINDS, Work, WorkGraph
+from djinn_fx.costmodels.work.work import KINDS, Work, WorkGraph
 from tests.costmodels.workloads import chain, graph, linear, pointwise, rowwise, single
 
 GUESS = np.log([one.guess for one in PARAMETERS])

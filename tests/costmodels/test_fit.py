@@ -14,7 +14,7 @@ from djinn_fx.costmodels.curves import NAMES, PARAMETERS, graph_seconds
 from djinn_fx.costmodels.estimate import CALIBRATED, MIXED, CostModel
 from djinn_fx.costmodels.fit import Fitted, columns_of, fit, fit_engine
 from djinn_fx.costmodels.profile import Sample
-from djinn_fx.costmodels.work import Work, WorkGraph
+from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.device import this_machine
 from tests.costmodels.workloads import chain, linear, pointwise, rowwise, single, view
 

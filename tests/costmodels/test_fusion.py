@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from djinn_fx.costmodels.fusion import POLICIES, Policy, kernels, policy_of
-from djinn_fx.costmodels.work import Read, Work, WorkGraph
+from djinn_fx.costmodels.work.work import Read, Work, WorkGraph
 from djinn_fx.settings.table import ENGINE_NAMES
 from tests.costmodels.workloads import chain, graph, linear, pointwise, rowwise, view
 

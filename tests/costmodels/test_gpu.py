@@ -14,7 +14,7 @@ from djinn_fx.costmodels.estimate import CALIBRATED, DATASHEET, UNPRICED, CostMo
 from djinn_fx.costmodels.gpu import COEFFICIENTS, GpuModel, _table, spec_of, table_json
 from djinn_fx.costmodels.gpu_fit import Samples
 from djinn_fx.costmodels.gpu_laws import LAWS, GpuSpec, base_share, coolness, in_sequence, similarity
-from djinn_fx.costmodels.work import Read, Work, WorkGraph
+from djinn_fx.costmodels.work.work import Read, Work, WorkGraph
 from djinn_fx.hardware.catalogue import find_device
 
 SPEC = GpuSpec(

@@ -9,7 +9,7 @@ import torch
 
 from djinn_fx.costmodels.choose import pricing
 from djinn_fx.costmodels.graph_work import GraphWork, part_of, priced
-from djinn_fx.costmodels.work_of import work_graph
+from djinn_fx.costmodels.work.work_of import work_graph
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.estimate_cost import EstimateCost
 from djinn_fx.passes.find_regions import whole_region

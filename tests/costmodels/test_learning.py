@@ -11,7 +11,7 @@ import pytest
 
 from djinn_fx.costmodels.estimate import CALIBRATED, DATASHEET, LEARNED, UNPRICED, CostModel, Estimate
 from djinn_fx.costmodels.learning import ACCURACY_BOUND, LARGEST, RATE, Learned, LearnedModel, shares
-from djinn_fx.costmodels.work import Work, WorkGraph
+from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.catalogue import find_device
 from djinn_fx.hardware.device import Device
 

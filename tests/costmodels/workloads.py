@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from djinn_fx.costmodels.work import Read, Work, WorkGraph
+from djinn_fx.costmodels.work.work import Read, Work, WorkGraph
 
 
 def linear(rows: int, depth: int, columns: int) -> Work:

@@ -7,7 +7,7 @@ import torch
 
 from djinn_fx.costmodels.choose import pricing
 from djinn_fx.costmodels.estimate import Estimate
-from djinn_fx.costmodels.work import Work, WorkGraph
+from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.errors import PassError
 from djinn_fx.hardware.catalogue import find_device
 from djinn_fx.hardware.device import Device

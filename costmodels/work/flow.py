@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch.fx import Node
 
-from djinn_fx.costmodels.sizes import Sizes
-from djinn_fx.costmodels.user_rules import changes
-from djinn_fx.costmodels.work import Read, Work, WorkGraph
-from djinn_fx.costmodels.work_of import priced
+from djinn_fx.costmodels.work.sizes import Sizes
+from djinn_fx.costmodels.work.user_rules import changes
+from djinn_fx.costmodels.work.work import Read, Work, WorkGraph
+from djinn_fx.costmodels.work.work_of import priced
 
 
 def flow(sizes: Sizes, names: Sequence[str] | None) -> WorkGraph:

@@ -11,7 +11,7 @@ from torch._decomp import decomposition_table
 from torch._ops import OpOverload
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from djinn_fx.costmodels.call import Call, Counted
+from djinn_fx.costmodels.work.call import Call, Counted
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.record import TensorMeta
@@ -118,7 +118,7 @@ def _packed(shape: Any) -> list[int]:
 
 
 def _sum(srg: SRG, target: OpOverload) -> Counted:
-    from djinn_fx.costmodels.work_of import work_of  # which comes here for ops without a rule
+    from djinn_fx.costmodels.work.work_of import work_of  # which comes here for ops without a rule
 
     if any(node.target is target for node in srg.ops):
         raise LookupError("no rule for this op")

@@ -20,11 +20,19 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Node
 from torch.utils.flop_counter import flop_registry
 
-from djinn_fx.costmodels.attention import ATTENTION, attention_rule
-from djinn_fx.costmodels.call import Call, Count, Counted, CountRule, numbers, numel
-from djinn_fx.costmodels.contractions import CONTRACTIONS, CONVOLUTIONS, DISTANCES
-from djinn_fx.costmodels.sizes import times_log2
-from djinn_fx.costmodels.tables import FACTORISATIONS, NO_TRAFFIC, NO_WORK, PER_ELEMENT, REDUCTIONS, SORTS, PerElement
+from djinn_fx.costmodels.work.attention import ATTENTION, attention_rule
+from djinn_fx.costmodels.work.call import Call, Count, Counted, CountRule, numbers, numel
+from djinn_fx.costmodels.work.contractions import CONTRACTIONS, CONVOLUTIONS, DISTANCES
+from djinn_fx.costmodels.work.sizes import times_log2
+from djinn_fx.costmodels.work.tables import (
+    FACTORISATIONS,
+    NO_TRAFFIC,
+    NO_WORK,
+    PER_ELEMENT,
+    REDUCTIONS,
+    SORTS,
+    PerElement,
+)
 from djinn_fx.srg.record import TensorMeta
 
 #: Namespaces whose ops go by the names of aten's; transformers has an own ``grouped_mm_fallback``.
@@ -55,7 +63,7 @@ class OpRule:
     user: Callable[[Call], Count] | None = None
 
 
-#: Rules of users by op; filled by :mod:`djinn_fx.costmodels.user_rules`.
+#: Rules of users by op; filled by :mod:`djinn_fx.costmodels.work.user_rules`.
 USER_RULES: dict[Any, Callable[[Call], Count]] = {}
 
 

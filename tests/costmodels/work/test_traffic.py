@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from djinn_fx.costmodels.traffic import LINE_BYTES, node_bytes, packet_name, touched_bytes
-from djinn_fx.costmodels.work import Work
-from djinn_fx.costmodels.work_of import work_of
+from djinn_fx.costmodels.work.traffic import LINE_BYTES, node_bytes, packet_name, touched_bytes
+from djinn_fx.costmodels.work.work import Work
+from djinn_fx.costmodels.work.work_of import work_of
 from djinn_fx.srg import SRG, TensorMeta
 from tests import graphs
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from torch.fx import Node
 
-from djinn_fx.costmodels import user_rules
-from djinn_fx.costmodels.bodies import Body, bodies_of
-from djinn_fx.costmodels.call import Call, Count, numbers, numel
-from djinn_fx.costmodels.decomposed import decomposed
-from djinn_fx.costmodels.rules import OpRule, facts_of
-from djinn_fx.costmodels.sizes import Sizes, wrapped_op
-from djinn_fx.costmodels.traffic import Traffic, traffic
-from djinn_fx.costmodels.work import SUMMED, Work, WorkGraph, total
+from djinn_fx.costmodels.work import user_rules
+from djinn_fx.costmodels.work.bodies import Body, bodies_of
+from djinn_fx.costmodels.work.call import Call, Count, numbers, numel
+from djinn_fx.costmodels.work.decomposed import decomposed
+from djinn_fx.costmodels.work.rules import OpRule, facts_of
+from djinn_fx.costmodels.work.sizes import Sizes, wrapped_op
+from djinn_fx.costmodels.work.traffic import Traffic, traffic
+from djinn_fx.costmodels.work.work import SUMMED, Work, WorkGraph, total
 from djinn_fx.srg.graph import META_KEY, SRG, fake_value
 
 #: What a rule may raise when a call is not what it knows; anything else is a bug of ours.
@@ -51,7 +51,7 @@ def work_graph(srg: SRG, names: Sequence[str] | None = None, sizes: Mapping[str,
         names: a region's nodes; None: every call of the graph.
         sizes: as for :func:`work_of`.
     """
-    from djinn_fx.costmodels.flow import flow  # prices bodies of calls, which comes back here
+    from djinn_fx.costmodels.work.flow import flow  # prices bodies of calls, which comes back here
 
     return flow(sizes_of(srg, sizes), names)
 

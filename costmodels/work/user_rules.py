@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
-from djinn_fx.costmodels.call import Call, Count
-from djinn_fx.costmodels.rules import USER_RULES, forget_facts, rule_of
-from djinn_fx.costmodels.work import KINDS
+from djinn_fx.costmodels.work.call import Call, Count
+from djinn_fx.costmodels.work.rules import USER_RULES, forget_facts, rule_of
+from djinn_fx.costmodels.work.work import KINDS
 
 UserRule = TypeVar("UserRule", bound=Callable[[Call], Count])
 

@@ -1,4 +1,4 @@
-"""Which op does how much, by name: the tables behind :mod:`djinn_fx.costmodels.rules`.
+"""Which op does how much, by name: the tables behind :mod:`djinn_fx.costmodels.work.rules`.
 
 Counts are by writing the kernel out: softmax is maximum, subtract, exp, sum and divide for each element: four vector
 operations and one special function. A multiply and an add are two operations. Names are without ``aten.``; an op in

@@ -9,7 +9,7 @@ from typing import Any
 from torch._ops import HigherOrderOperator
 from torch.fx import GraphModule, Node
 
-from djinn_fx.costmodels.sizes import Sizes
+from djinn_fx.costmodels.work.sizes import Sizes
 from djinn_fx.srg.graph import SRG, attribute
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.record import GraphKind, Residency
@@ -64,7 +64,7 @@ def _lowered(sizes: Sizes, graph: GraphModule, operands: list[Node]) -> SRG:
 
     Operands that are given twice are one node, so inputs are matched from the end only where the numbers agree.
     """
-    from djinn_fx.costmodels.traffic import is_weight  # traffic prices calls, which may have bodies
+    from djinn_fx.costmodels.work.traffic import is_weight  # traffic prices calls, which may have bodies
 
     inputs = graph.graph.find_nodes(op="placeholder")
     fitting = operands[-len(inputs) :] if inputs and len(operands) >= len(inputs) else []

@@ -15,8 +15,8 @@ from torch.testing._internal.common_modules import module_db
 from torch.utils import _pytree as pytree
 
 from djinn_fx.costmodels.symbolic import SUMMED, symbolic_total
-from djinn_fx.costmodels.work import total
-from djinn_fx.costmodels.work_of import work_graph, work_of
+from djinn_fx.costmodels.work.work import total
+from djinn_fx.costmodels.work.work_of import work_graph, work_of
 from djinn_fx.srg import SRG, lower
 from tests import families
 from tests.capture import capture

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from djinn_fx.costmodels.rules import rule_of
-from djinn_fx.costmodels.work import Work
-from djinn_fx.costmodels.work_of import work_of
+from djinn_fx.costmodels.work.rules import rule_of
+from djinn_fx.costmodels.work.work import Work
+from djinn_fx.costmodels.work.work_of import work_of
 from djinn_fx.srg.graph import fake_value
 from tests import graphs
 

@@ -10,8 +10,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from djinn_fx.costmodels.work import KINDS, Work
-from djinn_fx.costmodels.work_of import work_of
+from djinn_fx.costmodels.work.work import KINDS, Work
+from djinn_fx.costmodels.work.work_of import work_of
 from djinn_fx.srg import SRG, lower
 from tests.exam.ops import Question, all_ops, full_name, questions
 

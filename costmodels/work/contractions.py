@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from djinn_fx.costmodels.call import Call, Counted, CountRule, numel
-from djinn_fx.costmodels.tables import names
+from djinn_fx.costmodels.work.call import Call, Counted, CountRule, numel
+from djinn_fx.costmodels.work.tables import names
 
 
 def _product(batch: Any, m: Any, n: Any, k: Any) -> Counted:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch.fx import Node
 
-from djinn_fx.costmodels.call import Call, numbers
-from djinn_fx.costmodels.sizes import Sizes, item_bytes
-from djinn_fx.costmodels.tables import names
+from djinn_fx.costmodels.work.call import Call, numbers
+from djinn_fx.costmodels.work.sizes import Sizes, item_bytes
+from djinn_fx.costmodels.work.tables import names
 from djinn_fx.srg.graph import SRG, fake_value, size_hint, tensors_of
 from djinn_fx.srg.record import Residency, TensorMeta
 

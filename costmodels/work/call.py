@@ -10,7 +10,7 @@ from typing import Any
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Node
 
-from djinn_fx.costmodels.sizes import Sizes, wrapped_op
+from djinn_fx.costmodels.work.sizes import Sizes, wrapped_op
 from djinn_fx.srg.record import OpRecord, TensorMeta
 
 
@@ -19,11 +19,11 @@ class Count:
     """What a rule says of one call. All default to nothing; bytes left None are counted from the tensors.
 
     Attributes:
-        kind: one of :data:`djinn_fx.costmodels.work.KINDS`.
+        kind: one of :data:`djinn_fx.costmodels.work.work.KINDS`.
         matmul_flops: operations in contractions; a multiply-add is two.
         vector_flops: additions, multiplications, comparisons, divisions.
         special_flops: calls of exp, tanh, sqrt and the like.
-        sides: the sizes its speed depends on, in the form :class:`djinn_fx.costmodels.work.Work` gives for the kind.
+        sides: the sizes its speed depends on, in the form :class:`djinn_fx.costmodels.work.work.Work` gives for the kind.
         read_bytes: bytes of memory read, weights included.
         write_bytes: bytes of memory written.
         gather_bytes: part of them at addresses that only the data tell.

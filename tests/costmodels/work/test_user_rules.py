@@ -13,7 +13,7 @@ from torch import Tensor
 
 from djinn_fx import costmodels
 from djinn_fx.costmodels import Call, Count, Work
-from djinn_fx.costmodels.work_of import work_graph, work_of
+from djinn_fx.costmodels.work.work_of import work_graph, work_of
 from djinn_fx.srg import SRG
 from tests import graphs
 

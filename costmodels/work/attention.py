@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from djinn_fx.costmodels.call import Call, Counted
-from djinn_fx.costmodels.tables import names
+from djinn_fx.costmodels.work.call import Call, Counted
+from djinn_fx.costmodels.work.tables import names
 
 
 @dataclass(frozen=True, kw_only=True)
