@@ -28,9 +28,9 @@ from bench import cost_gpu_data
 from bench.cost_gpu_data import Graph, Measured
 from bench.cost_gpu_models import kernels
 from bench.harness import Report, parse, parser, table, write_json
-from djinn_fx.costmodels.gpu import table_json
-from djinn_fx.costmodels.gpu_fit import START_SAMPLES, Fitted, Samples, fit, refine_few
-from djinn_fx.costmodels.gpu_laws import LAWS, GpuSpec, coolness, in_sequence
+from djinn_fx.costmodels.laws.gpu import table_json
+from djinn_fx.costmodels.laws.gpu_fit import START_SAMPLES, Fitted, Samples, fit, refine_few
+from djinn_fx.costmodels.laws.gpu_laws import LAWS, GpuSpec, coolness, in_sequence
 
 #: Published mean errors in percent, out of distribution (NeuSight, ASPLOS 2025): what is to be beaten.
 BARS = {"bmm": 13.8, "linear": 13.9, "elementwise": 19.3, "softmax": 13.9, "norm": 56.7}

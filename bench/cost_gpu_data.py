@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from djinn_fx.costmodels.gpu_fit import Samples
-from djinn_fx.costmodels.gpu_laws import GpuSpec, base_share
+from djinn_fx.costmodels.laws.gpu_fit import Samples
+from djinn_fx.costmodels.laws.gpu_laws import GpuSpec, base_share
 
 #: Which law a file's ops obey.
 FILES = {"linear": "linear", "bmm": "bmm", "elem": "elementwise", "softmax": "softmax", "ln": "norm"}

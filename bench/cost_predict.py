@@ -16,9 +16,9 @@ from unittest import mock
 import torch
 
 from bench.cost_graphs import Folder, first_line, region_of, work_again
-from djinn_fx.costmodels.calibrated import CalibratedModel
+from djinn_fx.costmodels.laws.calibrated import CalibratedModel
+from djinn_fx.costmodels.laws.roofline import RooflineModel
 from djinn_fx.costmodels.profile import conditions, read_profile
-from djinn_fx.costmodels.roofline import RooflineModel
 from djinn_fx.costmodels.work.work import WorkGraph
 from djinn_fx.hardware.catalogue import default_device
 from djinn_fx.hardware.device import Device
@@ -82,7 +82,7 @@ def _by_models(
     }
     factors = fitted.get("baseline", {}).get(f"{engine}/{threads}")
     if factors is not None:
-        from djinn_fx.costmodels.baseline import baseline_seconds
+        from djinn_fx.costmodels.laws.baseline import baseline_seconds
 
         found["calibrated roofline"] = baseline_seconds(factors, work)
     return found

@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from bench.harness import Report, no_gc, parse, parser, table
-from djinn_fx.costmodels.roofline import RooflineModel
+from djinn_fx.costmodels.laws.roofline import RooflineModel
 from djinn_fx.costmodels.symbolic import symbolic_total
 from djinn_fx.costmodels.work.sizes import Sizes
 from djinn_fx.costmodels.work.work_of import work_at, work_graph

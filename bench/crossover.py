@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from bench.harness import Report, no_gc, parse, parser, table
 from djinn_fx.calibrate.program import Program, Traced, copies_for, filled, traced, weight
 from djinn_fx.calibrate.worker import callable_of
-from djinn_fx.costmodels.calibrated import CalibratedModel
+from djinn_fx.costmodels.laws.calibrated import CalibratedModel
 from djinn_fx.costmodels.profile import conditions, profile_folder, read_profile
 from djinn_fx.hardware.catalogue import default_device
 

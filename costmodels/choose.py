@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from djinn_fx.costmodels.calibrated import CalibratedModel
 from djinn_fx.costmodels.estimate import CostModel, Estimate
-from djinn_fx.costmodels.gpu import GpuModel
+from djinn_fx.costmodels.laws.calibrated import CalibratedModel
+from djinn_fx.costmodels.laws.gpu import GpuModel
+from djinn_fx.costmodels.laws.roofline import ROOFLINE
 from djinn_fx.costmodels.learning import Learned, LearnedModel, ops_of
 from djinn_fx.costmodels.measured import KnownTimes
 from djinn_fx.costmodels.profile import Conditions, FoundProfile, Profile, profile_folder, read_profile
-from djinn_fx.costmodels.roofline import ROOFLINE
 from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.catalogue import default_device, find_device, known_device

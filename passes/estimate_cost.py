@@ -9,7 +9,7 @@ from typing import ClassVar
 from djinn_fx.costmodels.choose import Pricing, Surviving, pricing
 from djinn_fx.costmodels.estimate import UNPRICED, Estimate
 from djinn_fx.costmodels.graph_work import graph_work
-from djinn_fx.costmodels.roofline import cost_of
+from djinn_fx.costmodels.laws.roofline import cost_of
 from djinn_fx.costmodels.work.work import Work
 from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.reasons import Reason, ReasonKind

@@ -19,9 +19,9 @@ from typing import ClassVar
 
 from torch.fx import Node
 
-from djinn_fx.costmodels.build_time import FIXED_S, PER_OP_S
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import part_of, priced
+from djinn_fx.costmodels.laws.build_time import FIXED_S, PER_OP_S
 from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.passes.partition import OpList, op_list, to_groups
 from djinn_fx.passes.repeats import Labels, by_module_stack, by_structure

@@ -144,7 +144,7 @@ def calibrate(
         ValueError: there are too few samples to fit anything.
     """
     if fit is None:
-        from djinn_fx.costmodels.fit import fit as fit_samples
+        from djinn_fx.costmodels.laws.fit import fit as fit_samples
 
         fit = fit_samples
     found = measure(request, tell)

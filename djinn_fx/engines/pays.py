@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from djinn_fx.costmodels.build_time import SAVED_SHARE, build_seconds
+from djinn_fx.costmodels.laws.build_time import SAVED_SHARE, build_seconds
 from djinn_fx.threads import new_lock, new_rlock
 
 

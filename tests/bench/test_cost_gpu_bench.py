@@ -10,7 +10,7 @@ import pytest
 
 from bench import cost_gpu, cost_gpu_data
 from bench.cost_gpu_models import kernels
-from djinn_fx.costmodels.gpu_laws import LAWS, in_sequence
+from djinn_fx.costmodels.laws.gpu_laws import LAWS, in_sequence
 
 CONFIG = {
     "model_type": "gpt2",

@@ -182,7 +182,7 @@ def test_engines_are_those_that_run_here() -> None:
 
 @pytest.fixture
 def _fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    from djinn_fx.costmodels import fit as fit_module
+    from djinn_fx.costmodels.laws import fit as fit_module
 
     monkeypatch.setattr(fit_module, "fit", fit)
 

@@ -12,7 +12,7 @@ import torch
 from djinn_fx.costmodels import choose
 from djinn_fx.costmodels.choose import Pricing, Surviving, device_of, pricing, topology_of
 from djinn_fx.costmodels.estimate import CALIBRATED, DATASHEET, MEASURED, Estimate
-from djinn_fx.costmodels.gpu import GpuModel
+from djinn_fx.costmodels.laws.gpu import GpuModel
 from djinn_fx.costmodels.learning import Learned
 from djinn_fx.costmodels.measured import Timing
 from djinn_fx.costmodels.profile import Conditions, Profile, profile_folder, write_profile

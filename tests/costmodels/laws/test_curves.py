@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from djinn_fx.costmodels.curves import CLASSES, GRAIN, NAMES, PARAMETERS, batch, graph_seconds, kernel_seconds
-from djinn_fx.costmodels.fusion import OP_BY_OP, kernels
+from djinn_fx.costmodels.laws.curves import CLASSES, GRAIN, NAMES, PARAMETERS, batch, graph_seconds, kernel_seconds
+from djinn_fx.costmodels.laws.fusion import OP_BY_OP, kernels
 from djinn_fx.costmodels.work.work import KINDS, Work, WorkGraph
 from tests.costmodels.workloads import chain, graph, linear, pointwise, rowwise, single
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from djinn_fx.costmodels.baseline import baseline_seconds
-from djinn_fx.costmodels.calibrated import CalibratedModel
-from djinn_fx.costmodels.curves import NAMES, PARAMETERS, graph_seconds
 from djinn_fx.costmodels.estimate import CALIBRATED, MIXED, CostModel
-from djinn_fx.costmodels.fit import Fitted, columns_of, fit, fit_engine
+from djinn_fx.costmodels.laws.baseline import baseline_seconds
+from djinn_fx.costmodels.laws.calibrated import CalibratedModel
+from djinn_fx.costmodels.laws.curves import NAMES, PARAMETERS, graph_seconds
+from djinn_fx.costmodels.laws.fit import Fitted, columns_of, fit, fit_engine
 from djinn_fx.costmodels.profile import Sample
 from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.device import this_machine

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from djinn_fx.costmodels.fusion import POLICIES, Policy, kernels, policy_of
+from djinn_fx.costmodels.laws.fusion import POLICIES, Policy, kernels, policy_of
 from djinn_fx.costmodels.work.work import Read, Work, WorkGraph
 from djinn_fx.settings.table import ENGINE_NAMES
 from tests.costmodels.workloads import chain, graph, linear, pointwise, rowwise, view

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from djinn_fx.costmodels import gpu_fit
 from djinn_fx.costmodels.estimate import CALIBRATED, DATASHEET, UNPRICED, CostModel
-from djinn_fx.costmodels.gpu import COEFFICIENTS, GpuModel, _table, spec_of, table_json
-from djinn_fx.costmodels.gpu_fit import Samples
-from djinn_fx.costmodels.gpu_laws import LAWS, GpuSpec, base_share, coolness, in_sequence, similarity
+from djinn_fx.costmodels.laws import gpu_fit
+from djinn_fx.costmodels.laws.gpu import COEFFICIENTS, GpuModel, _table, spec_of, table_json
+from djinn_fx.costmodels.laws.gpu_fit import Samples
+from djinn_fx.costmodels.laws.gpu_laws import LAWS, GpuSpec, base_share, coolness, in_sequence, similarity
 from djinn_fx.costmodels.work.work import Read, Work, WorkGraph
 from djinn_fx.hardware.catalogue import find_device
 

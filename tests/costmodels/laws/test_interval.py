@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from djinn_fx.costmodels.interval import conformal_scale, interval
+from djinn_fx.costmodels.laws.interval import conformal_scale, interval
 
 
 def test_the_quantile_is_the_one_with_the_finite_sample_correction() -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from djinn_fx.costmodels.fusion import Kernel, Schedule
+from djinn_fx.costmodels.laws.fusion import Kernel, Schedule
 
 Array = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from djinn_fx.costmodels.gpu_laws import Array, GpuSpec, Law, similarity
+from djinn_fx.costmodels.laws.gpu_laws import Array, GpuSpec, Law, similarity
 
 #: Residuals (in logarithms) above this count linearly, not squared: an outlier must not bend a law.
 _ROBUST = 0.05

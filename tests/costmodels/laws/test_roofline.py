@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from djinn_fx.costmodels.roofline import FREE, UNPRICED, price
+from djinn_fx.costmodels.laws.roofline import FREE, UNPRICED, price
 from djinn_fx.hardware.catalogue import find_device
 from djinn_fx.hardware.device import Device
 from djinn_fx.srg import SRG

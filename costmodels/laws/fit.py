@@ -1,4 +1,4 @@
-"""Fitting the laws of :mod:`~djinn_fx.costmodels.curves` to what was measured on a machine.
+"""Fitting the laws of :mod:`~djinn_fx.costmodels.laws.curves` to what was measured on a machine.
 
 For each engine and number of threads the parameters are those that make the logarithm of predicted over measured time
 small, while none strays from its guess without need (a normal prior on its logarithm): a parameter that no sample
@@ -7,7 +7,7 @@ share kernels with it. Outliers count less (Huber).
 
 How wrong the fit is on graphs it has not seen comes from the same linear algebra: the residuals that leaving out a
 whole family of samples would have given, without fitting again, and the variance that the parameters' uncertainty
-gives each prediction. See :mod:`~djinn_fx.costmodels.interval`.
+gives each prediction. See :mod:`~djinn_fx.costmodels.laws.interval`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from djinn_fx.costmodels.baseline import fit_baseline
-from djinn_fx.costmodels.curves import NAMES, OP_SPREAD, PARAMETERS, Batch, batch, graph_seconds
-from djinn_fx.costmodels.fusion import kernels, policy_of
-from djinn_fx.costmodels.interval import conformal_scale
+from djinn_fx.costmodels.laws.baseline import fit_baseline
+from djinn_fx.costmodels.laws.curves import NAMES, OP_SPREAD, PARAMETERS, Batch, batch, graph_seconds
+from djinn_fx.costmodels.laws.fusion import kernels, policy_of
+from djinn_fx.costmodels.laws.interval import conformal_scale
 from djinn_fx.costmodels.profile import Sample
 
 Array = NDArray[np.float64]

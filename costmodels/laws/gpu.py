@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from djinn_fx.costmodels.estimate import CALIBRATED, DATASHEET, UNPRICED, Estimate
-from djinn_fx.costmodels.fusion import Kernel, kernels, policy_of
-from djinn_fx.costmodels.gpu_fit import Fitted
-from djinn_fx.costmodels.gpu_laws import FLOAT_BYTES, LAWS, Array, GpuSpec, base_share, coolness, in_sequence
-from djinn_fx.costmodels.roofline import RooflineModel
+from djinn_fx.costmodels.laws.fusion import Kernel, kernels, policy_of
+from djinn_fx.costmodels.laws.gpu_fit import Fitted
+from djinn_fx.costmodels.laws.gpu_laws import FLOAT_BYTES, LAWS, Array, GpuSpec, base_share, coolness, in_sequence
+from djinn_fx.costmodels.laws.roofline import RooflineModel
 from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.device import Device
 

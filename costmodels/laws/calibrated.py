@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from djinn_fx.costmodels.curves import batch, graph_seconds, kernel_seconds
 from djinn_fx.costmodels.estimate import CALIBRATED, MIXED, Estimate
-from djinn_fx.costmodels.fit import SCHEMA, Fitted
-from djinn_fx.costmodels.fusion import OP_BY_OP, kernels, policy_of
-from djinn_fx.costmodels.interval import interval
+from djinn_fx.costmodels.laws.curves import batch, graph_seconds, kernel_seconds
+from djinn_fx.costmodels.laws.fit import SCHEMA, Fitted
+from djinn_fx.costmodels.laws.fusion import OP_BY_OP, kernels, policy_of
+from djinn_fx.costmodels.laws.interval import interval
 from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.device import Device
 
@@ -26,7 +26,7 @@ class CalibratedModel:
     """Times from laws fitted to samples of this machine.
 
     Args:
-        fitted: what :func:`djinn_fx.costmodels.fit.fit` gave.
+        fitted: what :func:`djinn_fx.costmodels.laws.fit.fit` gave.
         name: for reports and cache keys.
         threads: how many the engines may use; None: the most that was measured.
 

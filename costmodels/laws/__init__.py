@@ -1,0 +1,1 @@
+"""How long a device takes for it: laws, and how they are fitted."""
