@@ -1,7 +1,7 @@
 """annotate-phase: which part of the model's work each op belongs to, by structure alone.
 
 First each attention is judged: do its queries read their own sequence or another, are there cached keys, how many
-queries, is the mask causal. Then each sequence (stream, see :mod:`djinn_fx.passes.dataflow`) takes the phase of its
+queries, is the mask causal. Then each sequence (stream, see :mod:`djinn_fx.passes.meaning.dataflow`) takes the phase of its
 attentions, and each op the phase of its sequence. Ops that belong to no sequence (masks, positions, views of weights)
 take the phase of the first op that uses them.
 """
@@ -15,9 +15,9 @@ from typing import ClassVar
 from torch.fx import Node
 
 from djinn_fx.passes.base import PassContext, PassResult
-from djinn_fx.passes.dataflow import Attention, Flow, Root, RootKind, base_name, shape_of
-from djinn_fx.passes.op_tables import BIASED_MATMULS, MATMULS, leaves
-from djinn_fx.passes.streams import trace
+from djinn_fx.passes.meaning.dataflow import Attention, Flow, Root, RootKind, base_name, shape_of
+from djinn_fx.passes.meaning.op_tables import BIASED_MATMULS, MATMULS, leaves
+from djinn_fx.passes.meaning.streams import trace
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG, fake_value, size_hint, tensors_of
 from djinn_fx.srg.record import GraphKind, Modality, Phase

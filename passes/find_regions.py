@@ -23,8 +23,8 @@ from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import part_of, priced
 from djinn_fx.costmodels.laws.build_time import FIXED_S, PER_OP_S
 from djinn_fx.passes.base import PassContext, PassResult
-from djinn_fx.passes.partition import OpList, op_list, to_groups
-from djinn_fx.passes.repeats import Labels, by_module_stack, by_structure
+from djinn_fx.passes.cutting.partition import OpList, op_list, to_groups
+from djinn_fx.passes.cutting.repeats import Labels, by_module_stack, by_structure
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.extract import boundary, depends_on_data, size_ops, symbol_sources, unbound_symbols, with_sizes
 from djinn_fx.srg.form.hashing import NoCanonicalForm, canonical_form, structural_hash

@@ -12,8 +12,8 @@ from typing import ClassVar
 from torch.fx import Node
 
 from djinn_fx.passes.base import PassContext, PassResult
-from djinn_fx.passes.dataflow import base_name, dtype_of, mutated_inputs, shape_of
-from djinn_fx.passes.op_tables import JOINS, MOVES
+from djinn_fx.passes.meaning.dataflow import base_name, dtype_of, mutated_inputs, shape_of
+from djinn_fx.passes.meaning.op_tables import JOINS, MOVES
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.record import GraphKind, Phase, Residency

@@ -9,7 +9,7 @@ from functools import cache
 
 from djinn_fx.passes.annotate_phase import AnnotatePhase
 from djinn_fx.passes.base import PassContext, run_passes
-from djinn_fx.passes.streams import trace
+from djinn_fx.passes.meaning.streams import trace
 from djinn_fx.srg import SRG
 from tests.capture import capture
 from tests.families import Case, all_cases, case_named

@@ -8,8 +8,8 @@ from typing import Any
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.passes.base import PassContext
+from djinn_fx.passes.cutting.partition import op_list, to_groups
 from djinn_fx.passes.order import Order
-from djinn_fx.passes.partition import op_list, to_groups
 from djinn_fx.runtime.executor import executable, program_of
 from djinn_fx.srg import SRG, Plan, Region
 from djinn_fx.srg.extract import boundary, extract, input_value, symbol_sources

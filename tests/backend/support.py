@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 from djinn_fx.backend import compilations
 from djinn_fx.captured import CapturedGraph
 from djinn_fx.passes.base import Pass, PassContext, PassResult
+from djinn_fx.passes.cutting.partition import OpList, op_list, to_groups
 from djinn_fx.passes.find_regions import FindRegions
-from djinn_fx.passes.partition import OpList, op_list, to_groups
 from djinn_fx.passes.pipeline import DEFAULT
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.extract import boundary, symbol_sources, unbound_symbols

@@ -7,7 +7,7 @@ from typing import Any
 from torch._ops import OpOverload
 from torch.fx import Node
 
-from djinn_fx.passes.dataflow import base_name
+from djinn_fx.passes.meaning.dataflow import base_name
 
 MATMULS = frozenset(
     {"aten.mm", "aten.bmm", "aten.matmul", "aten.linear", "aten.mv", "aten._int_mm", "aten._scaled_mm"}

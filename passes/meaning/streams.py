@@ -10,8 +10,8 @@ import torch
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Graph, GraphModule, Node
 
-from djinn_fx.passes import masks, stems
-from djinn_fx.passes.dataflow import (
+from djinn_fx.passes.meaning import masks, stems
+from djinn_fx.passes.meaning.dataflow import (
     NOTHING,
     Attention,
     Fact,
@@ -25,7 +25,7 @@ from djinn_fx.passes.dataflow import (
     mutated_inputs,
     shape_of,
 )
-from djinn_fx.passes.op_tables import (
+from djinn_fx.passes.meaning.op_tables import (
     BIASED_MATMULS,
     CONVOLUTIONS,
     JOINS,

@@ -1,6 +1,6 @@
 """Where a graph repeats itself: by the module stack where there is one, by structure where there is none.
 
-Both give labels for :func:`djinn_fx.passes.partition.to_groups`; neither decides anything. Whether two labelled
+Both give labels for :func:`djinn_fx.passes.cutting.partition.to_groups`; neither decides anything. Whether two labelled
 units really are the same is proved afterwards by the structural hash.
 """
 

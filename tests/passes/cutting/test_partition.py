@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from djinn_fx.passes.partition import OpList, has_effect, op_list, to_groups
+from djinn_fx.passes.cutting.partition import OpList, has_effect, op_list, to_groups
 from djinn_fx.srg import SRG, lower
 from tests import graphs
 from tests.programs import DETERMINISTIC, PROGRAMS, Program, arguments_of, behaviour, build

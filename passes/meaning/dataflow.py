@@ -1,4 +1,4 @@
-"""What each value of a graph belongs to: the facts that :mod:`djinn_fx.passes.streams` finds.
+"""What each value of a graph belongs to: the facts that :mod:`djinn_fx.passes.meaning.streams` finds.
 
 A *root* is where a sequence enters the graph: an embedding over integer inputs, a floating input, learned queries.
 The *stream* of a value is the set of roots of the sequence it belongs to, as a bit mask. Weights have no root.
@@ -16,7 +16,7 @@ import torch
 from torch._ops import OpOverload
 from torch.fx import Node
 
-from djinn_fx.passes.masks import Numbers
+from djinn_fx.passes.meaning.masks import Numbers
 from djinn_fx.srg.graph import META_KEY, SRG, fake_value, tensors_of
 from djinn_fx.srg.lower import target_name
 from djinn_fx.srg.record import Modality, OpRecord, Size

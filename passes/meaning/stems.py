@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch.fx import Node
 
-from djinn_fx.passes.dataflow import Fact, Flow, Root, RootKind, base_name, dtype_of, shape_of
-from djinn_fx.passes.masks import is_square
+from djinn_fx.passes.meaning.dataflow import Fact, Flow, Root, RootKind, base_name, dtype_of, shape_of
+from djinn_fx.passes.meaning.masks import is_square
 from djinn_fx.srg.record import Modality, Residency, Size
 
 _PLAIN = ("aten.view", "aten._to_copy", "aten.clone", "aten.alias", "aten.native_dropout", "aten.expand", "aten.mul")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from djinn_fx.passes.repeats import _best_cut, _best_run, by_module_stack, by_structure
+from djinn_fx.passes.cutting.repeats import _best_cut, _best_run, by_module_stack, by_structure
 from djinn_fx.srg import SRG
 from tests import graphs
 
