@@ -29,9 +29,9 @@ import djinn_fx
 from bench.children import fresh_caches
 from bench.engines_models import CASES, QUICK_CASES, workload
 from bench.harness import Report, no_gc, parse, parser, rotated, table
-from djinn_fx.engines.guard.guarded import GuardedRegion
 from djinn_fx.engines.inductor_safe import SafeCall
 from djinn_fx.errors import DjinnError
+from djinn_fx.guard.guarded import GuardedRegion
 
 DEFAULT_CASES = ("opt/prefill", "opt/decode", "bert/encode", "vit/encode")
 ENGINES, QUICK_ENGINES = ("packed", "inductor"), ("packed",)

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import RegionCallable, RegionGraph
-from djinn_fx.engines.guard.guarded import GuardedRegion, guarded
-from djinn_fx.engines.guard.precise import Precise, fp64_reference
-from djinn_fx.engines.guard.quarantine import QUARANTINE
-from djinn_fx.engines.guard.reproducer import Reproducer
-from djinn_fx.engines.guard.tolerance import draws_random_numbers
-from djinn_fx.engines.guard.trial import written_places
 from djinn_fx.engines.keys import device_order
 from djinn_fx.engines.memory import MEMORY, Loaded
 from djinn_fx.engines.tier import Prepared, Tier
+from djinn_fx.guard.guarded import GuardedRegion, guarded
+from djinn_fx.guard.precise import Precise, fp64_reference
+from djinn_fx.guard.quarantine import QUARANTINE
+from djinn_fx.guard.reproducer import Reproducer
+from djinn_fx.guard.tolerance import draws_random_numbers
+from djinn_fx.guard.trial import written_places
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.store import Store

@@ -15,13 +15,13 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.guard.tolerance import draws_random_numbers
-from djinn_fx.engines.guard.trial import written_places
 from djinn_fx.engines.inductor_safe import OUT_OF_RANGE, Needs
 from djinn_fx.engines.onnx.formulas import Formulas
 from djinn_fx.engines.ranges.analysis import Ranges, limits
 from djinn_fx.engines.ranges.demands import CLASSES, Size, divides_whole, indices
 from djinn_fx.errors import EngineError
+from djinn_fx.guard.tolerance import draws_random_numbers
+from djinn_fx.guard.trial import written_places
 from djinn_fx.srg.graph import fake_value
 from djinn_fx.srg.lower import target_name
 

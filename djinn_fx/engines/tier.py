@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import torch
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
-from djinn_fx.engines.guard.quarantine import QUARANTINE
 from djinn_fx.engines.keys import EngineKey, Guards, engine_key
 from djinn_fx.engines.memory import MEMORY, Loaded
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
+from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.pool.jobs import BuildDone
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings

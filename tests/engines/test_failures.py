@@ -13,10 +13,10 @@ from torch import Tensor
 from djinn_fx.engines.bound import BoundRegion
 from djinn_fx.engines.contest import Contest
 from djinn_fx.engines.entrant import Entrant, Standing
-from djinn_fx.engines.guard.guarded import guarded
 from djinn_fx.engines.lazy import CHANGED
 from djinn_fx.engines.onnx.signature import Fed, Given, Signature
 from djinn_fx.errors import EngineError, HalfWrittenError
+from djinn_fx.guard.guarded import guarded
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.forking import in_fork
 

@@ -17,8 +17,8 @@ from djinn_fx.engines.inductor import InductorEngine
 from djinn_fx.engines.inductor_safe import Needs, SafeCall, from_graph
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
-from tests.engines.guard.faulty import region_of
 from tests.exam.values import difference
+from tests.guard.faulty import region_of
 
 T = torch.tensor
 LEAST = torch.iinfo(torch.int64).min

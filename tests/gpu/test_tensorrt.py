@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 import djinn_fx.backend
 from djinn_fx.engines.base import Artefact
-from djinn_fx.engines.guard.guarded import GuardedRegion
 from djinn_fx.engines.tensorrt.checked import difference
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
 from djinn_fx.engines.tensorrt.session import Session
+from djinn_fx.guard.guarded import GuardedRegion
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.engines.tensorrt.test_engine import region_of
 from tests.families import case_named

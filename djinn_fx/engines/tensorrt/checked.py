@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.guard import compare
-from djinn_fx.engines.guard.tolerance import Tolerance, may_round, tolerance
+from djinn_fx.guard import compare
+from djinn_fx.guard.tolerance import Tolerance, may_round, tolerance
 
 __all__ = ["bounds", "difference", "may_round"]
 

@@ -25,7 +25,6 @@ from typing import Any, Protocol
 import torch
 
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.engines.guard.guarded import GuardedRegion, guarded
 from djinn_fx.engines.tensorrt.calling import Calling, Given, Made
 from djinn_fx.engines.tensorrt.checked import bounds
 from djinn_fx.engines.tensorrt.conversion import (
@@ -40,6 +39,7 @@ from djinn_fx.engines.tensorrt.conversion import (
     evaluate_all,
 )
 from djinn_fx.errors import EngineError
+from djinn_fx.guard.guarded import GuardedRegion, guarded
 from djinn_fx.reasons import Reason
 
 #: Contexts kept a session. Each holds scratch memory; a program that calls one plan on more streams than this by turns

@@ -16,8 +16,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from bench import gpu
-from djinn_fx.engines.guard import guarded
-from djinn_fx.engines.guard.guarded import GuardedRegion
 from djinn_fx.engines.tensorrt import builder, session
 from djinn_fx.engines.tensorrt.assemble import assemble
 from djinn_fx.engines.tensorrt.calling import Calling, Given, Limit, Made
@@ -36,6 +34,8 @@ from djinn_fx.engines.tensorrt.evaluate import evaluate
 from djinn_fx.engines.tensorrt.flavour import logger
 from djinn_fx.engines.tensorrt.session import OutsideProfile
 from djinn_fx.errors import EngineError
+from djinn_fx.guard import guarded
+from djinn_fx.guard.guarded import GuardedRegion
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.engines.tensorrt import converting
 from tests.engines.tensorrt.fake_gpu import ALIGNMENT, FakeDriver

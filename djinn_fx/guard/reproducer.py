@@ -26,7 +26,9 @@ import numpy as np
 import torch
 
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.guard.recorded import (
+from djinn_fx.engines.keys import device_order
+from djinn_fx.errors import DjinnError
+from djinn_fx.guard.recorded import (
     EXPECTED,
     FOUND,
     INPUTS,
@@ -39,14 +41,12 @@ from djinn_fx.engines.guard.recorded import (
     TensorRecord,
     to_array,
 )
-from djinn_fx.engines.guard.trial import writable, written_places
-from djinn_fx.engines.keys import device_order
-from djinn_fx.errors import DjinnError
+from djinn_fx.guard.trial import writable, written_places
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.rebuild import CannotRebuild, size_hints
 from djinn_fx.store import files
 
-log = logging.getLogger("djinn_fx.engines.guard")
+log = logging.getLogger("djinn_fx.guard")
 
 FOLDER = "repro"
 MAX_DIRECTORIES, MAX_BYTES = 8, 256_000_000

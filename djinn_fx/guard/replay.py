@@ -12,14 +12,14 @@ import torch
 from pydantic import ValidationError
 
 from djinn_fx.engines.base import Artefact, Engine, RegionCallable
-from djinn_fx.engines.guard.compare import form, gap_of, misses, unequal
-from djinn_fx.engines.guard.examine import Case, Finding, examine
-from djinn_fx.engines.guard.facts import Facts
-from djinn_fx.engines.guard.precise import fp64_reference
-from djinn_fx.engines.guard.reading import Reproduced
-from djinn_fx.engines.guard.trial import Randomness, copied
 from djinn_fx.engines.registry import ENGINES, engine
 from djinn_fx.errors import DjinnError, EngineError, StoreError
+from djinn_fx.guard.compare import form, gap_of, misses, unequal
+from djinn_fx.guard.examine import Case, Finding, examine
+from djinn_fx.guard.facts import Facts
+from djinn_fx.guard.precise import fp64_reference
+from djinn_fx.guard.reading import Reproduced
+from djinn_fx.guard.trial import Randomness, copied
 from djinn_fx.settings.table import Settings
 
 

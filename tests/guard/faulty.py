@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.guard.guarded import GuardedRegion, guarded
-from djinn_fx.engines.guard.precise import fp64_reference
+from djinn_fx.guard.guarded import GuardedRegion, guarded
+from djinn_fx.guard.precise import fp64_reference
 from djinn_fx.reasons import Reason
 from djinn_fx.srg import lower
 from djinn_fx.srg.form.hashing import canonical_form, structural_hash

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from djinn_fx.engines.guard import guarded as module
-from djinn_fx.engines.guard.facts import MAX_SIGNATURES
-from djinn_fx.engines.guard.guarded import MAX_SILENCES, sampling
 from djinn_fx.errors import EngineError
+from djinn_fx.guard import guarded as module
+from djinn_fx.guard.facts import MAX_SIGNATURES
+from djinn_fx.guard.guarded import MAX_SILENCES, sampling
 from djinn_fx.reasons import ReasonKind
-from tests.engines.guard.faulty import Beside, Faulty, arguments, beside, eager, layer, region_of
+from tests.guard.faulty import Beside, Faulty, arguments, beside, eager, layer, region_of
 
 WRITTEN = (2,)
 

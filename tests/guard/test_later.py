@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from djinn_fx.engines.guard.guarded import EVERY_ODD
-from djinn_fx.engines.guard.later import LATER, Look, Shape, finite
+from djinn_fx.guard.guarded import EVERY_ODD
+from djinn_fx.guard.later import LATER, Look, Shape, finite
 from djinn_fx.reasons import ReasonKind
-from tests.engines.guard.faulty import Faulty, arguments, beside, eager, layer, region_of
+from tests.guard.faulty import Faulty, arguments, beside, eager, layer, region_of
 
 INF, NAN = float("inf"), float("nan")
 

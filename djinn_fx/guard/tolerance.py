@@ -15,7 +15,7 @@ whole, the other what is wrong in one place.
 
 The pairs are far above what another order of summation or another polynomial for ``exp`` does, and far below what a
 wrong operation does. Convolutions count as unknown: a Winograd kernel is right and differs by 1e-4. Where they are too
-narrow after all, a run in float64 decides (:mod:`djinn_fx.engines.guard.judge`). They were not fitted to measurements;
+narrow after all, a run in float64 decides (:mod:`djinn_fx.guard.judge`). They were not fitted to measurements;
 float32, float16 and bfloat16 of the last column are what the TensorRT engine has used from its beginning.
 """
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import Declined, RegionCallable
-from djinn_fx.engines.guard.compare import Bounds, Miss, alias_miss, misses, overlap, span
-from djinn_fx.engines.guard.judge import Truth, judge
-from djinn_fx.engines.guard.trial import Watch, copied
 from djinn_fx.errors import EngineError
+from djinn_fx.guard.compare import Bounds, Miss, alias_miss, misses, overlap, span
+from djinn_fx.guard.judge import Truth, judge
+from djinn_fx.guard.trial import Watch, copied
 
-log = logging.getLogger("djinn_fx.engines.guard")
+log = logging.getLogger("djinn_fx.guard")
 
 
 @dataclass(frozen=True, kw_only=True)

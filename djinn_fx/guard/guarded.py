@@ -3,11 +3,11 @@
 The first call for each new input shape runs both: eager on the arguments themselves, and then the engine on a copy of
 what it writes. Wrong numbers never leave such a call: it gives the engine's results if they are right and nothing was
 written, else eager's. What is compared, and how, is in
-:mod:`~djinn_fx.engines.guard.compare`; where only numbers differ, a run in float64 decides
-(:mod:`~djinn_fx.engines.guard.judge`).
+:mod:`~djinn_fx.guard.compare`; where only numbers differ, a run in float64 decides
+(:mod:`~djinn_fx.guard.judge`).
 The very first call tries the engine twice: an engine that hands out memory it writes again shows itself then. So do
 the 10th, the 100th and the 1,000th of a shape, and a call whose results are not finite is compared too
-(:mod:`~djinn_fx.engines.guard.later`).
+(:mod:`~djinn_fx.guard.later`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import torch
 
 from djinn_fx.engines.base import Declined, RegionCallable, RegionGraph
 from djinn_fx.engines.failures import nothing_written, said
-from djinn_fx.engines.guard.compare import ANY, Bounds
-from djinn_fx.engines.guard.examine import Case, Finding, examine
-from djinn_fx.engines.guard.facts import Facts
-from djinn_fx.engines.guard.later import Look, Shape, finite
-from djinn_fx.engines.guard.trial import Randomness, capturing, copied, written_places
 from djinn_fx.errors import EngineError
+from djinn_fx.guard.compare import ANY, Bounds
+from djinn_fx.guard.examine import Case, Finding, examine
+from djinn_fx.guard.facts import Facts
+from djinn_fx.guard.later import Look, Shape, finite
+from djinn_fx.guard.trial import Randomness, capturing, copied, written_places
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.threads import new_lock
 
-log = logging.getLogger("djinn_fx.engines.guard")
+log = logging.getLogger("djinn_fx.guard")
 
 #: Calls whose results are not finite that are compared, every one; of further ones fewer and fewer.
 EVERY_ODD = 16

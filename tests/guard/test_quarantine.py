@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from djinn_fx.engines.guard.quarantine import Quarantine
 from djinn_fx.engines.keys import EngineKey
+from djinn_fx.guard.quarantine import Quarantine
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.store.store import Store
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from djinn_fx.engines.guard import compare
-from djinn_fx.engines.guard.compare import alias_miss, difference, gap_of, misses
-from djinn_fx.engines.guard.tolerance import Work, draws_random_numbers, tolerance, work_of
+from djinn_fx.guard import compare
+from djinn_fx.guard.compare import alias_miss, difference, gap_of, misses
+from djinn_fx.guard.tolerance import Work, draws_random_numbers, tolerance, work_of
 from tests.graphs import trace
 
 

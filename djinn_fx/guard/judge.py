@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.guard.compare import Bounds, Gap, Miss, gap_of, unequal
+from djinn_fx.guard.compare import Bounds, Gap, Miss, gap_of, unequal
 
 #: How much further from the truth than eager an engine may be.
 FACTOR = 4.0

@@ -18,7 +18,8 @@ import torch
 from pydantic import ValidationError
 
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.guard.recorded import (
+from djinn_fx.errors import StoreError
+from djinn_fx.guard.recorded import (
     INPUTS,
     PAYLOAD,
     REGION,
@@ -28,8 +29,7 @@ from djinn_fx.engines.guard.recorded import (
     array_dtype,
     from_array,
 )
-from djinn_fx.engines.guard.trial import writable
-from djinn_fx.errors import StoreError
+from djinn_fx.guard.trial import writable
 from djinn_fx.pool.limits import available_bytes
 from djinn_fx.srg.form.hashing import structural_hash
 from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild

@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from djinn_fx.engines.guard.precise import fp64_reference
-from djinn_fx.engines.guard.trial import Watch, copied
+from djinn_fx.guard.precise import fp64_reference
+from djinn_fx.guard.trial import Watch, copied
 from djinn_fx.reasons import ReasonKind
-from tests.engines.guard.faulty import Beside, beside, region_of
 from tests.graphs import trace
+from tests.guard.faulty import Beside, beside, region_of
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """In what an engine's answer differs from eager's: form, layout, NaN and Inf, numbers, shared memory.
 
 A difference of form is one whatever was computed. A difference of numbers may be a matter of rounding: it says so
-(:attr:`Miss.numbers`), and :mod:`djinn_fx.engines.guard.judge` can ask a run in float64 who is nearer to the truth.
+(:attr:`Miss.numbers`), and :mod:`djinn_fx.guard.judge` can ask a run in float64 who is nearer to the truth.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.guard.tolerance import Tolerance, tolerance
+from djinn_fx.guard.tolerance import Tolerance, tolerance
 
 #: The bounds for one of eager's tensors; None: must be equal.
 Bounds = Callable[[torch.Tensor], Tolerance | None]

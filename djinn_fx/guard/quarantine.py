@@ -10,7 +10,7 @@ from djinn_fx.store import files
 from djinn_fx.store.store import MAX_NEGATIVE_S, Store
 from djinn_fx.threads import new_lock
 
-log = logging.getLogger("djinn_fx.engines.guard")
+log = logging.getLogger("djinn_fx.guard")
 
 #: As many artefacts of one region are looked for; no more are ever kept (``tier.MAX_VARIANTS``).
 _VARIANTS = 16
