@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from djinn_fx.guard.reading import Reproduced, read
-from djinn_fx.guard.replay import Replay, replay
+from djinn_fx.guard.repro.read import Reproduced, read
+from djinn_fx.guard.repro.replay import Replay, replay
 
 AGREES, DIFFERS = 0, 1
 _COLUMNS = ("", "form", "eager - float64", "engine - float64", "engine - eager", "within")

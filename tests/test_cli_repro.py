@@ -19,9 +19,9 @@ from djinn_fx.cli import main
 from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, Capability, RegionGraph
 from djinn_fx.errors import EngineError, StoreError
-from djinn_fx.guard import reproducer
-from djinn_fx.guard.reading import read
-from djinn_fx.guard.reproducer import FOLDER, Reproducer
+from djinn_fx.guard.repro import write as reproducer
+from djinn_fx.guard.repro.read import read
+from djinn_fx.guard.repro.write import FOLDER, Reproducer
 from djinn_fx.settings.table import Settings
 from tests.guard.faulty import arguments, beside, eager, layer, region_of
 
@@ -80,7 +80,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> BadEngine:
         return made if name == "bad" else real(name, settings)
 
     monkeypatch.setitem(registry.ENGINES, "bad", "tests:none")
-    monkeypatch.setattr("djinn_fx.guard.replay.engine", look_up)
+    monkeypatch.setattr("djinn_fx.guard.repro.replay.engine", look_up)
     return made
 
 

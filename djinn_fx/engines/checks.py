@@ -20,7 +20,7 @@ from djinn_fx.engines.tier import Prepared, Tier
 from djinn_fx.guard.guarded import GuardedRegion, guarded
 from djinn_fx.guard.precise import Precise, fp64_reference
 from djinn_fx.guard.quarantine import QUARANTINE
-from djinn_fx.guard.reproducer import Reproducer
+from djinn_fx.guard.repro.write import Reproducer
 from djinn_fx.guard.tolerance import draws_random_numbers
 from djinn_fx.guard.trial import written_places
 from djinn_fx.reasons import Reason, ReasonKind

@@ -18,7 +18,7 @@ from djinn_fx.guard.compare import form, gap_of, misses, unequal
 from djinn_fx.guard.examine import Case, Finding, examine
 from djinn_fx.guard.facts import Facts
 from djinn_fx.guard.precise import fp64_reference
-from djinn_fx.guard.reading import Reproduced
+from djinn_fx.guard.repro.read import Reproduced
 from djinn_fx.guard.trial import Randomness, copied
 from djinn_fx.settings.table import Settings
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.errors import StoreError
-from djinn_fx.guard.recorded import (
+from djinn_fx.guard.repro.recorded import (
     INPUTS,
     PAYLOAD,
     REGION,

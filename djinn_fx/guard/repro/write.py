@@ -28,7 +28,7 @@ import torch
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.keys import device_order
 from djinn_fx.errors import DjinnError
-from djinn_fx.guard.recorded import (
+from djinn_fx.guard.repro.recorded import (
     EXPECTED,
     FOUND,
     INPUTS,

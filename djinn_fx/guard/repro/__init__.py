@@ -1,0 +1,1 @@
+"""A wrong answer as a file that others can run again."""
