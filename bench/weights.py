@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.harness import Report, no_gc, parse, parser, ratio, successive, table
-from djinn_fx.engines import write_protection
-from djinn_fx.engines.holders import SWEEPERS
-from djinn_fx.engines.watch import Watch
+from djinn_fx.engines.bound import write_protection
+from djinn_fx.engines.bound.holders import SWEEPERS
+from djinn_fx.engines.bound.watch import Watch
 
 LAYERS, ROWS = 100, 8
 #: Bars of the issue that this bench is for: shares of a call.

@@ -2,7 +2,7 @@
 
 The artefact is the model without weights: every argument is one of its inputs. It is small, the same on every machine,
 and made in milliseconds; the work is in opening it, with the weights at hand, which is done when the region is called
-(:mod:`djinn_fx.engines.bound`).
+(:mod:`djinn_fx.engines.bound.region`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
-from djinn_fx.engines.bound import BoundRegion, Session
+from djinn_fx.engines.bound.region import BoundRegion, Session
 from djinn_fx.errors import EngineError
 from djinn_fx.files.private import default_cache_dir
 from djinn_fx.reasons import Reason, ReasonKind
@@ -112,7 +112,7 @@ class OnnxEngine:
         Raises:
             EngineError: the header is not one of this engine's.
         """
-        from djinn_fx.engines.onnx.signature import Signature
+        from djinn_fx.engines.bound.signature import Signature
 
         model, header = artefact.payload, artefact.header
         assert model is not None, "a model is always kept"

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.onnx.signature import Fed, Given, Signature
+from djinn_fx.engines.bound.signature import Fed, Given, Signature
 
 #: Operators that write into a copy of their first operand, and read it nowhere else.
 _SCATTERS = frozenset({"ScatterElements", "ScatterND"})

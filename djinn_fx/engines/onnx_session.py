@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.onnx.signature import Given, Signature
+from djinn_fx.engines.bound.signature import Given, Signature
 
 #: Operators for which runtimes keep a copy of a constant operand in an order of their own.
 _PACKING = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul", "FusedConv", "FusedGemm"})

@@ -20,7 +20,7 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from djinn_fx import __version__
-from djinn_fx.engines.bound import Session
+from djinn_fx.engines.bound.region import Session
 from djinn_fx.errors import EngineError, useful_line
 from djinn_fx.files.private import write_atomic
 from djinn_fx.files.signing import seal, unseal
@@ -115,8 +115,8 @@ def _tried(engine: str, open_session: Opener) -> str | None:
 
 def _model(engine: str) -> tuple[bytes, Any]:
     """A product with a weight, and a mask turned round."""
+    from djinn_fx.engines.bound.signature import Fed, Given, Signature
     from djinn_fx.engines.onnx.graph import GraphBuilder
-    from djinn_fx.engines.onnx.signature import Fed, Given, Signature
 
     builder = GraphBuilder(engine)
     x = builder.input("x", torch.float32, (None, _SIZE), ("rows", None))

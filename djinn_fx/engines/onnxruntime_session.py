@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from djinn_fx.engines import onnxruntime_vectors
-from djinn_fx.engines.feeding import Feeder, plain
-from djinn_fx.engines.onnx.signature import Signature
+from djinn_fx.engines.bound.feeding import Feeder, plain
+from djinn_fx.engines.bound.signature import Signature
 from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx_session import Finisher, give_back, packed_bytes
 from djinn_fx.engines.optional import optional
@@ -70,7 +70,7 @@ def session_options(threads: int) -> Any:
 
 
 class OrtSession:
-    """An open model; see :class:`djinn_fx.engines.bound.Session`.
+    """An open model; see :class:`djinn_fx.engines.bound.region.Session`.
 
     Args:
         model: the model's bytes; every input of the region is an input of it.
@@ -126,7 +126,7 @@ class OrtSession:
 
         Raises:
             EngineError: ONNX Runtime failed; nothing was written but what eager writes again.
-            Declined: see :class:`djinn_fx.engines.bound.Session`.
+            Declined: see :class:`djinn_fx.engines.bound.region.Session`.
         """
         self._checked(args)
         tensors = self._feeder.tensors(args)

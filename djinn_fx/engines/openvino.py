@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.bound import Session, forks
+from djinn_fx.engines.bound.region import Session, forks
 from djinn_fx.engines.onnx_engine import OnnxEngine, options_of
 from djinn_fx.errors import EngineError
 from djinn_fx.settings.table import Settings

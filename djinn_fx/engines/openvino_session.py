@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from djinn_fx.engines.feeding import Feeder, plain
-from djinn_fx.engines.onnx.signature import Fed, Signature
+from djinn_fx.engines.bound.feeding import Feeder, plain
+from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx_session import Finisher, give_back, packed_bytes
 from djinn_fx.engines.openvino_exact import keep_exact
@@ -83,7 +83,7 @@ def settings(threads: int, precision: str, graph: Any = None) -> dict[str, Any]:
 
 
 class OpenVinoSession:
-    """An open model; see :class:`djinn_fx.engines.bound.Session`.
+    """An open model; see :class:`djinn_fx.engines.bound.region.Session`.
 
     Args:
         model: the model's bytes; every input of the region is an input of it.
@@ -143,7 +143,7 @@ class OpenVinoSession:
 
         Raises:
             EngineError: OpenVINO failed; nothing was written.
-            Declined: see :class:`djinn_fx.engines.bound.Session`.
+            Declined: see :class:`djinn_fx.engines.bound.region.Session`.
         """
         self._checked(args)
         tensors = self._feeder.tensors(args)

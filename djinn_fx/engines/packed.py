@@ -19,8 +19,8 @@ from torch.fx import GraphModule
 
 from djinn_fx.engines import packed_ops
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
-from djinn_fx.engines.bound import BoundRegion
-from djinn_fx.engines.onnx.signature import Fed, Signature
+from djinn_fx.engines.bound.region import BoundRegion
+from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.packed_graph import convolutions, products, rewritten, written_places
 from djinn_fx.engines.packed_refusal import why_nothing_is_packed
 from djinn_fx.engines.packed_session import PackedPlan

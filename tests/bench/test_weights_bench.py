@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench import weights
 from bench.harness import Report, parse, parser
-from djinn_fx.engines.write_protection import table
+from djinn_fx.engines.bound.write_protection import table
 
 
 def test_every_bar_has_a_figure_from_as_many_looks_as_calls(monkeypatch: pytest.MonkeyPatch) -> None:

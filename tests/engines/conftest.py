@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from djinn_fx.engines import write_protection
+from djinn_fx.engines.bound import write_protection
 
 
 @pytest.fixture(params=["told", "compared"])

@@ -14,7 +14,7 @@ import torch
 from torch.testing._internal.opinfo.core import OpInfo
 
 from djinn_fx.backend import compilations, reset
-from djinn_fx.engines.bound import BoundRegion
+from djinn_fx.engines.bound.region import BoundRegion
 from tests.exam.ops import Question, all_ops, full_name
 from tests.exam.values import TIES, cases, difference, questions
 

@@ -10,13 +10,13 @@ import torch
 from torch.fx import Graph, Node
 
 from djinn_fx.engines.base import RegionGraph
+from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.onnx import patterns, registry
 from djinn_fx.engines.onnx.conditions import Conditions
 from djinn_fx.engines.onnx.decompose import parts_of
 from djinn_fx.engines.onnx.formulas import Formulas, expression_of
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.results import Results
-from djinn_fx.engines.onnx.signature import Fed, Signature
 from djinn_fx.engines.onnx.sizes import Symbols
 from djinn_fx.engines.onnx.values import RefusedWhole
 from djinn_fx.engines.ranges.analysis import Ranges

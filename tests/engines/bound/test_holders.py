@@ -8,8 +8,8 @@ import sys
 
 import torch
 
-from djinn_fx.engines import holders
-from djinn_fx.engines.holders import SWEEPERS, Holders
+from djinn_fx.engines.bound import holders
+from djinn_fx.engines.bound.holders import SWEEPERS, Holders
 
 
 def test_weights_are_gone_when_only_engines_hold_their_memory() -> None:
@@ -60,8 +60,8 @@ def test_sweepers_look_after_a_collection_but_not_after_each_of_the_youngest() -
 def test_the_end_of_the_interpreter_is_quiet() -> None:
     program = (
         "import gc, torch\n"
-        "from djinn_fx.engines.holders import SWEEPERS, Holders\n"
-        "from djinn_fx.engines.watch import Watch\n"
+        "from djinn_fx.engines.bound.holders import SWEEPERS, Holders\n"
+        "from djinn_fx.engines.bound.watch import Watch\n"
         "class Sweeper:\n    def sweep(self): return Holders([])\n"
         "one = Sweeper(); SWEEPERS.add(one); watch = Watch([torch.randn(300, 300)]); watch.settle()\n"
         "class Loop: pass\n"

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from djinn_fx.engines import rotation
-from djinn_fx.engines.bound import MAX_REBINDS, REBIND_WINDOW, BoundRegion
-from djinn_fx.engines.feeding import Feeder
-from djinn_fx.engines.onnx.signature import Fed, Given, Signature
+from djinn_fx.engines.bound import rotation
+from djinn_fx.engines.bound.feeding import Feeder
+from djinn_fx.engines.bound.region import MAX_REBINDS, REBIND_WINDOW, BoundRegion
+from djinn_fx.engines.bound.signature import Fed, Given, Signature
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
 

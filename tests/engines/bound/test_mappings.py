@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from djinn_fx.engines.mappings import Mappings, files_under, state_of
+from djinn_fx.engines.bound.mappings import Mappings, files_under, state_of
 
 PAGE = mmap.PAGESIZE
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="no /proc/self/maps")

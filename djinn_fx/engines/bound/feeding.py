@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.onnx.signature import Fed
+from djinn_fx.engines.bound.signature import Fed
 
 
 class Feeder:

@@ -21,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from djinn_fx.engines.userfaultfd import PAGE, Kernel, Span
+from djinn_fx.engines.bound.userfaultfd import PAGE, Kernel, Span
 
 log = logging.getLogger("djinn_fx.engines")
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from djinn_fx.engines import rotation, write_protection
-from djinn_fx.engines.userfaultfd import PAGE
-from djinn_fx.engines.watch import MIN_PAGES, Watch, addresses, picker
-from tests.engines.writing import TRACED, WAYS, WIDE, Way
+from djinn_fx.engines.bound import rotation, write_protection
+from djinn_fx.engines.bound.userfaultfd import PAGE
+from djinn_fx.engines.bound.watch import MIN_PAGES, Watch, addresses, picker
+from tests.engines.bound.writing import TRACED, WAYS, WIDE, Way
 
 ROWS, WIDTH = 300, 200
 

@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines import write_protection
-from djinn_fx.engines.holders import Holders
-from djinn_fx.engines.mappings import Mappings, Span, files_under, state_of
-from djinn_fx.engines.rotation import Rotation, view_of
-from djinn_fx.engines.userfaultfd import PAGE
+from djinn_fx.engines.bound import write_protection
+from djinn_fx.engines.bound.holders import Holders
+from djinn_fx.engines.bound.mappings import Mappings, Span, files_under, state_of
+from djinn_fx.engines.bound.rotation import Rotation, view_of
+from djinn_fx.engines.bound.userfaultfd import PAGE
 
 #: A weight of fewer whole pages than this is compared in full: that costs less than asking the kernel.
 MIN_PAGES = 8

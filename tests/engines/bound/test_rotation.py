@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from djinn_fx.engines import rotation
-from djinn_fx.engines.rotation import CHUNK, MAX_CALLS, SHARE, Rotation
+from djinn_fx.engines.bound import rotation
+from djinn_fx.engines.bound.rotation import CHUNK, MAX_CALLS, SHARE, Rotation
 
 CHUNKS = 40
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from djinn_fx.engines import userfaultfd
-from djinn_fx.engines.userfaultfd import PAGE, Kernel
-from djinn_fx.engines.write_protection import table
+from djinn_fx.engines.bound import userfaultfd
+from djinn_fx.engines.bound.userfaultfd import PAGE, Kernel
+from djinn_fx.engines.bound.write_protection import table
 
 PAGES = 600
 

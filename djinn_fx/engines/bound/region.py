@@ -1,7 +1,7 @@
 """A region with its weights bound into a runtime's session, where they are constants: packed once, read fast.
 
 One artefact serves many layers, so a region has a session for each set of weights that it is called with. Before a
-session answers, :mod:`djinn_fx.engines.watch` says whether its copies still are the weights. If they are not, a new one
+session answers, :mod:`djinn_fx.engines.bound.watch` says whether its copies still are the weights. If they are not, a new one
 is opened; the time is spent by whoever runs the work that :meth:`BoundRegion.prepare` hands out. Weights that change
 again and again are not worth a copy: the region then reads them on every call, for good.
 
@@ -22,11 +22,11 @@ from typing import Any, Protocol
 import torch
 
 from djinn_fx.engines.base import Declined
+from djinn_fx.engines.bound.feeding import Feeder
+from djinn_fx.engines.bound.holders import SWEEPERS
+from djinn_fx.engines.bound.signature import Signature
+from djinn_fx.engines.bound.watch import Watch, addresses, picker
 from djinn_fx.engines.failures import unforeseen, versions
-from djinn_fx.engines.feeding import Feeder
-from djinn_fx.engines.holders import SWEEPERS
-from djinn_fx.engines.onnx.signature import Signature
-from djinn_fx.engines.watch import Watch, addresses, picker
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 

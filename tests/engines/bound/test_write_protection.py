@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from djinn_fx.engines import write_protection
-from djinn_fx.engines.userfaultfd import PAGE, Kernel, Span
-from djinn_fx.engines.write_protection import MAX_DISTURBANCES, MAX_GAP, Table, Watcher, without
-from tests.engines.test_userfaultfd import Area, needs_kernel
+from djinn_fx.engines.bound import write_protection
+from djinn_fx.engines.bound.userfaultfd import PAGE, Kernel, Span
+from djinn_fx.engines.bound.write_protection import MAX_DISTURBANCES, MAX_GAP, Table, Watcher, without
+from tests.engines.bound.test_userfaultfd import Area, needs_kernel
 
 pytestmark = needs_kernel
 

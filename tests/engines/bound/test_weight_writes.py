@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from djinn_fx import status
-from djinn_fx.engines import rotation
-from djinn_fx.engines.write_protection import VARIABLE
-from tests.engines.writing import DELAYED, WAYS, Way
+from djinn_fx.engines.bound import rotation
+from djinn_fx.engines.bound.write_protection import VARIABLE
+from tests.engines.bound.writing import DELAYED, WAYS, Way
 
 ENGINES = ("packed", "openvino", "onnxruntime", "inductor-packed")
 WRITES = 200

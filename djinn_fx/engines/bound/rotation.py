@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Sequence
 
-from djinn_fx.engines.mappings import Span
+from djinn_fx.engines.bound.mappings import Span
 
 #: Of the time of calls that reading may take.
 SHARE = 0.015

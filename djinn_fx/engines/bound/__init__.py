@@ -1,0 +1,1 @@
+"""Sessions that keep copies of weights, and the watch over those weights."""
