@@ -29,7 +29,7 @@ import djinn_fx
 from bench.children import fresh_caches
 from bench.engines_models import CASES, QUICK_CASES, workload
 from bench.harness import Report, no_gc, parse, parser, rotated, table
-from djinn_fx.engines.inductor_safe import SafeCall
+from djinn_fx.engines.inductor.safe import SafeCall
 from djinn_fx.errors import DjinnError
 from djinn_fx.guard.guarded import GuardedRegion
 

@@ -39,7 +39,7 @@ def import_what_is_loaded(*, inductor: bool = False) -> None:
     import djinn_fx.runtime.serialise  # noqa: F401
 
     if inductor:
-        from djinn_fx.engines.inductor import import_runtime
+        from djinn_fx.engines.inductor.engine import import_runtime
 
         import_runtime()
 

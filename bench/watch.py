@@ -26,11 +26,11 @@ TARGETS = {
     "djinn_fx.compile:lower": "djinn: lowering",
     "djinn_fx.compile:run_passes": "djinn: passes",
     "djinn_fx.engines.build:Builder.build": "djinn: region builds",
-    "djinn_fx.engines.inductor:InductorEngine.compile": "djinn: region builds",
+    "djinn_fx.engines.inductor.engine:InductorEngine.compile": "djinn: region builds",
     "djinn_fx.runtime.graph_cache:DjinnGraph.post_compile": "loading from the cache",
 }
 #: How often this ran is the number of regions compiled.
-COMPILES = "djinn_fx.engines.inductor:InductorEngine.compile"
+COMPILES = "djinn_fx.engines.inductor.engine:InductorEngine.compile"
 
 _INDUCTOR_PASSES = ("_recursive_joint_graph_passes", "_recursive_post_grad_passes")
 _OURS = ("djinn: lowering", "djinn: passes", "djinn: region builds", "djinn: other")

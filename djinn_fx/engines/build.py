@@ -318,7 +318,7 @@ class Builder:
         self, work: RegionWork, wanted: Sequence[tuple[Tier, Prepared]], start: Loaded | None, outcome: str
     ) -> tuple[RegionCallable, RegionBuild]:
         if any(tier.name == "inductor" for tier, _ in wanted):
-            from djinn_fx.engines.inductor import import_runtime
+            from djinn_fx.engines.inductor.engine import import_runtime
 
             import_runtime()  # here, where the user waits anyway: in a pool thread it would hold up calls
         region = self._new_lazy(work, start)

@@ -19,7 +19,7 @@ from djinn_fx.engines import packed_ops
 from djinn_fx.engines.base import Artefact, BuildRequest, RegionCallable, RegionGraph
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.engines.bound.signature import Fed, Signature
-from djinn_fx.engines.inductor import InductorEngine
+from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.engines.packed import PackedEngine, fed_of, speeds_of
 from djinn_fx.engines.packed_graph import product_fields, products, rewritten, written_places
 from djinn_fx.engines.packed_session import is_exact, rows_of, shape_of

@@ -11,7 +11,7 @@ from djinn_fx.settings.table import Settings
 #: Name → "module:factory"; the factory takes the settings. Modules are imported on first use.
 ENGINES: dict[str, str] = {
     "eager": "djinn_fx.engines.eager:make",
-    "inductor": "djinn_fx.engines.inductor:make",
+    "inductor": "djinn_fx.engines.inductor.engine:make",
     "inductor-packed": "djinn_fx.engines.packed_inductor:make",
     "onnxruntime": "djinn_fx.engines.onnxruntime:make",
     "openvino": "djinn_fx.engines.openvino:make",

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from djinn_fx.engines.base import Artefact, RegionGraph
-from djinn_fx.engines.inductor import InductorEngine
+from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.reasons import ReasonKind
 from tests.backend.support import AT_REPEATS, Noted, djinn, same, stacked
 

@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
 from djinn_fx.engines.base import Artefact, RegionGraph
-from djinn_fx.engines.inductor import InductorEngine
+from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
 from tests.backend.support import AT_REPEATS, INDUCTOR, Noted, check_training, cutting, djinn, same, stacked

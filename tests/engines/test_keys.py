@@ -19,9 +19,9 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from djinn_fx.engines import inductor
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.inductor import InductorEngine
+from djinn_fx.engines.inductor import engine as inductor
+from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.engines.keys import EngineKey, Guards, device_order, engine_key, symbolic_inputs
 from djinn_fx.srg import Region, lower
 from djinn_fx.srg.extract import boundary, extract

@@ -14,7 +14,7 @@ from torch import nn
 
 from djinn_fx.engines import packed_ops
 from djinn_fx.engines.base import Artefact
-from djinn_fx.engines.inductor import InductorEngine
+from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.engines.packed_graph import rewritten
 from djinn_fx.engines.packed_inductor import PackedInductorEngine, define_operators, make, with_packed_inputs
 from djinn_fx.reasons import ReasonKind

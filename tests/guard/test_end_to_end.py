@@ -13,7 +13,7 @@ import torch
 import djinn_fx.backend
 from djinn_fx.cli import main
 from djinn_fx.engines.bound.region import BoundRegion
-from djinn_fx.engines.inductor import InductorEngine
+from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.backend.support import Noted, djinn
 

@@ -16,7 +16,7 @@ import torch
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
-from djinn_fx.engines import inductor_forms
+from djinn_fx.engines.inductor import forms as inductor_forms
 from djinn_fx.engines.ranges.analysis import limits
 from djinn_fx.srg.graph import fake_value, tensors_of
 from djinn_fx.srg.lower import target_name

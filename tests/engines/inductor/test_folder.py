@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from djinn_fx.backend import compilations
-from djinn_fx.engines import inductor_folder, prewarm
-from djinn_fx.engines.inductor_folder import in_usable, is_at_fault, own_folder, patient
+from djinn_fx.engines.inductor import folder as inductor_folder
+from djinn_fx.engines.inductor import prewarm
+from djinn_fx.engines.inductor.folder import in_usable, is_at_fault, own_folder, patient
 from djinn_fx.reasons import ReasonKind
 
 

@@ -15,18 +15,16 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines import (
-    inductor_apart,
-    inductor_conditions,
-    inductor_flags,
-    inductor_folder,
-    inductor_kernels,
-    inductor_safe,
-    inductor_strides,
-)
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
+from djinn_fx.engines.inductor import apart as inductor_apart
+from djinn_fx.engines.inductor import conditions as inductor_conditions
+from djinn_fx.engines.inductor import flags as inductor_flags
+from djinn_fx.engines.inductor import folder as inductor_folder
+from djinn_fx.engines.inductor import kernels as inductor_kernels
+from djinn_fx.engines.inductor import safe as inductor_safe
+from djinn_fx.engines.inductor import strides as inductor_strides
+from djinn_fx.engines.inductor.prewarm import know_vector_units
 from djinn_fx.engines.keys import device_order, symbolic_inputs
-from djinn_fx.engines.prewarm import know_vector_units
 from djinn_fx.errors import EngineError, useful_line
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings

@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from djinn_fx.engines import inductor_apart, inductor_conditions
 from djinn_fx.engines.base import Declined, RegionGraph
-from djinn_fx.engines.inductor import InductorEngine
-from djinn_fx.engines.inductor_safe import Needs, SafeCall, from_graph
+from djinn_fx.engines.inductor import apart as inductor_apart
+from djinn_fx.engines.inductor import conditions as inductor_conditions
+from djinn_fx.engines.inductor.engine import InductorEngine
+from djinn_fx.engines.inductor.safe import Needs, SafeCall, from_graph
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
 from tests.exam.values import difference

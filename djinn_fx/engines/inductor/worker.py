@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines import inductor_flags
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.inductor import InductorEngine
+from djinn_fx.engines.inductor import flags as inductor_flags
+from djinn_fx.engines.inductor.engine import InductorEngine
+from djinn_fx.engines.inductor.prewarm import know_vector_units
 from djinn_fx.engines.keys import Guards, symbolic_inputs
-from djinn_fx.engines.prewarm import know_vector_units
 from djinn_fx.errors import EngineError
 from djinn_fx.pool.jobs import BuildError
 from djinn_fx.srg.form.hashing import structural_hash

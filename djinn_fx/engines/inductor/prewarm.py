@@ -20,7 +20,7 @@ import torch
 
 from djinn_fx.threads import start_thread
 
-log = logging.getLogger("djinn_fx.engines.prewarm")
+log = logging.getLogger("djinn_fx.engines.inductor.prewarm")
 
 #: The smallest kernel: building it makes Inductor precompile its headers.
 _KERNEL = """

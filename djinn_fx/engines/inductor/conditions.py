@@ -2,7 +2,7 @@
 
 An index that may be out of range is brought into it and a divisor that may be 0 becomes 1, so that no kernel reads or
 writes where it must not, and none ends the process; a flag, the graph's last result, says whether anything had to be
-changed. See :mod:`~djinn_fx.engines.inductor_safe`.
+changed. See :mod:`~djinn_fx.engines.inductor.safe`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.inductor_safe import OUT_OF_RANGE, Needs
+from djinn_fx.engines.inductor.safe import OUT_OF_RANGE, Needs
 from djinn_fx.engines.onnx.formulas import Formulas
 from djinn_fx.engines.ranges.analysis import Ranges, limits
 from djinn_fx.engines.ranges.demands import CLASSES, Size, divides_whole, indices

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from djinn_fx.engines import inductor_flags, inductor_kernels
 from djinn_fx.engines.base import Artefact, BuildRequest, RegionGraph
-from djinn_fx.engines.inductor import InductorEngine
-from djinn_fx.engines.inductor_worker import build
+from djinn_fx.engines.inductor import flags as inductor_flags
+from djinn_fx.engines.inductor import kernels as inductor_kernels
+from djinn_fx.engines.inductor.engine import InductorEngine
+from djinn_fx.engines.inductor.worker import build
 from djinn_fx.engines.keys import Guards, symbolic_inputs
 from djinn_fx.errors import EngineError
 from djinn_fx.pool.jobs import BuildDone, BuildError, BuildFailed, BuildJob, BuildOutcome, FailureKind
@@ -299,7 +300,7 @@ def test_kernels_travel_with_the_artefact(
 import json, pathlib, torch
 from torch._inductor.cpp_builder import CppBuilder
 from djinn_fx.engines.base import Artefact
-from djinn_fx.engines.inductor import InductorEngine
+from djinn_fx.engines.inductor.engine import InductorEngine
 
 build = CppBuilder.build
 

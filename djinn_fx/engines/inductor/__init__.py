@@ -1,0 +1,1 @@
+"""The engine `inductor`: torch's own compiler, made safe for every value."""
