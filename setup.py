@@ -31,7 +31,7 @@ def all_packages() -> list[str]:
 
 TRANSFORMERS = ["transformers>=4.56"]
 # Bounds of the engines' libraries are what was tried: `make test-oldest` and `make test-newest`. A release that was not
-# may have moved what is called. oldest.txt and djinn_fx/engines/onnx_trial.py name the same versions.
+# may have moved what is called. oldest.txt and djinn_fx/engines/onnx/serving/trial.py name the same versions.
 ONNX = "onnx>=1.23,<1.24"
 # The TensorRT that builds plans without a GPU; data-centre TensorRT ("tensorrt", from NVIDIA's index) is found too.
 # The ONNX packages are for regions that the direct converter does not take.

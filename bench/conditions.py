@@ -28,7 +28,8 @@ from torch.fx import GraphModule
 from bench.engines_models import CASES, QUICK_CASES, workload
 from bench.harness import Report, no_gc, parse, parser, table
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.onnx import conditions, convert
+from djinn_fx.engines.onnx import convert
+from djinn_fx.engines.onnx.conditions import integers as conditions
 from djinn_fx.engines.onnx.graph import GraphBuilder
 from djinn_fx.engines.onnxruntime import OnnxRuntimeEngine
 from djinn_fx.engines.openvino import OpenVinoEngine

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.bound.region import Session
-from djinn_fx.engines.onnx_engine import OnnxEngine, options_of
+from djinn_fx.engines.onnx.serving.engine import OnnxEngine, options_of
 from djinn_fx.errors import EngineError
 from djinn_fx.settings.table import Settings
 
 
 class OnnxRuntimeEngine(OnnxEngine):
-    """See :class:`djinn_fx.engines.onnx_engine.OnnxEngine`. Its float32 is float32 with either ``precision``."""
+    """See :class:`djinn_fx.engines.onnx.serving.engine.OnnxEngine`. Its float32 is float32 with either ``precision``."""
 
     name = "onnxruntime"
     libraries = ("onnxruntime", "onnx")

@@ -20,8 +20,8 @@ import torch
 from djinn_fx.engines import onnxruntime_vectors
 from djinn_fx.engines.bound.feeding import Feeder, plain
 from djinn_fx.engines.bound.signature import Signature
-from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
-from djinn_fx.engines.onnx_session import Finisher, give_back, packed_bytes
+from djinn_fx.engines.onnx.serving.inplace import InPlace, write_in_place
+from djinn_fx.engines.onnx.serving.session import Finisher, give_back, packed_bytes
 from djinn_fx.engines.optional import optional
 from djinn_fx.engines.ranges.program import Checked
 from djinn_fx.errors import EngineError, useful_line

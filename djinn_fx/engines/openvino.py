@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.bound.region import Session, forks
-from djinn_fx.engines.onnx_engine import OnnxEngine, options_of
+from djinn_fx.engines.onnx.serving.engine import OnnxEngine, options_of
 from djinn_fx.errors import EngineError
 from djinn_fx.settings.table import Settings
 
 
 class OpenVinoEngine(OnnxEngine):
-    """See :class:`djinn_fx.engines.onnx_engine.OnnxEngine`. Rounds float32 to bfloat16 only with ``allow-bf16``."""
+    """See :class:`djinn_fx.engines.onnx.serving.engine.OnnxEngine`. Rounds float32 to bfloat16 only with ``allow-bf16``."""
 
     name = "openvino"
     libraries = ("openvino", "onnx")

@@ -18,8 +18,8 @@ import torch
 
 from djinn_fx.engines.bound.feeding import Feeder, plain
 from djinn_fx.engines.bound.signature import Fed, Signature
-from djinn_fx.engines.onnx_inplace import InPlace, write_in_place
-from djinn_fx.engines.onnx_session import Finisher, give_back, packed_bytes
+from djinn_fx.engines.onnx.serving.inplace import InPlace, write_in_place
+from djinn_fx.engines.onnx.serving.session import Finisher, give_back, packed_bytes
 from djinn_fx.engines.openvino_exact import keep_exact
 from djinn_fx.engines.openvino_extensions import core
 from djinn_fx.engines.openvino_integers import is_narrow

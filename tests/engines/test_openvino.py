@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from djinn_fx.engines.base import Declined
-from djinn_fx.engines.onnx_engine import OnnxEngine
+from djinn_fx.engines.onnx.serving.engine import OnnxEngine
 from djinn_fx.engines.openvino import OpenVinoEngine, make
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.settings.table import Settings
-from tests.engines import onnx_engine_cases
-from tests.engines.onnx_engine_cases import WIDTH, Traced, close, linear, parameters
+from tests.engines.onnx import engine_cases as onnx_engine_cases
+from tests.engines.onnx.engine_cases import WIDTH, Traced, close, linear, parameters
 
 pytest.importorskip("openvino")
 pytest.importorskip("onnx")

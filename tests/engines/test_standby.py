@@ -18,7 +18,7 @@ from djinn_fx.engines import refusals
 from djinn_fx.engines.contest import Contest
 from djinn_fx.engines.entrant import Entrant, Standing
 from djinn_fx.engines.lazy import CHANGED
-from djinn_fx.engines.onnx_engine import OnnxEngine
+from djinn_fx.engines.onnx.serving.engine import OnnxEngine
 from djinn_fx.engines.packed import PackedEngine
 from djinn_fx.engines.refusals import cannot_serve
 from djinn_fx.engines.standby import Standby
@@ -191,7 +191,7 @@ class TestCompiled:
         def session(*_: Any) -> Any:
             raise EngineError("onnxruntime: cannot open whole graph: no kernel")
 
-        monkeypatch.setattr("djinn_fx.engines.onnx_trial.problem", lambda *_: None)
+        monkeypatch.setattr("djinn_fx.engines.onnx.serving.trial.problem", lambda *_: None)
         monkeypatch.setattr("djinn_fx.engines.onnxruntime.OnnxRuntimeEngine.session", session)
         status = self.run("onnxruntime")
         (contest,) = status.contests

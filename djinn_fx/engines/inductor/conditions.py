@@ -16,7 +16,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.inductor.safe import OUT_OF_RANGE, Needs
-from djinn_fx.engines.onnx.formulas import Formulas
+from djinn_fx.engines.lowering.formulas import Formulas
 from djinn_fx.engines.ranges.analysis import Ranges, limits
 from djinn_fx.engines.ranges.demands import CLASSES, Size, divides_whole, indices
 from djinn_fx.errors import EngineError

@@ -11,10 +11,10 @@ from torch.fx import Graph, Node
 
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.bound.signature import Fed, Signature
+from djinn_fx.engines.lowering.decompose import parts_of
+from djinn_fx.engines.lowering.formulas import Formulas, expression_of
 from djinn_fx.engines.onnx import patterns, registry
-from djinn_fx.engines.onnx.conditions import Conditions
-from djinn_fx.engines.onnx.decompose import parts_of
-from djinn_fx.engines.onnx.formulas import Formulas, expression_of
+from djinn_fx.engines.onnx.conditions.integers import Conditions
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.results import Results
 from djinn_fx.engines.onnx.sizes import Symbols

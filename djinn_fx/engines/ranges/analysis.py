@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from djinn_fx.engines.onnx.formulas import Formulas
+from djinn_fx.engines.lowering.formulas import Formulas
 from djinn_fx.engines.onnx.values import Refused
 from djinn_fx.engines.ranges.intervals import RULES, Interval, within
 from djinn_fx.engines.ranges.operators import TABLE, Numbers

@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.common_methods_invocations import op_db
 
-from djinn_fx.engines.onnx.formulas import Formulas
+from djinn_fx.engines.lowering.formulas import Formulas
 from djinn_fx.engines.ranges.analysis import Ranges, is_whole
 from djinn_fx.engines.ranges.intervals import RULES, within
 from djinn_fx.engines.ranges.operators import TABLE

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import calm_arguments
 from djinn_fx.engines.onnx.converters import scores
 from djinn_fx.engines.onnx.converters.elementwise import clamp
 from djinn_fx.engines.onnx.graph import MICROSOFT, GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import arithmetic, compare, raised, raised_less_one, select, unary, wide
-from djinn_fx.engines.onnx.needs import calm_arguments
 from djinn_fx.engines.onnx.registry import converts, result_dtype
 
 

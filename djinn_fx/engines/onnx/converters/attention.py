@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import calm_where_cheap
 from djinn_fx.engines.onnx.converters.normalization import reads
 from djinn_fx.engines.onnx.graph import DJINN, MICROSOFT, GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import compare, select
-from djinn_fx.engines.onnx.needs import calm_where_cheap
 from djinn_fx.engines.onnx.registry import converts
 
 

@@ -8,6 +8,7 @@ import math
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import LIVELY, calm, needs, ordinary
 from djinn_fx.engines.onnx.converters.parts import (
     axis,
     binary,
@@ -26,7 +27,6 @@ from djinn_fx.engines.onnx.converters.parts import (
 )
 from djinn_fx.engines.onnx.converters.unary import negative
 from djinn_fx.engines.onnx.graph import GraphBuilder, Tensorlike, Value
-from djinn_fx.engines.onnx.needs import LIVELY, calm, needs, ordinary
 from djinn_fx.engines.onnx.registry import Refused, converts, result_dtype
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import LIVELY, calm, needs, within
 from djinn_fx.engines.onnx.converters.normalization import check_batch
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
 from djinn_fx.engines.onnx.kernels import wide
-from djinn_fx.engines.onnx.needs import LIVELY, calm, needs, within
 from djinn_fx.engines.onnx.registry import Refused, converts
 from djinn_fx.engines.onnx.values import RefusedWhole
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import calm, calm_arguments
 from djinn_fx.engines.onnx.converters.pooling import averaged, batched, spread, surplus, unbatched
 from djinn_fx.engines.onnx.converters.reduce_basic import reduce
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
-from djinn_fx.engines.onnx.needs import calm, calm_arguments
 from djinn_fx.engines.onnx.registry import converts, fake
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import calm_arguments
 from djinn_fx.engines.onnx.graph import GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import arithmetic, broadcast
-from djinn_fx.engines.onnx.needs import calm_arguments
 from djinn_fx.engines.onnx.registry import converts, sizes_of
 from djinn_fx.srg.lower import target_name
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import LIVELY, calm, calm_where_cheap
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.kernels import wide
-from djinn_fx.engines.onnx.needs import LIVELY, calm, calm_where_cheap
 from djinn_fx.engines.onnx.registry import converts
 from djinn_fx.engines.onnx.values import RefusedWhole
 from djinn_fx.srg.lower import target_name

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import calm
 from djinn_fx.engines.onnx.converters.parts import binary
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
-from djinn_fx.engines.onnx.needs import calm
 from djinn_fx.engines.onnx.registry import Refused, converts, fake
 
 

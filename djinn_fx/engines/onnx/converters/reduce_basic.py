@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import calm_arguments
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.kernels import negate, select, wide
-from djinn_fx.engines.onnx.needs import calm_arguments
 from djinn_fx.engines.onnx.registry import converts, result_dtype
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import calm, exceeds
 from djinn_fx.engines.onnx.converters.binary import norm
 from djinn_fx.engines.onnx.converters.parts import (
     axes,
@@ -29,7 +30,6 @@ from djinn_fx.engines.onnx.converters.parts import (
 )
 from djinn_fx.engines.onnx.converters.reduce_basic import unsigned_zero
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
-from djinn_fx.engines.onnx.needs import calm, exceeds
 from djinn_fx.engines.onnx.registry import Refused, converts, fake, result_dtype
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import LIVELY, calm, calm_arguments, within
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
-from djinn_fx.engines.onnx.needs import LIVELY, calm, calm_arguments, within
 from djinn_fx.engines.onnx.registry import Refused, converts, fake
 from djinn_fx.engines.onnx.values import RefusedWhole
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import at_most, calm_where_cheap, is_cheap
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
-from djinn_fx.engines.onnx.needs import at_most, calm_where_cheap, is_cheap
 from djinn_fx.srg.lower import target_name
 
 _PRODUCTS = frozenset({"aten.bmm.default", "aten.mm.default", "aten.matmul.default"})

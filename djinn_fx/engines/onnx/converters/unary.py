@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import within
 from djinn_fx.engines.onnx.converters.parts import (
     at_most,
     binary,
@@ -22,7 +23,6 @@ from djinn_fx.engines.onnx.converters.parts import (
 )
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
 from djinn_fx.engines.onnx.kernels import raised_less_one
-from djinn_fx.engines.onnx.needs import within
 from djinn_fx.engines.onnx.registry import Refused, converts, result_dtype
 
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from djinn_fx.engines import onnx_trial
-from djinn_fx.engines.onnx_engine import OnnxEngine
-from djinn_fx.engines.onnx_trial import TRIED, problem
+from djinn_fx.engines.onnx.serving import trial as onnx_trial
+from djinn_fx.engines.onnx.serving.engine import OnnxEngine
+from djinn_fx.engines.onnx.serving.trial import TRIED, problem
 from djinn_fx.engines.onnxruntime import OnnxRuntimeEngine
 from djinn_fx.engines.openvino import OpenVinoEngine
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
-from tests.engines.onnx_engine_cases import Traced
+from tests.engines.onnx.engine_cases import Traced
 
 pytest.importorskip("onnx")
 VERSIONS = {"onnxruntime": "1.99.0", "onnx": "1.23.2"}

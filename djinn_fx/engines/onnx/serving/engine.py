@@ -69,7 +69,7 @@ class OnnxEngine:
             why = f"{' and '.join(missing)} not installed; pip install 'djinn-fx[{self.name}]'"
             return Capability(can_build=False, can_run=False, why_not=why)
         versions = self._versions()
-        from djinn_fx.engines.onnx_trial import problem
+        from djinn_fx.engines.onnx.serving.trial import problem
 
         trouble = problem(self.name, versions, self.session, self.folder)
         able = trouble is None

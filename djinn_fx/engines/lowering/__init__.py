@@ -1,0 +1,1 @@
+"""What every converter from ATen needs."""

@@ -1,0 +1,1 @@
+"""What must hold of a call's values for a model in ONNX to answer as torch does."""

@@ -1,0 +1,1 @@
+"""What engines share whose runtime reads ONNX."""
