@@ -13,7 +13,7 @@ ENGINES: dict[str, str] = {
     "eager": "djinn_fx.engines.eager:make",
     "inductor": "djinn_fx.engines.inductor.engine:make",
     "inductor-packed": "djinn_fx.engines.packed_inductor:make",
-    "onnxruntime": "djinn_fx.engines.onnxruntime:make",
+    "onnxruntime": "djinn_fx.engines.onnxruntime.engine:make",
     "openvino": "djinn_fx.engines.openvino:make",
     "packed": "djinn_fx.engines.packed:make",
     "tensorrt": "djinn_fx.engines.tensorrt.engine:make",

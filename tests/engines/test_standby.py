@@ -192,7 +192,7 @@ class TestCompiled:
             raise EngineError("onnxruntime: cannot open whole graph: no kernel")
 
         monkeypatch.setattr("djinn_fx.engines.onnx.serving.trial.problem", lambda *_: None)
-        monkeypatch.setattr("djinn_fx.engines.onnxruntime.OnnxRuntimeEngine.session", session)
+        monkeypatch.setattr("djinn_fx.engines.onnxruntime.engine.OnnxRuntimeEngine.session", session)
         status = self.run("onnxruntime")
         (contest,) = status.contests
         assert contest.engine == "inductor"

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from djinn_fx.engines.onnx.serving import trial as onnx_trial
 from djinn_fx.engines.onnx.serving.engine import OnnxEngine
 from djinn_fx.engines.onnx.serving.trial import TRIED, problem
-from djinn_fx.engines.onnxruntime import OnnxRuntimeEngine
+from djinn_fx.engines.onnxruntime.engine import OnnxRuntimeEngine
 from djinn_fx.engines.openvino import OpenVinoEngine
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind

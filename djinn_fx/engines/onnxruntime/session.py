@@ -6,7 +6,7 @@ adds what it packs of them.
 
 All of it goes by the library's public interface: IO bindings and OrtValues. Binding costs about 1.6 µs for each input
 that moved and each output. Handing over a vector of values costs half a microsecond for any number of them, but vectors
-can be made only by the binding's inner layer: :mod:`djinn_fx.engines.onnxruntime_vectors` does that where it works.
+can be made only by the binding's inner layer: :mod:`djinn_fx.engines.onnxruntime.vectors` does that where it works.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from djinn_fx.engines import onnxruntime_vectors
 from djinn_fx.engines.bound.feeding import Feeder, plain
 from djinn_fx.engines.bound.signature import Signature
 from djinn_fx.engines.onnx.serving.inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx.serving.session import Finisher, give_back, packed_bytes
+from djinn_fx.engines.onnxruntime import vectors as onnxruntime_vectors
 from djinn_fx.engines.optional import optional
 from djinn_fx.engines.ranges.program import Checked
 from djinn_fx.errors import EngineError, useful_line

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from djinn_fx.engines import onnxruntime_vectors
 from djinn_fx.engines.onnx.serving.engine import OnnxEngine
-from djinn_fx.engines.onnxruntime import OnnxRuntimeEngine, make
+from djinn_fx.engines.onnxruntime import vectors as onnxruntime_vectors
+from djinn_fx.engines.onnxruntime.engine import OnnxRuntimeEngine, make
 from djinn_fx.settings.table import Settings
 from tests.engines.onnx import engine_cases as onnx_engine_cases
 from tests.engines.onnx.engine_cases import WIDTH, Traced, close, linear, parameters

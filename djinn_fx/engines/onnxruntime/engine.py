@@ -22,7 +22,7 @@ class OnnxRuntimeEngine(OnnxEngine):
     def session(self, model: bytes, signature: Any, weights: Mapping[int, torch.Tensor], label: str) -> Session:
         """Open a model; see the base class."""
         try:
-            from djinn_fx.engines.onnxruntime_session import OrtSession
+            from djinn_fx.engines.onnxruntime.session import OrtSession
         except (ImportError, AttributeError) as error:
             raise EngineError(f"onnxruntime: this version of the library is not one djinn-fx knows: {error}") from error
 
