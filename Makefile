@@ -19,7 +19,7 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 #: Tests of what is called in the engines' libraries.
-ENGINE_TESTS := tests/engines/onnx/test_trial.py tests/engines/onnxruntime/test_engine.py tests/engines/test_openvino.py \
+ENGINE_TESTS := tests/engines/onnx/test_trial.py tests/engines/onnxruntime/test_engine.py tests/engines/openvino/test_engine.py \
 	tests/engines/onnx tests/engines/tensorrt tests/backend/test_choice.py
 
 .PHONY: test test-engines test-newest test-oldest lint demo exam bench gpu format table tensorrt-table onnx-table \

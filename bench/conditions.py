@@ -32,7 +32,7 @@ from djinn_fx.engines.onnx import convert
 from djinn_fx.engines.onnx.conditions import integers as conditions
 from djinn_fx.engines.onnx.graph import GraphBuilder
 from djinn_fx.engines.onnxruntime.engine import OnnxRuntimeEngine
-from djinn_fx.engines.openvino import OpenVinoEngine
+from djinn_fx.engines.openvino.engine import OpenVinoEngine
 from djinn_fx.engines.ranges.program import Program
 from djinn_fx.reasons import Reason
 

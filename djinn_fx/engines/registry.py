@@ -14,7 +14,7 @@ ENGINES: dict[str, str] = {
     "inductor": "djinn_fx.engines.inductor.engine:make",
     "inductor-packed": "djinn_fx.engines.packed_inductor:make",
     "onnxruntime": "djinn_fx.engines.onnxruntime.engine:make",
-    "openvino": "djinn_fx.engines.openvino:make",
+    "openvino": "djinn_fx.engines.openvino.engine:make",
     "packed": "djinn_fx.engines.packed:make",
     "tensorrt": "djinn_fx.engines.tensorrt.engine:make",
 }

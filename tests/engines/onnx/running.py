@@ -50,8 +50,8 @@ def opened(model: bytes, flavour: str) -> Callable[[Sequence[str], Sequence[torc
             return [_torch_of(one) for one in found]
 
         return run
-    from djinn_fx.engines.openvino_exact import keep_exact
-    from djinn_fx.engines.openvino_extensions import core
+    from djinn_fx.engines.openvino.exact import keep_exact
+    from djinn_fx.engines.openvino.extensions import core
 
     how = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     graph = core().read_model(model)

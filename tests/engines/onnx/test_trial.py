@@ -15,7 +15,7 @@ from djinn_fx.engines.onnx.serving import trial as onnx_trial
 from djinn_fx.engines.onnx.serving.engine import OnnxEngine
 from djinn_fx.engines.onnx.serving.trial import TRIED, problem
 from djinn_fx.engines.onnxruntime.engine import OnnxRuntimeEngine
-from djinn_fx.engines.openvino import OpenVinoEngine
+from djinn_fx.engines.openvino.engine import OpenVinoEngine
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
 from tests.engines.onnx.engine_cases import Traced

@@ -25,7 +25,7 @@ class OpenVinoEngine(OnnxEngine):
         if forks():
             raise EngineError(f"openvino: {label}: OpenVINO does not work in a process that was forked off another")
         try:
-            from djinn_fx.engines.openvino_session import OpenVinoSession
+            from djinn_fx.engines.openvino.session import OpenVinoSession
         except (ImportError, AttributeError) as error:
             raise EngineError(f"openvino: this version of the library is not one djinn-fx knows: {error}") from error
 

@@ -20,9 +20,9 @@ from djinn_fx.engines.bound.feeding import Feeder, plain
 from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.onnx.serving.inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx.serving.session import Finisher, give_back, packed_bytes
-from djinn_fx.engines.openvino_exact import keep_exact
-from djinn_fx.engines.openvino_extensions import core
-from djinn_fx.engines.openvino_integers import is_narrow
+from djinn_fx.engines.openvino.exact import keep_exact
+from djinn_fx.engines.openvino.extensions import core
+from djinn_fx.engines.openvino.integers import is_narrow
 from djinn_fx.engines.optional import optional
 from djinn_fx.engines.ranges.program import Checked
 from djinn_fx.errors import EngineError, useful_line

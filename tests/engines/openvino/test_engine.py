@@ -12,7 +12,7 @@ from torch import Tensor
 
 from djinn_fx.engines.base import Declined
 from djinn_fx.engines.onnx.serving.engine import OnnxEngine
-from djinn_fx.engines.openvino import OpenVinoEngine, make
+from djinn_fx.engines.openvino.engine import OpenVinoEngine, make
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.settings.table import Settings

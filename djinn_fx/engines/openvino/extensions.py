@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from djinn_fx.engines.openvino_exact import rounded
+from djinn_fx.engines.openvino.exact import rounded
 from djinn_fx.engines.optional import optional
 
 openvino = optional("openvino")
