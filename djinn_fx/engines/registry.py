@@ -12,10 +12,10 @@ from djinn_fx.settings.table import Settings
 ENGINES: dict[str, str] = {
     "eager": "djinn_fx.engines.eager:make",
     "inductor": "djinn_fx.engines.inductor.engine:make",
-    "inductor-packed": "djinn_fx.engines.packed_inductor:make",
+    "inductor-packed": "djinn_fx.engines.packed.with_inductor:make",
     "onnxruntime": "djinn_fx.engines.onnxruntime.engine:make",
     "openvino": "djinn_fx.engines.openvino.engine:make",
-    "packed": "djinn_fx.engines.packed:make",
+    "packed": "djinn_fx.engines.packed.engine:make",
     "tensorrt": "djinn_fx.engines.tensorrt.engine:make",
 }
 

@@ -19,7 +19,7 @@ from djinn_fx.engines.contest import Contest
 from djinn_fx.engines.entrant import Entrant, Standing
 from djinn_fx.engines.lazy import CHANGED
 from djinn_fx.engines.onnx.serving.engine import OnnxEngine
-from djinn_fx.engines.packed import PackedEngine
+from djinn_fx.engines.packed.engine import PackedEngine
 from djinn_fx.engines.refusals import cannot_serve
 from djinn_fx.engines.standby import Standby
 from djinn_fx.errors import EngineError

@@ -21,7 +21,7 @@ from djinn_fx.cli import main
 from djinn_fx.engines.decisions import recall, remember
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.keys import EngineKey
-from djinn_fx.engines.product_speed import FILE, ProductSpeed
+from djinn_fx.engines.packed.speed import FILE, ProductSpeed
 from djinn_fx.engines.tier import Tier
 from djinn_fx.guard.quarantine import Quarantine
 from djinn_fx.reasons import Reason, ReasonKind

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from djinn_fx.engines import packed_ops, product_speed
-from djinn_fx.engines.product_speed import FILE, MARGIN, ProductSpeed, Shape, measure_product
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed import speed as product_speed
+from djinn_fx.engines.packed.speed import FILE, MARGIN, ProductSpeed, Shape, measure_product
 
 SHAPE = Shape(m=4, k=8, n=16, dtype=torch.float32, bias=True, after="gelu")
 

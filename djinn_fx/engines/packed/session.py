@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from djinn_fx.engines import packed_ops
-from djinn_fx.engines.packed_alias import Roots, foldable, is_fresh
-from djinn_fx.engines.packed_code import Choice, Products, Writer
-from djinn_fx.engines.packed_conv import conv_shape
-from djinn_fx.engines.packed_graph import convolutions, product_fields, products
-from djinn_fx.engines.product_speed import ProductSpeed, Shape
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed.alias import Roots, foldable, is_fresh
+from djinn_fx.engines.packed.code import Choice, Products, Writer
+from djinn_fx.engines.packed.conv import conv_shape
+from djinn_fx.engines.packed.graph import convolutions, product_fields, products
+from djinn_fx.engines.packed.speed import ProductSpeed, Shape
 from djinn_fx.srg.graph import fake_value
 
 

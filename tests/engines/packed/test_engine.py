@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from djinn_fx.engines import packed_ops
 from djinn_fx.engines.base import Artefact, RegionGraph
-from djinn_fx.engines.packed import PackedEngine, make
-from djinn_fx.engines.packed_graph import products, rewritten
-from djinn_fx.engines.product_speed import ProductSpeed
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed.engine import PackedEngine, make
+from djinn_fx.engines.packed.graph import products, rewritten
+from djinn_fx.engines.packed.speed import ProductSpeed
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.settings.table import Settings
 from tests import families
 from tests.concrete import concrete, copied
-from tests.engines.packing import WAYS, differences, engine_of, region_of
+from tests.engines.packed.packing import WAYS, differences, engine_of, region_of
 
 pytestmark = pytest.mark.skipif(packed_ops.missing() is not None, reason="this torch cannot pack weights")
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from djinn_fx.engines import packed_ops
-from djinn_fx.engines.packed_alias import is_dense, is_empty, same_layout
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed.alias import is_dense, is_empty, same_layout
 from djinn_fx.srg.graph import fake_value
 
 aten = torch.ops.aten

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from djinn_fx.engines import packed_ops
-from djinn_fx.engines.packed_conv import ConvShape
-from djinn_fx.engines.packed_graph import convolutions, rewritten
-from djinn_fx.engines.product_speed import measure_product
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed.conv import ConvShape
+from djinn_fx.engines.packed.graph import convolutions, rewritten
+from djinn_fx.engines.packed.speed import measure_product
 from djinn_fx.reasons import ReasonKind
 from tests.concrete import concrete, copied
-from tests.engines.packing import differences, engine_of, region_of
+from tests.engines.packed.packing import differences, engine_of, region_of
 
 pytestmark = pytest.mark.skipif(packed_ops.missing() is not None, reason="this torch cannot pack weights")
 

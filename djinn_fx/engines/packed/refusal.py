@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from djinn_fx.engines import packed_ops
-from djinn_fx.engines.packed_alias import is_empty
-from djinn_fx.engines.packed_graph import constants
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed.alias import is_empty
+from djinn_fx.engines.packed.graph import constants
 from djinn_fx.srg.graph import fake_value
 
 aten = torch.ops.aten

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from djinn_fx.engines import packed_ops
 from djinn_fx.engines.base import Artefact
 from djinn_fx.engines.inductor.engine import InductorEngine
-from djinn_fx.engines.packed_graph import rewritten
-from djinn_fx.engines.packed_inductor import PackedInductorEngine, define_operators, make, with_packed_inputs
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed.graph import rewritten
+from djinn_fx.engines.packed.with_inductor import PackedInductorEngine, define_operators, make, with_packed_inputs
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.settings.table import Settings
 from tests.concrete import concrete
-from tests.engines.packing import differences, engine_of, region_of, speed_of
+from tests.engines.packed.packing import differences, engine_of, region_of, speed_of
 
 pytestmark = pytest.mark.skipif(packed_ops.missing() is not None, reason="this torch cannot pack weights")
 
@@ -87,7 +87,7 @@ def test_an_artefact_runs_in_a_new_process(tmp_path: Path, repo: Path) -> None:
     script = f"""
 import json, pathlib, torch
 from djinn_fx.engines.base import Artefact
-from djinn_fx.engines.packed_inductor import make
+from djinn_fx.engines.packed.with_inductor import make
 from djinn_fx.settings.table import Settings
 here = pathlib.Path({str(tmp_path)!r})
 header, payload = json.loads((here / "header.json").read_text()), (here / "payload").read_bytes()

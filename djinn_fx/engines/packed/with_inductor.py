@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from djinn_fx.engines import packed_ops
 from djinn_fx.engines.base import Artefact, BuildRequest, RegionCallable, RegionGraph
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.inductor.engine import InductorEngine
-from djinn_fx.engines.packed import PackedEngine, fed_of, speeds_of
-from djinn_fx.engines.packed_graph import product_fields, products, rewritten, written_places
-from djinn_fx.engines.packed_session import is_exact, rows_of, shape_of
-from djinn_fx.engines.product_speed import ProductSpeed, machine_digest
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed.engine import PackedEngine, fed_of, speeds_of
+from djinn_fx.engines.packed.graph import product_fields, products, rewritten, written_places
+from djinn_fx.engines.packed.session import is_exact, rows_of, shape_of
+from djinn_fx.engines.packed.speed import ProductSpeed, machine_digest
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings

@@ -18,8 +18,8 @@ from typing import Any, cast
 import torch
 from torch.fx import Graph, Node
 
-from djinn_fx.engines import packed_ops
-from djinn_fx.engines.packed_graph import OVER, product_fields
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed.graph import OVER, product_fields
 from djinn_fx.srg.graph import fake_value
 
 aten = torch.ops.aten

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from djinn_fx.engines.packed_alias import Roots, same_layout
+from djinn_fx.engines.packed.alias import Roots, same_layout
 from djinn_fx.srg.graph import fake_value
 
 aten = torch.ops.aten

@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from djinn_fx.engines import packed_ops
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.engines.bound.signature import Fed, Signature
-from djinn_fx.engines.packed_graph import convolutions, products, rewritten, written_places
-from djinn_fx.engines.packed_refusal import why_nothing_is_packed
-from djinn_fx.engines.packed_session import PackedPlan
-from djinn_fx.engines.product_speed import ProductSpeed
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed.graph import convolutions, products, rewritten, written_places
+from djinn_fx.engines.packed.refusal import why_nothing_is_packed
+from djinn_fx.engines.packed.session import PackedPlan
+from djinn_fx.engines.packed.speed import ProductSpeed
 from djinn_fx.errors import EngineError
 from djinn_fx.files.private import default_cache_dir
 from djinn_fx.reasons import Reason, ReasonKind

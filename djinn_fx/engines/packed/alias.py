@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from djinn_fx.engines import packed_ops
+from djinn_fx.engines.packed import ops as packed_ops
 from djinn_fx.srg.graph import fake_value
 
 aten = torch.ops.aten

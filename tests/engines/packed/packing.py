@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines import packed_ops
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.packed import PackedEngine
-from djinn_fx.engines.product_speed import ProductSpeed, Shape
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed.engine import PackedEngine
+from djinn_fx.engines.packed.speed import ProductSpeed, Shape
 from tests.capture import capture
 from tests.concrete import whole
 

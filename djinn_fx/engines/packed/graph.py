@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from djinn_fx.engines import packed_ops
-from djinn_fx.engines.packed_alias import (
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed.alias import (
     Roots,
     foldable,
     is_dense,
@@ -24,8 +24,8 @@ from djinn_fx.engines.packed_alias import (
     same_size,
     same_sizes,
 )
-from djinn_fx.engines.packed_caches import write_caches_in_place
-from djinn_fx.engines.packed_conv import find_convolutions
+from djinn_fx.engines.packed.caches import write_caches_in_place
+from djinn_fx.engines.packed.conv import find_convolutions
 from djinn_fx.srg.graph import fake_value
 
 aten = torch.ops.aten

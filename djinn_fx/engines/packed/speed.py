@@ -19,14 +19,14 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines import packed_ops
-from djinn_fx.engines.packed_conv import ConvShape, conv_ways
+from djinn_fx.engines.packed import ops as packed_ops
+from djinn_fx.engines.packed.conv import ConvShape, conv_ways
 from djinn_fx.files.private import write_atomic
 from djinn_fx.files.signing import seal
 from djinn_fx.store.files import read_record
 from djinn_fx.threads import new_lock
 
-log = logging.getLogger("djinn_fx.engines.product_speed")
+log = logging.getLogger("djinn_fx.engines.packed.speed")
 
 FILE = "product-speed.json"
 SCHEMA = 1

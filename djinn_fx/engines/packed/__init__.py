@@ -1,0 +1,1 @@
+"""The engine `packed`: products with weights laid out for the processor's vectors."""
