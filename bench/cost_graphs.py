@@ -145,7 +145,7 @@ def _kept(value: Any) -> Any:
 
 
 def _facts(srg: SRG, values: Sequence[Any]) -> tuple[Found, list[Any]]:
-    from djinn_fx.engines.region_work import region_graph
+    from djinn_fx.dispatch.region import region_graph
 
     region = whole_region(srg)
     if region is None or not region.structural_hash:

@@ -121,7 +121,7 @@ def faults(count: int) -> Found:
     """Compile small functions while every builder crashes, hangs or is killed, until ``count`` builds ended so."""
     import djinn_fx
     from bench import faulty, lazy_faults
-    from djinn_fx.engines import background
+    from djinn_fx.dispatch import background
     from djinn_fx.pool.limits import PoolLimits
     from djinn_fx.pool.supervisor import BuildPool
 
@@ -170,8 +170,8 @@ def plan(model: str, quick: bool, dtype: str, target: str) -> Found:
     import hashlib
 
     from djinn_fx.backend import capture
+    from djinn_fx.dispatch.region import region_graph
     from djinn_fx.engines.base import BuildRequest
-    from djinn_fx.engines.region_work import region_graph
     from djinn_fx.engines.registry import engine
     from djinn_fx.engines.tensorrt import worker
     from djinn_fx.settings.table import Settings

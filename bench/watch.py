@@ -25,7 +25,7 @@ TARGETS = {
     "djinn_fx.compile:_GraphCompiler._compile": "djinn: other",
     "djinn_fx.compile:lower": "djinn: lowering",
     "djinn_fx.compile:run_passes": "djinn: passes",
-    "djinn_fx.engines.build:Builder.build": "djinn: region builds",
+    "djinn_fx.dispatch.build:Builder.build": "djinn: region builds",
     "djinn_fx.engines.inductor.engine:InductorEngine.compile": "djinn: region builds",
     "djinn_fx.runtime.graph_cache:DjinnGraph.post_compile": "loading from the cache",
 }

@@ -23,12 +23,12 @@ from djinn_fx.backend import capture
 from djinn_fx.captured import CapturedGraph
 from djinn_fx.command_line import FOUND_WRONG, OK, carry_out, json_target, write_json
 from djinn_fx.compile import passes_for
+from djinn_fx.dispatch.region import region_graph
+from djinn_fx.dispatch.tier import MAX_PATIENCE_S, Prepared, Tier, open_store
 from djinn_fx.engines.base import BuildRequest, Engine, RegionGraph
 from djinn_fx.engines.keys import EngineKey, Guards
-from djinn_fx.engines.region_work import region_graph
 from djinn_fx.engines.tensorrt.checked import may_round
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
-from djinn_fx.engines.tier import MAX_PATIENCE_S, Prepared, Tier, open_store
 from djinn_fx.errors import DjinnError, ModelFileError, SettingsError, StoreError
 from djinn_fx.explain.find_model import FoundModel, find_model
 from djinn_fx.explain.user_file import beside, first_line

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from djinn_fx.costmodels.choose import Pricing
-from djinn_fx.engines.region_work import RegionBuild
+from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.passes.base import PassTiming
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.graph import SRG

@@ -15,19 +15,19 @@ from typing import Any
 
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import graph_work
+from djinn_fx.dispatch.build import BOUND, WHOLE, Builder, Built, tier_names
+from djinn_fx.dispatch.contests.by_size import ContestBySize
+from djinn_fx.dispatch.contests.contest import Contest
+from djinn_fx.dispatch.contests.contestants import Contestants
+from djinn_fx.dispatch.contests.decisions import Decision, decision_key, recall, remember
+from djinn_fx.dispatch.lazy import LazyRegion
+from djinn_fx.dispatch.region import RegionBuild, region_graph
+from djinn_fx.dispatch.standby import Standby
+from djinn_fx.dispatch.tier import open_store
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.engines.build import BOUND, WHOLE, Builder, Built, tier_names
-from djinn_fx.engines.contest import Contest
-from djinn_fx.engines.contest_by_size import ContestBySize
-from djinn_fx.engines.decisions import Decision, decision_key, recall, remember
 from djinn_fx.engines.eager import EagerEngine
-from djinn_fx.engines.entrants import Contestants
 from djinn_fx.engines.keys import symbol_places
-from djinn_fx.engines.lazy import LazyRegion
-from djinn_fx.engines.region_work import RegionBuild, region_graph
 from djinn_fx.engines.registry import engine
-from djinn_fx.engines.standby import Standby
-from djinn_fx.engines.tier import open_store
 from djinn_fx.forecast import by_forecast, expected, forecast, left_out
 from djinn_fx.learning import Learner
 from djinn_fx.passes.find_regions import whole_region

@@ -23,11 +23,11 @@ from djinn_fx.captured import CapturedGraph, CaptureResult
 from djinn_fx.choice import Chosen, compete, contenders, outlook
 from djinn_fx.compile_session import compile_session
 from djinn_fx.deferred import DeferredGraph, deferrable
-from djinn_fx.engines.build import Builder, tier_names
+from djinn_fx.dispatch.build import Builder, tier_names
+from djinn_fx.dispatch.memory import MEMORY
+from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.engines.inductor.prewarm import prewarm
-from djinn_fx.engines.memory import MEMORY
 from djinn_fx.engines.refused_plans import told_of_refusals
-from djinn_fx.engines.region_work import RegionBuild
 from djinn_fx.errors import SettingsError
 from djinn_fx.graph_inputs import input_kinds
 from djinn_fx.guard.quarantine import QUARANTINE

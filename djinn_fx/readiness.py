@@ -15,12 +15,12 @@ from torch._dynamo.eval_frame import innermost_fn
 from torch.fx import GraphModule
 
 from djinn_fx.deferred import DeferredGraph
+from djinn_fx.dispatch.contests.by_size import ContestBySize
+from djinn_fx.dispatch.contests.contest import Contest
+from djinn_fx.dispatch.contests.entrant import ContestStatus, Standing
+from djinn_fx.dispatch.lazy import CHANGED, LazyRegion, RegionStatus, State, TierStatus
+from djinn_fx.dispatch.standby import Standby
 from djinn_fx.engines.bound.write_protection import table, why_not
-from djinn_fx.engines.contest import Contest
-from djinn_fx.engines.contest_by_size import ContestBySize
-from djinn_fx.engines.entrant import ContestStatus, Standing
-from djinn_fx.engines.lazy import CHANGED, LazyRegion, RegionStatus, State, TierStatus
-from djinn_fx.engines.standby import Standby
 from djinn_fx.errors import DjinnError
 from djinn_fx.files.signing import why_alone
 from djinn_fx.reasons import Reason

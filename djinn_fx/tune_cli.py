@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from djinn_fx.command_line import FOUND_WRONG, OK, add_options, carry_out, json_target, read_options, write_json
-from djinn_fx.engines.entrant import ContestStatus, EntrantStatus
+from djinn_fx.dispatch.contests.entrant import ContestStatus, EntrantStatus
 from djinn_fx.errors import DjinnError, ModelFileError
 from djinn_fx.explain.check import copy_inputs
 from djinn_fx.explain.find_model import FoundModel, find_model

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from djinn_fx.dispatch.region import region_graph
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.region_work import region_graph
 from djinn_fx.srg import SRG
 from djinn_fx.srg.form.hashing import canonical_form, structural_hash
 from tests.running import cut_by_labels

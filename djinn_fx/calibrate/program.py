@@ -16,8 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from djinn_fx.costmodels.work.work import WorkGraph
 from djinn_fx.costmodels.work.work_of import work_graph
+from djinn_fx.dispatch.region import region_graph
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.region_work import region_graph
 from djinn_fx.passes.find_regions import whole_region
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.lower import lower

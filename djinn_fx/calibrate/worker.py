@@ -20,7 +20,7 @@ from djinn_fx.calibrate.cases import Case, all_cases
 from djinn_fx.calibrate.program import Traced, traced
 from djinn_fx.calibrate.timing import Canary, timed_quietly
 from djinn_fx.costmodels.profile import Sample
-from djinn_fx.engines.build import Builder
+from djinn_fx.dispatch.build import Builder
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
 from djinn_fx.settings.table import Settings

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from djinn_fx.engines.build import BOUND
-from djinn_fx.engines.refusals import WHOLE, cannot_serve, warn
-from djinn_fx.engines.region_work import RegionBuild
+from djinn_fx.dispatch.build import BOUND
+from djinn_fx.dispatch.refusals import WHOLE, cannot_serve, warn
+from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
 

@@ -20,7 +20,7 @@ import torch
 
 from djinn_fx.costmodels.learning import Learned
 from djinn_fx.costmodels.measured import Timing
-from djinn_fx.engines.decisions import processor
+from djinn_fx.dispatch.contests.decisions import processor
 from djinn_fx.engines.registry import engine
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.store import Store

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from djinn_fx.engines.pays import EXPERIENCE
+from djinn_fx.dispatch.contests.pays import EXPERIENCE
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import EngineTime, Plan, Region
@@ -20,7 +20,7 @@ from djinn_fx.srg.record import Cost, Residency
 if TYPE_CHECKING:
     from djinn_fx.captured import CapturedGraph
     from djinn_fx.costmodels.choose import Pricing
-    from djinn_fx.engines.region_work import RegionBuild
+    from djinn_fx.dispatch.region import RegionBuild
 
 SCHEMA = "djinn_fx.explain/2"
 _SHORT_HASH = 12

@@ -17,10 +17,10 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import GraphModule
 
+from djinn_fx.dispatch.memory import MEMORY, Loaded
+from djinn_fx.dispatch.region import RegionBuild, region_graph
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import Guards, device_order
-from djinn_fx.engines.memory import MEMORY, Loaded
-from djinn_fx.engines.region_work import RegionBuild, region_graph
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
 from djinn_fx.reasons import Reason

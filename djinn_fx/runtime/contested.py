@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
+from djinn_fx.dispatch.build import BOUND, WHOLE, Builder
+from djinn_fx.dispatch.contests.by_size import ContestBySize
+from djinn_fx.dispatch.contests.contest import Contest
+from djinn_fx.dispatch.contests.contestants import Contestants, Made
+from djinn_fx.dispatch.contests.decisions import decision_key, recall, remember
+from djinn_fx.dispatch.memory import MEMORY, Loaded
+from djinn_fx.dispatch.region import RegionBuild
+from djinn_fx.dispatch.tier import Prepared, Tier, open_store
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
-from djinn_fx.engines.build import BOUND, WHOLE, Builder
-from djinn_fx.engines.contest import Contest
-from djinn_fx.engines.contest_by_size import ContestBySize
-from djinn_fx.engines.decisions import decision_key, recall, remember
-from djinn_fx.engines.entrants import Contestants, Made
 from djinn_fx.engines.keys import EngineKey, Guards, symbol_places
-from djinn_fx.engines.memory import MEMORY, Loaded
-from djinn_fx.engines.region_work import RegionBuild
 from djinn_fx.engines.registry import engine
-from djinn_fx.engines.tier import Prepared, Tier, open_store
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.carried import Carried

@@ -23,8 +23,8 @@ from torch._functorch._aot_autograd.schemas import SerializableAOTDispatchCompil
 from torch._inductor.output_code import OutputCode
 
 from djinn_fx import __version__
+from djinn_fx.dispatch.build import load_artefact
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.engines.build import load_artefact
 from djinn_fx.errors import StoreError
 from djinn_fx.runtime.executor import Program, Step, executable
 from djinn_fx.runtime.layouts import Layouts

@@ -21,9 +21,9 @@ import torch
 from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable, SerializableCallable
 
 from djinn_fx import __version__
-from djinn_fx.engines.region_work import RegionBuild
+from djinn_fx.dispatch.region import RegionBuild
+from djinn_fx.dispatch.tier import open_store
 from djinn_fx.engines.registry import engine
-from djinn_fx.engines.tier import open_store
 from djinn_fx.errors import EngineError, StoreError
 from djinn_fx.runtime import carried as parts
 from djinn_fx.runtime.ahead import carrying, form_of, settings_json

@@ -12,10 +12,10 @@ from torch import nn
 
 import djinn_fx
 from djinn_fx.backend import compilations
+from djinn_fx.dispatch.contests.entrant import ContestStatus, Standing
 from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, RegionGraph
 from djinn_fx.engines.eager import EagerEngine
-from djinn_fx.engines.entrant import ContestStatus, Standing
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
 

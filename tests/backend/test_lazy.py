@@ -13,9 +13,9 @@ import torch
 
 import djinn_fx
 from djinn_fx.backend import compilations
-from djinn_fx.engines import background
-from djinn_fx.engines.lazy import State
-from djinn_fx.engines.memory import MEMORY
+from djinn_fx.dispatch import background
+from djinn_fx.dispatch.lazy import State
+from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.errors import DjinnError, EngineError
 from djinn_fx.pool.limits import PoolLimits
 from djinn_fx.pool.supervisor import BuildPool

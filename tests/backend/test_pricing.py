@@ -15,8 +15,8 @@ from djinn_fx.captured import CapturedGraph
 from djinn_fx.costmodels.estimate import Estimate
 from djinn_fx.costmodels.profile import profile_folder
 from djinn_fx.costmodels.work.work import Work, WorkGraph
+from djinn_fx.dispatch.tier import open_store
 from djinn_fx.engines.region_times import Lessons, RegionTimes, forget_lessons
-from djinn_fx.engines.tier import open_store
 from djinn_fx.hardware.device import Device
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.runtime import sampled

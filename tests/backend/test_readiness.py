@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from djinn_fx.engines.lazy import RegionStatus, State, TierStatus
+from djinn_fx.dispatch.lazy import RegionStatus, State, TierStatus
 from djinn_fx.readiness import ModelStatus
 from djinn_fx.reasons import Reason, ReasonKind
 

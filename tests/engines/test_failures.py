@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from djinn_fx.dispatch.contests.contest import Contest
+from djinn_fx.dispatch.contests.entrant import Entrant, Standing
+from djinn_fx.dispatch.lazy import CHANGED
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.engines.bound.signature import Fed, Given, Signature
-from djinn_fx.engines.contest import Contest
-from djinn_fx.engines.entrant import Entrant, Standing
-from djinn_fx.engines.lazy import CHANGED
 from djinn_fx.errors import EngineError, HalfWrittenError
 from djinn_fx.guard.guarded import guarded
 from djinn_fx.reasons import Reason, ReasonKind

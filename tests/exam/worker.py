@@ -21,7 +21,7 @@ import torch
 
 from djinn_fx import choice
 from djinn_fx.backend import compilations, reset, status
-from djinn_fx.engines import build as builds
+from djinn_fx.dispatch import build as builds
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.record import GraphKind
 from tests.exam.ops import all_ops, differences, full_name, questions

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch._dynamo.aot_compile import AOTCompiledFunction
 
 from djinn_fx import backend
-from djinn_fx.engines.contest import Contest
+from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.engines.registry import engine as engine_of
 from djinn_fx.errors import DjinnError, EngineError, StoreError
 from djinn_fx.runtime import carried, serialise

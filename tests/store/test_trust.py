@@ -18,11 +18,11 @@ import pytest
 
 from djinn_fx import readiness
 from djinn_fx.cli import main
-from djinn_fx.engines.decisions import recall, remember
+from djinn_fx.dispatch.contests.decisions import recall, remember
+from djinn_fx.dispatch.tier import Tier
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.keys import EngineKey
 from djinn_fx.engines.packed.speed import FILE, ProductSpeed
-from djinn_fx.engines.tier import Tier
 from djinn_fx.guard.quarantine import Quarantine
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.store import format as store_format

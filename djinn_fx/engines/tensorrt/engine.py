@@ -299,8 +299,8 @@ _DRIVERS: dict[tuple[str, Path | None], Any] = {}
 
 
 def _driver(library: str, settings: Settings) -> Any:
+    from djinn_fx.dispatch.tier import open_store
     from djinn_fx.engines.tensorrt.cuda import CudaDriver
-    from djinn_fx.engines.tier import open_store
 
     store, _ = open_store(settings)
     key = (library, store.root if store is not None else None)

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from djinn_fx.dispatch.build import MEMORY, Builder
+from djinn_fx.dispatch.region import region_graph
 from djinn_fx.engines.base import Artefact, RegionGraph
-from djinn_fx.engines.build import MEMORY, Builder
 from djinn_fx.engines.inductor.engine import InductorEngine
-from djinn_fx.engines.region_work import region_graph
 from djinn_fx.errors import EngineError
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.estimate_cost import EstimateCost
@@ -75,7 +75,7 @@ def test_a_stored_artefact_runs_in_a_new_process(settings: Settings, tmp_path: P
     torch.save([arguments, list(found)], tmp_path / "values.pt")
     script = f"""
 import torch
-from djinn_fx.engines.build import load_artefact
+from djinn_fx.dispatch.build import load_artefact
 from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.settings.table import Settings
 

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from djinn_fx.dispatch.region import region_graph
 from djinn_fx.engines.base import Artefact, RegionGraph
 from djinn_fx.engines.onnx.serving import session as onnx_session
 from djinn_fx.engines.onnx.serving.engine import OnnxEngine
-from djinn_fx.engines.region_work import region_graph
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from tests import graphs

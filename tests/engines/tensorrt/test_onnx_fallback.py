@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from djinn_fx.dispatch.region import region_graph
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.region_work import region_graph
 from djinn_fx.engines.tensorrt import onnx_fallback
 from djinn_fx.engines.tensorrt.conversion import Copy, FromInput, FromNetwork, FromSizes, Options, ViewOfInput
 from djinn_fx.engines.tensorrt.onnx_check import check_with_onnxruntime, run

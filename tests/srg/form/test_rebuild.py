@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from djinn_fx.dispatch.region import region_graph
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.region_work import region_graph
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.srg import SRG
 from djinn_fx.srg.form.expressions import parse_bound, parse_size

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.keys import Guards, symbol_places
-from djinn_fx.engines.memory import Loaded
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.extract import extract, input_value
 from djinn_fx.srg.form.hashing import canonical_form

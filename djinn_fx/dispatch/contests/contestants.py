@@ -7,14 +7,14 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from djinn_fx.dispatch.checks import Checks
+from djinn_fx.dispatch.contests.contest import Contest
+from djinn_fx.dispatch.contests.entrant import Entrant
+from djinn_fx.dispatch.memory import Loaded
+from djinn_fx.dispatch.standby import Standby
+from djinn_fx.dispatch.tier import Prepared, Tier
 from djinn_fx.engines.base import RegionCallable, RegionGraph
-from djinn_fx.engines.checks import Checks
-from djinn_fx.engines.contest import Contest
-from djinn_fx.engines.entrant import Entrant
 from djinn_fx.engines.keys import symbol_places
-from djinn_fx.engines.memory import Loaded
-from djinn_fx.engines.standby import Standby
-from djinn_fx.engines.tier import Prepared, Tier
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.table import Settings
 

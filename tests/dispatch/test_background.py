@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from djinn_fx.engines import background
-from djinn_fx.engines.background import BackgroundBuild, _for_sizes, _OnlyBuilder
+from djinn_fx.dispatch import background
+from djinn_fx.dispatch.background import BackgroundBuild, _for_sizes, _OnlyBuilder
+from djinn_fx.dispatch.contests.pays import Budget
+from djinn_fx.dispatch.lazy import LazyRegion, Policy, State
+from djinn_fx.dispatch.memory import Loaded
+from djinn_fx.dispatch.tier import STORED_AS, Prepared, Tier, patience_s
 from djinn_fx.engines.base import BuildRequest, RegionGraph
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.keys import EngineKey, Guards
-from djinn_fx.engines.lazy import LazyRegion, Policy, State
-from djinn_fx.engines.memory import Loaded
-from djinn_fx.engines.pays import Budget
-from djinn_fx.engines.tier import STORED_AS, Prepared, Tier, patience_s
 from djinn_fx.errors import EngineError
 from djinn_fx.pool.jobs import BuildDone, BuildJob, BuildOutcome, BusyElsewhere
 from djinn_fx.pool.tickets import Ticket
@@ -121,7 +121,7 @@ def test_who_holds_the_lock_is_waited_for_as_long_as_building_takes_and_no_longe
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("djinn_fx.engines.background.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("djinn_fx.dispatch.background.time.monotonic", lambda: now[0])
     ours, theirs = (Tier(EagerEngine(), Store(tmp_path / "cache")) for _ in range(2))
     guard = _OnlyBuilder(ours, KEY, everything, predicted_s=20.0)
     now[0] = 1000.0  # in the queue meanwhile

@@ -14,14 +14,14 @@ from torch import nn
 
 import djinn_fx
 import djinn_fx.backend
-from djinn_fx.engines import refusals
-from djinn_fx.engines.contest import Contest
-from djinn_fx.engines.entrant import Entrant, Standing
-from djinn_fx.engines.lazy import CHANGED
+from djinn_fx.dispatch import refusals
+from djinn_fx.dispatch.contests.contest import Contest
+from djinn_fx.dispatch.contests.entrant import Entrant, Standing
+from djinn_fx.dispatch.lazy import CHANGED
+from djinn_fx.dispatch.refusals import cannot_serve
+from djinn_fx.dispatch.standby import Standby
 from djinn_fx.engines.onnx.serving.engine import OnnxEngine
 from djinn_fx.engines.packed.engine import PackedEngine
-from djinn_fx.engines.refusals import cannot_serve
-from djinn_fx.engines.standby import Standby
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 

@@ -18,8 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from djinn_fx.engines.base import Declined, RegionCallable
-from djinn_fx.engines.entrant import (
+from djinn_fx.dispatch.contests.entrant import (
     ContestStatus,
     Entrant,
     Standing,
@@ -28,14 +27,15 @@ from djinn_fx.engines.entrant import (
     wait_for,
     why_chosen,
 )
+from djinn_fx.dispatch.contests.preparations import Preparations
+from djinn_fx.dispatch.refusals import warn, without_name
+from djinn_fx.engines.base import Declined, RegionCallable
 from djinn_fx.engines.failures import nothing_written, said
-from djinn_fx.engines.preparations import Preparations
-from djinn_fx.engines.refusals import warn, without_name
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.threads import new_rlock
 
-log = logging.getLogger("djinn_fx.engines.contest")
+log = logging.getLogger("djinn_fx.dispatch.contests.contest")
 
 #: Answers of each engine that are timed, after one that is not; of short ones more, up to so many seconds of them.
 ROUNDS, MAX_ROUNDS = 5, 15

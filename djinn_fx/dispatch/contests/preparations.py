@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from djinn_fx.engines.entrant import Entrant, Standing
-from djinn_fx.engines.lazy import CHANGED
+from djinn_fx.dispatch.contests.entrant import Entrant, Standing
+from djinn_fx.dispatch.lazy import CHANGED
 from djinn_fx.threads import new_lock, start_thread, tell_of_fork
 
 

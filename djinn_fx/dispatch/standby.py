@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from djinn_fx.dispatch.contests.entrant import Entrant
+from djinn_fx.dispatch.lazy import LazyRegion
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.engines.entrant import Entrant
-from djinn_fx.engines.lazy import LazyRegion
 from djinn_fx.errors import useful_line
 from djinn_fx.reasons import Reason, ReasonKind
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from djinn_fx.engines import contest as contest_module
+from djinn_fx.dispatch.contests import contest as contest_module
+from djinn_fx.dispatch.contests.by_size import ContestBySize
+from djinn_fx.dispatch.contests.contest import MARGIN, MAX_ROUNDS, ROUNDS, Contest
+from djinn_fx.dispatch.contests.entrant import Entrant, Standing
 from djinn_fx.engines.base import Declined
-from djinn_fx.engines.contest import MARGIN, MAX_ROUNDS, ROUNDS, Contest
-from djinn_fx.engines.contest_by_size import ContestBySize
-from djinn_fx.engines.entrant import Entrant, Standing
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from djinn_fx.dispatch.checks import Beside, Checks, has_passed
+from djinn_fx.dispatch.contests.by_size import ContestBySize
+from djinn_fx.dispatch.contests.contestants import Contestants, Made
+from djinn_fx.dispatch.contests.pays import EXPERIENCE, Budget
+from djinn_fx.dispatch.lazy import Adopted, LazyRegion, Policy
+from djinn_fx.dispatch.memory import BUILDING, MEMORY, Loaded
+from djinn_fx.dispatch.progress import Progress
+from djinn_fx.dispatch.region import RegionBuild, RegionWork, built_again, distinct_first, region_values
+from djinn_fx.dispatch.standby import Standby
+from djinn_fx.dispatch.tier import Prepared, Tier, open_store, patience_s, tiers_for
 from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable
-from djinn_fx.engines.checks import Beside, Checks, has_passed
-from djinn_fx.engines.contest_by_size import ContestBySize
-from djinn_fx.engines.entrants import Contestants, Made
 from djinn_fx.engines.keys import Guards, device_order, symbolic_inputs
-from djinn_fx.engines.lazy import Adopted, LazyRegion, Policy
-from djinn_fx.engines.memory import BUILDING, MEMORY, Loaded
-from djinn_fx.engines.pays import EXPERIENCE, Budget
-from djinn_fx.engines.progress import Progress
-from djinn_fx.engines.region_work import RegionBuild, RegionWork, built_again, distinct_first, region_values
 from djinn_fx.engines.registry import engine
-from djinn_fx.engines.standby import Standby
-from djinn_fx.engines.tier import Prepared, Tier, open_store, patience_s, tiers_for
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
@@ -39,7 +39,7 @@ log = logging.getLogger("djinn_fx.engines")
 
 
 if TYPE_CHECKING:
-    from djinn_fx.engines.background import BackgroundBuild
+    from djinn_fx.dispatch.background import BackgroundBuild
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +196,7 @@ class Builder:
     def _builds(
         self, work: RegionWork, region: LazyRegion, wanted: Sequence[tuple[Tier, Prepared]]
     ) -> list[BackgroundBuild]:
-        from djinn_fx.engines.background import builds
+        from djinn_fx.dispatch.background import builds
 
         check, waits = functools.partial(self._checked, work), self._settings.compile == "blocking"
         return builds(work, region, wanted, self._policy.budget, self._settings.progress, check, waits)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from djinn_fx.engines.decisions import decision_key, recall, remember
+from djinn_fx.dispatch.contests.decisions import decision_key, recall, remember
 from djinn_fx.store.store import Store
 
 HASH = "a" * 64

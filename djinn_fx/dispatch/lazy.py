@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from djinn_fx.dispatch.contests.pays import EXPERIENCE, Budget, Estimate
+from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.keys import Guards
-from djinn_fx.engines.memory import Loaded
-from djinn_fx.engines.pays import EXPERIENCE, Budget, Estimate
 from djinn_fx.reasons import Reason
 from djinn_fx.threads import new_condition, new_lock
 
-log = logging.getLogger("djinn_fx.engines.lazy")
+log = logging.getLogger("djinn_fx.dispatch.lazy")
 
 #: Told whenever a state changes: who waits for readiness sleeps on it.
 CHANGED = new_condition()

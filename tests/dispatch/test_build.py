@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from djinn_fx.engines import build, registry, tier
+from djinn_fx.dispatch import build, tier
+from djinn_fx.dispatch.build import MEMORY, Builder, Built, load_artefact
+from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, Capability, RegionCallable, RegionGraph
-from djinn_fx.engines.build import MEMORY, Builder, Built, load_artefact
 from djinn_fx.errors import EngineError
 from djinn_fx.passes import find_regions
 from djinn_fx.passes.base import PassContext, run_passes

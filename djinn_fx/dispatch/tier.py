@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from djinn_fx.dispatch.memory import MEMORY, Loaded
 from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import EngineKey, Guards, engine_key
-from djinn_fx.engines.memory import MEMORY, Loaded
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
 from djinn_fx.guard.quarantine import QUARANTINE

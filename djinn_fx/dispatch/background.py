@@ -11,21 +11,21 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from djinn_fx.dispatch.contests.pays import EXPERIENCE, Budget
+from djinn_fx.dispatch.lazy import PENDING, Candidate, LazyRegion, State
+from djinn_fx.dispatch.memory import BUILDING, MEMORY, Loaded
+from djinn_fx.dispatch.progress import watch
+from djinn_fx.dispatch.region import RegionWork
+from djinn_fx.dispatch.tier import MAX_VARIANTS, STORED_AS, Holds, Prepared, Tier, patience_s
 from djinn_fx.engines.base import Artefact, BuildRequest
 from djinn_fx.engines.keys import EngineKey, Guards
-from djinn_fx.engines.lazy import PENDING, Candidate, LazyRegion, State
-from djinn_fx.engines.memory import BUILDING, MEMORY, Loaded
-from djinn_fx.engines.pays import EXPERIENCE, Budget
-from djinn_fx.engines.progress import watch
-from djinn_fx.engines.region_work import RegionWork
-from djinn_fx.engines.tier import MAX_VARIANTS, STORED_AS, Holds, Prepared, Tier, patience_s
 from djinn_fx.errors import EngineError, useful_line
 from djinn_fx.pool.jobs import BuildDone, BuildFailed, BuildJob, BuildOutcome, BusyElsewhere, FailureKind
 from djinn_fx.pool.supervisor import BuildPool, Ticket, shared_pool
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.threads import tell_of_fork
 
-log = logging.getLogger("djinn_fx.engines.lazy")
+log = logging.getLogger("djinn_fx.dispatch.lazy")
 
 #: Seconds until a build that crashed, hung or ran out of memory is tried again; doubled each time.
 RETRY_S = 30.0

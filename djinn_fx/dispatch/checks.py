@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from djinn_fx.dispatch.memory import MEMORY, Loaded
+from djinn_fx.dispatch.tier import Prepared, Tier
 from djinn_fx.engines.base import RegionCallable, RegionGraph
 from djinn_fx.engines.keys import device_order
-from djinn_fx.engines.memory import MEMORY, Loaded
-from djinn_fx.engines.tier import Prepared, Tier
 from djinn_fx.guard.guarded import GuardedRegion, guarded
 from djinn_fx.guard.precise import Precise, fp64_reference
 from djinn_fx.guard.quarantine import QUARANTINE

@@ -20,7 +20,7 @@ import torch
 
 from djinn_fx.store.store import Store
 
-log = logging.getLogger("djinn_fx.engines.contest")
+log = logging.getLogger("djinn_fx.dispatch.contests.contest")
 
 #: Raised when what an entry holds changes its meaning.
 DECISION_SCHEMA = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from djinn_fx.engines.contest import Contest
+from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.threads import new_lock
 
 #: Contests for different sizes of one graph; further sizes share the latest.

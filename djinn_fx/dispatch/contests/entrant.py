@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from djinn_fx.dispatch.lazy import CHANGED
+from djinn_fx.dispatch.refusals import cannot_serve
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.engines.lazy import CHANGED
-from djinn_fx.engines.refusals import cannot_serve
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.units import format_seconds
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from djinn_fx.engines import lazy as lazy_module
-from djinn_fx.engines import progress
+from djinn_fx.dispatch import lazy as lazy_module
+from djinn_fx.dispatch import progress
+from djinn_fx.dispatch.contests.pays import Budget, Estimate, Experience
+from djinn_fx.dispatch.lazy import Adopted, Candidate, LazyRegion, Policy, State
+from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.engines.keys import Guards
-from djinn_fx.engines.lazy import Adopted, Candidate, LazyRegion, Policy, State
-from djinn_fx.engines.memory import Loaded
-from djinn_fx.engines.pays import Budget, Estimate, Experience
 from djinn_fx.reasons import Reason, ReasonKind
 
 

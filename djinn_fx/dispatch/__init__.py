@@ -1,0 +1,1 @@
+"""Which engine answers a call of a region, and how it comes to be built."""

@@ -1,0 +1,1 @@
+"""Engines timed against each other on the user's own calls."""
