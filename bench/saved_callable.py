@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from djinn_fx.runtime.saveable import saveable_guards
+from djinn_fx.saved.guards import saveable_guards
 
 
 class FirstCall(NamedTuple):
@@ -36,7 +36,7 @@ def save(module: torch.nn.Module, inputs: tuple[Any, ...], path: Path, options: 
 def import_what_is_loaded(*, inductor: bool = False) -> None:
     """Make this process a warm one: torch's part of loading imports Dynamo, one to two seconds whatever the model."""
 
-    import djinn_fx.runtime.serialise  # noqa: F401
+    import djinn_fx.saved.file  # noqa: F401
 
     if inductor:
         from djinn_fx.engines.inductor.engine import import_runtime

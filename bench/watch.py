@@ -27,7 +27,7 @@ TARGETS = {
     "djinn_fx.compile:run_passes": "djinn: passes",
     "djinn_fx.dispatch.build:Builder.build": "djinn: region builds",
     "djinn_fx.engines.inductor.engine:InductorEngine.compile": "djinn: region builds",
-    "djinn_fx.runtime.graph_cache:DjinnGraph.post_compile": "loading from the cache",
+    "djinn_fx.saved.torch_cache:DjinnGraph.post_compile": "loading from the cache",
 }
 #: How often this ran is the number of regions compiled.
 COMPILES = "djinn_fx.engines.inductor.engine:InductorEngine.compile"

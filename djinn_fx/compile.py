@@ -46,7 +46,7 @@ from djinn_fx.srg.plan import Plan
 from djinn_fx.srg.record import GraphKind, Residency
 
 if TYPE_CHECKING:
-    from djinn_fx.runtime.serialise import Ahead
+    from djinn_fx.saved.file import Ahead
 
 log = logging.getLogger("djinn_fx")
 
@@ -80,7 +80,7 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
     passes = passes_for(settings)
     kinds = input_kinds(gm, example_inputs)
     if ahead_of_time():
-        from djinn_fx.runtime.serialise import compile_ahead
+        from djinn_fx.saved.file import compile_ahead
 
         return compile_ahead(gm, example_inputs, settings, lambda chosen: _GraphCompiler(chosen, passes, kinds))
     weights = [one for one, kind in zip(example_inputs, kinds, strict=False) if kind is not Residency.INPUT]
@@ -154,7 +154,7 @@ class _GraphCompiler:
             prewarm(example_inputs)
         if not self.cacheable:
             return self.through_aot(gm, example_inputs)
-        from djinn_fx.runtime.graph_cache import keeping
+        from djinn_fx.saved.torch_cache import keeping
 
         with keeping(self.settings, self.tag()):
             return self.through_aot(gm, example_inputs)
@@ -182,7 +182,7 @@ class _GraphCompiler:
             "bw_compiler": functools.partial(self._compile, GraphKind.BACKWARD),
         }
         if self.cacheable or self.ahead is not None:
-            from djinn_fx.runtime.graph_cache import cacheable
+            from djinn_fx.saved.torch_cache import cacheable
 
             compilers = {name: cacheable(compiler) for name, compiler in compilers.items()}
         backend = aot_autograd(
@@ -201,7 +201,7 @@ class _GraphCompiler:
         if self.ahead is not None:
             return self.ahead.graph(captured.srg, captured.plan, captured.builds, run)
         if self.cacheable:
-            from djinn_fx.runtime.graph_cache import DjinnGraph
+            from djinn_fx.saved.torch_cache import DjinnGraph
 
             return DjinnGraph(run, kept)
         return make_boxed_func_from(run)
@@ -240,7 +240,7 @@ class _GraphCompiler:
         """The stored form of a graph, if it has one."""
         if not self.cacheable or constants or self.settings.verify.startswith("sample"):
             return None  # answers that are compared later need the graph's own ops
-        from djinn_fx.runtime.graph_cache import kept_form
+        from djinn_fx.saved.torch_cache import kept_form
 
         keys = [one.key if one.alone else "" for one in builds]
         return kept_form(program, keys, self.settings, [one.key for one in builds if one.checked])

@@ -24,10 +24,11 @@ from djinn_fx import backend
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.engines.registry import engine as engine_of
 from djinn_fx.errors import DjinnError, EngineError, StoreError
-from djinn_fx.runtime import carried, serialise
-from djinn_fx.runtime.ahead import restore
-from djinn_fx.runtime.saveable import saveable_guards
-from djinn_fx.runtime.serialise import SavedGraph
+from djinn_fx.saved import carried
+from djinn_fx.saved import file as serialise
+from djinn_fx.saved.file import SavedGraph
+from djinn_fx.saved.form import restore
+from djinn_fx.saved.guards import saveable_guards
 from djinn_fx.settings.table import Settings
 
 SIDE = 8
@@ -173,7 +174,7 @@ def test_a_loaded_function_can_be_saved_again() -> None:
 
 
 _CHILD = """
-import sys, torch, tests.runtime.test_aot_compile as t
+import sys, torch, tests.saved.test_aot_compile as t
 from torch._dynamo.utils import counters
 import torch._dynamo.convert_frame, torch._dynamo.symbolic_convert, torch._functorch.aot_autograd
 def never(*args, **kwargs): raise AssertionError("something was traced or compiled")
@@ -266,7 +267,7 @@ def test_an_engine_that_fails_here_leaves_the_graph_on_its_own_ops(monkeypatch: 
         raise EngineError("it is broken here")
 
     monkeypatch.setattr(threading.Thread, "start", lambda thread: thread.run())
-    monkeypatch.setattr("djinn_fx.runtime.ahead.contest_of", fails)
+    monkeypatch.setattr("djinn_fx.saved.form.contest_of", fails)
     loaded = load(data)
     for _ in range(3):
         assert_same(loaded, model, x)
@@ -370,7 +371,7 @@ def test_weights_are_the_models_and_guarded() -> None:
 
 @torch.no_grad()
 def test_a_region_that_cannot_be_written_down_is_refused_when_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    from djinn_fx.runtime import ahead as module
+    from djinn_fx.saved import form as module
 
     monkeypatch.setattr(module, "first_loss", lambda original, copy: "an op is another")
     with pytest.raises(DjinnError, match="an op is another"):

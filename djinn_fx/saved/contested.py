@@ -28,7 +28,7 @@ from djinn_fx.engines.keys import EngineKey, Guards, symbol_places
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.runtime.carried import Carried
+from djinn_fx.saved.carried import Carried
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
 from djinn_fx.srg.graph import SRG

@@ -74,7 +74,7 @@ class DjinnGraph(OutputCode):
         assert self._stored is not None, "only kept graphs are loaded"
         form = json.loads(self._stored)
         if "table" in form:  # compiled ahead of time
-            from djinn_fx.runtime.ahead import restore
+            from djinn_fx.saved.form import restore
 
             self._run = restore(form)
             return

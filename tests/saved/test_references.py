@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from djinn_fx.errors import EngineError
-from djinn_fx.runtime.saveable import saveable_guards
+from djinn_fx.saved.guards import saveable_guards
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 WORDS = {**SMALL, "vocab_size": 61}
@@ -35,7 +35,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 LOADER = """
 import sys, torch
 from torch._dynamo.utils import counters
-import tests.runtime.test_references as t
+import tests.saved.test_references as t
 for name, path in zip(sys.argv[1::2], sys.argv[2::2]):
     model, args = t.case(name)
     with torch.no_grad(), open(path, "rb") as file:
@@ -51,7 +51,7 @@ for name, path in zip(sys.argv[1::2], sys.argv[2::2]):
 SAVER = """
 import sys, torch
 from pathlib import Path
-import tests.runtime.test_references as t
+import tests.saved.test_references as t
 for name, path in zip(sys.argv[2::2], sys.argv[3::2]):
     torch._dynamo.reset()
     t.save(name, Path(path), sys.argv[1])

@@ -1,8 +1,8 @@
 """``torch.compile(model, backend="djinn").forward.aot_compile(...)``: functions that are saved, and loaded untraced.
 
 Torch asks a backend for a ``SerializableCallable`` and puts its bytes into a file beside Dynamo's code and guards. Ours
-are JSON, the engines' artefacts, and what torch pickles of AOTAutograd's result (:mod:`djinn_fx.runtime.carried`); the
-graphs in the latter are JSON text (:mod:`djinn_fx.runtime.ahead`).
+are JSON, the engines' artefacts, and what torch pickles of AOTAutograd's result (:mod:`djinn_fx.saved.carried`); the
+graphs in the latter are JSON text (:mod:`djinn_fx.saved.form`).
 
 A file is code that will be run, as every pickle is: load only what you trust.
 """
@@ -25,11 +25,11 @@ from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.dispatch.tier import open_store
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
-from djinn_fx.runtime import carried as parts
-from djinn_fx.runtime.ahead import carrying, form_of, settings_json
-from djinn_fx.runtime.carried import Carried
-from djinn_fx.runtime.graph_cache import DjinnGraph, keeping
-from djinn_fx.runtime.references import complete_references
+from djinn_fx.saved import carried as parts
+from djinn_fx.saved.carried import Carried
+from djinn_fx.saved.form import carrying, form_of, settings_json
+from djinn_fx.saved.references import complete_references
+from djinn_fx.saved.torch_cache import DjinnGraph, keeping
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan

@@ -24,8 +24,9 @@ from djinn_fx.engines.keys import Guards, device_order
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
 from djinn_fx.reasons import Reason
-from djinn_fx.runtime.carried import Carried
-from djinn_fx.runtime.contested import (
+from djinn_fx.runtime.executor import executable, program_of
+from djinn_fx.saved.carried import Carried
+from djinn_fx.saved.contested import (
     EnginesLater,
     contest_of,
     contest_row,
@@ -33,8 +34,7 @@ from djinn_fx.runtime.contested import (
     is_contested,
     waits_for_engine,
 )
-from djinn_fx.runtime.executor import executable, program_of
-from djinn_fx.runtime.graph_cache import program_from_json, program_to_json
+from djinn_fx.saved.torch_cache import program_from_json, program_to_json
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.replay import CannotReplay, first_loss, replay
 from djinn_fx.srg.graph import SRG

@@ -1,0 +1,1 @@
+"""Compiled functions in torch's caches and in files."""
