@@ -103,7 +103,7 @@ def captured(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[F
     """
     from torch._dynamo.backends.common import aot_autograd
 
-    from djinn_fx.graph_inputs import input_kinds
+    from djinn_fx.compiling.graph_inputs import input_kinds
 
     found: list[tuple[SRG, list[Any]]] = []
 

@@ -211,7 +211,7 @@ def _children_at(nice: int) -> None:
 
 
 def _planned(compiled: Callable[..., Any]) -> None:
-    from djinn_fx.readiness import handles_of
+    from djinn_fx.compiling.readiness import handles_of
 
     for handle in handles_of(compiled):
         if handle.graph is not None:
@@ -219,7 +219,7 @@ def _planned(compiled: Callable[..., Any]) -> None:
 
 
 def _pending(compiled: Callable[..., Any]) -> bool:
-    from djinn_fx.readiness import handles_of
+    from djinn_fx.compiling.readiness import handles_of
 
     return any(region.pending for handle in handles_of(compiled) for region in handle.regions)
 

@@ -20,11 +20,11 @@ from typing import Any
 
 #: What is watched in djinn-fx, and what its time is called. A name that does not exist is listed as missing.
 TARGETS = {
-    "djinn_fx.compile:compile_graph": "djinn: other",
-    "djinn_fx.compile:_GraphCompiler.through_aot": "AOTAutograd",
-    "djinn_fx.compile:_GraphCompiler._compile": "djinn: other",
-    "djinn_fx.compile:lower": "djinn: lowering",
-    "djinn_fx.compile:run_passes": "djinn: passes",
+    "djinn_fx.compiling.graph:compile_graph": "djinn: other",
+    "djinn_fx.compiling.graph:_GraphCompiler.through_aot": "AOTAutograd",
+    "djinn_fx.compiling.graph:_GraphCompiler._compile": "djinn: other",
+    "djinn_fx.compiling.graph:lower": "djinn: lowering",
+    "djinn_fx.compiling.graph:run_passes": "djinn: passes",
     "djinn_fx.dispatch.build:Builder.build": "djinn: region builds",
     "djinn_fx.engines.inductor.engine:InductorEngine.compile": "djinn: region builds",
     "djinn_fx.saved.torch_cache:DjinnGraph.post_compile": "loading from the cache",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from djinn_fx.captured import CapturedGraph, CaptureResult
-    from djinn_fx.readiness import ModelStatus
+    from djinn_fx.compiling.captured import CapturedGraph, CaptureResult
+    from djinn_fx.compiling.readiness import ModelStatus
     from djinn_fx.settings.table import Settings
 
 __all__ = ["capture", "compilations", "compile_exported", "djinn", "reset", "status", "wait_until_ready"]
@@ -34,7 +34,7 @@ def djinn(
         SettingsError: an unknown option or a value of the wrong type, before any work.
         EngineError: an engine failed and ``on_failure`` is ``"raise"``.
     """
-    from djinn_fx.compile import compile_graph
+    from djinn_fx.compiling.graph import compile_graph
     from djinn_fx.settings.table import Settings
 
     return compile_graph(gm, example_inputs, Settings.load(mode, options))
@@ -42,7 +42,7 @@ def djinn(
 
 def reset() -> None:
     """Forget what this process holds in memory. ``torch.compiler.reset()`` calls it; the disk cache stays."""
-    from djinn_fx.compile import forget
+    from djinn_fx.compiling.graph import forget
 
     forget()
 
@@ -57,7 +57,7 @@ def status(model: Callable[..., Any]) -> ModelStatus:
     Args:
         model: what ``torch.compile`` returned, or the module or function that was given to it.
     """
-    from djinn_fx.readiness import status as status_of
+    from djinn_fx.compiling.readiness import status as status_of
 
     return status_of(model)
 
@@ -75,14 +75,14 @@ def wait_until_ready(model: Callable[..., Any], timeout: float | None = None) ->
     Raises:
         DjinnError: the model was not called yet.
     """
-    from djinn_fx.readiness import wait_until_ready as wait
+    from djinn_fx.compiling.readiness import wait_until_ready as wait
 
     return wait(model, timeout)
 
 
 def compilations() -> tuple[CapturedGraph, ...]:
     """What was compiled in this process, oldest first, the last 256: graphs, plans, builds and reasons."""
-    from djinn_fx.compile import history
+    from djinn_fx.compiling.graph import history
 
     return history()
 
@@ -106,7 +106,7 @@ def capture(
         build: also build and run the regions; otherwise the graphs run eagerly.
         dynamic: as for ``torch.compile``.
     """
-    from djinn_fx.compile import capture_graphs
+    from djinn_fx.compiling.graph import capture_graphs
 
     return capture_graphs(model, args, kwargs or {}, settings=settings, build=build, dynamic=dynamic)
 
@@ -127,6 +127,6 @@ def compile_exported(
     Raises:
         SettingsError: as for :func:`djinn`.
     """
-    from djinn_fx.compile import compile_program
+    from djinn_fx.compiling.graph import compile_program
 
     return compile_program(program, mode, options)

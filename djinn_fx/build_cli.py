@@ -20,9 +20,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from djinn_fx.backend import capture
-from djinn_fx.captured import CapturedGraph
 from djinn_fx.command_line import FOUND_WRONG, OK, carry_out, json_target, write_json
-from djinn_fx.compile import passes_for
+from djinn_fx.compiling.captured import CapturedGraph
+from djinn_fx.compiling.graph import passes_for
+from djinn_fx.compiling.pricing import pricing_for
 from djinn_fx.dispatch.region import region_graph
 from djinn_fx.dispatch.tier import MAX_PATIENCE_S, Prepared, Tier, open_store
 from djinn_fx.engines.base import BuildRequest, Engine, RegionGraph
@@ -36,7 +37,6 @@ from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.pipeline import plan_of
 from djinn_fx.pool.jobs import BuildDone, BuildJob, BuildOutcome
 from djinn_fx.pool.supervisor import shared_pool
-from djinn_fx.pricing import pricing_for
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from djinn_fx.command_line import FOUND_WRONG, OK, add_options, carry_out, json_target, read_options, write_json
+from djinn_fx.compiling.readiness import ModelStatus, status, wait_until_ready
 from djinn_fx.dispatch.contests.entrant import ContestStatus, EntrantStatus
 from djinn_fx.errors import DjinnError, ModelFileError
 from djinn_fx.explain.check import copy_inputs
 from djinn_fx.explain.find_model import FoundModel, find_model
 from djinn_fx.explain.user_file import beside, first_line
-from djinn_fx.readiness import ModelStatus, status, wait_until_ready
 from djinn_fx.settings.table import Settings
 from djinn_fx.units import format_bytes, format_seconds
 

@@ -26,7 +26,7 @@ from djinn_fx.explain.user_file import beside, first_line
 from djinn_fx.settings.table import Settings
 
 if TYPE_CHECKING:
-    from djinn_fx.captured import CapturedGraph, CaptureResult
+    from djinn_fx.compiling.captured import CapturedGraph, CaptureResult
 
 _USER_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 

@@ -18,7 +18,7 @@ from djinn_fx.srg.plan import EngineTime, Plan, Region
 from djinn_fx.srg.record import Cost, Residency
 
 if TYPE_CHECKING:
-    from djinn_fx.captured import CapturedGraph
+    from djinn_fx.compiling.captured import CapturedGraph
     from djinn_fx.costmodels.choose import Pricing
     from djinn_fx.dispatch.region import RegionBuild
 

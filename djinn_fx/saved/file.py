@@ -89,7 +89,7 @@ class SavedGraph(SerializableCallable):
 
 
 class Compiler(Protocol):
-    """What compiles one of Dynamo's graphs; see ``djinn_fx.compile``."""
+    """What compiles one of Dynamo's graphs; see ``djinn_fx.compiling.graph``."""
 
     #: Makes the form a graph is kept in.
     ahead: Ahead | None

@@ -12,7 +12,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from djinn_fx.backend import compilations
-from djinn_fx.captured import CapturedGraph
+from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.passes.base import Pass, PassContext, PassResult
 from djinn_fx.passes.cutting.partition import OpList, op_list, to_groups
 from djinn_fx.passes.find_regions import FindRegions

@@ -13,13 +13,13 @@ import torch
 
 import djinn_fx
 from djinn_fx.backend import compilations
+from djinn_fx.compiling.readiness import ModelStatus
 from djinn_fx.dispatch import background
 from djinn_fx.dispatch.lazy import State
 from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.errors import DjinnError, EngineError
 from djinn_fx.pool.limits import PoolLimits
 from djinn_fx.pool.supervisor import BuildPool
-from djinn_fx.readiness import ModelStatus
 from djinn_fx.reasons import ReasonKind
 from tests.backend.support import AT_REPEATS, Noted, Stacked, check, check_training, djinn, same
 
@@ -250,7 +250,7 @@ def test_planning_that_fails_leaves_the_graph_as_it_is(monkeypatch: pytest.Monke
     def fails(*_: Any) -> Any:
         raise RuntimeError("no plan today")
 
-    monkeypatch.setattr("djinn_fx.compile._GraphCompiler.plan", fails)
+    monkeypatch.setattr("djinn_fx.compiling.graph._GraphCompiler.plan", fails)
     module, x = Stacked().eval(), torch.randn(5, 6)
     compiled = djinn(module, BACKGROUND)
     with torch.no_grad():
@@ -298,7 +298,7 @@ def test_an_engine_error_while_planning_is_raised_if_the_settings_say_so(monkeyp
     def fails(*_: Any) -> Any:
         raise EngineError("out of luck")
 
-    monkeypatch.setattr("djinn_fx.compile._GraphCompiler.plan", fails)
+    monkeypatch.setattr("djinn_fx.compiling.graph._GraphCompiler.plan", fails)
     compiled = djinn(Stacked().eval(), {**BACKGROUND, "on_failure": "raise"})
     with torch.no_grad():
         compiled(torch.randn(5, 6))

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
-from djinn_fx.captured import CapturedGraph
+from djinn_fx.compiling.captured import CapturedGraph
+from djinn_fx.compiling.region_times import Lessons, RegionTimes, forget_lessons
 from djinn_fx.costmodels.estimate import Estimate
 from djinn_fx.costmodels.profile import profile_folder
 from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.dispatch.tier import open_store
-from djinn_fx.engines.region_times import Lessons, RegionTimes, forget_lessons
 from djinn_fx.hardware.device import Device
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.runtime import sampled
@@ -158,7 +158,7 @@ def test_nothing_is_kept_where_it_is_not_wanted(options: dict[str, Any]) -> None
 
 
 def test_sizes_that_differ_from_call_to_call_teach_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("djinn_fx.learning.Sampled", None)
+    monkeypatch.setattr("djinn_fx.compiling.learning.Sampled", None)
     module = stacked()
     run = djinn(module, EAGER, dynamic=True)
     for rows in (2, 3, 5):

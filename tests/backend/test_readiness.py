@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from djinn_fx.compiling.readiness import ModelStatus
 from djinn_fx.dispatch.lazy import RegionStatus, State, TierStatus
-from djinn_fx.readiness import ModelStatus
 from djinn_fx.reasons import Reason, ReasonKind
 
 

@@ -13,7 +13,7 @@ from torch.fx import Tracer
 
 import djinn_fx
 from djinn_fx.backend import compilations
-from djinn_fx.compile_session import compile_session
+from djinn_fx.compiling.session import compile_session
 from djinn_fx.srg.record import GraphKind
 from tests.backend.hammering import MODES, many_models, model, one_model, training
 from tests.backend.support import Options

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from djinn_fx import choice
 from djinn_fx.backend import compilations, reset, status
+from djinn_fx.compiling import choice
 from djinn_fx.dispatch import build as builds
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.record import GraphKind

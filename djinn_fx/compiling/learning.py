@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from djinn_fx.captured import CapturedGraph
+from djinn_fx.compiling.captured import CapturedGraph
+from djinn_fx.compiling.region_times import RegionTimes, lessons
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import part_of
 from djinn_fx.costmodels.learning import Drift, shares
@@ -17,7 +18,6 @@ from djinn_fx.costmodels.work.work import WorkGraph
 from djinn_fx.dispatch.build import Built
 from djinn_fx.dispatch.tier import open_store
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.engines.region_times import RegionTimes, lessons
 from djinn_fx.runtime.executor import Program
 from djinn_fx.runtime.sampled import Sampled, Times
 from djinn_fx.settings.table import Settings

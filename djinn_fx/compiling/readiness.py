@@ -14,7 +14,7 @@ import torch
 from torch._dynamo.eval_frame import innermost_fn
 from torch.fx import GraphModule
 
-from djinn_fx.deferred import DeferredGraph
+from djinn_fx.compiling.deferred import DeferredGraph
 from djinn_fx.dispatch.contests.by_size import ContestBySize
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.entrant import ContestStatus, Standing

@@ -19,24 +19,24 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.fx import GraphModule
 
-from djinn_fx.captured import CapturedGraph, CaptureResult
-from djinn_fx.choice import Chosen, compete, contenders, outlook
-from djinn_fx.compile_session import compile_session
-from djinn_fx.deferred import DeferredGraph, deferrable
+from djinn_fx.compiling.captured import CapturedGraph, CaptureResult
+from djinn_fx.compiling.choice import Chosen, compete, contenders, outlook
+from djinn_fx.compiling.deferred import DeferredGraph, deferrable
+from djinn_fx.compiling.graph_inputs import input_kinds
+from djinn_fx.compiling.learning import learning
+from djinn_fx.compiling.pricing import pricing_for
+from djinn_fx.compiling.readiness import HANDLES, GraphHandle
+from djinn_fx.compiling.refused_plans import told_of_refusals
+from djinn_fx.compiling.session import compile_session
 from djinn_fx.dispatch.build import Builder, tier_names
 from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.engines.inductor.prewarm import prewarm
-from djinn_fx.engines.refused_plans import told_of_refusals
 from djinn_fx.errors import SettingsError
-from djinn_fx.graph_inputs import input_kinds
 from djinn_fx.guard.quarantine import QUARANTINE
-from djinn_fx.learning import learning
 from djinn_fx.passes.base import Pass, PassContext, run_passes
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
-from djinn_fx.pricing import pricing_for
-from djinn_fx.readiness import HANDLES, GraphHandle
 from djinn_fx.runtime.executor import Program, executable, program_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG

@@ -26,7 +26,7 @@ from djinn_fx.settings.table import Settings
 from djinn_fx.store.store import Store
 from djinn_fx.threads import new_lock
 
-log = logging.getLogger("djinn_fx.engines.region_times")
+log = logging.getLogger("djinn_fx.compiling.region_times")
 
 #: Raised when what an entry holds changes its meaning.
 TIMES_SCHEMA = 1

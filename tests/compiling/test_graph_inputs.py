@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from djinn_fx.compile import _GraphCompiler
-from djinn_fx.graph_inputs import input_kinds
+from djinn_fx.compiling.graph import _GraphCompiler
+from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.record import Residency
 

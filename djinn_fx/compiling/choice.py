@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from djinn_fx.compiling.forecast import by_forecast, expected, forecast, left_out
+from djinn_fx.compiling.learning import Learner
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import graph_work
 from djinn_fx.dispatch.build import BOUND, WHOLE, Builder, Built, tier_names
@@ -28,8 +30,6 @@ from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.engines.registry import engine
-from djinn_fx.forecast import by_forecast, expected, forecast, left_out
-from djinn_fx.learning import Learner
 from djinn_fx.passes.find_regions import whole_region
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.executor import Program, executable, program_of

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from djinn_fx.engines import region_times
-from djinn_fx.engines.region_times import Lessons, RegionTimes, forget_lessons, lessons
+from djinn_fx.compiling import region_times
+from djinn_fx.compiling.region_times import Lessons, RegionTimes, forget_lessons, lessons
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.store import Store
 
