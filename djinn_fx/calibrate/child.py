@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from djinn_fx.calibrate.cases import Task
+from djinn_fx.calibrate.cases.case import Task
 from djinn_fx.costmodels.profile import Sample
 
 #: One task may take this long, its build included.

@@ -12,7 +12,7 @@ import pytest
 
 from djinn_fx import calibrate_cli
 from djinn_fx.calibrate import run as run_module
-from djinn_fx.calibrate.cases import Case, Task
+from djinn_fx.calibrate.cases.case import Case, Task
 from djinn_fx.calibrate.child import Outcome
 from djinn_fx.calibrate.run import Progress, Request, calibrate, installed_engines, measure
 from djinn_fx.cli import main

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
-from djinn_fx.calibrate.cases import Case
+from djinn_fx.calibrate.cases.case import Case
 from djinn_fx.calibrate.program import Program, Results, filled, in_turn
 
 RUNTIMES = ("eager", "openvino", "onnxruntime")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from djinn_fx.calibrate.cases import Case
+from djinn_fx.calibrate.cases.case import Case
 from djinn_fx.calibrate.program import Program, fill_module, filled, indices, module_program
 
 WHOLE = ("eager", "packed", "openvino", "onnxruntime")

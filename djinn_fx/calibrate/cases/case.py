@@ -57,7 +57,7 @@ def all_cases() -> list[Case]:
 
     The modules that build them need torch; this one does not until it is asked.
     """
-    from djinn_fx.calibrate import blocks, matmuls, moves, pointwise, sequences
+    from djinn_fx.calibrate.cases import blocks, matmuls, moves, pointwise, sequences
 
     found = [*matmuls.cases(), *pointwise.cases(), *sequences.cases(), *moves.cases(), *blocks.cases()]
     names = [case.name for case in found]

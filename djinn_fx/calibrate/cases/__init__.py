@@ -1,0 +1,1 @@
+"""What is timed to know a machine."""
