@@ -89,7 +89,7 @@ setup(
     },
     entry_points={
         "torch_dynamo_backends": ["djinn = djinn_fx.backend:djinn"],
-        "console_scripts": ["djinn = djinn_fx.cli:main"],
+        "console_scripts": ["djinn = djinn_fx.cli.main:main"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

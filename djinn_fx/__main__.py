@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from djinn_fx.cli import main
+from djinn_fx.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

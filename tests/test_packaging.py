@@ -145,7 +145,7 @@ class TestWheel:
         declared = configparser.ConfigParser()
         declared.read_string(text)
         assert dict(declared["torch_dynamo_backends"]) == {"djinn": "djinn_fx.backend:djinn"}
-        assert dict(declared["console_scripts"]) == {"djinn": "djinn_fx.cli:main"}
+        assert dict(declared["console_scripts"]) == {"djinn": "djinn_fx.cli.main:main"}
 
     def test_its_version_is_the_packages(self, wheel: Path) -> None:
         import djinn_fx

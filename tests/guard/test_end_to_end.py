@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import djinn_fx.backend
-from djinn_fx.cli import main
+from djinn_fx.cli.main import main
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.reasons import Reason, ReasonKind

@@ -141,6 +141,6 @@ def test_a_reader_beside_a_writer_sees_whole_entries_only(tmp_path: Path) -> Non
 
 
 def test_the_cache_and_its_command_do_not_import_torch() -> None:
-    script = "import sys, djinn_fx.cli; sys.exit('torch' in sys.modules)"
+    script = "import sys, djinn_fx.cli.main; sys.exit('torch' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     assert subprocess.run([sys.executable, "-c", script], env=env, check=False).returncode == 0

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from djinn_fx.cli import main
+from djinn_fx.cli.main import main
 from djinn_fx.compiling import readiness
 from djinn_fx.dispatch.contests.decisions import recall, remember
 from djinn_fx.dispatch.tier import Tier

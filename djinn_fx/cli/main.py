@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import djinn_fx
-from djinn_fx import cache_cli
+from djinn_fx.cli import cache as cache_cli
 from djinn_fx.errors import DjinnError
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -18,10 +18,10 @@ BAD_INPUT, INTERRUPTED = 2, 130
 #: Commands that read their own arguments and need torch: the module whose ``main`` carries them out, and what for.
 WITH_TORCH = {
     "explain": ("djinn_fx.explain.__main__", "report what djinn decides about a model, and why"),
-    "calibrate": ("djinn_fx.calibrate_cli", "measure this machine, so that the cost model knows its times"),
-    "tune": ("djinn_fx.tune_cli", "try the engines on a model and remember the fastest"),
-    "build": ("djinn_fx.build_cli", "build a model's TensorRT plans for a GPU, here or elsewhere"),
-    "repro": ("djinn_fx.repro_cli", "run a region alone whose engine gave a wrong answer, and compare"),
+    "calibrate": ("djinn_fx.cli.calibrate", "measure this machine, so that the cost model knows its times"),
+    "tune": ("djinn_fx.cli.tune", "try the engines on a model and remember the fastest"),
+    "build": ("djinn_fx.cli.build", "build a model's TensorRT plans for a GPU, here or elsewhere"),
+    "repro": ("djinn_fx.cli.repro", "run a region alone whose engine gave a wrong answer, and compare"),
 }
 
 

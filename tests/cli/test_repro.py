@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from djinn_fx.cli import main
+from djinn_fx.cli.main import main
 from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, Capability, RegionGraph
 from djinn_fx.errors import EngineError, StoreError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import djinn_fx
-from djinn_fx.cli import main
+from djinn_fx.cli.main import main
 
 MODEL = """
 import torch

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from djinn_fx.cli import main
+from djinn_fx.cli.main import main
 from djinn_fx.engines.tensorrt.calling import Calling
 from djinn_fx.store.store import Store
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import djinn_fx
-from djinn_fx import cache_cli
-from djinn_fx.cli import main
+from djinn_fx.cli import cache as cache_cli
+from djinn_fx.cli.main import main
 from djinn_fx.store.store import Store
 
 FIELDS = {"phase": "decode", "engine": {"name": "inductor", "versions": {"torch": "2.13.0"}}, "devices": ["cpu"]}

@@ -1,0 +1,1 @@
+"""The command `djinn`, a file a subcommand."""
