@@ -58,24 +58,24 @@ exam: $(READY)
 	$(BIN)/python -m pytest -q -m exam
 
 bench: $(READY)
-	$(BIN)/python bench/srg_speed.py --json bench/results/srg_speed.json
-	$(BIN)/python bench/compile_time.py --json bench/results/compile_time.json
-	$(BIN)/python bench/lazy.py --json bench/results/lazy.json
-	$(BIN)/python bench/engines.py --json bench/results/engines.json
-	$(BIN)/python bench/cost_speed.py --json bench/results/cost_speed.json
-	$(BIN)/python bench/links.py --json bench/results/links.json
-	$(BIN)/python bench/cost_gpu.py --json bench/results/cost_gpu.json
-	$(BIN)/python bench/cost_accuracy.py --json bench/results/cost_accuracy.json
-	$(BIN)/python bench/crossover.py --json bench/results/crossover.json
-	$(BIN)/python bench/regret.py --json bench/results/regret.json
-	$(BIN)/python bench/weights.py --json bench/results/weights.json
-	$(BIN)/python bench/conditions.py --json bench/results/conditions.json
-	$(BIN)/python bench/guard.py --json bench/results/guard.json
+	$(BIN)/python bench/compiling/srg_speed.py --json bench/results/srg_speed.json
+	$(BIN)/python bench/compiling/compile_time.py --json bench/results/compile_time.json
+	$(BIN)/python bench/compiling/lazy.py --json bench/results/lazy.json
+	$(BIN)/python bench/engines/engines.py --json bench/results/engines.json
+	$(BIN)/python bench/cost/speed.py --json bench/results/cost_speed.json
+	$(BIN)/python bench/links/links.py --json bench/results/links.json
+	$(BIN)/python bench/cost/gpu.py --json bench/results/cost_gpu.json
+	$(BIN)/python bench/cost/accuracy.py --json bench/results/cost_accuracy.json
+	$(BIN)/python bench/engines/crossover.py --json bench/results/crossover.json
+	$(BIN)/python bench/cost/regret.py --json bench/results/regret.json
+	$(BIN)/python bench/engines/weights.py --json bench/results/weights.json
+	$(BIN)/python bench/engines/conditions.py --json bench/results/conditions.json
+	$(BIN)/python bench/engines/guard.py --json bench/results/guard.json
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.
 gpu: $(READY)
 	$(BIN)/python -m pytest -q -rs -m gpu tests/gpu
-	$(BIN)/python bench/gpu.py
+	$(BIN)/python bench/engines/gpu.py
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -9,7 +9,7 @@ from typing import Protocol
 from djinn_fx.costmodels.estimate import MEASURED, Estimate
 
 #: The interval of a measured time reaches at least this far to either side, as a share: medians of the same work in
-#: two processes on a quiet machine differ by so much (``bench/machine.py`` measures it).
+#: two processes on a quiet machine differ by so much (``bench/harness/machine.py`` measures it).
 LEAST_SPREAD = 0.05
 
 

@@ -7,7 +7,7 @@ measured in this process replaces them (see ``engines/pays.py``).
 from __future__ import annotations
 
 #: Seconds to compile one more distinct region, and one more op in it (Inductor on a 2.8 GHz Xeon core, measured
-#: by bench/compile_time.py; only their ratio to run time matters, and only by order of magnitude).
+#: by bench/compiling/compile_time.py; only their ratio to run time matters, and only by order of magnitude).
 FIXED_S = 0.5
 PER_OP_S = 0.015
 

@@ -1,6 +1,6 @@
 """What GPU kernels take by the fitted laws: a cost model for devices of kind ``cuda``.
 
-Coefficients are shipped (``data/gpu_kernels.json``; fitted by ``bench/cost_gpu.py --coefficients``) from measured
+Coefficients are shipped (``data/gpu_kernels.json``; fitted by ``bench/cost/gpu.py --coefficients``) from measured
 float32 kernels of four GPUs. On one of those an estimate in float32 is ``calibrated``; on any other GPU, or in another
 precision, the same laws are given the data sheet's figures, and the estimate is ``datasheet`` with a wider interval.
 """

@@ -1,4 +1,4 @@
-"""bench/cost_accuracy.py and bench/regret.py: what they compute, and that nothing is measured before it is foretold."""
+"""bench/cost/accuracy.py and bench/cost/regret.py: what they compute, and that nothing is measured before it is foretold."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import cost_accuracy, cost_report
-from bench.cost_graphs import Folder, build, captured, measure, region_of, work_again
-from bench.cost_models import DEV, HELD_OUT, call_of, family_of, graph_names
-from bench.cost_predict import predict
-from bench.cost_work import OutOfTimeError, Work, by_pair, dataset, time_of
-from bench.regret import engine_choices, pipelines, regret
+from bench.cost import accuracy as cost_accuracy
+from bench.cost import report as cost_report
+from bench.cost.graphs import Folder, build, captured, measure, region_of, work_again
+from bench.cost.models import DEV, HELD_OUT, call_of, family_of, graph_names
+from bench.cost.predict import predict
+from bench.cost.regret import engine_choices, pipelines, regret
+from bench.cost.work import OutOfTimeError, Work, by_pair, dataset, time_of
 
 
 class _Counting(torch.nn.Module):

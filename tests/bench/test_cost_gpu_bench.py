@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import cost_gpu, cost_gpu_data
-from bench.cost_gpu_models import kernels
+from bench.cost import gpu as cost_gpu
+from bench.cost import gpu_data as cost_gpu_data
+from bench.cost.gpu_models import kernels
 from djinn_fx.costmodels.laws.gpu_laws import LAWS, in_sequence
 
 CONFIG = {

@@ -1,4 +1,4 @@
-"""bench/engines.py: its figures, its JSON, its processes and its cases. Nothing is compiled, and no time asserted."""
+"""bench/engines/engines.py: its figures, its JSON, its processes and its cases. Nothing is compiled, and no time asserted."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import engines, engines_report
-from bench.children import ChildFailedError, fresh_caches
-from bench.engines_child import Contender, distance
-from bench.engines_models import CASES, QUICK_CASES, SPECS, doubled, workload
-from bench.harness import Report, parse, parser
-from bench.standing import Standing
+from bench.engines import engines
+from bench.engines import report as engines_report
+from bench.engines.child import Contender, distance
+from bench.engines.models import CASES, QUICK_CASES, SPECS, doubled, workload
+from bench.harness.children import ChildFailedError, fresh_caches
+from bench.harness.harness import Report, parse, parser
+from bench.harness.standing import Standing
 
 
 def side(ms: float, cold: float = 1.0, **more: Any) -> dict[str, Any]:

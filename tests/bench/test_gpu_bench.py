@@ -1,4 +1,4 @@
-"""bench/gpu.py where there is no GPU: it says so; and its cases and bookkeeping, on the CPU with fewer sides."""
+"""bench/engines/gpu.py where there is no GPU: it says so; and its cases and bookkeeping, on the CPU with fewer sides."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import gpu
-from bench.harness import Report
+from bench.engines import gpu
+from bench.harness.harness import Report
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")

@@ -12,8 +12,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import compile_time, harness, measuring, models, srg_speed
-from bench.harness import ChildFailedError, Journal, Report, bar, call_child, fresh_caches, parse, parser
+from bench.compiling import compile_time, srg_speed
+from bench.harness import harness, measuring, models
+from bench.harness.harness import ChildFailedError, Journal, Report, bar, call_child, fresh_caches, parse, parser
 
 
 def arguments(*argv: str) -> argparse.Namespace:

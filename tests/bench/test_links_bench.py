@@ -1,4 +1,4 @@
-"""bench/links.py: its ends send, relay and serialise; it predicts before it times; its bars come from its rows."""
+"""bench/links/links.py: its ends send, relay and serialise; it predicts before it times; its bars come from its rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import links
-from bench.harness import Report
-from bench.links_child import MESSAGE, PLAIN, RELAY
+from bench.harness.harness import Report
+from bench.links import links
+from bench.links.links_child import MESSAGE, PLAIN, RELAY
 from djinn_fx.hardware.topology.links import Serialisation
 
 COST = Serialisation(bytes_s=1e9, fixed_s=1e-5, source="test")

@@ -9,8 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import weights
-from bench.harness import Report, parse, parser
+from bench.engines import weights
+from bench.harness.harness import Report, parse, parser
 from djinn_fx.engines.bound.write_protection import table
 
 

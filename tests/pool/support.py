@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import faulty
+from bench.compiling import faulty
 from djinn_fx.pool.jobs import WORKERS, BuildDone, BuildFailed, BuildJob, BuildOutcome
 from djinn_fx.pool.limits import PoolLimits
 from djinn_fx.pool.supervisor import BuildPool, Ticket

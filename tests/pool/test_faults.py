@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from bench import faulty
+from bench.compiling import faulty
 from djinn_fx.pool.jobs import BuildDone, BuildFailed, FailureKind
 from djinn_fx.pool.supervisor import BuildPool
 from tests.pool.support import MIB, Waiter, alive, job, pool_of
@@ -130,7 +130,7 @@ def test_a_large_request_to_a_child_that_does_not_read_it_is_bounded_in_time(poo
     assert Waiter(pool, job()).artefact()
 
 
-@pytest.mark.parametrize("function", ["no_such_module:build", "bench.faulty:no_such_function", "json:dumps"])
+@pytest.mark.parametrize("function", ["no_such_module:build", "bench.compiling.faulty:no_such_function", "json:dumps"])
 def test_a_worker_that_is_none_refuses(function: str) -> None:
     pool = pool_of({"none": function})
     assert Waiter(pool, job(worker="none")).failure().kind is FailureKind.REFUSED

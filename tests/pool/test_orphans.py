@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import djinn_fx
-from bench import faulty
+from bench.compiling import faulty
 from djinn_fx.pool import supervisor
 from djinn_fx.pool.supervisor import BuildPool
 from tests.forking import in_fork

@@ -91,7 +91,7 @@ class TestSlots:
         pool.close()
 
     def test_a_child_builds_for_one_worker(self) -> None:
-        pool = pool_of({"other": "bench.faulty:build"}, children=1)
+        pool = pool_of({"other": "bench.compiling.faulty:build"}, children=1)
         pids = [Waiter(pool, job(worker=name)).artefact().header["pid"] for name in ("faults", "other", "faults")]
         assert pids[0] != pids[1]
         pool.close()

@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from bench import gpu
+from bench.engines import gpu
 from djinn_fx.engines.tensorrt import builder, session
 from djinn_fx.engines.tensorrt.assemble import assemble
 from djinn_fx.engines.tensorrt.calling import Calling, Given, Limit, Made

@@ -1,0 +1,1 @@
+"""Benches of engines and of what guards them."""
