@@ -13,10 +13,10 @@ MAPPED = ("passes", "costmodels")
 
 
 def read_version() -> str:
-    """The version in djinn_fx/__init__.py, read as text: importing it would need the package to be installable."""
-    match = re.search(r'^__version__ = "([^"]+)"$', (HERE / "djinn_fx" / "__init__.py").read_text("utf-8"), re.M)
+    """The version in djinn_fx/version.py, read as text: importing it would need the package to be installable."""
+    match = re.search(r'^VERSION = "([^"]+)"$', (HERE / "djinn_fx" / "version.py").read_text("utf-8"), re.M)
     if match is None:
-        raise RuntimeError('djinn_fx/__init__.py has no line __version__ = "..."')
+        raise RuntimeError('djinn_fx/version.py has no line VERSION = "..."')
     return match[1]
 
 

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["Call", "CostModel", "Count", "Estimate", "Work", "WorkGraph", "forget_rule", "rule"]
 
 _HOMES = {
-    "Call": "call",
-    "Count": "call",
+    "Call": "work.call",
+    "Count": "work.call",
     "CostModel": "estimate",
     "Estimate": "estimate",
-    "Work": "work",
-    "WorkGraph": "work",
-    "rule": "user_rules",
-    "forget_rule": "user_rules",
+    "Work": "work.work",
+    "WorkGraph": "work.work",
+    "rule": "work.user_rules",
+    "forget_rule": "work.user_rules",
 }
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from djinn_fx import version
+
+__version__ = version.VERSION
 
 if TYPE_CHECKING:
     from djinn_fx.backend import compile_exported as compile_exported

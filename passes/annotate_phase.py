@@ -1,9 +1,9 @@
 """annotate-phase: which part of the model's work each op belongs to, by structure alone.
 
 First each attention is judged: do its queries read their own sequence or another, are there cached keys, how many
-queries, is the mask causal. Then each sequence (stream, see :mod:`djinn_fx.passes.meaning.dataflow`) takes the phase of its
-attentions, and each op the phase of its sequence. Ops that belong to no sequence (masks, positions, views of weights)
-take the phase of the first op that uses them.
+queries, is the mask causal. Then each sequence (stream, see :mod:`djinn_fx.passes.meaning.dataflow`) takes the phase of
+its attentions, and each op the phase of its sequence. Ops that belong to no sequence (masks, positions, views of
+weights) take the phase of the first op that uses them.
 """
 
 from __future__ import annotations

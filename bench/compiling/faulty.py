@@ -22,7 +22,7 @@ from djinn_fx.pool.jobs import BuildError
 from djinn_fx.pool.wire import MAGIC, encode
 
 WORKERS = {"faults": "bench.compiling.faulty:build"}
-EXTRA_PATH = (str(Path(__file__).absolute().parent.parent),)
+EXTRA_PATH = (str(Path(__file__).absolute().parents[2]),)
 _FOREVER_S = 3600.0
 
 

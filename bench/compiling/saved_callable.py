@@ -1,4 +1,4 @@
-"""What bench/engines/engines.py asks of saved functions: one process saves, a fresh one loads, calls, and tells the seconds.
+"""What the engines' bench asks of saved functions: one process saves, a fresh one loads, calls, tells the seconds.
 
 save(work.module, work.inputs, path, options)      in a process of its own
 first_call(work.module, work.inputs, path)         in a fresh process, to be held against eager's first call there

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.cost import gpu_data as cost_gpu_data
 from bench.cost.gpu_data import Graph, Measured
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser(__doc__ or "", runs=5)
     made.add_argument("--coefficients", type=Path, metavar="FILE", help="write the laws fitted on all devices here")
     arguments = parse(made, argv)
-    default = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    default = Path(__file__).resolve().parents[3] / "shared" / "data"
     usual = cost_gpu_data.find(Path(os.environ.get("DJINN_BENCH_DATA", default)))
     folder = cost_gpu_data.find(arguments.data) if arguments.data else usual
     if folder is None:

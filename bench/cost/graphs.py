@@ -168,7 +168,7 @@ def _facts(srg: SRG, values: Sequence[Any]) -> tuple[Found, list[Any]]:
 
 def _counters(region: RegionGraph) -> list[int]:
     """The places of small inputs that the graph writes: how far a cache is filled. A call must find them unchanged."""
-    from djinn_fx.guard.trial import written_places
+    from djinn_fx.srg.effects import written_places
 
     return [place for place in written_places(region.gm) if region.example_inputs[place].numel() <= _COUNTER]
 

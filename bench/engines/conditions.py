@@ -1,6 +1,6 @@
 """What it costs a call to be sure of its values: indices in range, numbers that the runtime computes as torch does.
 
-Each model of bench/engines/engines.py is converted twice for each runtime, with the conditions and without, and both are called
+Each model of the engines' bench is converted twice for each runtime, with the conditions and without; both are called
 in turn, pair by pair, in one process. Bar: at most 1 % of a call.
 
     python bench/engines/conditions.py --json bench/results/conditions.json
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from functorch.compile import make_boxed_func

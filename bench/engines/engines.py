@@ -1,6 +1,6 @@
 """djinn's choice of engines against each by itself: eager, Inductor, OpenVINO's backend, an ONNX Runtime session.
 
-    python bench/engines/engines.py --json bench/results/engines.json          # hours; --resume goes on with a stopped run
+    python bench/engines/engines.py --json bench/results/engines.json      # hours; --resume goes on with a stopped run
     python bench/engines/engines.py --models opt,bert --batch 1
     python bench/engines/engines.py --quick
 
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.engines import report as engines_report
 from bench.engines.models import CASES, QUICK_CASES, SPECS

@@ -24,19 +24,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
 import djinn_fx.backend
 from bench.harness.harness import Report, parse, parser, ratio, rotated, successive, table
 from bench.harness.models import build, result, twin
-from djinn_fx.engines.tensorrt.checked import difference
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
+from djinn_fx.guard.compare import difference
+from djinn_fx.guard.tolerance import tolerance_in_single
 
 NOT_MEASURED = 2
 DEVICE = "cuda"
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 MODELS = ("llama-12", "llama-12-decode", "bert", "vit", "resnet")
 QUICK_MODELS = ("llama-4", "llama-4-decode", "bert")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -253,7 +254,7 @@ def measure(name: str, dtype: str, arguments: argparse.Namespace, report: Report
             if side.endswith("CUDA graph"):
                 call = captured(call)
                 answer = result_of(call())
-            found[side]["wrong"] = difference([answer.contiguous()], [expected.contiguous()])
+            found[side]["wrong"] = difference([answer.contiguous()], [expected.contiguous()], tolerance_in_single)
             calls[side] = call
         except Exception as error:  # noqa: BLE001  (a foreign compiler on this model; the cause is printed and kept)
             found[side]["why_not"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"

@@ -1,4 +1,4 @@
-"""The models of bench/engines/engines.py: 26 architectures of Transformers with random weights, 10 to 150 million parameters.
+"""The models of the engines' bench: 26 architectures of Transformers with random weights, 10 to 150 million parameters.
 
 A case is one model called in one way: ``opt/prefill``, ``opt/decode``, ``bert/encode``. Everything is seeded, so that
 every process has the same weights and the same inputs.

@@ -1,4 +1,4 @@
-"""What the figures of bench/engines/engines.py mean: tables, ratios and bars. A case is known as ``model/way xBATCH``."""
+"""What the figures of the engines' bench mean: tables, ratios and bars. A case is known as ``model/way xBATCH``."""
 
 from __future__ import annotations
 

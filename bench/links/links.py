@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.harness.harness import Report, parse, parser, table
 from bench.links.links_child import MESSAGE, PLAIN, RELAY
@@ -36,7 +36,7 @@ from djinn_fx.hardware.topology.measured_links import measured_link
 from djinn_fx.hardware.topology.sharing import transfer_times
 from djinn_fx.hardware.topology.topology import Topology
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 #: Who listens at an address.
 LISTENERS = {"127.0.0.1": "host", "10.77.1.1": "a", "10.77.1.2": "r", "10.77.2.1": "r", "10.77.2.2": "b"}
 KNOWN = (1, 1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000, 4_000_000)

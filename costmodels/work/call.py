@@ -23,7 +23,7 @@ class Count:
         matmul_flops: operations in contractions; a multiply-add is two.
         vector_flops: additions, multiplications, comparisons, divisions.
         special_flops: calls of exp, tanh, sqrt and the like.
-        sides: the sizes its speed depends on, in the form :class:`djinn_fx.costmodels.work.work.Work` gives for the kind.
+        sides: the sizes its speed depends on, as :class:`djinn_fx.costmodels.work.work.Work` gives them for the kind.
         read_bytes: bytes of memory read, weights included.
         write_bytes: bytes of memory written.
         gather_bytes: part of them at addresses that only the data tell.

@@ -25,10 +25,10 @@ from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.compiling.graph import passes_for
 from djinn_fx.compiling.pricing import pricing_for
 from djinn_fx.dispatch.region import region_graph
-from djinn_fx.dispatch.tier import MAX_PATIENCE_S, Prepared, Tier, open_store
+from djinn_fx.dispatch.tier import MAX_PATIENCE_S, Prepared, Tier
 from djinn_fx.engines.base import BuildRequest, Engine, RegionGraph
 from djinn_fx.engines.keys import EngineKey, Guards
-from djinn_fx.engines.tensorrt.checked import may_round
+from djinn_fx.engines.rounding import may_round
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
 from djinn_fx.errors import DjinnError, ModelFileError, SettingsError, StoreError
 from djinn_fx.explain.find_model import FoundModel, find_model
@@ -42,6 +42,7 @@ from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.plan import Plan
+from djinn_fx.store.opening import open_store
 from djinn_fx.units import format_bytes
 
 SCHEMA = "djinn-build/1"

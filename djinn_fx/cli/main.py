@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-import djinn_fx
 from djinn_fx.cli import cache as cache_cli
 from djinn_fx.errors import DjinnError
+from djinn_fx.version import VERSION
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         description="The torch.compile backend djinn: look after its cache, ask it what it decides and why.",
         epilog="Exit code: 0 done, 1 something was found wrong, 2 the command could not be carried out.",
     )
-    made.add_argument("--version", action="version", version=f"djinn-fx {djinn_fx.__version__}")
+    made.add_argument("--version", action="version", version=f"djinn-fx {VERSION}")
     commands = made.add_subparsers(metavar="COMMAND", required=True)
     cache_cli.add_parser(commands)
     for name, (_, purpose) in WITH_TORCH.items():

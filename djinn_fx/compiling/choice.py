@@ -25,7 +25,6 @@ from djinn_fx.dispatch.contests.decisions import Decision, decision_key, recall,
 from djinn_fx.dispatch.lazy import LazyRegion
 from djinn_fx.dispatch.region import RegionBuild, region_graph
 from djinn_fx.dispatch.standby import Standby
-from djinn_fx.dispatch.tier import open_store
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.keys import symbol_places
@@ -37,6 +36,7 @@ from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.srg.record import GraphKind
+from djinn_fx.store.opening import open_store
 from djinn_fx.threads import start_thread
 from djinn_fx.units import format_seconds
 

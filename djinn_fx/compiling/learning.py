@@ -16,13 +16,13 @@ from djinn_fx.costmodels.learning import Drift, shares
 from djinn_fx.costmodels.measured import Timing
 from djinn_fx.costmodels.work.work import WorkGraph
 from djinn_fx.dispatch.build import Built
-from djinn_fx.dispatch.tier import open_store
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.runtime.executor import Program
 from djinn_fx.runtime.sampled import Sampled, Times
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG, fake_value
 from djinn_fx.srg.plan import Region
+from djinn_fx.store.opening import open_store
 
 log = logging.getLogger("djinn_fx.costmodels")
 

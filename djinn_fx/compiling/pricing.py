@@ -11,10 +11,10 @@ from djinn_fx.compiling.region_times import RegionTimes, lessons
 from djinn_fx.costmodels.choose import Pricing, pricing
 from djinn_fx.costmodels.profile import conditions
 from djinn_fx.dispatch.build import tier_names
-from djinn_fx.dispatch.tier import open_store
 from djinn_fx.passes.base import Pass
 from djinn_fx.passes.estimate_cost import EstimateCost
 from djinn_fx.settings.table import Settings
+from djinn_fx.store.opening import open_store
 
 
 def pricing_for(settings: Settings, device: str, passes: Sequence[Pass] = ()) -> Pricing:

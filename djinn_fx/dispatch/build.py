@@ -24,7 +24,7 @@ from djinn_fx.dispatch.memory import BUILDING, MEMORY, Loaded
 from djinn_fx.dispatch.progress import Progress
 from djinn_fx.dispatch.region import RegionBuild, RegionWork, built_again, distinct_first, region_values
 from djinn_fx.dispatch.standby import Standby
-from djinn_fx.dispatch.tier import Prepared, Tier, open_store, patience_s, tiers_for
+from djinn_fx.dispatch.tier import Prepared, Tier, patience_s, tiers_for
 from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable
 from djinn_fx.engines.keys import Guards, device_order, symbolic_inputs
 from djinn_fx.engines.registry import engine
@@ -34,8 +34,9 @@ from djinn_fx.settings.table import Settings
 from djinn_fx.srg.extract import input_value
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
+from djinn_fx.store.opening import open_store
 
-log = logging.getLogger("djinn_fx.engines")
+log = logging.getLogger("djinn_fx.dispatch")
 
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class Builder:
     def _checked(self, work: RegionWork, tier: Tier, prepared: Prepared, loaded: Loaded) -> Loaded:
         """An artefact whose answers are compared with eager's, where that can be and has not been done before."""
         checks = Checks(work.graph, self._eager.load(self._eager.compile(work.graph)), self._settings)
-        if getattr(loaded.run, "checked", None) is not None:
+        if getattr(loaded.run, "wants_reference", False):
             return replace(loaded, run=Beside(checks, tier, prepared, loaded))
         if not checks.possible:
             return loaded
@@ -183,7 +184,7 @@ class Builder:
 
     def _serving(self, work: RegionWork, loaded: Loaded) -> RegionCallable:
         """An artefact as a region's callable; one that checks itself has the region's own ops beside it."""
-        if getattr(loaded.run, "checked", None) is None:
+        if not getattr(loaded.run, "wants_reference", False):
             return loaded.run
         region, adopted = self._new_lazy(work, None), Adopted(loaded.engine)
         names = [tier.name for tier in self._tiers]

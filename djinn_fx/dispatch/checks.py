@@ -21,10 +21,10 @@ from djinn_fx.guard.guarded import GuardedRegion, guarded
 from djinn_fx.guard.precise import Precise, fp64_reference
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.guard.repro.write import Reproducer
-from djinn_fx.guard.tolerance import draws_random_numbers
-from djinn_fx.guard.trial import written_places
+from djinn_fx.guard.tolerance import tolerance_in_single
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.effects import draws_random_numbers, written_places
 from djinn_fx.store.store import Store
 
 
@@ -112,7 +112,7 @@ class Checks:
             on_passed=passed,
             any_layout=engine.startswith("inductor"),
             passed=before,
-            bounds=getattr(run, "bounds", None),
+            bounds=tolerance_in_single if getattr(run, "double_in_single", False) else None,
         )
 
 
@@ -129,6 +129,7 @@ class Beside:
     def __init__(self, checks: Checks, tier: Tier, prepared: Prepared, loaded: Loaded) -> None:
         self._checks, self._tier, self._prepared, self._loaded = checks, tier, prepared, loaded
         self.accepts = getattr(loaded.run, "accepts", None)
+        self.wants_reference = True
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """As the artefact's."""

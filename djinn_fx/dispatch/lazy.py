@@ -203,8 +203,9 @@ class LazyRegion:
     def adopt(self, candidate: Candidate, loaded: Loaded) -> None:
         """An artefact of this engine is ready: calls it can serve go to it from now on, or to a better engine's."""
         rank = self._candidates.index(candidate)
-        checked = getattr(loaded.run, "checked", None)
-        run = checked(self._eager, Dropping(weakref.ref(self), rank)) if checked is not None else loaded.run
+        run: Any = loaded.run
+        if getattr(run, "wants_reference", False):
+            run = run.checked(self._eager, Dropping(weakref.ref(self), rank))
         one = Variant(run, loaded.guards, getattr(run, "accepts", None), loaded.engine, rank)
         candidate.move(State.READY)
         self._serve((one, *self._variants))

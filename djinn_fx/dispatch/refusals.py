@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-log = logging.getLogger("djinn_fx.engines")
+log = logging.getLogger("djinn_fx.dispatch")
 
 #: Sentences that were a warning already: a model has many graphs.
 _SAID: set[str] = set()

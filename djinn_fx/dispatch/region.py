@@ -80,7 +80,7 @@ class RegionWork:
             seconds=time.perf_counter() - self._began,
             key=loaded.key if loaded is not None else "",
             guards=loaded.guards.expression if loaded is not None else None,
-            alone=getattr(loaded.run, "checked", None) is None if loaded is not None else True,
+            alone=loaded is None or not getattr(loaded.run, "wants_reference", False),
             checked=self.checked,
             reasons=tuple(self.reasons),
         )

@@ -13,7 +13,7 @@ from djinn_fx.engines.base import RegionCallable
 from djinn_fx.errors import useful_line
 from djinn_fx.reasons import Reason, ReasonKind
 
-log = logging.getLogger("djinn_fx.engines")
+log = logging.getLogger("djinn_fx.dispatch")
 
 #: What has regions built by child processes: the callable of them all, None if there is none, and the regions.
 BuildAll = Callable[[], tuple[RegionCallable | None, tuple[LazyRegion, ...]]]

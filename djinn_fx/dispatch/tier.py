@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,9 +21,10 @@ from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.pool.jobs import BuildDone
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
-from djinn_fx.store.store import Store, default_cache_dir
+from djinn_fx.store.opening import open_store
+from djinn_fx.store.store import Store
 
-log = logging.getLogger("djinn_fx.engines")
+log = logging.getLogger("djinn_fx.dispatch")
 
 #: How long a failed build is not tried again, in seconds.
 NEGATIVE_EXPIRY_S = 24 * 3600.0
@@ -300,18 +300,6 @@ class Tier:
             if entry.header.get("guards") == guards.expression and not self._keyed_by_request:
                 return number, True
         return MAX_VARIANTS - 1, False
-
-
-def open_store(settings: Settings) -> tuple[Store | None, Reason | None]:
-    """The disk cache these settings ask for; None, with the Reason if there is one, when there is to be none."""
-    if not settings.cache or torch.compiler.config.force_disable_caches:
-        return None, None
-    root = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
-    if settings.mega_cache:
-        from djinn_fx.store.mega_cache import RecordingStore
-
-        return RecordingStore.open(root, settings.cache_limit_bytes)
-    return Store.open(root, settings.cache_limit_bytes)
 
 
 def tiers_for(settings: Settings, names: Sequence[str]) -> tuple[Tier, ...]:

@@ -105,10 +105,10 @@ class Engine(Protocol):
     An engine whose artefacts are keyed by what it makes of a region rather than by the region's structure has an
     attribute ``keyed_by_request``, True; its requests have an ``identity``. One that keeps copies of weights in what it
     loads has ``binds_weights``, True; one that does best with a whole graph ``whole_graph``, True. A callable that it
-    loads may have ``accepts(args)``, which says whether it serves a call, and ``checked(reference, dropped)``, which
-    gives a callable that compares its first answer with the region's own ops. Or it may have ``attempt(args)``, which
-    answers or, with the arguments untouched, gives None where it cannot serve them as things are, and
-    ``prepare(args)``, which gives the work after which it can (None: it can now). What it loads may raise
+    loads may have ``accepts(args)``, which says whether it serves a call, and ``wants_reference``, True, if the
+    region's own ops must stand beside it: for calls it does not serve, and to compare. Or it may have
+    ``attempt(args)``, which answers or, with the arguments untouched, gives None where it cannot serve them as things
+    are, and ``prepare(args)``, which gives the work after which it can (None: it can now). What it loads may raise
     :class:`Declined`.
     """
 

@@ -12,7 +12,8 @@ import torch
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.guard.compare import Bounds
-from djinn_fx.guard.tolerance import Work, draws_random_numbers, tolerance, work_of
+from djinn_fx.guard.tolerance import Work, tolerance, work_of
+from djinn_fx.srg.effects import draws_random_numbers
 from djinn_fx.srg.graph import fake_value, size_hint
 
 #: Input shapes whose answers are compared; of further ones only those with numbers that are not finite.

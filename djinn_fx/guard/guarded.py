@@ -23,13 +23,16 @@ import torch
 
 from djinn_fx.engines.base import Declined, RegionCallable, RegionGraph
 from djinn_fx.engines.failures import nothing_written, said
+from djinn_fx.engines.randomness import Randomness
 from djinn_fx.errors import EngineError
 from djinn_fx.guard.compare import ANY, Bounds
 from djinn_fx.guard.examine import Case, Finding, examine
 from djinn_fx.guard.facts import Facts
 from djinn_fx.guard.later import Look, Shape, finite
-from djinn_fx.guard.trial import Randomness, capturing, copied, written_places
+from djinn_fx.guard.tolerance import tolerance_in_single
+from djinn_fx.guard.trial import capturing, copied
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.srg.effects import written_places
 from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.guard")
@@ -123,6 +126,32 @@ def guarded(
         high_precision=high_precision,
         on_passed=on_passed,
         passed=passed,
+    )
+
+
+def guarded_alone(
+    run: Any, reference: RegionCallable, dropped: Callable[[Reason], None], *, engine: str, verify: str
+) -> GuardedRegion:
+    """An artefact of whose region nothing is known, with the region's own ops beside it (:func:`guarded`).
+
+    Args:
+        run: the artefact; it says what it writes into, and what it is called.
+        reference: the region, run eagerly.
+        dropped: told why the artefact is not used any more.
+        engine: whose it is.
+        verify: as the setting of that name.
+    """
+    return guarded(
+        run,
+        reference,
+        label=run.label,
+        engine=engine,
+        verify=verify,
+        mutated=run.mutated,
+        on_quarantine=dropped,
+        reproduce=None,
+        high_precision=None,
+        bounds=tolerance_in_single if run.double_in_single else None,
     )
 
 

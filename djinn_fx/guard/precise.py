@@ -19,7 +19,8 @@ import torch
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Interpreter, Node
 
-from djinn_fx.guard.tolerance import is_random, only_moves
+from djinn_fx.guard.tolerance import only_moves
+from djinn_fx.srg.effects import is_random
 from djinn_fx.srg.graph import fake_value, tensors_of
 
 #: Ops whose result is not a function of real numbers: bits read as another type, memory nobody wrote.

@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch._ops import OpOverload
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
+from djinn_fx.engines.rounding import may_round
 from djinn_fx.srg.graph import fake_value, tensors_of
 
 
@@ -140,43 +141,19 @@ def tolerance(tensor: torch.Tensor, work: Work = Work.UNKNOWN, allow_bf16: bool 
     return sums if work is Work.SUMS else unknown
 
 
+def tolerance_in_single(tensor: torch.Tensor) -> Tolerance | None:
+    """The bounds of unknown work for an engine that computes double precision in single."""
+    if tensor.dtype is torch.float64:
+        return tolerance(torch.empty(0, dtype=torch.float32, device=tensor.device))
+    return tolerance(tensor)
+
+
 #: The parts of a complex number.
 _REAL = {torch.complex128: torch.float64, torch.complex64: torch.float32, torch.complex32: torch.float16}
 
 
 def _may_use_tf32() -> bool:
     return may_round(torch.backends.cudnn) or may_round(torch.backends.cuda.matmul)
-
-
-def may_round(switch: Any) -> bool:
-    """Whether torch may use TF32 where a backend's switch says so.
-
-    Args:
-        switch: ``torch.backends.cuda.matmul`` or ``torch.backends.cudnn``.
-    """
-    try:
-        return bool(switch.allow_tf32)
-    except RuntimeError:  # torch refuses to be asked so once ``fp32_precision`` was set
-        return str(getattr(switch, "fp32_precision", "")) == "tf32"
-
-
-def draws_random_numbers(gm: GraphModule) -> bool:
-    """Whether a region draws random numbers: an engine that draws others than eager cannot be compared."""
-    return any(is_random(node) for node in gm.graph.nodes)
-
-
-def is_random(node: Node) -> bool:
-    """Whether a node draws random numbers. Attention is tagged so, but draws none without dropout."""
-    target = node.target
-    if not isinstance(target, OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
-        return False
-    for place, argument in enumerate(target._schema.arguments):
-        if argument.name == "dropout_p":
-            given = (
-                node.args[place] if place < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
-            )
-            return bool(given != 0.0)
-    return True
 
 
 def only_moves(target: Any) -> bool:

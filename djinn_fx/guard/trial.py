@@ -1,14 +1,11 @@
-"""What a trial run needs so that it changes nothing: copies of what is written, a watch on the rest, random numbers."""
+"""What a trial run needs so that it changes nothing: copies of what is written, and a watch on the rest."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
-from torch.fx import GraphModule, Node
 
 #: Arguments up to this size are kept whole while an engine is tried, together up to the second number of bytes.
 _WHOLE_BYTES, _ALL_WHOLE_BYTES = 1 << 20, 64 << 20
@@ -48,38 +45,6 @@ def _copy(value: Any, storages: dict[Any, Any]) -> Any:
         storage = storages[_memory(value)] = value.untyped_storage().clone()
     empty = torch.empty(0, dtype=value.dtype, device=value.device)
     return empty.set_(storage, value.storage_offset(), value.shape, value.stride())
-
-
-def written_places(gm: GraphModule) -> tuple[int, ...]:
-    """Places of the inputs that a graph writes into, directly or through a view."""
-    places = {node: place for place, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
-    found: set[int] = set()
-    for node in gm.graph.nodes:
-        if not isinstance(node.target, OpOverload):
-            continue
-        for place in _written_arguments(node.target):
-            given = node.args[place] if place < len(node.args) else None
-            found.update(places[one] for one in map(_base, _nodes(given)) if one in places)
-    return tuple(sorted(found))
-
-
-@functools.lru_cache(maxsize=4096)
-def _written_arguments(target: OpOverload) -> tuple[int, ...]:
-    arguments = enumerate(target._schema.arguments)
-    return tuple(place for place, one in arguments if one.alias_info is not None and one.alias_info.is_write)
-
-
-def _nodes(value: Any) -> list[Node]:
-    if isinstance(value, (list, tuple)):
-        return [one for one in value if isinstance(one, Node)]
-    return [value] if isinstance(value, Node) else []
-
-
-def _base(node: Node) -> Node:
-    """What a view is a view of."""
-    while isinstance(node.target, OpOverload) and node.target.is_view and isinstance(node.args[0], Node):
-        node = node.args[0]
-    return node
 
 
 class Watch:
@@ -151,33 +116,6 @@ def _narrowed(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         if size > 1 and stride == 0:
             tensor = tensor.narrow(dim, 0, 1)
     return tensor
-
-
-class Randomness:
-    """The state of the random number generators a region may draw from, so that two runs draw the same.
-
-    Args:
-        args: the region's arguments; their devices' generators are meant.
-    """
-
-    def __init__(self, args: Sequence[Any]) -> None:
-        cuda = {value.device for value in args if isinstance(value, torch.Tensor) and value.device.type == "cuda"}
-        self._devices = sorted(cuda, key=str)
-        self._states = self.now()
-
-    def now(self) -> list[torch.Tensor]:
-        """The present states."""
-        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._devices)]
-
-    def rewind(self) -> None:
-        """Go back to where it was when this was made."""
-        self.set(self._states)
-
-    def set(self, states: Sequence[torch.Tensor]) -> None:
-        """Go to these states."""
-        torch.set_rng_state(states[0])
-        for device, state in zip(self._devices, states[1:], strict=True):
-            torch.cuda.set_rng_state(state, device)
 
 
 def capturing() -> bool:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import djinn_fx
 from djinn_fx.pool import procfs
 from djinn_fx.pool.jobs import BuildFailed, BuildJob, BuildOutcome, FailureKind
 from djinn_fx.pool.limits import PoolLimits
@@ -108,7 +107,7 @@ class Child:
             "control": control.fileno(),
             "channel": channel.fileno(),
             "parent": os.getpid(),
-            "home": str(Path(djinn_fx.__file__).absolute().parent.parent),
+            "home": str(Path(__file__).absolute().parents[2]),
             "path": _absolute([*extra_path, *sys.path]),
         }
         flags = ["-I", *(["-B"] if sys.dont_write_bytecode else [])]

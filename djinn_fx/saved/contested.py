@@ -22,7 +22,7 @@ from djinn_fx.dispatch.contests.contestants import Contestants, Made
 from djinn_fx.dispatch.contests.decisions import decision_key, recall, remember
 from djinn_fx.dispatch.memory import MEMORY, Loaded
 from djinn_fx.dispatch.region import RegionBuild
-from djinn_fx.dispatch.tier import Prepared, Tier, open_store
+from djinn_fx.dispatch.tier import Prepared, Tier
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import EngineKey, Guards, symbol_places
 from djinn_fx.engines.registry import engine
@@ -33,6 +33,7 @@ from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
+from djinn_fx.store.opening import open_store
 from djinn_fx.threads import start_thread, tell_of_fork
 
 log = logging.getLogger("djinn_fx.runtime")

@@ -20,9 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable, SerializableCallable
 
-from djinn_fx import __version__
 from djinn_fx.dispatch.region import RegionBuild
-from djinn_fx.dispatch.tier import open_store
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
 from djinn_fx.saved import carried as parts
@@ -33,6 +31,8 @@ from djinn_fx.saved.torch_cache import DjinnGraph, keeping
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
+from djinn_fx.store.opening import open_store
+from djinn_fx.version import VERSION
 
 log = logging.getLogger("djinn_fx.runtime")
 
@@ -177,7 +177,7 @@ def _made_by(carried: Carried) -> dict[str, Any]:
 
 def _here() -> dict[str, str]:
     return {
-        "djinn-fx": __version__,
+        "djinn-fx": VERSION,
         "torch": str(torch.__version__),
         "Python": platform.python_version(),
         "the machine": platform.machine(),

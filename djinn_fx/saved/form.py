@@ -17,12 +17,14 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import GraphModule
 
+from djinn_fx.dispatch.checks import Beside
 from djinn_fx.dispatch.memory import MEMORY, Loaded
 from djinn_fx.dispatch.region import RegionBuild, region_graph
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import Guards, device_order
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
+from djinn_fx.guard.guarded import guarded_alone
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.executor import executable, program_of
 from djinn_fx.saved.carried import Carried
@@ -248,12 +250,10 @@ def _region(row: Mapping[str, Any], carried: Carried, settings: Settings) -> Reg
     if "key" not in row:
         return _as_callable(_replayed(row))
     run = _artefact(row, carried, settings)
-    if getattr(run, "checked", None) is None:
-        return run
-    return _checked(row, run)
+    return _checked(row, run, settings) if getattr(run, "wants_reference", False) else run
 
 
-def _checked(row: Mapping[str, Any], run: Any) -> RegionCallable:
+def _checked(row: Mapping[str, Any], run: Any, settings: Settings) -> RegionCallable:
     """An artefact whose first answer is held against the region's own ops, which take the calls that it cannot."""
     own = _as_callable(_replayed(row))
     dropped: list[Reason] = []
@@ -262,7 +262,10 @@ def _checked(row: Mapping[str, Any], run: Any) -> RegionCallable:
         dropped.append(reason)
         log.warning("region %s no longer runs on %s: %s", row["label"], row["engine"], reason.detail)
 
-    checked = run.checked(own, drop)
+    if isinstance(run, Beside):
+        checked = run.checked(own, drop)
+    else:
+        checked = guarded_alone(run, own, drop, engine=row["engine"], verify=settings.verify)
     accepts = getattr(checked, "accepts", None)
 
     def call(args: list[Any]) -> Sequence[Any]:

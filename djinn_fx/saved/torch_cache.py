@@ -22,13 +22,13 @@ from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache
 from torch._functorch._aot_autograd.schemas import SerializableAOTDispatchCompiler
 from torch._inductor.output_code import OutputCode
 
-from djinn_fx import __version__
 from djinn_fx.dispatch.build import load_artefact
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.errors import StoreError
 from djinn_fx.runtime.executor import Program, Step, executable
 from djinn_fx.runtime.layouts import Layouts
 from djinn_fx.settings.table import Settings
+from djinn_fx.version import VERSION
 
 log = logging.getLogger("djinn_fx.runtime")
 
@@ -151,7 +151,7 @@ def cacheable(compiler: Callable[..., Any]) -> Any:
 @contextlib.contextmanager
 def keeping(settings: Settings, engine_tag: str) -> Iterator[None]:
     """Let torch keep whole graphs, under a tag that changes with our version, settings and engine."""
-    tag = f"{torch.compiler.config.cache_key_tag}djinn-{__version__}-{settings.digest()[:16]}-{engine_tag}"
+    tag = f"{torch.compiler.config.cache_key_tag}djinn-{VERSION}-{settings.digest()[:16]}-{engine_tag}"
     with (
         torch.compiler.config.patch("cache_key_tag", tag),  # type: ignore[attr-defined]
         torch._functorch.config.patch("bundled_autograd_cache", True),

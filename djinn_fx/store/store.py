@@ -6,8 +6,8 @@
     <root>/scratch/              files being written
     <root>/last-miss.json        what the last missed key was made of, for ``djinn cache why last-miss``
 
-All of it is signed with the user's key (:mod:`djinn_fx.files.signing`): what somebody else put there is a miss. It stays
-where it is until it is written anew.
+All of it is signed with the user's key (:mod:`djinn_fx.files.signing`): what somebody else put there is a miss. It
+stays where it is until it is written anew.
 
 Whatever is wrong with the disk, ``get`` answers None and ``put`` answers False: the caller compiles, as it would
 without a cache. Each cause is logged once (logger ``djinn_fx.store``) and kept in ``Store.reasons``.

@@ -16,12 +16,12 @@ from djinn_fx.compiling.region_times import Lessons, RegionTimes, forget_lessons
 from djinn_fx.costmodels.estimate import Estimate
 from djinn_fx.costmodels.profile import profile_folder
 from djinn_fx.costmodels.work.work import Work, WorkGraph
-from djinn_fx.dispatch.tier import open_store
 from djinn_fx.hardware.device import Device
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.runtime import sampled
 from djinn_fx.runtime.sampled import GAP, SAMPLES, WARM
 from djinn_fx.settings.table import Settings
+from djinn_fx.store.opening import open_store
 from tests.backend.support import AT_REPEATS, Noted, djinn, same, stacked
 
 EAGER: dict[str, Any] = {"engine": "eager"}

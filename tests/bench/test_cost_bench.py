@@ -1,4 +1,4 @@
-"""bench/cost/accuracy.py and bench/cost/regret.py: what they compute, and that nothing is measured before it is foretold."""
+"""bench/cost: accuracy.py and regret.py: what they compute, and that nothing is measured before it is foretold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bench/engines/engines.py: its figures, its JSON, its processes and its cases. Nothing is compiled, and no time asserted."""
+"""The engines' bench: its figures, its JSON, its processes and its cases. Nothing is compiled, and no time asserted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bench/engines/gpu.py where there is no GPU: it says so; and its cases and bookkeeping, on the CPU with fewer sides."""
+"""The GPU's bench where there is no GPU: it says so; and its cases and bookkeeping, on the CPU with fewer sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bench/links/links.py: its ends send, relay and serialise; it predicts before it times; its bars come from its rows."""
+"""The links' bench: its ends send, relay and serialise; it predicts before it times; its bars come from its rows."""
 
 from __future__ import annotations
 

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 import djinn_fx.backend
 from djinn_fx.engines.base import Artefact
-from djinn_fx.engines.tensorrt.checked import difference
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
 from djinn_fx.engines.tensorrt.session import Session
-from djinn_fx.guard.guarded import GuardedRegion
+from djinn_fx.guard.compare import difference
+from djinn_fx.guard.guarded import GuardedRegion, guarded_alone
+from djinn_fx.guard.tolerance import tolerance_in_single
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.engines.tensorrt.test_engine import region_of
 from tests.families import case_named
@@ -87,7 +88,7 @@ class TestFamilies:
         run = compiled(model, on_failure="eager")
         for _ in range(3):  # the first is eager's own, compared; the others are the plan's
             found = first_tensor(run(*copy.deepcopy(args), **copy.deepcopy(kwargs)))
-        assert difference([found.contiguous()], [expected.contiguous()]) is None
+        assert difference([found.contiguous()], [expected.contiguous()], tolerance_in_single) is None
         assert "tensorrt" in engines()
 
 
@@ -186,7 +187,7 @@ class TestFirstRun:
         run = engine.load(Artefact(header=mine.header, payload=other.payload))
         assert isinstance(run, Session)
         dropped: list[Reason] = []
-        return run.checked(lambda args: right(*args), dropped.append), dropped
+        return guarded_alone(run, lambda args: right(*args), dropped.append, engine="tensorrt", verify="first"), dropped
 
     def test_a_plan_of_another_function_is_dropped(self) -> None:
         run, dropped = self.pair(lambda a, b: [a + b], lambda a, b: [a - b])
@@ -203,7 +204,11 @@ class TestFirstRun:
             run = engine.load(Artefact(header=good.header, payload=payload))
             assert isinstance(run, Session)
             dropped: list[Reason] = []
-            safe = run.checked(lambda args: [args[0] * args[1]], dropped.append)
+
+            def product(args: list[Any]) -> list[Any]:
+                return [args[0] * args[1]]
+
+            safe = guarded_alone(run, product, dropped.append, engine="tensorrt", verify="first")
             a = torch.randn(4, 8, device="cuda")
             torch.testing.assert_close(safe([a, a])[0], a * a)
             assert len(dropped) == 1

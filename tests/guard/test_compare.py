@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from djinn_fx.guard import compare
 from djinn_fx.guard.compare import alias_miss, difference, gap_of, misses
-from djinn_fx.guard.tolerance import Work, draws_random_numbers, tolerance, work_of
+from djinn_fx.guard.tolerance import Work, tolerance, work_of
+from djinn_fx.srg.effects import draws_random_numbers
 from tests.graphs import trace
 
 

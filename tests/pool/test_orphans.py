@@ -19,7 +19,7 @@ from djinn_fx.pool.supervisor import BuildPool
 from tests.forking import in_fork
 from tests.pool.support import LONG, Waiter, alive, job, until
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 START = """
 import atexit, os, signal, sys, threading, time
 from tests.pool.support import *

@@ -12,10 +12,10 @@ import torch
 from torch.compiler._cache import CacheArtifactManager
 
 from djinn_fx import backend
-from djinn_fx.dispatch.tier import open_store
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.format import encode
 from djinn_fx.store.mega_cache import KIND, DjinnCacheArtifact
+from djinn_fx.store.opening import open_store
 from djinn_fx.store.store import Store
 
 KEY = "ab" * 32

@@ -1,9 +1,9 @@
 """A region with its weights bound into a runtime's session, where they are constants: packed once, read fast.
 
 One artefact serves many layers, so a region has a session for each set of weights that it is called with. Before a
-session answers, :mod:`djinn_fx.engines.bound.watch` says whether its copies still are the weights. If they are not, a new one
-is opened; the time is spent by whoever runs the work that :meth:`BoundRegion.prepare` hands out. Weights that change
-again and again are not worth a copy: the region then reads them on every call, for good.
+session answers, :mod:`djinn_fx.engines.bound.watch` says whether its copies still are the weights. If they are not, a
+new one is opened; the time is spent by whoever runs the work that :meth:`BoundRegion.prepare` hands out. Weights that
+change again and again are not worth a copy: the region then reads them on every call, for good.
 
 A session is dropped when some weight of it has no other holder left, for then no call can ask for it again.
 """

@@ -20,8 +20,7 @@ from djinn_fx.engines.lowering.formulas import Formulas
 from djinn_fx.engines.ranges.analysis import Ranges, limits
 from djinn_fx.engines.ranges.demands import CLASSES, Size, divides_whole, indices
 from djinn_fx.errors import EngineError
-from djinn_fx.guard.tolerance import draws_random_numbers
-from djinn_fx.guard.trial import written_places
+from djinn_fx.srg.effects import draws_random_numbers, written_places
 from djinn_fx.srg.graph import fake_value
 from djinn_fx.srg.lower import target_name
 

@@ -18,9 +18,9 @@ import torch
 from torch.fx import GraphModule
 
 from djinn_fx.engines.base import Declined, RegionCallable
+from djinn_fx.engines.randomness import Randomness
 from djinn_fx.engines.ranges.program import Checked, Program
 from djinn_fx.errors import EngineError
-from djinn_fx.guard.trial import Randomness
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.form.replay import CannotReplay, replay
 

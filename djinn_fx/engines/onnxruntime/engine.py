@@ -14,7 +14,7 @@ from djinn_fx.settings.table import Settings
 
 
 class OnnxRuntimeEngine(OnnxEngine):
-    """See :class:`djinn_fx.engines.onnx.serving.engine.OnnxEngine`. Its float32 is float32 with either ``precision``."""
+    """See :class:`~djinn_fx.engines.onnx.serving.engine.OnnxEngine`. Float32 is float32 with either ``precision``."""
 
     name = "onnxruntime"
     libraries = ("onnxruntime", "onnx")

@@ -14,7 +14,7 @@ from djinn_fx.settings.table import Settings
 
 
 class OpenVinoEngine(OnnxEngine):
-    """See :class:`djinn_fx.engines.onnx.serving.engine.OnnxEngine`. Rounds float32 to bfloat16 only with ``allow-bf16``."""
+    """See :class:`djinn_fx.engines.onnx.serving.engine.OnnxEngine`. Rounds to bfloat16 only with ``allow-bf16``."""
 
     name = "openvino"
     libraries = ("openvino", "onnx")

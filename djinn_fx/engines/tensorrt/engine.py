@@ -26,9 +26,9 @@ import torch
 from torch.fx import GraphModule
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
+from djinn_fx.engines.rounding import may_round
 from djinn_fx.engines.tensorrt import builder, torch_tensorrt_builder
 from djinn_fx.engines.tensorrt.calling import CALLING_SCHEMA, Calling
-from djinn_fx.engines.tensorrt.checked import may_round
 from djinn_fx.engines.tensorrt.conversion import Conversion, Options
 from djinn_fx.engines.tensorrt.flavour import Flavour, flavour, gpu_problem
 from djinn_fx.engines.tensorrt.network import NETWORK_SCHEMA, Network
@@ -160,7 +160,7 @@ class TensorRTEngine:
                 f"tensorrt, load: {label}: built with {chosen.name} {header.get('version')}, here is {chosen.version}"
             )
         driver = _driver(chosen.name, self.settings)
-        return Session(artefact.payload, calling, driver, label=label, verify=self.settings.verify)
+        return Session(artefact.payload, calling, driver, label=label)
 
     def fingerprint(self) -> Mapping[str, str]:
         """Library, exact version, target and options: the same on a farm that builds for a GPU and on that GPU."""
@@ -299,8 +299,8 @@ _DRIVERS: dict[tuple[str, Path | None], Any] = {}
 
 
 def _driver(library: str, settings: Settings) -> Any:
-    from djinn_fx.dispatch.tier import open_store
     from djinn_fx.engines.tensorrt.cuda import CudaDriver
+    from djinn_fx.store.opening import open_store
 
     store, _ = open_store(settings)
     key = (library, store.root if store is not None else None)

@@ -24,9 +24,7 @@ from typing import Any, Protocol
 
 import torch
 
-from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.tensorrt.calling import Calling, Given, Made
-from djinn_fx.engines.tensorrt.checked import bounds
 from djinn_fx.engines.tensorrt.conversion import (
     Constant,
     Formula,
@@ -39,8 +37,6 @@ from djinn_fx.engines.tensorrt.conversion import (
     evaluate_all,
 )
 from djinn_fx.errors import EngineError
-from djinn_fx.guard.guarded import GuardedRegion, guarded
-from djinn_fx.reasons import Reason
 
 #: Contexts kept a session. Each holds scratch memory; a program that calls one plan on more streams than this by turns
 #: makes contexts anew, which is slow and not wrong.
@@ -119,15 +115,17 @@ class Session:
         device_type: of the tensors it takes.
         label: for messages.
         max_contexts: kept at a time.
-        verify: as the setting of that name.
 
     Attributes:
         mutated: the arguments that a call writes into.
         accepts: says whether a call with these arguments lies within what the plan was built for; None if all do.
-        bounds: how far its numbers may be from eager's.
+        double_in_single: double precision is computed in single.
+        label: for messages.
     """
 
-    bounds = staticmethod(bounds)
+    #: It answers a part of calls: the region's own ops must stand beside it (``engines.base.Engine``).
+    wants_reference = True
+    double_in_single = True
 
     def __init__(
         self,
@@ -138,10 +136,9 @@ class Session:
         device_type: str = "cuda",
         label: str = "",
         max_contexts: int = MAX_CONTEXTS,
-        verify: str = "first",
     ) -> None:
         self._plan, self._calling, self._driver = plan, calling, driver
-        self._device_type, self._label, self._max_contexts = device_type, label, max_contexts
+        self._device_type, self.label, self._max_contexts = device_type, label, max_contexts
         self._names = (*(one.name for one in calling.inputs), *(one.name for one in calling.outputs))
         self._dynamic = tuple(p for p, one in enumerate(calling.inputs) if not all(type(s) is int for s in one.shape))
         self._takes = tuple((one.argument, _dtype(one.dtype)) for one in calling.inputs)
@@ -154,7 +151,6 @@ class Session:
         self._lock = threading.RLock()
         self.mutated = calling.mutated
         self.accepts: Callable[[Sequence[Any]], bool] | None = self._inside if calling.limits else None
-        self._compare = verify
 
     def prepare(self, device: torch.device) -> None:
         """Deserialise the plan for a device now rather than at the first call.
@@ -164,21 +160,6 @@ class Session:
         """
         with self._lock:
             self._on(device)
-
-    def checked(self, reference: RegionCallable, dropped: Callable[[Reason], None]) -> GuardedRegion:
-        """The plan with the region's own code beside it; ``dropped`` is told why it is not used any more."""
-        return guarded(
-            self,
-            reference,
-            label=self._label,
-            engine="tensorrt",
-            verify=self._compare,
-            mutated=self.mutated,
-            on_quarantine=dropped,
-            reproduce=None,
-            high_precision=None,
-            bounds=bounds,
-        )
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run the plan on the current stream. Empties the list, once the work is on the stream.
@@ -192,7 +173,7 @@ class Session:
         if calling.limits:
             outside = calling.outside(args)
             if outside is not None:
-                raise OutsideProfile(f"{self._label}: run: {outside}")
+                raise OutsideProfile(f"{self.label}: run: {outside}")
             symbols = calling.symbols(args)
         device, given = self._taken(args)
         with self._lock:
@@ -236,7 +217,7 @@ class Session:
                     continue
                 if device is not None or found.type != self._device_type:
                     also = f" and on {device}" if device is not None else ""
-                    raise EngineError(f"{self._label}: run: argument {argument} is on {found}{also}")
+                    raise EngineError(f"{self.label}: run: argument {argument} is on {found}{also}")
                 device = found
             if (
                 tensor.dtype is not dtype
@@ -246,7 +227,7 @@ class Session:
             ):
                 odd.append(place)
         if device is None:
-            raise EngineError(f"{self._label}: run: no argument is on a {self._device_type} device")
+            raise EngineError(f"{self.label}: run: no argument is on a {self._device_type} device")
         for place in odd:
             given[place] = _brought(given[place], device, self._takes[place][1])
         return device, given
@@ -273,15 +254,15 @@ class Session:
             found = tensors.pop(one.name, None)
             wanted = (is_input, one.dtype, _wild(one))
             if found is None or found[:2] != wanted[:2] or not _agree(found[2], wanted[2]):
-                raise EngineError(f"{self._label}: load: the plan's tensor {one.name} is {found}, not {wanted}")
+                raise EngineError(f"{self.label}: load: the plan's tensor {one.name} is {found}, not {wanted}")
         if tensors:
-            raise EngineError(f"{self._label}: load: the plan has tensors nobody gives: {', '.join(sorted(tensors))}")
+            raise EngineError(f"{self.label}: load: the plan has tensors nobody gives: {', '.join(sorted(tensors))}")
         inputs = {one.name: place for place, one in enumerate(calling.inputs)}
         outputs = {one.name: place for place, one in enumerate(calling.outputs)}
         self._aliases = {outputs[output]: inputs[source] for output, source in loaded.aliases.items()}
         for output, source in self._aliases.items():
             if self._target.get(output) != calling.inputs[source].argument:
-                raise EngineError(f"{self._label}: load: output {output} is written over an argument that must stay")
+                raise EngineError(f"{self.label}: load: output {output} is written over an argument that must stay")
 
     def _context(self, device: torch.device, stream: int) -> _Bound:
         place = (device, stream)

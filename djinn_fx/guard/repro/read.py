@@ -1,8 +1,8 @@
 """Reads a reproducer directory. It may come from anybody, so it is data: checked, bounded, and nothing in it is run.
 
-The region is rebuilt from its canonical form (:mod:`djinn_fx.srg.form.rebuild`), which looks names up and evaluates no code;
-here only operators of ATen and prims that torch's dispatcher knows are let through. Arrays are read without pickle,
-their sizes compared with the file's before memory is taken. The artefact is only read when asked for.
+The region is rebuilt from its canonical form (:mod:`djinn_fx.srg.form.rebuild`), which looks names up and evaluates no
+code; here only operators of ATen and prims that torch's dispatcher knows are let through. Arrays are read without
+pickle, their sizes compared with the file's before memory is taken. The artefact is only read when asked for.
 """
 
 from __future__ import annotations

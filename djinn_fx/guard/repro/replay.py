@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from djinn_fx.engines.base import Artefact, Engine, RegionCallable
+from djinn_fx.engines.randomness import Randomness
 from djinn_fx.engines.registry import ENGINES, engine
 from djinn_fx.errors import DjinnError, EngineError, StoreError
 from djinn_fx.guard.compare import form, gap_of, misses, unequal
@@ -19,7 +20,7 @@ from djinn_fx.guard.examine import Case, Finding, examine
 from djinn_fx.guard.facts import Facts
 from djinn_fx.guard.precise import fp64_reference
 from djinn_fx.guard.repro.read import Reproduced
-from djinn_fx.guard.trial import Randomness, copied
+from djinn_fx.guard.trial import copied
 from djinn_fx.settings.table import Settings
 
 

@@ -41,8 +41,9 @@ from djinn_fx.guard.repro.recorded import (
     TensorRecord,
     to_array,
 )
-from djinn_fx.guard.trial import writable, written_places
+from djinn_fx.guard.trial import writable
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.effects import written_places
 from djinn_fx.srg.form.rebuild import CannotRebuild, size_hints
 from djinn_fx.store import files
 

@@ -1,7 +1,7 @@
 """A canonical form as a graph that runs: what a saved function calls where no engine's artefact is.
 
-Unlike :mod:`djinn_fx.srg.form.rebuild` this computes no fake values, so it takes microseconds an op; that nothing was lost
-is proved when the form is saved, by comparing what comes out with the region itself (:func:`first_loss`).
+Unlike :mod:`djinn_fx.srg.form.rebuild` this computes no fake values, so it takes microseconds an op; that nothing was
+lost is proved when the form is saved, by comparing what comes out with the region itself (:func:`first_loss`).
 
 A form is data from elsewhere: names in it are looked up, in torch's table of operators or in short lists.
 """

@@ -19,7 +19,6 @@ from bench.engines import gpu
 from djinn_fx.engines.tensorrt import builder, session
 from djinn_fx.engines.tensorrt.assemble import assemble
 from djinn_fx.engines.tensorrt.calling import Calling, Given, Limit, Made
-from djinn_fx.engines.tensorrt.checked import difference
 from djinn_fx.engines.tensorrt.conversion import (
     Constant,
     Conversion,
@@ -35,7 +34,9 @@ from djinn_fx.engines.tensorrt.flavour import logger
 from djinn_fx.engines.tensorrt.session import OutsideProfile
 from djinn_fx.errors import EngineError
 from djinn_fx.guard import guarded
-from djinn_fx.guard.guarded import GuardedRegion
+from djinn_fx.guard.compare import difference
+from djinn_fx.guard.guarded import GuardedRegion, guarded_alone
+from djinn_fx.guard.tolerance import tolerance_in_single
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.engines.tensorrt import converting
 from tests.engines.tensorrt.fake_gpu import ALIGNMENT, FakeDriver
@@ -376,7 +377,7 @@ class TestFirstRun:
     ) -> tuple[GuardedRegion, FakeDriver, Dropped, list[int]]:
         """A checked session of x + w (written into w where the mapping says so), and how often eager was called."""
         chosen = calling or static()
-        run, driver = made_session(chosen, function, verify=verify)
+        run, driver = made_session(chosen, function)
         dropped, eager = Dropped(), [0]
 
         def reference(args: list[Any]) -> list[Any]:
@@ -388,7 +389,7 @@ class TestFirstRun:
                 return [w, w[1]]
             return [x + w]
 
-        return run.checked(reference, dropped), driver, dropped, eager
+        return guarded_alone(run, reference, dropped, engine="tensorrt", verify=verify), driver, dropped, eager
 
     def test_right_once_is_trusted(self) -> None:
         run, driver, dropped, eager = self.pair(add)
@@ -479,7 +480,7 @@ class TestFirstRun:
             y = torch.empty_strided(x.shape, (1, rows)).copy_(2 * x)
             return [y, 2 * (rows + 1), 7, y]
 
-        safe = run.checked(reference, Dropped())
+        safe = guarded_alone(run, reference, Dropped(), engine="tensorrt", verify="first")
         for rows in (3, 9, 4):
             x = torch.randn(rows, 3)
             assert torch.equal(safe([rows, x])[0], 2 * x)
@@ -502,7 +503,7 @@ class TestDifference:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
     def test_rounding_is_no_difference(self, dtype: torch.dtype) -> None:
         exact = torch.randn(64, 64)
-        assert difference([exact.to(dtype) * 1.0], [(exact * (1 + 1e-4)).to(dtype)]) is None
+        assert difference([exact.to(dtype) * 1.0], [(exact * (1 + 1e-4)).to(dtype)], tolerance_in_single) is None
 
     @pytest.mark.parametrize(
         ("found", "expected"),
@@ -521,14 +522,16 @@ class TestDifference:
         ],
     )
     def test_is_found(self, found: Any, expected: Any) -> None:
-        assert difference([found], [expected]) is not None
+        assert difference([found], [expected], tolerance_in_single) is not None
 
     def test_the_same_infinities_and_an_empty_tensor_are_none(self) -> None:
         odd = torch.tensor([1.0, float("inf"), float("-inf"), float("nan")])
-        assert difference([odd, torch.empty(0)], [odd.clone(), torch.empty(0)]) is None
+        assert difference([odd, torch.empty(0)], [odd.clone(), torch.empty(0)], tolerance_in_single) is None
 
     def test_the_stride_of_one_element_says_nothing(self) -> None:
-        assert difference([torch.ones(1, 3)], [torch.ones(1, 3).as_strided((1, 3), (77, 1))]) is None
+        assert (
+            difference([torch.ones(1, 3)], [torch.ones(1, 3).as_strided((1, 3), (77, 1))], tolerance_in_single) is None
+        )
 
 
 def through_session(trt: Any, conversion: Conversion) -> Any:

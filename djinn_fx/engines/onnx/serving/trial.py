@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from djinn_fx import __version__
 from djinn_fx.engines.bound.region import Session
 from djinn_fx.errors import EngineError, useful_line
 from djinn_fx.files.private import write_atomic
 from djinn_fx.files.signing import seal, unseal
 from djinn_fx.store.files import read_small
+from djinn_fx.version import VERSION
 
 #: The oldest and the newest release that the engines' tests were run with (`make test-oldest`, `make test-newest`).
 #: The bounds in setup.py are these.
@@ -56,7 +56,7 @@ def problem(engine: str, versions: Mapping[str, str], open_session: Opener, fold
         folder: where it is noted that it does: trying means importing libraries that may not be needed. That it does
             not is found out anew by each process: the remedy may not change a version.
     """
-    told = json.dumps([engine, dict(versions), sys.version, platform.machine(), torch.__version__, __version__])
+    told = json.dumps([engine, dict(versions), sys.version, platform.machine(), torch.__version__, VERSION])
     if told not in _ANSWERS:
         name = f"{engine}-runs-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
         note = folder / name if folder is not None else None
