@@ -10,7 +10,8 @@ from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.passes.base import PassContext
 from djinn_fx.passes.cutting.partition import op_list, to_groups
 from djinn_fx.passes.order import Order
-from djinn_fx.runtime.executor import executable, program_of
+from djinn_fx.runtime.executor import executable
+from djinn_fx.runtime.program import program_of
 from djinn_fx.srg import SRG, Plan, Region
 from djinn_fx.srg.extract import boundary, extract, input_value, symbol_sources
 from djinn_fx.srg.verify import verify

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch._decomp import decomposition_table
 from torch._ops import OpOverload
+from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from djinn_fx.costmodels.work.call import Call, Counted
+from djinn_fx.costmodels.work.work import Work
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.record import TensorMeta
@@ -21,8 +23,12 @@ _DEEPEST = 4
 _depth = 0
 
 
-def decomposed(call: Call) -> Counted:
+def decomposed(call: Call, price: Callable[[SRG, Node], Work]) -> Counted:
     """Operations of the parts, at the call's sizes; tracing takes milliseconds, and equal calls share the result.
+
+    Args:
+        call: of the op.
+        price: the work of one part, which may be an op without a rule again.
 
     Raises:
         ValueError: torch cannot take the op apart, or the sizes are expressions.
@@ -37,7 +43,7 @@ def decomposed(call: Call) -> Counted:
     args = _frozen([call.sizes.argument(value) for value in call.node.args], metas)
     kwargs = _frozen({name: call.sizes.argument(value) for name, value in call.node.kwargs.items()}, metas)
     described = tuple((meta.shape, meta.strides, meta.dtype) for meta in metas)
-    return _counted(target, described, args, kwargs)
+    return _counted(target, described, args, kwargs, price)
 
 
 def decomposition_of(target: Any) -> Callable[..., Any] | None:
@@ -85,7 +91,9 @@ def _thawed(value: Any, tensors: tuple[torch.Tensor, ...]) -> Any:
 
 
 @functools.lru_cache(maxsize=1024)
-def _counted(target: OpOverload, described: tuple[Any, ...], args: Any, kwargs: Any) -> Counted:
+def _counted(
+    target: OpOverload, described: tuple[Any, ...], args: Any, kwargs: Any, price: Callable[[SRG, Node], Work]
+) -> Counted:
     global _depth
     how = decomposition_of(target)
     assert how is not None, f"{target} was asked to be taken apart, and cannot be"
@@ -100,7 +108,7 @@ def _counted(target: OpOverload, described: tuple[Any, ...], args: Any, kwargs: 
     try:
         with torch.no_grad():
             srg = lower(make_fx(run, tracing_mode="fake", _error_on_data_dependent_ops=False)(*samples))
-        return _sum(srg, target)
+        return _sum(srg, target, price)
     finally:
         _depth -= 1
 
@@ -117,12 +125,10 @@ def _packed(shape: Any) -> list[int]:
     return strides[::-1]
 
 
-def _sum(srg: SRG, target: OpOverload) -> Counted:
-    from djinn_fx.costmodels.work.work_of import work_of  # which comes here for ops without a rule
-
+def _sum(srg: SRG, target: OpOverload, price: Callable[[SRG, Node], Work]) -> Counted:
     if any(node.target is target for node in srg.ops):
         raise LookupError("no rule for this op")
-    works = [work_of(srg, node) for node in srg.ops]
+    works = [price(srg, node) for node in srg.ops]
     for work in works:
         if work.problem is not None:
             raise ValueError(f"in its parts, {work.op}: {work.problem}")

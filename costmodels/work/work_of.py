@@ -18,7 +18,7 @@ from djinn_fx.costmodels.work.decomposed import decomposed
 from djinn_fx.costmodels.work.rules import OpRule, facts_of
 from djinn_fx.costmodels.work.sizes import Sizes, wrapped_op
 from djinn_fx.costmodels.work.traffic import Traffic, traffic
-from djinn_fx.costmodels.work.work import SUMMED, Work, WorkGraph, total
+from djinn_fx.costmodels.work.work import SUMMED, Read, Work, WorkGraph, total
 from djinn_fx.srg.graph import META_KEY, SRG, fake_value
 
 #: What a rule may raise when a call is not what it knows; anything else is a bug of ours.
@@ -51,9 +51,45 @@ def work_graph(srg: SRG, names: Sequence[str] | None = None, sizes: Mapping[str,
         names: a region's nodes; None: every call of the graph.
         sizes: as for :func:`work_of`.
     """
-    from djinn_fx.costmodels.work.flow import flow  # prices bodies of calls, which comes back here
+    return _kept_or_counted(sizes_of(srg, sizes), names)
 
-    return flow(sizes_of(srg, sizes), names)
+
+def _kept_or_counted(sizes: Sizes, names: Sequence[str] | None) -> WorkGraph:
+    """The whole graph's is kept with its sizes, and counted anew if a residency or a user's rule has changed."""
+    if names is not None:
+        chosen = frozenset(names)
+        return _flow(sizes, [node for node in sizes.srg.ops if node.name in chosen])
+    key = (user_rules.changes(), tuple(sizes.srg.record(node).residency for node in sizes.srg.inputs))
+    if sizes.kept is None or sizes.kept[0] != key:
+        sizes.kept = (key, _flow(sizes, list(sizes.srg.ops)))
+    graph = sizes.kept[1]
+    assert isinstance(graph, WorkGraph), "sizes keep nothing else"
+    return graph
+
+
+def _flow(sizes: Sizes, nodes: list[Node]) -> WorkGraph:
+    """Which op made what another reads, and what leaves the region."""
+    index = {node: place for place, node in enumerate(nodes)}
+    ops: list[Work] = []
+    reads: list[tuple[Read, ...]] = []
+    escapes = [False] * len(nodes)
+    for place, node in enumerate(nodes):
+        work, moved = priced(sizes, node)
+        ops.append(work)
+        reads.append(
+            tuple(
+                Read(producer=index.get(sizes.root(source), -1), nbytes=nbytes, is_weight=held)
+                for source, nbytes, held in moved.reads
+            )
+        )
+        if any(user not in index for user in node.users) or sizes.srg.record(node).mutates:
+            escapes[place] = True
+            root = index.get(sizes.root(node))
+            if root is not None:
+                escapes[root] = True
+    return WorkGraph(
+        ops=tuple(ops), reads=tuple(reads), escapes=tuple(escapes), names=tuple(node.name for node in nodes)
+    )
 
 
 def parts_of(srg: SRG, node: Node) -> list[Work]:
@@ -117,7 +153,7 @@ def _priced(call: Call, found: OpRule | None) -> tuple[Work, Traffic]:
     count: Count | None = None
     try:
         if found is None:
-            matmul, vector, special, sides = decomposed(call)
+            matmul, vector, special, sides = decomposed(call, work_of)
         elif found.user is not None:
             count = user_rules.checked(found.user(call))
             kind, sides = count.kind, count.sides

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from djinn_fx.calibrate.cases.case import SLOW_TO_BUILD, Task, all_cases, tasks
+from djinn_fx.calibrate.cases.all import all_cases
+from djinn_fx.calibrate.cases.case import SLOW_TO_BUILD, Task, tasks
 from djinn_fx.calibrate.child import MeasuringChild, Outcome
 from djinn_fx.calibrate.journal import Journal, forget
 from djinn_fx.calibrate.noise import noise_of

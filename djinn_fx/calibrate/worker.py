@@ -16,7 +16,8 @@ from typing import Any, TextIO
 
 import torch
 
-from djinn_fx.calibrate.cases.case import Case, all_cases
+from djinn_fx.calibrate.cases.all import all_cases
+from djinn_fx.calibrate.cases.case import Case
 from djinn_fx.calibrate.program import Traced, traced
 from djinn_fx.calibrate.timing import Canary, timed_quietly
 from djinn_fx.costmodels.profile import Sample

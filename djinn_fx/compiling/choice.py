@@ -31,7 +31,8 @@ from djinn_fx.engines.keys import symbol_places
 from djinn_fx.engines.registry import engine
 from djinn_fx.passes.find_regions import whole_region
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.runtime.executor import Program, executable, program_of
+from djinn_fx.runtime.executor import executable
+from djinn_fx.runtime.program import Program, program_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region

@@ -37,7 +37,8 @@ from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.passes.base import Pass, PassContext, run_passes
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
-from djinn_fx.runtime.executor import Program, executable, program_of
+from djinn_fx.runtime.executor import executable
+from djinn_fx.runtime.program import Program, program_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.layout_rules import decompositions

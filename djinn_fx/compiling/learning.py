@@ -17,7 +17,7 @@ from djinn_fx.costmodels.measured import Timing
 from djinn_fx.costmodels.work.work import WorkGraph
 from djinn_fx.dispatch.build import Built
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.runtime.executor import Program
+from djinn_fx.runtime.program import Program
 from djinn_fx.runtime.sampled import Sampled, Times
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG, fake_value

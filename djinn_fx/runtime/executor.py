@@ -3,111 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from torch.fx import Node
-
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.runtime.layouts import Expected, Layouts, Strays, layouts_of, write_back
-from djinn_fx.srg.extract import input_value
-from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.plan import Plan
-
-#: Where a result comes from: a slot number, or a constant as ``[value]``.
-Result = int | list[Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """Run one region.
-
-    Attributes:
-        region: index of the region.
-        inputs: slots it reads, in its argument order.
-        outputs: slots it fills, in its result order.
-        frees: slots whose value no later step reads; emptied before the region runs, which then holds the
-            only reference and may free its inputs early.
-    """
-
-    region: int
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    frees: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Program:
-    """The steps of a plan, and how arguments and results map to slots. Plain data: it can be stored.
-
-    Attributes:
-        arguments: how many; they fill the first slots.
-        slots: how many there are.
-        steps: in execution order.
-        results: one per value the graph returns.
-        layouts: the strides that values have where a region begins or ends; None: nobody looks.
-    """
-
-    arguments: int
-    slots: int
-    steps: tuple[Step, ...]
-    results: tuple[Result, ...]
-    layouts: Layouts | None = None
-
-
-def program_of(srg: SRG, plan: Plan) -> tuple[Program, Mapping[int, Any]]:
-    """The program of a plan, and the constants it needs by slot (values that are neither arguments nor made)."""
-    slot: dict[str, int] = {node.name: place for place, node in enumerate(srg.inputs)}
-    arguments = len(slot)
-    constants: dict[int, Any] = {}
-    for node in srg.gm.graph.find_nodes(op="get_attr"):
-        if srg.record(node).outputs and any(node.name in region.inputs for region in plan.regions):
-            slot[node.name] = len(slot)
-            constants[slot[node.name]] = _attribute(srg, node)
-    for index in plan.order:
-        for name in plan.regions[index].outputs:
-            slot.setdefault(name, len(slot))
-    results = _results(srg, slot, constants)
-    kept = {result for result in results if isinstance(result, int)} | set(constants)
-    steps: list[Step] = []
-    needed = set(kept)
-    for index in reversed(plan.order):
-        region = plan.regions[index]
-        inputs = tuple(slot[name] for name in region.inputs)
-        frees = tuple(dict.fromkeys(i for i in inputs if i not in needed))
-        needed.update(inputs)
-        outputs = tuple(slot[name] for name in region.outputs)
-        steps.append(Step(region=index, inputs=inputs, outputs=outputs, frees=frees))
-    program = Program(
-        arguments=arguments,
-        slots=len(slot),
-        steps=tuple(reversed(steps)),
-        results=tuple(results),
-        layouts=layouts_of(srg, slot),
-    )
-    return program, constants
-
-
-def _results(srg: SRG, slot: dict[str, int], constants: dict[int, Any]) -> list[Result]:
-    returned = srg.output.args[0]
-    values: Sequence[Any] = returned if isinstance(returned, (tuple, list)) else (returned,)
-    results: list[Result] = []
-    for value in values:
-        if not isinstance(value, Node):
-            results.append([value])
-            continue
-        if value.name not in slot:  # a constant that the graph returns as it is
-            slot[value.name] = len(slot)
-            constants[slot[value.name]] = _attribute(srg, value)
-        results.append(slot[value.name])
-    return results
-
-
-def _attribute(srg: SRG, node: Node) -> Any:
-    value: Any = srg.gm
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return value if value is not None else input_value(srg, node)
+from djinn_fx.runtime.layouts import Expected, Layouts, Strays, write_back
+from djinn_fx.runtime.program import Program
 
 
 def executable(program: Program, callables: Sequence[RegionCallable], constants: Mapping[int, Any]) -> RegionCallable:

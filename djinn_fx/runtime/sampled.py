@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.runtime.executor import Program, executable
+from djinn_fx.runtime.executor import executable
+from djinn_fx.runtime.program import Program
 from djinn_fx.threads import new_lock, start_thread
 
 #: Calls before the first that is timed; calls from one timed call to the next; timed calls of a burst.

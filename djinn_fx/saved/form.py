@@ -26,7 +26,8 @@ from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
 from djinn_fx.guard.guarded import guarded_alone
 from djinn_fx.reasons import Reason
-from djinn_fx.runtime.executor import executable, program_of
+from djinn_fx.runtime.executor import executable
+from djinn_fx.runtime.program import program_from_json, program_of, program_to_json
 from djinn_fx.saved.carried import Carried
 from djinn_fx.saved.contested import (
     EnginesLater,
@@ -36,7 +37,6 @@ from djinn_fx.saved.contested import (
     is_contested,
     waits_for_engine,
 )
-from djinn_fx.saved.torch_cache import program_from_json, program_to_json
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.replay import CannotReplay, first_loss, replay
 from djinn_fx.srg.graph import SRG

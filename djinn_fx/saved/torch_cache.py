@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ from torch._inductor.output_code import OutputCode
 from djinn_fx.dispatch.build import load_artefact
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.errors import StoreError
-from djinn_fx.runtime.executor import Program, Step, executable
-from djinn_fx.runtime.layouts import Layouts
+from djinn_fx.runtime.executor import executable
+from djinn_fx.runtime.program import Program, program_from_json, program_to_json
 from djinn_fx.settings.table import Settings
 from djinn_fx.version import VERSION
 
@@ -114,33 +114,6 @@ def kept_form(program: Program, keys: Sequence[str], settings: Settings, checked
     except TypeError as error:  # a literal result that is no JSON value
         log.debug("graph not kept: %s", error)
         return None
-
-
-def program_to_json(program: Program) -> dict[str, Any]:
-    """A program as JSON, but for literal results that are none."""
-    return {
-        "arguments": program.arguments,
-        "slots": program.slots,
-        "results": list(program.results),
-        "steps": [[s.region, s.inputs, s.outputs, s.frees] for s in program.steps],
-        "layouts": program.layouts.to_json() if program.layouts is not None else None,
-    }
-
-
-def program_from_json(form: Mapping[str, Any]) -> Program:
-    """What :func:`program_to_json` wrote."""
-    steps = tuple(
-        Step(region=region, inputs=tuple(inputs), outputs=tuple(outputs), frees=tuple(frees))
-        for region, inputs, outputs, frees in form["steps"]
-    )
-    layouts = form.get("layouts")
-    return Program(
-        arguments=form["arguments"],
-        slots=form["slots"],
-        steps=steps,
-        results=tuple(form["results"]),
-        layouts=Layouts.from_json(layouts) if layouts is not None else None,
-    )
 
 
 def cacheable(compiler: Callable[..., Any]) -> Any:

@@ -13,7 +13,8 @@ import torch
 
 from djinn_fx.calibrate import child as child_module
 from djinn_fx.calibrate import neighbours, timing
-from djinn_fx.calibrate.cases.case import Case, Task, all_cases, tasks
+from djinn_fx.calibrate.cases.all import all_cases
+from djinn_fx.calibrate.cases.case import Case, Task, tasks
 from djinn_fx.calibrate.child import MeasuringChild, Outcome
 from djinn_fx.calibrate.journal import Journal, forget
 from djinn_fx.calibrate.noise import noise_of

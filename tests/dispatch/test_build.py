@@ -22,7 +22,8 @@ from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.estimate_cost import EstimateCost
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.runtime.executor import executable, program_of
+from djinn_fx.runtime.executor import executable
+from djinn_fx.runtime.program import program_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg import SRG
 from djinn_fx.store.store import Store

@@ -15,7 +15,8 @@ from djinn_fx.dispatch.build import Builder
 from djinn_fx.passes.base import Pass, PassContext, run_passes
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.pipeline import DEFAULT, plan_of
-from djinn_fx.runtime.executor import executable, program_of
+from djinn_fx.runtime.executor import executable
+from djinn_fx.runtime.program import program_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg import GraphKind, lower
 from tests.backend.support import cutting

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.runtime.executor import Program, Step, executable, program_of
+from djinn_fx.runtime.executor import executable
+from djinn_fx.runtime.program import Program, Step, program_of
 from djinn_fx.saved.torch_cache import program_from_json, program_to_json
 from djinn_fx.srg import SRG, lower
 from tests import capture, graphs

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.reasons import ReasonKind
-from djinn_fx.runtime.executor import Program, Step, executable
+from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.layouts import Layouts, Strides, laid_out
+from djinn_fx.runtime.program import Program, Step
 from djinn_fx.saved.torch_cache import program_from_json, program_to_json
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from djinn_fx.runtime import sampled as module
-from djinn_fx.runtime.executor import Program, Step, executable
+from djinn_fx.runtime.executor import executable
+from djinn_fx.runtime.program import Program, Step
 from djinn_fx.runtime.sampled import GAP, PAUSE, SAMPLES, WARM, Sampled, Times
 
 PROGRAM = Program(

@@ -1,4 +1,4 @@
-"""The list of calibration cases: which graphs, on which engines, with how many threads."""
+"""A calibration case, and which are measured on which engines with how many threads."""
 
 from __future__ import annotations
 
@@ -52,24 +52,11 @@ class Task:
         return f"{self.engine}/{self.threads}/{self.case.name}"
 
 
-def all_cases() -> list[Case]:
-    """Every case, in the order of the list.
-
-    The modules that build them need torch; this one does not until it is asked.
-    """
-    from djinn_fx.calibrate.cases import blocks, matmuls, moves, pointwise, sequences
-
-    found = [*matmuls.cases(), *pointwise.cases(), *sequences.cases(), *moves.cases(), *blocks.cases()]
-    names = [case.name for case in found]
-    assert len(set(names)) == len(names), "case names are unique"
-    return found
-
-
 def tasks(cases: list[Case], engines: tuple[str, ...], threads: tuple[int, ...], *, quick: bool) -> Iterator[Task]:
     """What is to be measured: the engines in the order given, each with all threads, then with one.
 
     Args:
-        cases: see :func:`all_cases`.
+        cases: see :func:`djinn_fx.calibrate.cases.all.all_cases`.
         engines: those that are here.
         threads: numbers of threads to measure, the usual number first.
         quick: only the short list.

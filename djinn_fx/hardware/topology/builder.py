@@ -8,7 +8,8 @@ from dataclasses import replace
 from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.device import Device
 from djinn_fx.hardware.topology.links import Link, LinkClass, Serialisation, find_link_class, make_link
-from djinn_fx.hardware.topology.topology import Node, Topology
+from djinn_fx.hardware.topology.nodes import Node
+from djinn_fx.hardware.topology.topology import Topology
 
 #: More is a slip of the pen, or meant to do harm: 65,536 accelerators in three dimensions have 400,000 links.
 MAX_NODES, MAX_LINKS = 200_000, 500_000

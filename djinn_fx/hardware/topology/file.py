@@ -38,8 +38,9 @@ from djinn_fx.hardware.topology.links import (
     link_classes,
 )
 from djinn_fx.hardware.topology.measured_links import measured_link
+from djinn_fx.hardware.topology.nodes import FORWARDING
 from djinn_fx.hardware.topology.presets import preset
-from djinn_fx.hardware.topology.topology import FORWARDING, Topology, missing_way
+from djinn_fx.hardware.topology.topology import Topology, missing_way
 from djinn_fx.hardware.yaml_places import Entry, read_entries
 
 _SECTION = ("name", "preset", "count", "fabric", "classes", "aliases", "hosts", "switches", "links")

@@ -12,12 +12,39 @@ import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
+
+from typing_extensions import Self
 
 from djinn_fx.hardware.topology.links import Link
+from djinn_fx.hardware.topology.nodes import Node
 
-if TYPE_CHECKING:
-    from djinn_fx.hardware.topology.topology import Node, Topology
+
+class Network(Protocol):
+    """What routes are looked for in (:class:`djinn_fx.hardware.topology.topology.Topology`)."""
+
+    def node(self, name: str) -> Node:
+        """The node of that name."""
+        ...
+
+    def links_from(self, name: str) -> Sequence[Link]:
+        """The links that begin there."""
+        ...
+
+    def links_to(self, name: str) -> Sequence[Link]:
+        """The links that end there."""
+        ...
+
+    def without(self, name: str) -> Self:
+        """The same without a node."""
+        ...
+
+    def with_node(self, node: Node, links: Iterable[Link]) -> Self:
+        """The same and one more node."""
+        ...
+
+
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +121,7 @@ def segment_s(segment: Sequence[Link], nbytes: int) -> float:
     return sum(link.latency_s for link in segment) + max(link.stream_s(nbytes) for link in segment)
 
 
-class PathTable:
+class PathTable(Generic[AnyNetwork]):
     """The useful routes from the nodes that were asked about; changes of the topology change only what they touch.
 
     Attributes:
@@ -102,7 +129,7 @@ class PathTable:
         work: routes that were tried so far; what an update costs is the difference.
     """
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: AnyNetwork) -> None:
         self.topology = topology
         self.work = 0
         self._tables: dict[str, dict[str, list[Route]]] = {}

@@ -11,33 +11,8 @@ from types import MappingProxyType
 from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.device import Device
 from djinn_fx.hardware.topology.links import DATASHEET, MEASURED, MIXED, Link, Serialisation, default_serialisation
+from djinn_fx.hardware.topology.nodes import Node
 from djinn_fx.hardware.topology.routes import PathTable, Route
-
-#: What a node does with data for others: nothing; passes each byte on as it comes (switches, PCIe roots); or waits
-#: until everything has arrived (host memory: a tensor is copied there whole before it is sent on).
-FORWARDING = ("none", "cut-through", "store-and-forward")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Node:
-    """A place that links lead to.
-
-    Attributes:
-        name: unique; a device's is usually ``host/device``.
-        host: name of the host it belongs to; empty for what stands between hosts.
-        device: what computes there; None for switches, and for host memory that nothing is to run on.
-        forwarding: one of :data:`FORWARDING`.
-        serialisation: what messages cost that this node's host makes or reads; None: the default.
-    """
-
-    name: str
-    host: str = ""
-    device: Device | None = None
-    forwarding: str = "none"
-    serialisation: Serialisation | None = None
-
-    def __post_init__(self) -> None:
-        assert self.forwarding in FORWARDING, self.forwarding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +105,7 @@ class Topology:
         return self._adjacent[name][1]
 
     @cached_property
-    def paths(self) -> PathTable:
+    def paths(self) -> PathTable[Topology]:
         """The routes of this topology, found when first asked for. For churn make a table of your own."""
         return PathTable(self)
 
@@ -173,7 +148,7 @@ class Topology:
         return cheapest(self.paths, source, target, nbytes)
 
 
-def cheapest(paths: PathTable, source: str, target: str, nbytes: int) -> Transfer:
+def cheapest(paths: PathTable[Topology], source: str, target: str, nbytes: int) -> Transfer:
     """As :meth:`Topology.transfer`, by a table that follows churn."""
     if nbytes < 0:
         raise ValueError(f"a transfer of {nbytes} bytes")

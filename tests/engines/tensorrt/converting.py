@@ -18,7 +18,8 @@ from djinn_fx.engines.tensorrt.conversion import Conversion, Options
 from djinn_fx.engines.tensorrt.convert import convert
 from djinn_fx.engines.tensorrt.simulate import simulated
 from djinn_fx.reasons import Reason
-from djinn_fx.runtime.executor import executable, program_of
+from djinn_fx.runtime.executor import executable
+from djinn_fx.runtime.program import program_of
 from djinn_fx.srg import GraphKind, lower
 from djinn_fx.srg.extract import extract, input_value
 from tests.running import cut_by_labels, plan_in_order

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.catalogue import find_device
 from djinn_fx.hardware.topology.links import Link
+from djinn_fx.hardware.topology.nodes import FORWARDING, Node
 from djinn_fx.hardware.topology.presets import preset
 from djinn_fx.hardware.topology.routes import PathTable, Route
-from djinn_fx.hardware.topology.topology import FORWARDING, Node, Topology, cheapest
+from djinn_fx.hardware.topology.topology import Topology, cheapest
 
 SIZES = (0, 1, 1_000, 1_000_000, 10**9)
 
