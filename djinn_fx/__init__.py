@@ -6,6 +6,7 @@ imported for it. This module is cheap: it imports neither torch nor any optional
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from djinn_fx import version
@@ -13,20 +14,35 @@ from djinn_fx import version
 __version__ = version.VERSION
 
 if TYPE_CHECKING:
+    from djinn_fx.backend import compilations as compilations
     from djinn_fx.backend import compile_exported as compile_exported
     from djinn_fx.backend import reset as reset
     from djinn_fx.backend import status as status
     from djinn_fx.backend import wait_until_ready as wait_until_ready
+    from djinn_fx.costmodels import Call as Call
+    from djinn_fx.costmodels import CostModel as CostModel
+    from djinn_fx.costmodels import Count as Count
+    from djinn_fx.costmodels import Estimate as Estimate
+    from djinn_fx.costmodels import Work as Work
+    from djinn_fx.costmodels import WorkGraph as WorkGraph
+    from djinn_fx.costmodels import forget_rule as forget_rule
+    from djinn_fx.costmodels import rule as rule
+    from djinn_fx.saved.guards import saveable_guards as saveable_guards
 
-_LAZY = dict.fromkeys(("compile_exported", "reset", "status", "wait_until_ready"), "djinn_fx.backend")
+#: Where each public name is at home.
+_HOMES = {
+    **dict.fromkeys(("compilations", "compile_exported", "reset", "status", "wait_until_ready"), "djinn_fx.backend"),
+    **dict.fromkeys(
+        ("Call", "CostModel", "Count", "Estimate", "Work", "WorkGraph", "forget_rule", "rule"), "djinn_fx.costmodels"
+    ),
+    "saveable_guards": "djinn_fx.saved.guards",
+}
 
-__all__ = ["__version__", "compile_exported", "reset", "status", "wait_until_ready"]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public doors on first use, so that ``import djinn_fx`` stays cheap."""
-    if name in _LAZY:
-        import importlib
-
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'djinn_fx' has no attribute {name!r}")
+    """Import the public names on first use, so that ``import djinn_fx`` stays cheap."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'djinn_fx' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
