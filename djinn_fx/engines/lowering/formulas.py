@@ -32,14 +32,15 @@ class Formulas:
         used: the symbols that formulas asked for so far, and where each is read.
     """
 
-    def __init__(self, arguments: Sequence[Any]) -> None:
+    def __init__(self, arguments: Sequence[Any], tensors_only: bool = False) -> None:
         """Args:
         arguments: fake tensors, SymInts and whatever else, one per argument of the region.
+        tensors_only: only sizes of tensors tell a symbol.
         """
         self._places: dict[str, tuple[int, int | None]] = {}
         self.used: dict[str, tuple[int, int | None]] = {}
         for place, argument in enumerate(arguments):
-            if isinstance(argument, torch.SymInt):
+            if isinstance(argument, torch.SymInt) and not tensors_only:
                 self._note(expression_of(argument), place, None)
             elif isinstance(argument, torch.Tensor):
                 for dim, size in enumerate(argument.shape):
@@ -90,6 +91,9 @@ class Formulas:
             return ["//", *map(self._of, expression.args)]
         if kind in ("Mod", "PythonMod"):
             return ["%", *map(self._of, expression.args)]
+        if kind == "ModularIndexing":
+            base, divisor, modulus = map(self._of, expression.args)
+            return ["%", ["//", base, divisor], modulus]
         raise Refused(f"a size is reckoned as {expression}")
 
 

@@ -13,8 +13,9 @@ from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.lowering.decompose import parts_of
 from djinn_fx.engines.lowering.formulas import Formulas, expression_of
-from djinn_fx.engines.onnx import patterns, registry
+from djinn_fx.engines.onnx import for_tensorrt, patterns, registry
 from djinn_fx.engines.onnx.conditions.integers import Conditions
+from djinn_fx.engines.onnx.for_tensorrt import narrowed
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.results import Results
 from djinn_fx.engines.onnx.sizes import Symbols
@@ -26,7 +27,7 @@ from djinn_fx.srg.graph import attribute, fake_value, tensors_of
 from djinn_fx.srg.lower import source_of, target_name
 
 #: Part of the engines' fingerprints: a new number makes every kept model stale.
-CONVERTER_VERSION = "11"
+CONVERTER_VERSION = "12"
 
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _CHECKS = (
@@ -43,10 +44,16 @@ class OnnxRegion:
     Attributes:
         model: its bytes; every argument that is read is an input, weights too.
         signature: how it hangs on the region.
+        outputs: the element type and the sizes of each of the model's outputs; told of models for TensorRT.
+        sizes: by the name that the model's inputs have for it, every size of theirs that differs from call to call.
+        sources: of each of the model's nodes, which node of the region it comes from.
     """
 
     model: bytes
     signature: Signature
+    outputs: tuple[for_tensorrt.Given, ...]
+    sizes: Mapping[str, torch.SymInt]
+    sources: tuple[str, ...]
 
 
 def convert(region: RegionGraph, flavour: str) -> OnnxRegion:
@@ -54,7 +61,7 @@ def convert(region: RegionGraph, flavour: str) -> OnnxRegion:
 
     Args:
         region: to convert; it is left as it is.
-        flavour: ``"onnxruntime"`` or ``"openvino"``.
+        flavour: ``"onnxruntime"``, ``"openvino"`` or ``"tensorrt"``.
 
     Raises:
         Refused: it cannot be converted exactly; the text names the op and the user's line.
@@ -63,7 +70,9 @@ def convert(region: RegionGraph, flavour: str) -> OnnxRegion:
     try:
         return conversion.run()
     except (Refused, EffectsRefused) as refused:
-        raise Refused(_located(conversion.node, str(refused))) from refused
+        located = Refused(_located(conversion.node, str(refused)))
+        located.node = conversion.node.name if conversion.node is not None else ""
+        raise located from refused
 
 
 def _located(node: Node | None, detail: str) -> str:
@@ -82,11 +91,12 @@ _PART = "operator.getitem"
 
 class _Conversion:
     def __init__(self, region: RegionGraph, flavour: str) -> None:
-        self._graph = region.gm.graph
+        self._graph = region.gm.graph if flavour != "tensorrt" else narrowed(region.gm.graph)
         self._table = registry.load()
         self._places = {node: place for place, node in enumerate(self._graph.find_nodes(op="placeholder"))}
         self._examples = region.example_inputs
-        self._formulas = Formulas([self._fake(node) for node in self._places])
+        arguments = [self._fake(node) for node in self._places]
+        self._formulas = Formulas(arguments, tensors_only=flavour == "tensorrt")
         self._symbols = Symbols(self._read_symbol)
         self._builder = GraphBuilder(flavour)
         self._builder.reckon = lambda size, sources: self._symbols.reckon(self._builder, size, sources)
@@ -102,12 +112,14 @@ class _Conversion:
 
     def run(self) -> OnnxRegion:
         self._check_targets()
+        if self._builder.flavour == "tensorrt":
+            for_tensorrt.check_devices(self._graph, self._fake)
         effects = Effects(self._graph, self._places)
         self.node = effects.culprit
         effects.check()
         self.node = None
         for node in self._live(effects):
-            self.node = node
+            self.node, self._builder.source = node, node.name
             if node.op == "placeholder":
                 self._take(node)
             elif node.op == "get_attr":
@@ -128,7 +140,11 @@ class _Conversion:
             (self._places[written], self._builder.output(self._values[written])) for written in effects.written
         )
         flag = self._builder.flag()
+        outputs: tuple[for_tensorrt.Given, ...] = ()
+        if self._builder.flavour == "tensorrt":
+            outputs = for_tensorrt.outputs_of(self._graph, self._fake, self._builder.given_back, self._formulas)
         model, names = self._builder.finish()
+        nodes = list(self._places)
         signature = Signature(
             fed=tuple(self._fed[name] for name in names),
             results=returned,
@@ -139,7 +155,13 @@ class _Conversion:
             writes_first=self._builder.writes_first,
             program=self._ranges.program(),
         )
-        return OnnxRegion(model=model, signature=signature)
+        return OnnxRegion(
+            model=model,
+            signature=signature,
+            outputs=outputs,
+            sizes=for_tensorrt.varying([self._fake(nodes[self._fed[name].place]) for name in names]),
+            sources=self._builder.sources,
+        )
 
     # The graph
 
@@ -184,6 +206,10 @@ class _Conversion:
 
     def _take(self, node: Node) -> None:
         fake = self._fake(node)
+        if isinstance(fake, torch.Tensor) and _is_empty(fake) and self._builder.flavour == "tensorrt":
+            sizes = [size if isinstance(size, int) else 1 for size in fake.shape]  # only joins take it, for nothing
+            self._values[node] = self._builder.constant(torch.empty(sizes, dtype=fake.dtype), fake.dtype)
+            return
         if isinstance(fake, torch.Tensor):
             self._check_tensor(fake)
             self._values[node] = self._declare(self._places[node], fake)
@@ -325,7 +351,9 @@ class _Conversion:
         return self._values.get(node)
 
     def _check_tensor(self, fake: torch.Tensor) -> None:
-        if fake.device.type != "cpu":
+        if self._builder.flavour == "tensorrt":
+            for_tensorrt.check(fake)
+        elif fake.device.type != "cpu":
             raise Refused(f"it is on {fake.device.type}")
         if fake.layout is not torch.strided or fake.is_conj() or fake.is_neg():
             raise Refused(f"its layout is {fake.layout}, or it is a lazy conjugate or negative")
@@ -333,14 +361,14 @@ class _Conversion:
             raise Refused("OpenVINO computes float64 as float32")
 
     def _check_elements(self, node: Node) -> None:
-        """OpenVINO was seen to die (SIGFPE) on ops on tensors without elements; joining leaves these out."""
-        if self._builder.flavour != "openvino" or target_name(node.target) in (*_JOINS, _PART):
+        """OpenVINO was seen to die (SIGFPE) on tensors without elements, TensorRT has none; joins leave them out."""
+        if self._builder.flavour == "onnxruntime" or target_name(node.target) in (*_JOINS, _PART):
             return
         if node.op == "call_function" and all(map(_is_empty, tensors_of(self._fake(node)))):
             return  # who reads the result is asked
         given = (tensor for source in node.all_input_nodes for tensor in tensors_of(self._fake(source)))
         if any(map(_is_empty, given)):
-            raise Refused("OpenVINO is given no tensors without elements")
+            raise Refused("the runtime is given no tensors without elements")
 
     def _stamped(self, value: Any, node: Node) -> Any:
         return _stamp(value, fake_value(node))

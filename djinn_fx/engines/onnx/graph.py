@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from djinn_fx.engines.onnx.proto import declare, key_of, set_attribute
+from djinn_fx.engines.onnx import for_tensorrt
+from djinn_fx.engines.onnx.proto import declare, key_of, named_by_place, set_attribute, without_copies
 from djinn_fx.engines.onnx.values import Refused, Value, onnx_type, raw_bytes
 from djinn_fx.engines.optional import optional
 
 onnx = optional("onnx")
 
-#: The version of the standard operators; what onnxruntime 1.2x and OpenVINO 2026 both read.
-OPSET = 21
+#: The version of the standard operators; what onnxruntime 1.2x and OpenVINO 2026 both read, and for TensorRT the first
+#: that has attention.
+OPSETS = {"onnxruntime": 21, "openvino": 21, "tensorrt": 23}
 MICROSOFT = "com.microsoft"
 #: Operators of our own, which the OpenVINO engine teaches OpenVINO's ONNX reader.
 DJINN = "djinn"
@@ -33,18 +35,21 @@ class GraphBuilder:
     """Makes one ONNX graph.
 
     Attributes:
-        flavour: the runtime the model is for: ``"onnxruntime"`` or ``"openvino"``. A converter may emit operators of
-            the domain :data:`MICROSOFT` for the former and of :data:`DJINN` for the latter.
+        flavour: the runtime the model is for: ``"onnxruntime"``, ``"openvino"`` or ``"tensorrt"``. A converter may emit
+            operators of the domain :data:`MICROSOFT` for the first and of :data:`DJINN` for the second.
     """
 
     def __init__(self, flavour: str) -> None:
-        if flavour not in ("onnxruntime", "openvino"):
+        if flavour not in OPSETS:
             raise ValueError(f"unknown flavour {flavour!r}")
         self.flavour = flavour
         self._model = onnx.ModelProto(ir_version=10)
         self._graph = self._model.graph
         self._graph.name = "region"
         self._nodes: list[Any] = []
+        #: What the nodes that are written now come from: for messages.
+        self.source = ""
+        self._sources: list[str] = []
         self._inputs: list[Value] = []
         self._count = 0
         self._constants: dict[Any, Value] = {}
@@ -55,7 +60,10 @@ class GraphBuilder:
         self._moved: dict[str, Value] = {}
         self._arrays: dict[str, np.ndarray] = {}
         self._made: dict[Any, tuple[Value, ...]] = {}
-        self._outputs = 0
+        #: What each node of the finished model comes from.
+        self.sources: tuple[str, ...] = ()
+        #: What the model gives, in order.
+        self.given_back: list[Value] = []
         self._required: list[Value] = []
         #: Looks at small tensors so far (``needs.py``).
         self.looks = 0
@@ -127,6 +135,8 @@ class GraphBuilder:
         domain: str,
         attributes: dict[str, Any],
     ) -> tuple[Value, ...]:
+        if self.flavour == "tensorrt":
+            for_tensorrt.check_operator(kind, attributes)
         names = ["" if one is None else one.name for one in inputs]
         while names and not names[-1]:
             names.pop()
@@ -134,7 +144,7 @@ class GraphBuilder:
         if key is not None and key in self._made:
             return self._made[key]
         node = onnx.NodeProto(op_type=kind, domain=domain, input=names)
-        self._nodes.append(node)
+        self._append(node)
         values: list[Value] = []
         for output in outputs:
             if output is None:
@@ -153,10 +163,14 @@ class GraphBuilder:
             self._made[key] = made
         return made
 
+    def _append(self, node: Any) -> None:
+        self._nodes.append(node)
+        self._sources.append(self.source)
+
     @property
     def outputs(self) -> int:
         """How many model outputs there are so far."""
-        return self._outputs
+        return len(self.given_back)
 
     # Constants
 
@@ -395,11 +409,12 @@ class GraphBuilder:
 
     def output(self, value: Value) -> int:
         """A new model output with this value; returns its index. Each has a name, and so memory, of its own."""
-        name = f"out{self._outputs}"
-        self._outputs += 1
-        self._nodes.append(onnx.NodeProto(op_type="Identity", input=[value.name], output=[name]))
-        declare(self._graph.output.add(), Value(name, value.dtype, value.shape, value.symbols))
-        return self._outputs - 1
+        name = f"out{len(self.given_back)}"
+        self.given_back.append(value)
+        self._append(onnx.NodeProto(op_type="Identity", input=[value.name], output=[name]))
+        symbols = () if self.flavour == "tensorrt" else value.symbols
+        declare(self._graph.output.add(), Value(name, value.dtype, value.shape, symbols))
+        return len(self.given_back) - 1
 
     # Conditions
 
@@ -447,19 +462,25 @@ class GraphBuilder:
         """The model's bytes, and the names of the inputs it reads, in order. What nothing reads is left out."""
         read = {output.name for output in self._graph.output}
         kept = []
-        for node in reversed(self._nodes):
+        for place in reversed(range(len(self._nodes))):
+            node = self._nodes[place]
             if any(name in read for name in node.output):
-                kept.append(node)
+                kept.append(place)
                 read.update(node.input)
-        self._graph.node.extend(reversed(kept))
+        kept.reverse()
+        self.sources = tuple(self._sources[place] for place in kept)
+        nodes = [self._nodes[place] for place in kept]
+        if self.flavour == "tensorrt":
+            nodes, self.sources = without_copies(nodes, self.sources)
+        self._graph.node.extend(nodes)
         inputs = [one for one in self._inputs if one.name in read]
-        for one in inputs:
+        for one in named_by_place(inputs) if self.flavour == "tensorrt" else inputs:
             declare(self._graph.input.add(), one)
         for (dtype, shape, raw), value in self._constants.items():
             if value.name in read:
                 self._graph.initializer.add(name=value.name, data_type=onnx_type(dtype), dims=shape, raw_data=raw)
-        for domain in sorted({node.domain for node in kept} | {""}):
-            self._model.opset_import.add(domain=domain, version=OPSET if domain == "" else 1)
+        for domain in sorted({node.domain for node in nodes} | {""}):
+            self._model.opset_import.add(domain=domain, version=OPSETS[self.flavour] if domain == "" else 1)
         return bytes(self._model.SerializeToString(deterministic=True)), tuple(one.name for one in inputs)
 
 
@@ -469,4 +490,4 @@ def _no_symbols(size: int | torch.SymInt, sources: Sequence[Value]) -> int | Val
     raise Refused(f"the size {size} is not known")
 
 
-__all__ = ["DJINN", "MICROSOFT", "OPSET", "GraphBuilder", "Number", "Refused", "Sizes", "Tensorlike", "Value"]
+__all__ = ["DJINN", "MICROSOFT", "OPSETS", "GraphBuilder", "Number", "Refused", "Sizes", "Tensorlike", "Value"]

@@ -6,6 +6,7 @@ What is known of them (onnxruntime 1.31, OpenVINO 2026.4, CPU; each was tried):
 - Narrow integers have few kernels in onnxruntime and saturate in OpenVINO, where torch wraps around: onnxruntime does
   the work in int32 and casts, which wraps; OpenVINO is not asked.
 - OpenVINO keeps int64 as int32, takes NaN for greater than any number, and forgets it in Relu, Clip, Max and Min.
+- TensorRT has halves natively: what rounds once at most is done in them, the rest in float32, as torch does it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 PLAIN = (torch.float32, torch.float64, torch.int32, torch.int64)
 _NARROW = (torch.int8, torch.uint8, torch.int16, torch.uint16)
 _HALF = (torch.float16, torch.bfloat16)
+#: Of halves, the result in float32 rounded is the result in halves.
+_ROUNDED_ONCE = frozenset({"Add", "Sub", "Mul", "Neg", "Abs"})
 
 
 def wide(b: GraphBuilder, dtype: torch.dtype, exact: bool = False) -> torch.dtype:
@@ -37,7 +40,7 @@ def wide(b: GraphBuilder, dtype: torch.dtype, exact: bool = False) -> torch.dtyp
     if dtype in PLAIN:
         return dtype
     if dtype in _HALF:
-        return torch.float32
+        return dtype if exact and b.flavour == "tensorrt" else torch.float32
     if dtype in _NARROW:
         if b.flavour == "openvino" and not exact:
             raise Refused(f"OpenVINO's {str(dtype).removeprefix('torch.')} does not wrap around as torch's does")
@@ -45,6 +48,11 @@ def wide(b: GraphBuilder, dtype: torch.dtype, exact: bool = False) -> torch.dtyp
     if dtype is torch.uint32 and exact:
         return torch.int64
     raise Refused(f"no kernel computes in {str(dtype).removeprefix('torch.')}")
+
+
+def byte(b: GraphBuilder) -> torch.dtype:
+    """What stands for truth values where they have no kernel."""
+    return torch.int32 if b.flavour == "tensorrt" else torch.uint8
 
 
 def broadcast(*values: Value) -> tuple[int | None, ...]:
@@ -60,7 +68,7 @@ def broadcast(*values: Value) -> tuple[int | None, ...]:
 
 def arithmetic(b: GraphBuilder, kind: str, values: Sequence[Value], dtype: torch.dtype, **attributes: Any) -> Value:
     """An operator whose operands and result are of one type, done in :func:`wide`'s and given back in ``dtype``."""
-    inner = wide(b, dtype)
+    inner = dtype if kind in _ROUNDED_ONCE and dtype in _HALF and b.flavour == "tensorrt" else wide(b, dtype)
     operands = [b.cast(value, inner) for value in values]
     return b.cast(b.op(kind, operands, inner, broadcast(*values), **attributes), dtype)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import sympy  # type: ignore[import-untyped]
 import torch
-from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod, PythonMod
+from torch.utils._sympy.functions import CleanDiv, FloorDiv, Mod, ModularIndexing, PythonMod
 from torch.utils._sympy.functions import Max as TorchMax
 from torch.utils._sympy.functions import Min as TorchMin
 
@@ -67,7 +67,11 @@ class Symbols:
         if expression.is_Pow and expression.exp.is_Integer and int(expression.exp) > 0:
             parts = [self._reckon(b, expression.base)] * int(expression.exp)
             return _fold(b, "Mul", parts)
-        parts = [self._reckon(b, one) for one in expression.args]
+        # In an order that does not depend on what torch calls its symbols: equal layers are equal models.
+        args = expression.args
+        if expression.is_Add or expression.is_Mul or expression.func in _FOLDS:
+            args = sorted(args, key=lambda one: _key(one, list(self.places)))
+        parts = [self._reckon(b, one) for one in args]
         if expression.is_Add:
             return _fold(b, "Add", parts)
         if expression.is_Mul:
@@ -78,6 +82,9 @@ class Symbols:
             return floor_divide(b, *(b.tensor(part, torch.int64) for part in parts))
         if expression.func in (Mod, PythonMod):
             return b.op("Mod", [b.tensor(part, torch.int64) for part in parts], torch.int64, ())
+        if expression.func is ModularIndexing:
+            base, divisor, modulus = (b.tensor(part, torch.int64) for part in parts)
+            return b.op("Mod", [floor_divide(b, base, divisor), modulus], torch.int64, ())
         raise Refused(f"the size {expression} is not reckoned")
 
     def _read(self, b: GraphBuilder, name: str) -> Value:
@@ -87,6 +94,13 @@ class Symbols:
         size = b.size(value, dim)
         assert isinstance(size, Value)
         return size
+
+
+def _key(expression: Any, places: Sequence[str]) -> str:
+    """The text of a formula with its symbols named by the places at which they are read."""
+    order = {name: place for place, name in enumerate(places)}
+    named = {one: sympy.Symbol(f"k{order.get(str(one), len(order))}") for one in expression.free_symbols}
+    return str(expression.xreplace(named))
 
 
 def _fold(b: GraphBuilder, kind: str, parts: Sequence[int | Value]) -> Value:

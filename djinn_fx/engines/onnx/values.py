@@ -9,7 +9,13 @@ import torch
 
 
 class Refused(Exception):
-    """This op, with these arguments, has no equal in ONNX or in the runtime; the text says why, in plain words."""
+    """This op, with these arguments, has no equal in ONNX or in the runtime; the text says why, in plain words.
+
+    Attributes:
+        node: the region's node it is about; "" for none.
+    """
+
+    node = ""
 
 
 class RefusedWhole(Refused):

@@ -11,10 +11,11 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from djinn_fx.engines.ranges.program import Program
 from djinn_fx.engines.tensorrt.conversion import (
     Constant,
     Copy,
@@ -25,14 +26,15 @@ from djinn_fx.engines.tensorrt.conversion import (
     Output,
     SameAs,
     ViewOfInput,
+    ViewOfOutput,
     evaluate,
 )
 
 #: Raised with every change of the form or its meaning; part of every key.
-CALLING_SCHEMA = 1
+CALLING_SCHEMA = 2
 
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (FromNetwork, FromInput, ViewOfInput, FromSizes, Constant, SameAs)
+    kind.__name__: kind for kind in (FromNetwork, FromInput, ViewOfInput, ViewOfOutput, FromSizes, Constant, SameAs)
 }
 
 
@@ -77,7 +79,7 @@ class Limit:
     most: int
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a symbol is read."""
 
     symbol: str
@@ -96,6 +98,10 @@ class Calling:
         results: the region's, in order.
         copies: which outputs of the plan are written into which arguments.
         limits: one for each symbol in the inputs' shapes.
+        elsewhere: where symbols are read that are no size of an input of the plan.
+        flag: the output that says whether this call's values are such that the plan computes what torch does; None:
+            they always are.
+        program: what must hold of the arguments' whole numbers, and can be told before the call.
     """
 
     arguments: int
@@ -104,6 +110,9 @@ class Calling:
     results: tuple[Output, ...]
     copies: tuple[Copy, ...] = ()
     limits: tuple[Limit, ...] = ()
+    elsewhere: tuple[Place, ...] = ()
+    flag: int | None = None
+    program: Program = field(default_factory=Program)
 
     def __post_init__(self) -> None:
         """Check that every index points at something and every formula can be evaluated.
@@ -124,15 +133,19 @@ class Calling:
                 _below(result.output, len(self.outputs), "output")
             elif isinstance(result, (FromInput, ViewOfInput)):
                 _below(result.input, self.arguments, "argument")
-            elif isinstance(result, SameAs):
+            elif isinstance(result, (SameAs, ViewOfOutput)):
                 _below(result.output, place, "earlier result")
+        for read in self.elsewhere:
+            _below(read.argument, self.arguments, "argument")
+        if self.flag is not None:
+            _below(self.flag, len(self.outputs), "output")
         targets = {copy.output for copy in self.copies}
         if any(made.shape is None and index not in targets for index, made in enumerate(self.outputs)):
             raise ValueError("an output without sizes is copied nowhere")
         symbols = {place.symbol for place in self.places}
         if {limit.symbol for limit in self.limits} != symbols:
             raise ValueError(f"limits for {[limit.symbol for limit in self.limits]}, symbols {sorted(symbols)}")
-        trial = dict.fromkeys(symbols, 1)
+        trial = dict.fromkeys((*symbols, *(place.symbol for place in self.elsewhere)), 1)
         for formula in self._formulas():
             try:
                 with contextlib.suppress(ZeroDivisionError):  # of the trial's values, not of the formula
@@ -141,10 +154,10 @@ class Calling:
                 raise ValueError(f"size {formula!r} cannot be reckoned: {error!r}") from error
 
     @cached_property
-    def places(self) -> tuple[_Place, ...]:
+    def places(self) -> tuple[Place, ...]:
         """Every place a symbol can be read at; a symbol must have the same value at all of its places."""
         return tuple(
-            _Place(size, given.argument, dim)
+            Place(size, given.argument, dim)
             for given in self.inputs
             for dim, size in enumerate(given.shape)
             if isinstance(size, str)
@@ -157,7 +170,8 @@ class Calling:
 
     def symbols(self, arguments: Sequence[Any]) -> dict[str, int]:
         """The symbols' values in one call."""
-        return {place.symbol: int(arguments[place.argument].shape[place.dim]) for place in self.places}
+        places = (*self.places, *self.elsewhere)
+        return {place.symbol: int(arguments[place.argument].shape[place.dim]) for place in places}
 
     def outside(self, arguments: Sequence[Any]) -> str | None:
         """Which size lies outside what the plan was built for, in words; None if none does."""
@@ -176,16 +190,17 @@ class Calling:
         for made in self.outputs:
             yield from made.shape or ()
         for result in self.results:
-            if isinstance(result, (FromNetwork, ViewOfInput)):
+            if isinstance(result, (FromNetwork, ViewOfInput, ViewOfOutput)):
                 yield from (*result.shape, *result.strides)
-            if isinstance(result, ViewOfInput):
+            if isinstance(result, (ViewOfInput, ViewOfOutput)):
                 yield result.offset
             if isinstance(result, FromSizes):
                 yield result.value
 
     def to_json(self) -> dict[str, Any]:
         """The mapping as a JSON object."""
-        form = asdict(self)
+        form = asdict(replace(self, program=Program()))
+        form["program"] = self.program.to_json()
         form["results"] = [{"kind": type(one).__name__, **asdict(one)} for one in self.results]
         plain: dict[str, Any] = json.loads(json.dumps({"schema": CALLING_SCHEMA, **form}))
         return plain
@@ -207,6 +222,9 @@ class Calling:
                 results=tuple(_result(one) for one in data["results"]),
                 copies=tuple(Copy(**one) for one in data["copies"]),
                 limits=tuple(Limit(**one) for one in data["limits"]),
+                elsewhere=tuple(Place(*one) for one in data["elsewhere"]),
+                flag=data["flag"],
+                program=Program.from_json(data["program"]),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a mapping of arguments: {error!r}") from error

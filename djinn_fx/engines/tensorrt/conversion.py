@@ -54,12 +54,14 @@ class FromNetwork:
         dtype: a key of ``DTYPE_BYTES``.
         shape: sizes.
         strides: in elements, as the readers of this output were compiled for. The network writes it contiguous.
+        shown: the network writes the elements in the order of the result's memory, which shows them as they are.
     """
 
     output: int
     dtype: str
     shape: tuple[Formula, ...]
     strides: tuple[Formula, ...]
+    shown: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,23 @@ class ViewOfInput:
     """
 
     input: int
+    shape: tuple[Formula, ...]
+    strides: tuple[Formula, ...]
+    offset: Formula
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOfOutput:
+    """A region output that shows an earlier one's memory.
+
+    Attributes:
+        output: which region output, by index.
+        shape: sizes.
+        strides: in elements.
+        offset: in elements, from that output's own first element.
+    """
+
+    output: int
     shape: tuple[Formula, ...]
     strides: tuple[Formula, ...]
     offset: Formula
@@ -119,7 +138,7 @@ class SameAs:
     output: int
 
 
-Output = FromNetwork | FromInput | ViewOfInput | FromSizes | Constant | SameAs
+Output = FromNetwork | FromInput | ViewOfInput | ViewOfOutput | FromSizes | Constant | SameAs
 
 
 @dataclass(frozen=True, kw_only=True)

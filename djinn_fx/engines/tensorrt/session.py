@@ -11,7 +11,9 @@ One :class:`Session` serves a plan for every device and stream of the process:
   Either way everything after it on the current stream waits for it, so no memory has to be marked as in use by another
   stream (``record_stream``): only what a call made for itself is freed early, and that is reused in stream order.
 * A call whose sizes lie outside the plan's profile is refused before anything is touched (:class:`OutsideProfile`).
-* A call does not synchronise, so it can be captured into a CUDA graph, provided its context has run once before.
+* A call does not synchronise, so it can be captured into a CUDA graph, provided its context has run once before. It
+  does where values decide whether the plan computes what torch does (an index may be out of range): these are looked
+  at, and such a call is not captured.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from typing import Any, Protocol
 
 import torch
 
+from djinn_fx.engines.base import Declined
+from djinn_fx.engines.ranges.program import Checked
 from djinn_fx.engines.tensorrt.calling import Calling, Given, Made
 from djinn_fx.engines.tensorrt.conversion import (
     Constant,
@@ -33,6 +37,7 @@ from djinn_fx.engines.tensorrt.conversion import (
     FromSizes,
     Output,
     SameAs,
+    ViewOfOutput,
     evaluate,
     evaluate_all,
 )
@@ -151,6 +156,9 @@ class Session:
         self._lock = threading.RLock()
         self.mutated = calling.mutated
         self.accepts: Callable[[Sequence[Any]], bool] | None = self._inside if calling.limits else None
+        places = {one.symbol: (one.argument, one.dim) for one in (*calling.places, *calling.elsewhere)}
+        self._checked = Checked(calling.program, places)
+        self._has_conditions = bool(calling.program.checks) or calling.flag is not None
 
     def prepare(self, device: torch.device) -> None:
         """Deserialise the plan for a device now rather than at the first call.
@@ -166,15 +174,18 @@ class Session:
 
         Raises:
             OutsideProfile: the sizes are not the plan's; nothing was done.
+            Declined: these values are not for it; the arguments are as they were.
             EngineError: TensorRT refused (stage load or run); the arguments are as they were.
         """
         calling = self._calling
         symbols: dict[str, int] = {}
-        if calling.limits:
+        if calling.limits or calling.elsewhere:
             outside = calling.outside(args)
             if outside is not None:
                 raise OutsideProfile(f"{self.label}: run: {outside}")
             symbols = calling.symbols(args)
+        if self._has_conditions:
+            self._look(args)
         device, given = self._taken(args)
         with self._lock:
             stream = self._driver.stream(device)
@@ -182,16 +193,29 @@ class Session:
             made = self._allocate(device, given, args, symbols)
             self._bind(bound, given, made)
             bound.context.run(stream)
+        if calling.flag is not None and not made[calling.flag].item():
+            raise Declined("an index is out of range, or a number beyond what the plan computes as torch does")
         for copy in calling.copies:
             if made[copy.output] is not args[copy.input]:
                 args[copy.input].copy_(made[copy.output])
         results: list[Any] = []
         for one in calling.results:
-            results.append(results[one.output] if isinstance(one, SameAs) else self._result(one, made, args, symbols))
+            given = results[one.output] if isinstance(one, SameAs) else self._result(one, made, args, symbols, results)
+            results.append(given)
         args.clear()
         return results
 
     # Inside
+
+    def _look(self, args: Sequence[Any]) -> None:
+        """What must be known of a call's values, before it runs; what it computes tells the rest.
+
+        Raises:
+            Declined: they are not for the plan, or cannot be looked at because the call is being recorded.
+        """
+        if self._device_type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise Declined("a call whose values must be looked at cannot be recorded into a CUDA graph")
+        self._checked(args)
 
     def _inside(self, args: Sequence[Any]) -> bool:
         return self._calling.outside(args) is None
@@ -311,13 +335,20 @@ class Session:
                 told[place] = address
 
     def _result(
-        self, one: Output, made: Sequence[torch.Tensor], args: Sequence[Any], symbols: Mapping[str, int]
+        self,
+        one: Output,
+        made: Sequence[torch.Tensor],
+        args: Sequence[Any],
+        symbols: Mapping[str, int],
+        results: Sequence[Any],
     ) -> Any:
         if isinstance(one, FromNetwork):
             tensor = made[one.output]
             if one.output in self._aliases:
                 tensor = tensor.clone()  # it is the argument's memory, and the result must not change with it
             strides = evaluate_all(one.strides, symbols)
+            if one.shown:
+                return tensor.as_strided(evaluate_all(one.shape, symbols), strides)
             if tensor.stride() == strides:
                 return tensor
             return _laid_out(tensor, strides)
@@ -328,7 +359,7 @@ class Session:
         if isinstance(one, Constant):
             return one.value
         assert not isinstance(one, SameAs), "the caller knows the earlier results"
-        source = args[one.input]
+        source = results[one.output] if isinstance(one, ViewOfOutput) else args[one.input]
         offset = source.storage_offset() + evaluate(one.offset, symbols)
         return source.as_strided(evaluate_all(one.shape, symbols), evaluate_all(one.strides, symbols), offset)
 

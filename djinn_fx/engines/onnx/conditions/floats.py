@@ -39,7 +39,7 @@ def calm(b: GraphBuilder, *values: Value | None, least: float | None = None) -> 
         values: of any types; those that do not vary are passed over.
         least: that sum must be above this, so that not all elements are zeros of some sign, or denormals.
     """
-    for value in values:
+    for value in values if _passes_over(b) else ():
         if value is None or not _varies(b, value):
             continue
         number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
@@ -97,7 +97,7 @@ def within(b: GraphBuilder, value: Value, least: float, most: float) -> Value:
 
 def exceeds(b: GraphBuilder, value: Value, least: float) -> None:
     """Require that each element is above a number."""
-    if _varies(b, value):
+    if _varies(b, value) and _passes_over(b):
         b.require(b.op("Less", [b.constant(least, value.dtype), value], torch.bool, value.shape), of_floats=True)
 
 
@@ -110,7 +110,7 @@ def at_most(b: GraphBuilder, value: Value, most: float) -> None:
 
 def ordinary(b: GraphBuilder, *values: Value | None, least: float = ORDINARY[0], most: float = ORDINARY[1]) -> None:
     """Require that the size of each element is 0 or lies between two numbers."""
-    for value in values:
+    for value in values if _passes_over(b) else ():
         if value is None or not _varies(b, value):
             continue
         number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
@@ -147,3 +147,8 @@ def _floats(given: Iterable[Any]) -> list[Value]:
 
 def _varies(b: GraphBuilder, value: Value) -> bool:
     return value.is_float and b.array_of(value) is None and 0 not in value.shape
+
+
+def _passes_over(b: GraphBuilder) -> bool:
+    """Whether a runtime's kernels leave out, or lose, what is not finite; a GPU's add and multiply every element."""
+    return b.flavour != "tensorrt"

@@ -52,7 +52,7 @@ _UNREAD = frozenset(f"aten.{name}" for name in "full_like zeros_like ones_like e
 #: Of those, the ones whose numbers may be new.
 _MADE = frozenset(f"aten.{name}" for name in "arange full new_full full_like index_put scatter".split())
 #: ONNX Runtime's results of these are wrong beyond a number.
-_INEXACT_ONNXRUNTIME = {f"aten.{name}": 2**53 for name in ("sum", "nansum", "_trilinear", "prod", "cumprod", "pow")}
+_INEXACT = {f"aten.{name}": 2**53 for name in ("sum", "nansum", "_trilinear", "prod", "cumprod", "pow")}
 
 #: An operand, the ends between which its numbers must lie, and whether counting from the end is meant by negative ones.
 Place = tuple[Node, Any, Any]
@@ -116,7 +116,11 @@ class Conditions:
         """
         name = target_name(node.target).rpartition(".")[0]
         held: dict[Node, Value] = {}
-        if name in _OTHERWISE:
+        if name in _OTHERWISE and self._builder.flavour == "tensorrt":
+            for index in node.args[2]:  # type: ignore[union-attr]
+                if isinstance(index, Node):
+                    self._place(held, index, 0, limits(torch.int64)[1])
+        elif name in _OTHERWISE:
             raise Refused("torch's decomposition of it counts negative indices otherwise than its kernel")
         if not checked:
             for index, least, most in places_of(name, node):
@@ -213,7 +217,7 @@ class Conditions:
         if not isinstance(fake, torch.Tensor) or not is_whole(fake.dtype) or fake.dtype is torch.bool:
             return
         if not self._narrow:
-            most = _INEXACT_ONNXRUNTIME.get(name)
+            most = _INEXACT.get(name) if self._builder.flavour == "onnxruntime" else None
             if most is not None and not self._ranges.demand(node, -most, most, f"a large {name}", unwrapped=True):
                 raise Refused("ONNX Runtime's result may be beyond 53 bits")
             return

@@ -65,6 +65,9 @@ def rsqrt(b: GraphBuilder, node: Node, x: Value) -> Value:
 def relu(b: GraphBuilder, node: Node, x: Value) -> Value:
     if x.is_float and b.flavour == "onnxruntime":
         return arithmetic(b, "Relu", [x], x.dtype)
+    if x.is_float and b.flavour == "tensorrt":
+        zero = b.constant(0.0, x.dtype)
+        return select(b, compare(b, "Less", x, zero), zero, x)
     # OpenVINO's Relu forgets NaN, and so does its Max of NaN and a number: in this order it does not.
     return arithmetic(b, "Max", [b.constant(0, x.dtype), x], x.dtype)
 
@@ -138,7 +141,7 @@ def hardswish(b: GraphBuilder, node: Node, x: Value) -> Value:
     inner = wide(b, x.dtype)
     value = b.cast(x, inner)
     calm_arguments(b, x)
-    if inner is torch.float32:
+    if inner is torch.float32 and b.flavour != "tensorrt":
         return b.cast(b.op("HardSwish", [value]), x.dtype)
     bounded = clamp_in(b, b.op("Add", [value, b.constant(3.0, inner)]), 0.0, 6.0)
     return b.cast(b.op("Div", [b.op("Mul", [value, bounded]), b.constant(6.0, inner)]), x.dtype)
@@ -162,10 +165,16 @@ def clamp_in(b: GraphBuilder, value: Value, low: float, high: float) -> Value:
 @converts("aten._softmax.default", "aten._safe_softmax.default", "aten.softmax.int")
 def softmax(b: GraphBuilder, node: Node, x: Value, dim: int, *_: Any, **__: Any) -> Value:
     dtype = result_dtype(node)
+    if not x.shape and b.flavour == "tensorrt":
+        value = b.cast(x, torch.float32)
+        return b.cast(b.op("Exp", [b.op("Sub", [value, value])]), dtype)
     if not x.shape:
         raise Refused("the softmax of a single number")
     value = b.cast(b.cast(x, dtype), wide(b, dtype))
-    result = b.op("Softmax", [value], axis=dim % x.rank)
+    if b.flavour == "tensorrt" and x.rank == 1:  # whose reader wants two dimensions
+        result = b.squeeze(b.op("Softmax", [b.unsqueeze(value, [0])], axis=1), [0])
+    else:
+        result = b.op("Softmax", [value], axis=dim % x.rank)
     if b.flavour == "openvino" and not scores.need_numbers(b, node, value):
         if "_safe_softmax" in str(node.target):
             scores.need_top(b, value)
@@ -190,4 +199,14 @@ def log_softmax(b: GraphBuilder, node: Node, x: Value, dim: int, *_: Any, **__: 
     value = b.cast(b.cast(x, dtype), wide(b, dtype))
     if b.flavour == "openvino" or value.dtype is torch.float64:  # onnxruntime's of float64 passes over NaN
         scores.need_top(b, value)
+    if b.flavour == "tensorrt":  # whose reader takes the logarithm of the softmax, which loses small ones
+        return b.cast(_log_softmax_parts(b, value, dim % x.rank), dtype)
     return b.cast(b.op("LogSoftmax", [value], axis=dim % x.rank), dtype)
+
+
+def _log_softmax_parts(b: GraphBuilder, value: Value, dim: int) -> Value:
+    kept, over = _kept(value, dim), b.ints([dim])
+    away = b.op("Sub", [value, b.op("ReduceMax", [value, over], shape=kept, symbols=(None,) * value.rank, keepdims=1)])
+    powers = b.op("Exp", [away])
+    total = b.op("ReduceSum", [powers, over], shape=kept, symbols=(None,) * value.rank, keepdims=1)
+    return b.op("Sub", [away, b.op("Log", [total])])

@@ -9,10 +9,11 @@ import torch
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.conditions.floats import calm_where_cheap
+from djinn_fx.engines.onnx.converters import whole_attention
 from djinn_fx.engines.onnx.converters.normalization import reads
 from djinn_fx.engines.onnx.graph import DJINN, MICROSOFT, GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import compare, select
-from djinn_fx.engines.onnx.registry import converts
+from djinn_fx.engines.onnx.registry import converts, fake
 
 
 @converts("aten._scaled_dot_product_flash_attention_for_cpu.default")
@@ -30,6 +31,25 @@ def flash_for_cpu(
     if reads(node, 1):
         raise Refused("the logarithms of the sums are read")
     return attention(b, q, k, v, attn_mask, dropout, causal, scale), None
+
+
+@converts(
+    "aten._scaled_dot_product_flash_attention.default",
+    "aten._scaled_dot_product_efficient_attention.default",
+    "aten._scaled_dot_product_cudnn_attention.default",
+    "aten._scaled_dot_product_fused_attention_overrideable.default",
+)
+def of_gpus(b: GraphBuilder, node: Node, *args: Any, **kwargs: Any) -> Any:
+    """In the forms that a graph traced for a GPU has."""
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    count = len(fake(node))
+    if any(reads(node, output) for output in range(1, count)) or given.get("return_debug_mask"):
+        raise Refused("more than the result is read")
+    mask = given.get("attn_bias", given.get("attn_mask"))
+    dropout, causal = given.get("dropout_p", 0.0), bool(given.get("is_causal", False))
+    result = attention(b, given["query"], given["key"], given["value"], mask, dropout, causal, given.get("scale"))
+    return (result, *[None] * (count - 1))
 
 
 @converts("aten.scaled_dot_product_attention.default")
@@ -95,6 +115,12 @@ def attention(
     if scale is None and width is None:
         raise Refused("the width of the heads differs from call to call")
     factor = 1.0 / math.sqrt(width) if scale is None and width else float(scale or 0.0)
+    if b.flavour == "tensorrt" and whole_attention.takes(q, k, v, mask):
+        if causal and mask is not None:
+            raise Refused("a mask and causality at once")
+        k, v = (_repeated(b, one, q) for one in (k, v))
+        hides = causal and not _as_many(q, k)
+        return whole_attention.node(b, q, k, v, _triangle(b, q, k) if hides else mask, factor, causal and not hides)
     inner = torch.float32 if q.dtype in (torch.float16, torch.bfloat16) else q.dtype
     k, v = (_repeated(b, one, q) for one in (k, v))
     q32, k32, v32 = (b.cast(one, inner) for one in (q, k, v))
@@ -111,6 +137,12 @@ def attention(
     if some is not None:
         out = select(b, some, out, b.constant(0.0, inner))
     return b.cast(out, q.dtype)
+
+
+def _as_many(q: Value, k: Value) -> bool:
+    """Whether there are as many keys as queries, whatever their number."""
+    one, other = (value.shape[-2] if value.shape[-2] is not None else value.symbol(value.rank - 2) for value in (q, k))
+    return one is not None and one == other
 
 
 def _is_step(q: Value, k: Value) -> bool:

@@ -56,11 +56,13 @@ def _batch_norm(b: GraphBuilder, node: Node, *args: Any, **kwargs: Any) -> Value
 
 @converts("aten.linalg_cross.default")
 def _cross(b: GraphBuilder, node: Node, *_: Any, **__: Any) -> Value:
+    if b.flavour == "tensorrt":
+        raise Refused("done by its parts")
     raise RefusedWhole("torch rounds one of the two products only together with the difference")
 
 
 @converts("aten.native_dropout_backward.default")
 def _dropout_backward(b: GraphBuilder, node: Node, gradient: Value, *_: Any) -> Value:
-    if not gradient.is_float:
+    if not gradient.is_float and b.flavour != "tensorrt":
         raise RefusedWhole("of whole numbers")  # which have no -0, as torch multiplies by the mask
     raise Refused("done by its parts")

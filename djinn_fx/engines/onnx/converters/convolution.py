@@ -9,7 +9,7 @@ import torch
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.conditions.floats import calm, calm_arguments
-from djinn_fx.engines.onnx.converters.pooling import averaged, batched, spread, surplus, unbatched
+from djinn_fx.engines.onnx.converters.pooling import averaged, batched, largest, spread, surplus, unbatched
 from djinn_fx.engines.onnx.converters.reduce_basic import reduce
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.registry import converts, fake
@@ -57,7 +57,10 @@ def convolution(
     value = b.cast(x if batched else b.unsqueeze(x, [0]), inner)
     # What is padded with zeros is left out of the sum, also where a weight is NaN.
     calm_arguments(b, x, weight, bias)
-    inputs = [value, b.cast(weight, inner), None if bias is None else b.cast(bias, inner)]
+    # TensorRT takes casts around a convolution of halves into it, but not with a bias.
+    apart = bias if b.flavour == "tensorrt" and inner is not x.dtype else None
+    given_bias = None if bias is None or apart is not None else b.cast(bias, inner)
+    inputs = [value, b.cast(weight, inner), given_bias]
     pads = _numbers(padding, count)
     if any(pad < 0 for pad in pads):
         raise Refused("a negative padding")
@@ -78,6 +81,9 @@ def convolution(
         "ConvTranspose" if transposed else "Conv", inputs, inner, shape, symbols=(None,) * len(shape), **given
     )
     result = b.cast(result, x.dtype)
+    if apart is not None:
+        spread = b.unsqueeze(apart, [0, *range(2, count + 2)])
+        result = b.op("Add", [result, spread], shape=result.shape, symbols=result.symbols)
     return result if batched else b.squeeze(result, [0])
 
 
@@ -95,17 +101,14 @@ def max_pool2d(
     """The largest of each window; where it stood is not computed."""
     kernel = spread(kernel_size, 2, ())
     steps, around, apart = spread(stride, 2, kernel), spread(padding, 2, ()), spread(dilation, 2, ())
-    value = batched(b, b.cast(x, _inner(x.dtype)), 2)
+    value = batched(b, x if b.flavour == "tensorrt" else b.cast(x, _inner(x.dtype)), 2)
     calm(b, value)  # a NaN is passed over, and the least is the lowest finite number
     shape = [*value.shape[:2], *result_shape(node)[-2:]]
     with_places = "indices" in str(node.target)
     result = fake(node)[0] if with_places else fake(node)
     more = surplus(x, result, kernel, steps, around, apart) if ceil_mode else [0, 0]
     pads = [*around, *(one + two for one, two in zip(around, more, strict=True))]
-    made = b.op(
-        "MaxPool", [value], None, shape, symbols=(None,) * 4, kernel_shape=kernel, strides=steps, pads=pads,
-        dilations=apart,
-    )  # fmt: skip
+    made = largest(b, value, shape, kernel_shape=kernel, strides=steps, pads=pads, dilations=apart)
     pooled = b.cast(unbatched(b, made, 2, x.rank), x.dtype)
     return (pooled, None) if with_places else pooled
 

@@ -66,9 +66,17 @@ def arange(b: GraphBuilder, node: Node, *given: Number | Value, **named: Any) ->
     return b.cast(value, dtype)
 
 
+@converts("aten.new_empty_strided.default", "aten.empty_permuted.default")
+def empty_elsewhere(b: GraphBuilder, node: Node, *_: Any, **__: Any) -> Value:
+    if b.flavour != "tensorrt":
+        raise Refused("it gives whatever memory holds")
+    return _filled(b, node, 0)
+
+
 @converts("aten.empty.memory_format", "aten.new_empty.default", "aten.empty_like.default", "aten.empty_strided.default")
 def empty(b: GraphBuilder, node: Node, first: Any = None, *_: Any, **__: Any) -> Value:
-    if any(size != 0 for size in fake(node).shape[:1]) and not _is_overwritten(node):
+    """What it holds is anybody's guess; TensorRT's are never compared with what memory held before."""
+    if b.flavour != "tensorrt" and any(size != 0 for size in fake(node).shape[:1]) and not _is_overwritten(node):
         raise Refused("it gives whatever memory holds")
     return _filled(b, node, 0, *([first] if isinstance(first, Value) else []))
 

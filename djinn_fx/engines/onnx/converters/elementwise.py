@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.converters import powers
 from djinn_fx.engines.onnx.graph import DJINN, GraphBuilder, Number, Refused, Tensorlike, Value
 from djinn_fx.engines.onnx.kernels import (
     arithmetic,
@@ -74,7 +75,26 @@ def div_mode(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike, rounding
         inner = wide(b, dtype)
         whole = b.cast(arithmetic(b, "Div", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype), inner)
         return b.cast(truncated(b, whole), dtype)
+    if b.flavour == "tensorrt":  # which does not say how it rounds
+        return _truncated_quotient(b, b.tensor(x, dtype), b.tensor(y, dtype))
     return arithmetic(b, "Div", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype)
+
+
+def _floored_quotient(b: GraphBuilder, first: Value, second: Value) -> tuple[Value, Value]:
+    """Whole numbers divided and rounded down, and the rest, which has the divisor's sign."""
+    shape = broadcast(first, second)
+    rest = b.op("Mod", [first, second], shape=shape)
+    return b.op("Div", [b.op("Sub", [first, rest], shape=shape), second], shape=shape), rest
+
+
+def _truncated_quotient(b: GraphBuilder, first: Value, second: Value) -> Value:
+    """Whole numbers divided and rounded towards zero: one more than rounded down where that is away from zero."""
+    floor, rest = _floored_quotient(b, first, second)
+    zero, shape = b.constant(0, first.dtype), floor.shape
+    signs = [b.op("Less", [value, zero], torch.bool, value.shape) for value in (first, second)]
+    apart = b.op("Xor", signs, torch.bool, shape)
+    away = b.op("And", [apart, negate(b, b.op("Equal", [rest, zero], torch.bool))], torch.bool, shape)
+    return b.op("Add", [floor, b.cast(away, first.dtype)], shape=shape)
 
 
 def truncated(b: GraphBuilder, value: Value) -> Value:
@@ -91,10 +111,7 @@ def floor_divide(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> V
         return _floor_divide_floats(b, first, second, dtype)
     # Mod has the divisor's sign, so what is left can be divided without a rest.
     inner = wide(b, dtype)
-    first, second = b.cast(first, inner), b.cast(second, inner)
-    shape = broadcast(first, second)
-    rest = b.op("Mod", [first, second], shape=shape)
-    return b.cast(b.op("Div", [b.op("Sub", [first, rest], shape=shape), second], shape=shape), dtype)
+    return b.cast(_floored_quotient(b, b.cast(first, inner), b.cast(second, inner))[0], dtype)
 
 
 def _floor_divide_floats(b: GraphBuilder, first: Value, second: Value, dtype: torch.dtype) -> Value:
@@ -120,8 +137,8 @@ def _floor_divide_floats(b: GraphBuilder, first: Value, second: Value, dtype: to
 
 
 def _fmod(b: GraphBuilder, first: Value, second: Value) -> Value:
-    if b.flavour == "openvino":
-        raise Refused("OpenVINO's remainder of floats is not exact")
+    if b.flavour != "onnxruntime":
+        raise Refused("the runtime's remainder of floats is not exact")
     return b.op("Mod", [first, second], shape=broadcast(first, second), fmod=1)
 
 
@@ -146,6 +163,10 @@ def fmod(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
     if dtype.is_floating_point:
         inner = wide(b, dtype)
         return b.cast(_fmod(b, *(b.cast(b.tensor(one, dtype), inner) for one in (x, y))), dtype)
+    if b.flavour == "tensorrt":
+        first, second = b.tensor(x, dtype), b.tensor(y, dtype)
+        whole = arithmetic(b, "Mul", [_truncated_quotient(b, first, second), second], dtype)
+        return arithmetic(b, "Sub", [first, whole], dtype)
     return arithmetic(b, "Mod", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype, fmod=1)
 
 
@@ -162,6 +183,9 @@ def power(b: GraphBuilder, node: Node, x: Tensorlike, exponent: Tensorlike) -> V
         return total if exponent else b.expand(total, b.sizes(x))
     inner = wide(b, dtype)
     base = b.cast(b.tensor(x, dtype), inner)
+    if b.flavour == "tensorrt":
+        raised = b.cast(b.cast(exponent, dtype), inner) if isinstance(exponent, Value) else float(exponent)
+        return b.cast(powers.power(b, base, raised), dtype)
     if isinstance(exponent, Value):
         return arithmetic(b, "Pow", [b.tensor(x, dtype), b.tensor(exponent, dtype)], dtype)
     return b.cast(_power(b, base, float(exponent)), dtype)
@@ -229,6 +253,8 @@ def _bitwise(logic: str, bits: str) -> Any:
         dtype = result_dtype(node)
         if dtype is torch.bool:
             return _logic(b, logic, x, y)
+        if b.flavour == "tensorrt":
+            raise Refused("TensorRT has no operations on bits")
         operands = [b.tensor(x, dtype), b.tensor(y, dtype)]
         return b.op(bits, operands, dtype, broadcast(*operands))
 
@@ -246,6 +272,8 @@ converts("aten.__xor__.Tensor", "aten.__xor__.Scalar")(_bitwise("Xor", "BitwiseX
 
 @converts("aten.bitwise_not.default")
 def bitwise_not(b: GraphBuilder, node: Node, x: Value) -> Value:
+    if b.flavour == "tensorrt" and x.dtype is not torch.bool:
+        return arithmetic(b, "Sub", [arithmetic(b, "Neg", [x], x.dtype), b.constant(1, x.dtype)], x.dtype)
     return negate(b, x) if x.dtype is torch.bool else b.op("BitwiseNot", [x])
 
 

@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.converters.shapes import END
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Tensorlike, Value
-from djinn_fx.engines.onnx.kernels import broadcast, select, wide
+from djinn_fx.engines.onnx.kernels import broadcast, byte, select, wide
 from djinn_fx.engines.onnx.registry import converts, fake
 
 _INDICES = (torch.int64, torch.int32, torch.int16, torch.int8)
@@ -61,8 +61,10 @@ def index_tensor(b: GraphBuilder, node: Node, x: Value, indices: Sequence[Value 
     chosen = [one for one in given if one is not None]
     rank = fake(node).dim()
     if len(dims) == 1:
-        shape = [None] * rank
-        return b.op("Gather", [x, chosen[0]], None, shape, symbols=(None,) * rank, axis=dims[0])
+        places = chosen[0]
+        if b.flavour == "tensorrt":  # which counts from the front only
+            places = _from_front(b, places, b.size(x, dims[0]))
+        return b.op("Gather", [x, places], None, [None] * rank, symbols=(None,) * rank, axis=dims[0])
     together, width = _together(b, x, dims, chosen)
     rest = [dim for dim in range(x.rank) if dim not in dims]
     front = b.transpose(x, [*dims, *rest])
@@ -166,8 +168,8 @@ def _masked(b: GraphBuilder, x: Value, dim: int, mask: Value, value: Value) -> V
 def _scatter_nd(b: GraphBuilder, x: Value, together: Value, values: Value, accumulate: bool) -> Value:
     if not accumulate:
         return b.op("ScatterND", [x, together, values])
-    if x.dtype is torch.bool:
-        raise Refused("truth values added up")
+    if x.dtype is torch.bool or b.flavour == "tensorrt":
+        raise Refused("truth values added up, or in TensorRT, which adds nothing up where it writes")
     inner = wide(b, x.dtype)
     return b.cast(b.op("ScatterND", [b.cast(x, inner), together, b.cast(values, inner)], reduction="add"), x.dtype)
 
@@ -188,7 +190,7 @@ def _along(b: GraphBuilder, x: Value, dim: int, index: Value, values: Value) -> 
 
 def scatter_elements(b: GraphBuilder, x: Value, positions: Value, updates: Value, dim: int) -> Value:
     """ScatterElements; what has few kernels goes by way of another type, exactly."""
-    inner = torch.uint8 if x.dtype is torch.bool else wide(b, x.dtype, exact=True)
+    inner = byte(b) if x.dtype is torch.bool else wide(b, x.dtype, exact=True)
     value = b.op("ScatterElements", [b.cast(x, inner), positions, b.cast(updates, inner)], axis=dim)
     return b.cast(value, x.dtype)
 

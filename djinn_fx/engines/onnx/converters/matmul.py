@@ -70,6 +70,8 @@ def product(
     source = _untransposed(b, y_node)
     inputs = [b.cast(x, inner), b.cast(y if source is None else source, inner)]
     flag: dict[str, Any] = {} if source is None else {"transB": 1}
+    if b.flavour == "tensorrt" and inner is not dtype:
+        return _rounded_product(b, inputs, shape, flag, bias if beta != 0 else None, alpha, beta, dtype)
     if alpha != 1:
         flag["alpha"] = float(alpha)
     if bias is not None and beta != 0:
@@ -77,6 +79,32 @@ def product(
         if beta != 1:
             flag["beta"] = float(beta)
     return b.cast(b.op("Gemm", inputs, inner, shape, **flag), dtype)
+
+
+def _rounded_product(
+    b: GraphBuilder,
+    inputs: list[Value],
+    shape: tuple[int | None, ...],
+    flag: dict[str, Any],
+    bias: Value | None,
+    alpha: Number,
+    beta: Number,
+    dtype: torch.dtype,
+) -> Value:
+    """A product of halves and what is added to it, for TensorRT: it takes casts around a product into its kernel, but
+    not with a sum in float32 behind it.
+    """
+    result = b.cast(b.op("Gemm", inputs, torch.float32, shape, **flag), dtype)
+    result = scaled(b, result, alpha)
+    return result if bias is None else arithmetic(b, "Add", [result, scaled(b, bias, beta)], dtype)
+
+
+def scaled(b: GraphBuilder, value: Value, factor: Number) -> Value:
+    """Times a number, rounded once."""
+    if factor == 1:
+        return value
+    wide = b.op("Mul", [b.cast(value, torch.float32), b.constant(float(factor), torch.float32)])
+    return b.cast(wide, value.dtype)
 
 
 @converts("aten.mm.default")
@@ -93,6 +121,9 @@ def addmm(b: GraphBuilder, node: Node, bias: Value, x: Value, y: Value, beta: Nu
 def linear(b: GraphBuilder, node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
     inner = _inner(b, x.dtype)
     calm_arguments(b, x, weight, bias)
+    if b.flavour == "tensorrt" and inner is not x.dtype and bias is not None:
+        plain = linear(b, node, x, weight)
+        return arithmetic(b, "Add", [plain, bias], x.dtype)  # type: ignore[list-item]
     if x.rank == 2:
         inputs = [b.cast(one, inner) for one in (x, weight, bias) if one is not None]
         return b.cast(b.op("Gemm", inputs, inner, (x.shape[0], weight.shape[0]), transB=1), x.dtype)

@@ -97,7 +97,10 @@ def rms_norm_of(b: GraphBuilder, value: Value, weight: Value | None, size: int, 
     if b.flavour == "onnxruntime":
         scale = weight if weight is not None else b.expand(b.constant(1.0, value.dtype), [size])
         return b.op("SimplifiedLayerNormalization", [value, scale], axis=-1, epsilon=float(eps), stash_type=1)
-    square = b.op("Pow", [value, b.constant(2.0, value.dtype)])
+    if b.flavour == "tensorrt":
+        square = b.op("Mul", [value, value])
+    else:
+        square = b.op("Pow", [value, b.constant(2.0, value.dtype)])
     mean = b.op("ReduceMean", [square, b.ints([-1])], shape=_kept(value, 1), keepdims=1)
     root = b.op("Sqrt", [b.op("Add", [mean, b.constant(eps, value.dtype)])])
     result = b.op("Mul", [value, b.op("Div", [b.constant(1.0, value.dtype), root], shape=root.shape)])
@@ -162,9 +165,23 @@ def _batch_norm(
         raise Refused("the number of channels differs from call to call, or there are none")
     scale = b.cast(weight, inner) if weight is not None else b.expand(b.constant(1.0, inner), [channels])
     shift = b.cast(bias, inner) if bias is not None else b.expand(b.constant(0.0, inner), [channels])
+    if b.flavour == "tensorrt":  # whose reader wants constants
+        return b.cast(_batch_norm_parts(b, b.cast(x, inner), scale, shift, mean, var, eps), x.dtype)
     calm(b, scale, mean)
     inputs = [b.cast(x, inner), scale, shift, b.cast(mean, inner), b.cast(var, inner)]
     return b.cast(b.op("BatchNormalization", inputs, epsilon=float(eps)), x.dtype)
+
+
+def _batch_norm_parts(
+    b: GraphBuilder, x: Value, scale: Value, shift: Value, mean: Value, var: Value, eps: float
+) -> Value:
+    """One factor and one addend a channel."""
+    mean, var = b.cast(mean, x.dtype), b.cast(var, x.dtype)
+    root = b.op("Sqrt", [b.op("Add", [var, b.constant(eps, x.dtype)])])
+    factor = b.op("Mul", [b.op("Reciprocal", [root]), scale])
+    mean, factor, shift = (b.unsqueeze(one, list(range(1, x.rank - 1))) for one in (mean, factor, shift))
+    away = b.op("Sub", [x, mean], shape=x.shape, symbols=x.symbols)
+    return b.op("Add", [b.op("Mul", [away, factor], shape=x.shape, symbols=x.symbols), shift])
 
 
 def check_batch(b: GraphBuilder, x: Value, *others: Value | None) -> None:
@@ -192,6 +209,25 @@ def batch_norm(
     eps: float,
 ) -> Any:
     return _batch_norm(b, x, weight, bias, mean, var, eps), None, None
+
+
+@converts("aten.cudnn_batch_norm.default", "aten._batch_norm_no_update.default")
+def batch_norm_of_gpus(
+    b: GraphBuilder,
+    node: Node,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value | None,
+    var: Value | None,
+    *given: Any,
+) -> Any:
+    """``training, momentum, eps``, or ``momentum, eps``."""
+    if len(given) == 3 and given[0]:
+        raise Refused("batch statistics in training")
+    if mean is None or var is None or any(reads(node, output) for output in (1, 2, 3)):
+        raise Refused("without running statistics, or with what else it gives")
+    return _batch_norm(b, x, weight, bias, mean, var, given[-1]), None, None, None
 
 
 @converts("aten.native_batch_norm.default", "aten.batch_norm.default")

@@ -196,6 +196,8 @@ def reduce(
     b: GraphBuilder, kind: str, x: Value, dims: Sequence[int], keep: bool, dtype: torch.dtype | None = None
 ) -> Value:
     """A ``Reduce…`` operator over these dimensions (counted from the front)."""
+    if not x.rank and b.flavour == "tensorrt":
+        return x  # whose reader reduces no single number
     if not x.rank:
         dims = []
     elif not dims:
@@ -234,5 +236,11 @@ def first_place(b: GraphBuilder, hit: Value, dim: int, keep: bool) -> Value:
     shape = [1 if place == dim else size for place, size in enumerate(hit.shape)]
     if not keep:
         del shape[dim]
+    if b.flavour == "tensorrt":  # whose ArgMax says of several places any
+        size = b.size(hit, dim)
+        places = along(b, iota(b, size), dim, hit.rank)
+        wide_shape = joint(hit.shape, places.shape)
+        found = b.op("Where", [hit, places, b.tensor(size, torch.int64)], torch.int64, wide_shape)
+        return reduce(b, "ReduceMin", found, [dim], keep)
     number = b.cast(hit, torch.float32)
     return b.op("ArgMax", [number], torch.int64, shape, symbols=(None,) * len(shape), axis=dim, keepdims=int(keep))

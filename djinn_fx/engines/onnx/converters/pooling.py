@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.conditions.floats import calm
-from djinn_fx.engines.onnx.converters.parts import binary
+from djinn_fx.engines.onnx.converters.parts import binary, isnan, less, select, wide
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
 from djinn_fx.engines.onnx.registry import Refused, converts, fake
 
@@ -49,6 +50,23 @@ def surplus(
     return found
 
 
+def largest(b: GraphBuilder, value: Value, shape: Sequence[int | None], **window: Any) -> Value:
+    """The largest of each window. TensorRT passes over NaN, so where one is is found out by a pool of its own."""
+    symbols = (None,) * len(shape)
+    if b.flavour != "tensorrt":
+        return b.op("MaxPool", [value], None, shape, symbols=symbols, **window)
+    if any(apart != 1 for apart in window.get("dilations", ())):
+        raise Refused("with gaps in the window")
+    window.pop("dilations", None)
+    if any(pad >= size for pad, size in zip(window.get("pads", ()), window["kernel_shape"] * 2, strict=False)):
+        raise Refused("with padding as large as the window")
+    made = b.op("MaxPool", [value], None, shape, symbols=symbols, **window)
+    broken = b.cast(isnan(b, value), value.dtype)
+    broken = b.op("MaxPool", [broken], None, shape, symbols=symbols, **window)
+    met = less(b, 0.0, broken)
+    return select(b, met, math.nan, made)
+
+
 @converts("aten.max_pool3d_with_indices.default")
 def _max_pool3d(
     b: GraphBuilder,
@@ -72,7 +90,7 @@ def _max_pool3d(
     calm(b, value)
     shape = [*value.shape[:2], *(size if isinstance(size, int) else None for size in result.shape[-3:])]
     pads = [*around, *(one + two for one, two in zip(around, more, strict=True))]
-    made = b.op("MaxPool", [value], None, shape, kernel_shape=kernel, strides=steps, pads=pads, dilations=apart)
+    made = largest(b, value, shape, kernel_shape=kernel, strides=steps, pads=pads, dilations=apart)
     return unbatched(b, made, 3, x.rank), None
 
 
@@ -112,7 +130,7 @@ def averaged(
     result = fake(node)
     if ceil_mode and any(surplus(x, result, kernel, steps, around, [1] * dims)):
         raise Refused("with windows that reach beyond the padding")
-    value = batched(b, x, dims)
+    value = b.cast(batched(b, x, dims), wide(x.dtype))
     shape = [*value.shape[:2], *(size if isinstance(size, int) else None for size in result.shape[-dims:])]
     inside = count_include_pad or divisor_override is not None
     made = b.op(
@@ -124,7 +142,7 @@ def averaged(
         for size in kernel:
             total *= size
         made = binary(b, "Mul", made, total / divisor_override)
-    return unbatched(b, made, dims, x.rank)
+    return b.cast(unbatched(b, made, dims, x.rank), x.dtype)
 
 
 def _even(x: Value, sizes: Sequence[Any]) -> list[int]:
@@ -153,7 +171,7 @@ def _adaptive_max(b: GraphBuilder, node: Node, x: Value, output_size: list[int])
     windows = _even(x, output_size)
     dims, value = len(windows), batched(b, x, len(windows))
     calm(b, value)
-    made = b.op("MaxPool", [value], None, [*value.shape[:2], *output_size], kernel_shape=windows, strides=windows)
+    made = largest(b, value, [*value.shape[:2], *output_size], kernel_shape=windows, strides=windows)
     return unbatched(b, made, dims, x.rank), None
 
 

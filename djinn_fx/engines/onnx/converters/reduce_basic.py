@@ -10,6 +10,7 @@ import torch
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.conditions.floats import calm_arguments
+from djinn_fx.engines.onnx.converters.parts import first_place
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.kernels import negate, select, wide
 from djinn_fx.engines.onnx.registry import converts, result_dtype
@@ -52,8 +53,8 @@ def total(b: GraphBuilder, node: Node, x: Value, dim: Any = None, keepdim: bool 
 
 
 def unsigned_zero(b: GraphBuilder, total: Value) -> Value:
-    """A sum as torch has it, who adds to 0: without any -0."""
-    if not total.is_float:
+    """A sum as torch has it, who adds to 0: without any -0. TensorRT's is left as it is: it joins sums with others."""
+    if not total.is_float or b.flavour == "tensorrt":
         return total
     zero = b.constant(0.0, total.dtype)
     return b.where(b.op("Equal", [total, zero], torch.bool), zero, total, total.shape)
@@ -148,6 +149,8 @@ def _place(kind: str) -> Any:
         check_not_empty(value, [axis])
         inner = torch.int32 if x.dtype is torch.bool else wide(b, x.dtype, exact=True)
         value = b.cast(value, inner)
+        if b.flavour == "tensorrt":
+            return _place_by_value(b, kind, value, axis, keep)
         shape = reduced(value, [axis], keep)
         place = b.op(kind, [value], torch.int64, shape, symbols=(None,) * len(shape), axis=axis, keepdims=int(keep))
         if inner.is_floating_point:
@@ -161,6 +164,15 @@ def _place(kind: str) -> Any:
         return place
 
     return convert
+
+
+def _place_by_value(b: GraphBuilder, kind: str, value: Value, axis: int, keep: bool) -> Value:
+    """The first place of the extreme, or of a NaN, for a runtime whose own operator does not say which it gives."""
+    found = extreme(b, "ReduceMax" if kind == "ArgMax" else "ReduceMin", value, [axis], True)
+    hit = b.op("Equal", [value, found], torch.bool, value.shape)
+    if value.is_float:
+        hit = b.op("Or", [hit, b.op("IsNaN", [value], torch.bool)])
+    return first_place(b, hit, axis, keep)
 
 
 converts("aten.argmax.default")(_place("ArgMax"))

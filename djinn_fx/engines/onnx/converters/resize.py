@@ -87,7 +87,7 @@ def _grid_sample(
     b: GraphBuilder, node: Node, x: Value, grid: Value, interpolation: int, padding: int, align_corners: bool
 ) -> Value:
     mode = ("linear", "nearest", "cubic")[interpolation]
-    if "3d" in str(node.target) and b.flavour == "openvino":
+    if "3d" in str(node.target) and b.flavour != "onnxruntime":
         raise Refused("of three dimensions")
     shape = (*x.shape[:2], *grid.shape[1:-1])
     if x.dtype in (torch.float16, torch.bfloat16):

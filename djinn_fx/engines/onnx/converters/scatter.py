@@ -40,6 +40,8 @@ def _lifted(b: GraphBuilder, *values: Value) -> list[Value]:
 def elements(b: GraphBuilder, x: Value, index: Value, source: Value, at: int, reduction: str = "none") -> Value:
     """``ScatterElements``: places counted from the end are taken from the front, as torch allows none."""
     dtype = x.dtype
+    if reduction != "none" and b.flavour == "tensorrt":
+        raise Refused("TensorRT adds nothing up where it writes")
     if reduction != "none":  # of halves onnxruntime has no kernel, and says so only when it runs
         x, source = b.cast(x, wide(dtype)), b.cast(source, wide(dtype))
     made = b.op("ScatterElements", [x, index, source], symbols=x.symbols, axis=at, reduction=reduction)
@@ -186,6 +188,8 @@ def _take(b: GraphBuilder, node: Node, x: Value, index: Value) -> Value:
     """Places in the whole, counted in order; ONNX counts negative ones from the end as torch does."""
     if 0 in x.shape:
         raise Refused("of nothing")
+    if b.flavour == "tensorrt":
+        index = _from_front(b, b.cast(index, torch.int64), count(b, x, range(x.rank)))
     return b.op("Gather", [flat(b, x), index], x.dtype, index.shape, symbols=index.symbols, axis=0)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
+from djinn_fx.engines.onnx.kernels import byte
 from djinn_fx.engines.onnx.registry import converts, fake, result_dtype, sizes_of
 
 #: Past the end of any dimension; OpenVINO keeps int64 as int32.
@@ -115,9 +116,16 @@ def narrow(b: GraphBuilder, node: Node, x: Value, dim: int, start: int, length: 
     return b.slice(x, dim % x.rank, start, start + length, size=length)
 
 
+def _from_end(b: GraphBuilder, x: Value, dim: int, place: int) -> Value:
+    return b.op("Add", [b.tensor(b.size(x, dim), torch.int64), b.constant(place, torch.int64)], shape=())
+
+
 @converts("aten.select.int", "aten.select_copy.int")
 def select(b: GraphBuilder, node: Node, x: Value, dim: int, index: int | Value) -> Value:
     dim %= x.rank
+    size = x.shape[dim]
+    if b.flavour == "tensorrt" and isinstance(index, int) and index < 0:  # it counts from the front only
+        index = index + size if size is not None else _from_end(b, x, dim, index)
     shape = [size for place, size in enumerate(x.shape) if place != dim]
     symbols = tuple(x.symbol(place) for place in range(x.rank) if place != dim)
     return b.op("Gather", [x, b.tensor(index, torch.int64)], None, shape, symbols=symbols, axis=dim)
@@ -191,7 +199,7 @@ def constant_pad(b: GraphBuilder, node: Node, x: Value, pad: Sequence[int | Valu
     shape = [b.known(size) for size in sizes_of(b, node)]
     if not any(amounts):
         return Value(value.name, value.dtype, tuple(shape))
-    inner = torch.uint8 if x.dtype is torch.bool else x.dtype
+    inner = byte(b) if x.dtype is torch.bool else x.dtype
     inputs = [b.cast(value, inner), b.ints(amounts), b.constant(fill, inner)]
     return b.cast(b.op("Pad", inputs, inner, shape, symbols=(None,) * len(shape), mode="constant"), x.dtype)
 

@@ -9,6 +9,7 @@ import torch
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.converters.binary import log_of_sum
+from djinn_fx.engines.onnx.converters.normalization import reads
 from djinn_fx.engines.onnx.converters.parts import (
     along,
     anywhere,
@@ -43,14 +44,17 @@ def _keys(b: GraphBuilder, x: Value) -> Value:
     return select(b, isnan(b, keys), math.inf, keys)
 
 
-def _best(b: GraphBuilder, x: Value, k: int | Value, at: int, largest: bool) -> tuple[Value, Value]:
-    """The k largest or smallest along a dimension in order, and their places."""
-    return _ordered(b, x, k, at, largest)[1:]
+#: Of so many elements TensorRT's TopK gives.
+_MOST_TENSORRT = 3840
 
 
 def _ordered(b: GraphBuilder, x: Value, k: int | Value, at: int, largest: bool) -> tuple[Value, Value, Value]:
-    """The same, and in front of them the numbers by which they are in order (:func:`_keys`)."""
+    """The k largest or smallest along a dimension in order, and their places; in front of them the numbers by which
+    they are in order (:func:`_keys`).
+    """
     keys = _keys(b, x)
+    if b.flavour == "tensorrt" and (not isinstance(k, int) or k > _MOST_TENSORRT or at < x.rank - 4):
+        raise Refused(f"of more than {_MOST_TENSORRT} elements, or not along one of the last four dimensions")
     shape = [b.known(k) if place == at else size for place, size in enumerate(x.shape)]
     best, places = b.ops(
         "TopK",
@@ -68,7 +72,7 @@ def _topk(
     b: GraphBuilder, node: Node, x: Value, k: int | Value, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[Value, Value]:
     """Where elements are equal torch does not say whose place it gives: so of floats only, where that is rare."""
-    if not x.is_float:
+    if not x.is_float and b.flavour != "tensorrt":
         raise Refused(f"of {x.dtype}: which of equal elements is chosen is not torch's choice")
     if not x.rank or 0 in x.shape or k == 0:
         raise Refused("of a single number, or of none")
@@ -80,7 +84,8 @@ def _topk(
         one_more = binary(b, "Add", b.tensor(k, torch.int64), 1)
         some = b.op("Min", [one_more, b.tensor(count, torch.int64)], torch.int64, ())
     best, found, places = _ordered(b, x, some, at, largest)
-    _distinct(b, best, at)
+    if b.flavour != "tensorrt" or reads(node, 1):
+        _distinct(b, best, at)
     known = b.known(k)
     return b.slice(found, at, 0, k, size=known), b.slice(places, at, 0, k, size=known)
 
@@ -139,12 +144,16 @@ def _sort(
     placed = any(user.args[1:] == (1,) for user in node.users)
     if placed and stable and b.flavour == "openvino":
         raise Refused("OpenVINO does not keep equal elements in their order")
-    if placed and not stable and x.dtype is not torch.float32 and _returned(node, 1):
+    owned = placed and not stable and x.dtype is not torch.float32 and _returned(node, 1)
+    if owned and b.flavour != "tensorrt":
         raise Refused(f"of {x.dtype}: the order of equal elements is torch's own affair")
     if not x.rank or 0 in x.shape:
         raise Refused("of a single number, or of none")
     at = axis(dim, x.rank)
-    return _best(b, x, b.size(x, at), at, descending)
+    best, found, places = _ordered(b, x, b.size(x, at), at, descending)
+    if b.flavour == "tensorrt" and (owned or (placed and stable)):
+        _distinct(b, best, at)
+    return found, places
 
 
 @converts("aten.kthvalue.default")
