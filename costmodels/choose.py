@@ -25,6 +25,7 @@ from djinn_fx.hardware.topology.file import read_topology
 from djinn_fx.hardware.topology.presets import preset
 from djinn_fx.hardware.topology.topology import Topology
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import EAGER
 
 log = logging.getLogger("djinn_fx.costmodels")
 
@@ -45,7 +46,7 @@ class Pricing:
 
     model: CostModel
     device: Device
-    engines: tuple[str, ...] = ("eager",)
+    engines: tuple[str, ...] = (EAGER,)
     times: KnownTimes | None = None
     profile: Profile | None = None
     problem: str | None = None
@@ -84,7 +85,7 @@ def pricing(
     device: str | None = None,
     kind: str = "cpu",
     topology: str | None = None,
-    engines: tuple[str, ...] = ("eager",),
+    engines: tuple[str, ...] = (EAGER,),
     times: KnownTimes | None = None,
     conditions: Callable[[], Conditions] | None = None,
     cache_dir: str | None = None,

@@ -19,6 +19,7 @@ from typing import Any
 from djinn_fx.costmodels.estimate import LEARNED, UNPRICED, CostModel, Estimate
 from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.device import Device
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.threads import new_lock
 
 #: Share of what is unexplained by which a measurement moves the corrections.
@@ -202,7 +203,7 @@ class LearnedModel:
         return [self._adjusted(work, one) for work, one in zip(works, found, strict=True)]
 
     def _adjusted(self, work: Work, estimate: Estimate) -> Estimate:
-        return estimate if work.costs_nothing else self.learned.adjust(estimate, "eager", {work.kind: 1.0})
+        return estimate if work.costs_nothing else self.learned.adjust(estimate, EAGER, {work.kind: 1.0})
 
     def region(self, graph: WorkGraph, device: Device, engine: str) -> Estimate:
         """See ``CostModel``."""

@@ -24,12 +24,13 @@ from djinn_fx.errors import StoreError
 from djinn_fx.files.private import default_cache_dir, own_folder, write_atomic
 from djinn_fx.files.signing import NotOurs, seal, unseal
 from djinn_fx.hardware.machine import machine_identity
+from djinn_fx.settings.engines import TRAITS
 
 SCHEMA = "djinn-profile/1"
 #: The profile's file in its folder, and the samples that it was fitted to.
 PROFILE_FILE, SAMPLES_FILE = "profile.json", "samples.json"
 #: Libraries whose version decides how fast things are.
-LIBRARIES = ("torch", "openvino", "onnxruntime")
+LIBRARIES = ("torch", *(name for name, traits in TRAITS.items() if traits.reads_onnx))
 #: A larger file is none of ours.
 MAX_BYTES = 64 * 2**20
 

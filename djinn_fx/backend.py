@@ -106,7 +106,7 @@ def capture(
         build: also build and run the regions; otherwise the graphs run eagerly.
         dynamic: as for ``torch.compile``.
     """
-    from djinn_fx.compiling.graph import capture_graphs
+    from djinn_fx.compiling.capture import capture_graphs
 
     return capture_graphs(model, args, kwargs or {}, settings=settings, build=build, dynamic=dynamic)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.compiling import faulty
 
-WORKERS = {"inductor": "bench.compiling.lazy_faults:build"}
+WORKERS = {"inductor-region": "bench.compiling.lazy_faults:build"}
 #: Crashes, hangs, kills and lies on the wire; each ends the child or its build, none gives an artefact.
 FAULTS = tuple(sorted((faulty.DEADLY | faulty.ENDLESS | {"raise"}) & set(faulty.FAULTS)))
 

@@ -16,6 +16,7 @@ from djinn_fx.costmodels.laws.fusion import OP_BY_OP, kernels, policy_of
 from djinn_fx.costmodels.laws.interval import interval
 from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.device import Device
+from djinn_fx.settings.engines import EAGER
 
 #: An engine that was not measured is estimated by eager's fit; its interval is this many times as wide.
 _STRANGER = 3.0
@@ -57,7 +58,7 @@ class CalibratedModel:
 
     def ops(self, works: Sequence[Work], device: Device) -> list[Estimate]:
         """Each op called on its own, in eager: many at once, which is faster by far than one by one."""
-        fitted, threads, factor = self._fit_of("eager")
+        fitted, threads, factor = self._fit_of(EAGER)
         busy = [work for work in works if not work.costs_nothing]
         if not busy:
             return [_NOTHING] * len(works)
@@ -99,7 +100,7 @@ class CalibratedModel:
 
     def _fit_of(self, engine: str) -> tuple[Fitted, int, float]:
         """The fit for an engine, the threads it was made for, and a factor for its interval."""
-        for name, factor in ((engine, 1.0), ("eager", _STRANGER)):
+        for name, factor in ((engine, 1.0), (EAGER, _STRANGER)):
             counts = [count for fitted, count in self._fits if fitted == name]
             if counts:
                 nearest = min(counts, key=lambda count: (abs(count - self.threads), count))

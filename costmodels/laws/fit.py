@@ -25,6 +25,7 @@ from djinn_fx.costmodels.laws.curves import NAMES, OP_SPREAD, PARAMETERS, Batch,
 from djinn_fx.costmodels.laws.fusion import kernels, policy_of
 from djinn_fx.costmodels.laws.interval import conformal_scale
 from djinn_fx.costmodels.profile import Sample
+from djinn_fx.settings.engines import EAGER, INDUCTOR_PACKED, PACKED
 
 Array = NDArray[np.float64]
 
@@ -39,11 +40,11 @@ _HUBER, _FAR = 2.0, 6.0
 _SETTLED = 12
 _STEPS, _ENOUGH = 40, 1e-4
 #: Engines that are fitted before others, because theirs is the others' guess.
-_FIRST = ("eager",)
+_FIRST = (EAGER,)
 #: What of eager's fit says nothing of an engine, by the beginnings of names: its kernels for that are its own.
 _OWN_KERNELS: dict[str, tuple[str, ...]] = {
-    "packed": ("linear.rows",),
-    "inductor-packed": ("linear.rows",),
+    PACKED: ("linear.rows",),
+    INDUCTOR_PACKED: ("linear.rows",),
 }
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from djinn_fx.costmodels.work.work import Read, Work, WorkGraph
+from djinn_fx.settings.engines import EAGER, INDUCTOR, INDUCTOR_PACKED, ONNXRUNTIME, OPENVINO, PACKED, TENSORRT
 
 #: Ops with kernels of their own in every engine on a CPU; all that follows may be fused to them by some.
 PRODUCTS = frozenset({"matmul", "conv", "attention"})
@@ -47,18 +48,18 @@ _NOTHING = frozenset({"view", "free"})
 _INDUCTOR_LOOPS = POINTWISE | ROWWISE
 #: By engine name. What is not here is run op by op.
 POLICIES: dict[str, Policy] = {
-    "eager": Policy(calls_views=True),
+    EAGER: Policy(calls_views=True),
     # Products are called as they are (no freezing): loops hold everything else.
-    "inductor": Policy(loops=_INDUCTOR_LOOPS),
-    "inductor-packed": Policy(loops=_INDUCTOR_LOOPS, after_products=frozenset({"elementwise"}), after_limit=2),
-    "packed": Policy(after_products=frozenset({"elementwise"}), after_limit=2, calls_views=True),
+    INDUCTOR: Policy(loops=_INDUCTOR_LOOPS),
+    INDUCTOR_PACKED: Policy(loops=_INDUCTOR_LOOPS, after_products=frozenset({"elementwise"}), after_limit=2),
+    PACKED: Policy(after_products=frozenset({"elementwise"}), after_limit=2, calls_views=True),
     # Chains of pointwise ops are one subgraph (snippets); bias, activation and a sum go into the product.
-    "openvino": Policy(
+    OPENVINO: Policy(
         loops=frozenset({"elementwise"}), after_products=frozenset({"elementwise"}), after_limit=3, drops_copies=True
     ),
     # Fused by pattern: a bias and an activation; other ops stay single kernels.
-    "onnxruntime": Policy(after_products=frozenset({"elementwise"}), after_limit=1),
-    "tensorrt": Policy(loops=_INDUCTOR_LOOPS, after_products=frozenset({"elementwise"}), after_limit=8),
+    ONNXRUNTIME: Policy(after_products=frozenset({"elementwise"}), after_limit=1),
+    TENSORRT: Policy(loops=_INDUCTOR_LOOPS, after_products=frozenset({"elementwise"}), after_limit=8),
 }
 OP_BY_OP = Policy(calls_views=True)
 

@@ -24,9 +24,10 @@ from djinn_fx.costmodels.laws.gpu_laws import FLOAT_BYTES, LAWS, Array, GpuSpec,
 from djinn_fx.costmodels.laws.roofline import RooflineModel
 from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.device import Device
+from djinn_fx.settings.engines import EAGER
 
 SCHEMA = "djinn_fx.gpu_kernels/1"
-COEFFICIENTS = Path(__file__).parent / "data" / "gpu_kernels.json"
+COEFFICIENTS = Path(__file__).parents[1] / "data" / "gpu_kernels.json"
 
 #: Bytes of an element by dtype; others are priced as float32.
 _ITEM_BYTES = {"float64": 8, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "int8": 1, "uint8": 1}
@@ -137,7 +138,7 @@ class GpuModel:
         schedule = kernels(graph, policy_of(engine))
         rows = [_Row.of_kernel(kernel) for kernel in schedule.kernels]
         found = _estimate(rows, device)
-        calls = _DISPATCH_S * (len(rows) + schedule.views) if engine == "eager" else device.launch_overhead_s
+        calls = _DISPATCH_S * (len(rows) + schedule.views) if engine == EAGER else device.launch_overhead_s
         if found.time_s >= calls:
             return found
         return replace(found, time_s=calls, low_s=min(found.low_s, calls / 2), high_s=max(found.high_s, 2 * calls))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from djinn_fx.calibrate.cases.all import all_cases
-from djinn_fx.calibrate.cases.case import SLOW_TO_BUILD, Task, tasks
+from djinn_fx.calibrate.cases.case import COMPILED, INTERPRETED, Task, tasks
 from djinn_fx.calibrate.child import MeasuringChild, Outcome
 from djinn_fx.calibrate.journal import Journal, forget
 from djinn_fx.calibrate.noise import noise_of
@@ -24,7 +24,7 @@ from djinn_fx.files.private import own_folder
 from djinn_fx.settings.table import Settings
 
 #: In the order in which they are measured, where they are installed.
-ENGINES = ("eager", "packed", "openvino", "onnxruntime", "inductor", "inductor-packed")
+ENGINES = (*INTERPRETED, *COMPILED)
 #: Seconds for a case on an engine, building not counted: less than the first tells little, more tells nothing new.
 LEAST_S, MOST_S = 0.02, 0.5
 #: Every this many cases, one is measured again by other processes.
@@ -167,7 +167,7 @@ class _Run:
         self._began = time.monotonic()
         every = list(tasks(all_cases(), request.engines, request.threads, quick=request.quick))
         self._groups = _by_case(every)
-        self._noise = [group[:1] for group in self._groups[::NOISE_EVERY] if group[0].engine not in SLOW_TO_BUILD]
+        self._noise = [group[:1] for group in self._groups[::NOISE_EVERY] if group[0].engine not in COMPILED]
         self._total = request.rounds * len(every) + 2 * len(self._noise)
         self._done = 0
 
@@ -211,11 +211,11 @@ def _by_case(every: Sequence[Task]) -> list[list[Task]]:
     """Tasks of one case together, since they share its tracing, shuffled; engines that are slow to build come last."""
     groups: dict[tuple[str, str], list[Task]] = {}
     for task in every:
-        groups.setdefault((task.case.name, task.engine if task.engine in SLOW_TO_BUILD else ""), []).append(task)
+        groups.setdefault((task.case.name, task.engine if task.engine in COMPILED else ""), []).append(task)
     found = list(groups.values())
     random.Random(0).shuffle(found)
     # One build by Inductor takes as long as a hundred other samples: in a minute it would be at their cost.
-    return sorted(found, key=lambda group: group[0].engine in SLOW_TO_BUILD)
+    return sorted(found, key=lambda group: group[0].engine in COMPILED)
 
 
 def _gathered(known: Mapping[tuple[str, int], Outcome]) -> Measured:

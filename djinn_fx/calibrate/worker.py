@@ -24,6 +24,7 @@ from djinn_fx.costmodels.profile import Sample
 from djinn_fx.dispatch.build import Builder
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.plan import Plan
 
@@ -64,7 +65,7 @@ def callable_of(name: str, made: Traced) -> Callable[[list[Any]], Sequence[Any]]
         EngineError: the engine does not take the case; the message says why.
     """
     settings = Settings(engine=name, compile="blocking", progress=False)
-    if name == "eager":
+    if name == EAGER:
         eager = engine(name, settings)
         return eager.load(eager.compile(made.graph))
     plan = Plan(regions=(made.region,), order=(0,))

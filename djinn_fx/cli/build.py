@@ -38,6 +38,7 @@ from djinn_fx.passes.pipeline import plan_of
 from djinn_fx.pool.jobs import BuildDone, BuildJob, BuildOutcome
 from djinn_fx.pool.supervisor import shared_pool
 from djinn_fx.reasons import Reason
+from djinn_fx.settings.engines import TENSORRT
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.lower import lower
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     target = json_target(arguments.json)
-    settings = Settings.load(None, {"engine": "tensorrt", **({"target": arguments.target} if arguments.target else {})})
+    settings = Settings.load(None, {"engine": TENSORRT, **({"target": arguments.target} if arguments.target else {})})
     store, reason = open_store(settings)
     if store is None:
         raise StoreError(

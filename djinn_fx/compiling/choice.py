@@ -17,7 +17,7 @@ from djinn_fx.compiling.forecast import by_forecast, expected, forecast, left_ou
 from djinn_fx.compiling.learning import Learner
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import graph_work
-from djinn_fx.dispatch.build import BOUND, WHOLE, Builder, Built, tier_names
+from djinn_fx.dispatch.build import Builder, Built, tier_names
 from djinn_fx.dispatch.contests.by_size import ContestBySize
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import Contestants
@@ -33,6 +33,7 @@ from djinn_fx.passes.find_regions import whole_region
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import Program, program_of
+from djinn_fx.settings.engines import BOUND, EAGER, STANDBY, WHOLE
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
@@ -123,7 +124,7 @@ class _Choice:
         names = self._names
         places = symbol_places(self._graph.example_inputs)
         known = None if places else self._known(())
-        if known is not None and known.engine not in ("eager", *names):
+        if known is not None and known.engine not in (EAGER, *names):
             return (_chosen_before(known, self._region),)
         if known is not None and known.engine in names:
             names = (known.engine,)
@@ -183,11 +184,11 @@ class _Choice:
     @property
     def _tries_inductor(self) -> bool:
         """Whether Inductor takes part by the settings' will, not only when all others refuse."""
-        return self._settings.engine == "auto" or "inductor" in self._settings.engines
+        return self._settings.engine == "auto" or STANDBY in self._settings.engines
 
     def _cut(self) -> Standby | None:
         """The plan's regions on Inductor: to be tried, or for when all others refuse and own ops are not asked for."""
-        if not self._tries_inductor and "eager" in self._settings.engines:
+        if not self._tries_inductor and EAGER in self._settings.engines:
             return None
         background = self._settings.compile == "background" and self._tries_inductor
 

@@ -9,6 +9,7 @@ from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import part_of, priced
 from djinn_fx.dispatch.contests.contest import HOPELESS
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import EAGER, STANDBY
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import EngineTime, Plan, Region, together
@@ -20,12 +21,12 @@ def expected(
 ) -> Region:
     """The whole graph with what these engines would take for it, and eager, and the plan's regions on Inductor; the
     fastest first."""
-    made = priced(region, part_of(srg, region.nodes), pricing, (*names, "eager"))
+    made = priced(region, part_of(srg, region.nodes), pricing, (*names, EAGER))
     times = list(made.times)
-    if settings.engine == "auto" or "inductor" in settings.engines:
-        parts = [time for one in plan.regions if (time := one.time_on("inductor")) is not None]
+    if settings.engine == "auto" or STANDBY in settings.engines:
+        parts = [time for one in plan.regions if (time := one.time_on(STANDBY)) is not None]
         if len(parts) == len(plan.regions):
-            times.append(together("inductor", parts))
+            times.append(together(STANDBY, parts))
     first = min(times, key=lambda one: one.time_s)
     cost = replace(made.cost, time_s=first.time_s, low_s=first.low_s, high_s=first.high_s, provenance=first.provenance)
     return replace(made, cost=cost, times=tuple(sorted(times, key=lambda one: one.time_s)))

@@ -19,7 +19,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.fx import GraphModule
 
-from djinn_fx.compiling.captured import CapturedGraph, CaptureResult
+from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.compiling.choice import Chosen, compete, contenders, outlook
 from djinn_fx.compiling.deferred import DeferredGraph, deferrable
 from djinn_fx.compiling.graph_inputs import input_kinds
@@ -31,6 +31,7 @@ from djinn_fx.compiling.session import compile_session
 from djinn_fx.dispatch.build import Builder, tier_names
 from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.dispatch.region import RegionBuild
+from djinn_fx.engines.here import here_digest
 from djinn_fx.engines.inductor.prewarm import prewarm
 from djinn_fx.errors import SettingsError
 from djinn_fx.guard.quarantine import QUARANTINE
@@ -39,6 +40,7 @@ from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import Program, program_of
+from djinn_fx.settings.engines import EAGER, STANDBY
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.layout_rules import decompositions
@@ -83,11 +85,11 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
     if ahead_of_time():
         from djinn_fx.saved.file import compile_ahead
 
-        return compile_ahead(gm, example_inputs, settings, lambda chosen: _GraphCompiler(chosen, passes, kinds))
+        return compile_ahead(gm, example_inputs, settings, functools.partial(GraphCompiler, passes=passes, kinds=kinds))
     weights = [one for one, kind in zip(example_inputs, kinds, strict=False) if kind is not Residency.INPUT]
     handle = GraphHandle(gm, [one for one in weights if isinstance(one, torch.Tensor)])
-    compiler = _GraphCompiler(settings, passes, kinds, handle)
-    fakes = deferrable(gm, example_inputs) if settings.compile != "blocking" and settings.engine != "eager" else None
+    compiler = GraphCompiler(settings, passes, kinds, handle)
+    fakes = deferrable(gm, example_inputs) if settings.compile != "blocking" and settings.engine != EAGER else None
     HANDLES.append(handle)
     if fakes is None:
         return compiler.compile(gm, example_inputs)
@@ -119,8 +121,19 @@ def passes_for(settings: Settings) -> tuple[Pass, ...]:
     return tuple(regions if one.name == FindRegions.name else one for one in DEFAULT)
 
 
-class _GraphCompiler:
-    """Compiles the graphs AOTAutograd makes of one of Dynamo's: inference, or forward and backward."""
+class GraphCompiler:
+    """Compiles the graphs AOTAutograd makes of one of Dynamo's: inference, or forward and backward.
+
+    Args:
+        settings: in force.
+        passes: the pipeline.
+        kinds: of the inputs of Dynamo's graph.
+        handle: ties what is built to its model.
+        ahead: the function that is to be saved, while one is compiled.
+        note: told of each graph.
+        builds: whether anything is built; else graphs are planned and run as they are.
+        keeps: whether torch may keep compiled graphs.
+    """
 
     def __init__(
         self,
@@ -128,6 +141,11 @@ class _GraphCompiler:
         passes: tuple[Pass, ...],
         kinds: Sequence[Residency],
         handle: GraphHandle | None = None,
+        *,
+        ahead: Ahead | None = None,
+        note: Callable[[CapturedGraph], None] = _HISTORY.append,
+        builds: bool = True,
+        keeps: bool = True,
     ) -> None:
         self.settings = settings
         self._handle = handle
@@ -135,11 +153,11 @@ class _GraphCompiler:
         self._kinds = kinds
         self._residency: dict[str, Residency] = {}
         self._builders: dict[Sequence[str], Builder] = {}
-        #: Set while a function that can be saved is compiled.
-        self.ahead: Ahead | None = None
-        self.cacheable = (
-            settings.cache
-            and settings.engine != "eager"
+        self._ahead, self._note, self._builds = ahead, note, builds
+        self._cacheable = (
+            keeps
+            and settings.cache
+            and settings.engine != EAGER
             and settings.passes is None
             and not torch.compiler.config.force_disable_caches
         )
@@ -153,7 +171,7 @@ class _GraphCompiler:
         """Trace, plan and build one of Dynamo's graphs, or take it whole from torch's cache."""
         if self._inductor_is_next():
             prewarm(example_inputs)
-        if not self.cacheable:
+        if not self._cacheable:
             return self.through_aot(gm, example_inputs)
         from djinn_fx.saved.torch_cache import keeping
 
@@ -164,7 +182,7 @@ class _GraphCompiler:
         """Whether the caller will wait for Inductor, as far as can be told before tracing."""
         competing = contenders(self.settings, GraphKind.INFERENCE, "cpu") and not torch.is_grad_enabled()
         first = tier_names(self.settings)[:1]
-        return self.settings.compile == "blocking" and not competing and first == ("inductor",)
+        return self.settings.compile == "blocking" and not competing and first == (STANDBY,)
 
     def tag(self) -> str:
         """What a kept graph depends on besides the settings."""
@@ -174,7 +192,7 @@ class _GraphCompiler:
         # Code made for wider vectors or other threads must not be picked up, nor one that takes an argument for a
         # weight; torch's key has none of these.
         kinds = hashlib.sha256("-".join(kind.value for kind in self._kinds).encode()).hexdigest()[:16]
-        return f"{torch.backends.cpu.get_cpu_capability()}-{torch.get_num_threads()}-{kinds}-{directory}"
+        return f"{here_digest()}-{kinds}-{directory}"
 
     def through_aot(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         compilers = {
@@ -182,7 +200,7 @@ class _GraphCompiler:
             "fw_compiler": functools.partial(self._compile, GraphKind.FORWARD),
             "bw_compiler": functools.partial(self._compile, GraphKind.BACKWARD),
         }
-        if self.cacheable or self.ahead is not None:
+        if self._cacheable or self._ahead is not None:
             from djinn_fx.saved.torch_cache import cacheable
 
             compilers = {name: cacheable(compiler) for name, compiler in compilers.items()}
@@ -197,11 +215,14 @@ class _GraphCompiler:
 
     def _compile(self, kind: GraphKind, gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
         with compile_session():  # a backward graph comes on the first backward pass, in whichever thread that is
+            if not self._builds:
+                self._note(self._outlook(kind, gm))
+                return make_boxed_func(gm.forward)
             captured, run, kept = self.compile_aten(kind, gm)
-        _HISTORY.append(captured)
-        if self.ahead is not None:
-            return self.ahead.graph(captured.srg, captured.plan, captured.builds, run)
-        if self.cacheable:
+        self._note(captured)
+        if self._ahead is not None:
+            return self._ahead.graph(captured.srg, captured.plan, captured.builds, run)
+        if self._cacheable:
             from djinn_fx.saved.torch_cache import DjinnGraph
 
             return DjinnGraph(run, kept)
@@ -228,10 +249,9 @@ class _GraphCompiler:
             told = told_of_refusals(self.settings, chosen, built.builds)
             self._handle.refused += told
         program, constants = program_of(srg, plan)
-        run = executable(program, built.callables, constants)
-        if self._handle is not None:
-            self._handle.watch(run)
-        if self.ahead is None:
+        strays = self._handle.strays() if self._handle is not None else None
+        run = executable(program, built.callables, constants, strays)
+        if self._ahead is None:
             run = learning(run, program, built, constants, captured, self.settings)
         # A graph that an engine refused which was asked for is planned anew by each process: the user may have followed
         # the remedy, and is told again if not.
@@ -239,12 +259,19 @@ class _GraphCompiler:
 
     def _kept(self, program: Program, constants: Mapping[int, Any], builds: Sequence[RegionBuild]) -> str | None:
         """The stored form of a graph, if it has one."""
-        if not self.cacheable or constants or self.settings.verify.startswith("sample"):
+        if not self._cacheable or constants or self.settings.verify.startswith("sample"):
             return None  # answers that are compared later need the graph's own ops
         from djinn_fx.saved.torch_cache import kept_form
 
         keys = [one.key if one.alone else "" for one in builds]
         return kept_form(program, keys, self.settings, [one.key for one in builds if one.checked])
+
+    def _outlook(self, kind: GraphKind, gm: GraphModule) -> CapturedGraph:
+        """The plan, and which engines would rather have the graph whole; nothing is built."""
+        planned = self.plan(kind, gm)
+        names = contenders(self.settings, kind, _device_of(planned.srg))
+        plan = outlook(planned.srg, planned.plan, self.settings, names, planned.pricing)
+        return replace(planned, plan=plan)
 
     def plan(self, kind: GraphKind, gm: GraphModule) -> CapturedGraph:
         """Lower one ATen graph and run the passes."""
@@ -306,56 +333,6 @@ def _trace(srg: SRG, plan: Plan) -> None:
 
     put("djinn_srg", lambda: to_text(srg))
     put("djinn_plan", lambda: json.dumps(plan_to_json(plan), indent=1))
-
-
-def capture_graphs(
-    model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    *,
-    settings: Settings | None,
-    build: bool,
-    dynamic: bool | None,
-) -> CaptureResult:
-    """See :func:`djinn_fx.backend.capture`."""
-    chosen = settings if settings is not None else Settings.load()
-    graphs: list[CapturedGraph] = []
-    breaks: list[str] = []
-
-    def recorder(gm: GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
-        reason = getattr(gm, "compile_subgraph_reason", None)
-        if reason is not None and reason.graph_break:
-            frame = next(iter(reversed(reason.user_stack or [])), None)
-            where = f" at {frame.filename}:{frame.lineno}" if frame is not None else ""
-            breaks.append(f"{reason.reason.strip().splitlines()[0]}{where}")
-        compiler = _GraphCompiler(chosen, passes_for(chosen), input_kinds(gm, example_inputs))
-        compiler.cacheable = False
-        return _recording(compiler, graphs, build).through_aot(gm, example_inputs)
-
-    torch._dynamo.reset()
-    try:
-        output = torch.compile(model, backend=recorder, dynamic=dynamic)(*args, **kwargs)
-    finally:
-        torch._dynamo.reset()
-    return CaptureResult(graphs=tuple(graphs), graph_breaks=tuple(dict.fromkeys(breaks)), output=output)
-
-
-def _recording(compiler: _GraphCompiler, graphs: list[CapturedGraph], build: bool) -> _GraphCompiler:
-    """A compiler that notes each graph, and runs it eagerly unless it is to be built."""
-
-    def compile_and_note(kind: GraphKind, gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
-        if build:
-            captured, run, _ = compiler.compile_aten(kind, gm)
-            graphs.append(captured)
-            return make_boxed_func_from(run)
-        planned = compiler.plan(kind, gm)
-        names = contenders(compiler.settings, kind, _device_of(planned.srg))
-        plan = outlook(planned.srg, planned.plan, compiler.settings, names, planned.pricing)
-        graphs.append(replace(planned, plan=plan))
-        return make_boxed_func(gm.forward)
-
-    compiler._compile = compile_and_note  # type: ignore[method-assign]
-    return compiler
 
 
 def compile_program(program: Any, mode: str | None, options: Mapping[str, Any] | None) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from djinn_fx.costmodels.learning import Drift, shares
 from djinn_fx.costmodels.measured import Timing
 from djinn_fx.costmodels.work.work import WorkGraph
 from djinn_fx.dispatch.build import Built
+from djinn_fx.dispatch.contests.contest import Contest
+from djinn_fx.dispatch.lazy import LazyRegion
+from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.runtime.program import Program
 from djinn_fx.runtime.sampled import Sampled, Times
@@ -92,7 +95,7 @@ def learning(
     work = {index: part_of(srg, plan.regions[index].nodes) for index in set(first)}
 
     def told(times: Times) -> None:
-        if any(getattr(one, "pending", False) for one in built.callables):
+        if any(isinstance(one, (LazyRegion, Contest)) and one.pending for one in built.callables):
             return  # what was timed while builders used the processor says nothing
         together: dict[tuple[int, str], list[float]] = {}
         for (index, engine), seconds in times.items():
@@ -100,7 +103,15 @@ def learning(
         for (index, engine), seconds in together.items():
             learner.note(plan.regions[index], work[index], engine, seconds)
 
-    return Sampled(run, program, built.callables, constants, [one.engine for one in built.builds], told)
+    engines = [_engine_of(*pair) for pair in zip(built.callables, built.builds, strict=True)]
+    return Sampled(run, program, built.callables, constants, engines, told)
+
+
+def _engine_of(run: RegionCallable, build: RegionBuild) -> Callable[[], str]:
+    """Tells which engine a region runs on; a lazy one moves, and each call of a contest may be another's."""
+    if isinstance(run, (LazyRegion, Contest)):
+        return lambda: run.engine
+    return lambda: build.engine
 
 
 def _sizes_differ(srg: SRG) -> bool:

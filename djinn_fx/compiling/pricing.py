@@ -13,6 +13,7 @@ from djinn_fx.costmodels.profile import conditions
 from djinn_fx.dispatch.build import tier_names
 from djinn_fx.passes.base import Pass
 from djinn_fx.passes.estimate_cost import EstimateCost
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.opening import open_store
 
@@ -37,7 +38,7 @@ def pricing_for(settings: Settings, device: str, passes: Sequence[Pass] = ()) ->
         device=named,
         kind=device.partition(":")[0],
         topology=settings.topology,
-        engines=(*tier_names(settings), "eager"),
+        engines=(*tier_names(settings), EAGER),
         cache_dir=settings.cache_dir,
         times=RegionTimes(store, settings) if here else None,
         conditions=functools.partial(conditions, torch.get_num_threads()) if here else None,

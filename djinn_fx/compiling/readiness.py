@@ -164,11 +164,10 @@ class GraphHandle:
             elif isinstance(one, (Contest, ContestBySize)):
                 self._contests.append(weakref.ref(one))
 
-    def watch(self, run: Any) -> None:
-        """Note the graph's callable, which may have ``strays``."""
-        strays = getattr(run, "strays", None)
-        if strays is not None:
-            self._strays.append(strays)
+    def strays(self) -> Strays:
+        """What notes the values that come to one of its graphs with other strides than were traced."""
+        self._strays.append(Strays())
+        return self._strays[-1]
 
     @property
     def relaid(self) -> tuple[Reason, ...]:

@@ -5,22 +5,18 @@ Like a trial's outcome (``decisions.py``) they are hints: one that is gone or da
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
 import math
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-import torch
-
 from djinn_fx.costmodels.learning import Learned
 from djinn_fx.costmodels.measured import Timing
-from djinn_fx.dispatch.contests.decisions import processor
+from djinn_fx.engines.here import here
 from djinn_fx.engines.registry import engine
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.store import Store
@@ -88,7 +84,7 @@ class RegionTimes:
 
 
 def _time_key(structural_hash: str) -> str:
-    return _digest({"schema": TIMES_SCHEMA, "what": "times", "structural_hash": structural_hash, **_here()})
+    return _digest({"schema": TIMES_SCHEMA, "what": "times", "structural_hash": structural_hash, **here()})
 
 
 class Lessons:
@@ -132,7 +128,7 @@ class Lessons:
             return Learned()
 
     def _key(self, model: str) -> str:
-        return _digest({"schema": TIMES_SCHEMA, "what": "lessons", "model": model, **_here()})
+        return _digest({"schema": TIMES_SCHEMA, "what": "lessons", "model": model, **here()})
 
 
 def lessons(store: Store | None) -> Lessons:
@@ -152,15 +148,6 @@ def _lessons(root: str, make: Callable[[], Lessons]) -> Lessons:
 def forget_lessons() -> None:
     """Drop what this process knows; what is on disk stays."""
     _LESSONS.clear()
-
-
-def _here() -> dict[str, Any]:
-    return {"machine": _machine(), "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
-
-
-@functools.cache
-def _machine() -> list[str]:
-    return [platform.machine(), processor(), torch.backends.cpu.get_cpu_capability()]
 
 
 def _digest(fields: Mapping[str, Any]) -> str:

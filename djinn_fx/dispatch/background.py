@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from djinn_fx.dispatch.contests.pays import EXPERIENCE, Budget
 from djinn_fx.dispatch.lazy import PENDING, Candidate, LazyRegion, State
-from djinn_fx.dispatch.memory import BUILDING, MEMORY, Loaded
+from djinn_fx.dispatch.memory import BUILDING, Loaded, load_entry
 from djinn_fx.dispatch.progress import watch
 from djinn_fx.dispatch.region import RegionWork
 from djinn_fx.dispatch.tier import MAX_VARIANTS, STORED_AS, Holds, Prepared, Tier, patience_s
@@ -175,20 +175,18 @@ class BackgroundBuild(Candidate):
         Raises:
             EngineError: it cannot be loaded.
         """
-        guards = Guards(expression=outcome.header.get("guards"))
         with BUILDING.of(self._key.digest):
             known = self._tier.in_memory(self._key, self._holds)
             if known is not None:
                 return known
             kept = outcome.header.get(STORED_AS)
             if kept is None:
+                guards = Guards(expression=outcome.header.get("guards"))
                 kept = self._tier.write(self._prepared, outcome.header, outcome.payload, guards)
             if not self._tier.engine.capability().can_run:
                 return None
-            run = self._tier.engine.load(Artefact(header=outcome.header, payload=outcome.payload))
-            loaded = Loaded(key=kept, run=run, guards=guards, engine=self.engine)
-            MEMORY.add(self._key.digest, loaded)
-            return loaded
+            artefact = Artefact(header=outcome.header, payload=outcome.payload)
+            return load_entry(self._tier.engine, artefact, kept, known_as=self._key.digest)
 
     def _failed(self, outcome: BuildFailed) -> None:
         label = outcome.node or self._prepared.graph.label

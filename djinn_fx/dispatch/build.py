@@ -20,16 +20,17 @@ from djinn_fx.dispatch.contests.by_size import ContestBySize
 from djinn_fx.dispatch.contests.contestants import Contestants, Made
 from djinn_fx.dispatch.contests.pays import EXPERIENCE, Budget
 from djinn_fx.dispatch.lazy import Adopted, LazyRegion, Policy
-from djinn_fx.dispatch.memory import BUILDING, MEMORY, Loaded
+from djinn_fx.dispatch.memory import BUILDING, MEMORY, Loaded, load_entry
 from djinn_fx.dispatch.progress import Progress
 from djinn_fx.dispatch.region import RegionBuild, RegionWork, built_again, distinct_first, region_values
 from djinn_fx.dispatch.standby import Standby
 from djinn_fx.dispatch.tier import Prepared, Tier, patience_s, tiers_for
-from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable
+from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, as_runner
 from djinn_fx.engines.keys import Guards, device_order, symbolic_inputs
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import BOUND, EAGER, STANDBY, TRAITS
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.extract import input_value
 from djinn_fx.srg.graph import SRG
@@ -63,7 +64,7 @@ class Builder:
 
     def __init__(self, settings: Settings, bound: Sequence[str] = (), *, mode: str | None = None) -> None:
         self._settings, self._mode = settings, mode or settings.compile
-        self._eager: Engine = engine("eager", settings)
+        self._eager: Engine = engine(EAGER, settings)
         self._tiers, self._bound = tiers_for(settings, tier_names(settings)), tiers_for(settings, bound)
         self._standbys: list[Standby] = []
         self._policy = Policy(at_once=self._mode == "background", budget=Budget(settings.compile_budget_s))
@@ -144,7 +145,7 @@ class Builder:
             reference = self._eager.load(self._eager.compile(work.graph))
             contestants = Contestants(work.graph, made, reference, self._settings, work.repeats)
             standby = None
-            if "eager" not in self._settings.engines:
+            if EAGER not in self._settings.engines:
                 standby = Standby(functools.partial(self._others, work))
                 self._standbys.append(standby)
             contest = functools.partial(contestants.contest, standby=standby)
@@ -174,7 +175,7 @@ class Builder:
     def _checked(self, work: RegionWork, tier: Tier, prepared: Prepared, loaded: Loaded) -> Loaded:
         """An artefact whose answers are compared with eager's, where that can be and has not been done before."""
         checks = Checks(work.graph, self._eager.load(self._eager.compile(work.graph)), self._settings)
-        if getattr(loaded.run, "wants_reference", False):
+        if as_runner(loaded.run).wants_reference:
             return replace(loaded, run=Beside(checks, tier, prepared, loaded))
         if not checks.possible:
             return loaded
@@ -184,7 +185,7 @@ class Builder:
 
     def _serving(self, work: RegionWork, loaded: Loaded) -> RegionCallable:
         """An artefact as a region's callable; one that checks itself has the region's own ops beside it."""
-        if not getattr(loaded.run, "wants_reference", False):
+        if not as_runner(loaded.run).wants_reference:
             return loaded.run
         region, adopted = self._new_lazy(work, None), Adopted(loaded.engine)
         names = [tier.name for tier in self._tiers]
@@ -318,7 +319,7 @@ class Builder:
     def _lazy_region(
         self, work: RegionWork, wanted: Sequence[tuple[Tier, Prepared]], start: Loaded | None, outcome: str
     ) -> tuple[RegionCallable, RegionBuild]:
-        if any(tier.name == "inductor" for tier, _ in wanted):
+        if any(tier.name == STANDBY for tier, _ in wanted):
             from djinn_fx.engines.inductor.engine import import_runtime
 
             import_runtime()  # here, where the user waits anyway: in a pool thread it would hold up calls
@@ -351,12 +352,6 @@ class Builder:
         )
 
 
-#: Engines that keep copies of weights and do best with the whole graph, in the order in which they are tried.
-WHOLE = ("openvino", "onnxruntime", "packed")
-#: Engines that keep copies of weights.
-BOUND = (*WHOLE, "inductor-packed")
-
-
 def _said_already(reason: Reason) -> None:
     """The guard has logged it, and answers by the region's own ops from now on."""
 
@@ -366,12 +361,12 @@ def tier_names(settings: Settings) -> tuple[str, ...]:
 
     Those the settings name, and below them Inductor, which is ready earlier or takes what others cannot.
     """
-    if settings.engine == "eager":
+    if settings.engine == EAGER:
         return ()
-    named = [name for name in settings.engines if name not in ("auto", "eager", *BOUND)]
-    if settings.engine == "auto" and torch.cuda.is_available() and engine("tensorrt", settings).capability().can_run:
-        named = ["tensorrt"]
-    return tuple(dict.fromkeys((*named, "inductor")))
+    named = [name for name in settings.engines if name not in ("auto", EAGER, *BOUND)]
+    if settings.engine == "auto" and torch.cuda.is_available():
+        named = [name for name in TRAITS if TRAITS[name].needs_gpu and engine(name, settings).capability().can_run]
+    return tuple(dict.fromkeys((*named, STANDBY)))
 
 
 def load_artefact(settings: Settings, key: str, *, passed: bool = False) -> RegionCallable | None:
@@ -384,23 +379,19 @@ def load_artefact(settings: Settings, key: str, *, passed: bool = False) -> Regi
     """
     if passed and not has_passed(open_store(settings)[0], key):
         return None
-    known = MEMORY.variants(key)
-    exact = next((one for one in known if one.key == key), None)
-    if exact is not None:
-        return exact.run
+    known = MEMORY.exactly(key)
+    if known is not None:
+        return known.run
     store, _ = open_store(settings)
     entry = store.get(key) if store is not None else None
     if entry is None:
         return None
-    name = str(entry.header.get("engine"))
+    artefact = Artefact(header=entry.header, payload=entry.payload)
     try:
-        run = engine(name, settings).load(Artefact(header=entry.header, payload=entry.payload))
+        return load_entry(engine(str(entry.header.get("engine")), settings), artefact, key).run
     except EngineError as error:
         log.warning("a stored artefact cannot be used: %s", error)
         return None
-    guards = Guards(expression=entry.header.get("guards"))
-    MEMORY.add(key, Loaded(key=key, run=run, guards=guards, engine=name))
-    return run
 
 
 def _devices(srg: SRG, region: Region) -> tuple[str, ...]:

@@ -11,11 +11,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from djinn_fx.dispatch.memory import MEMORY, Loaded
 from djinn_fx.dispatch.tier import Prepared, Tier
-from djinn_fx.engines.base import RegionCallable, RegionGraph
+from djinn_fx.engines.base import RegionCallable, RegionGraph, Runner, as_runner
+from djinn_fx.engines.here import here_digest
 from djinn_fx.engines.keys import device_order
 from djinn_fx.guard.guarded import GuardedRegion, guarded
 from djinn_fx.guard.precise import Precise, fp64_reference
@@ -23,8 +22,9 @@ from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.guard.repro.write import Reproducer
 from djinn_fx.guard.tolerance import tolerance_in_single
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import traits_of
 from djinn_fx.settings.table import Settings
-from djinn_fx.srg.effects import draws_random_numbers, written_places
+from djinn_fx.srg.effects import draws_random_numbers
 from djinn_fx.store.store import Store
 
 
@@ -90,19 +90,20 @@ class Checks:
     def _guarded(
         self,
         engine: str,
-        run: Any,
+        run: RegionCallable,
         told: Callable[[Reason], None],
         reproduce: Reproducer | None,
         passed: Callable[[], None] | None,
         before: bool = False,
     ) -> GuardedRegion:
+        runner = as_runner(run)
         return guarded(
-            run,
+            runner,
             self._reference,
             label=self._graph.label,
             engine=engine,
             verify=self._settings.verify,
-            mutated=tuple(getattr(run, "mutated", None) or written_places(self._graph.gm)),
+            mutated=runner.mutated,
             on_quarantine=told,
             reproduce=reproduce,
             high_precision=self._precise,
@@ -110,13 +111,13 @@ class Checks:
             bindings=self._bindings,
             allow_bf16=self._settings.precision == "allow-bf16",
             on_passed=passed,
-            any_layout=engine.startswith("inductor"),
+            any_layout=traits_of(engine).chooses_strides,
             passed=before,
-            bounds=tolerance_in_single if getattr(run, "double_in_single", False) else None,
+            bounds=tolerance_in_single if runner.double_in_single else None,
         )
 
 
-class Beside:
+class Beside(Runner):
     """An artefact that wants the region's own ops beside it for calls it does not take (``engines.base.Engine``).
 
     Args:
@@ -128,15 +129,15 @@ class Beside:
 
     def __init__(self, checks: Checks, tier: Tier, prepared: Prepared, loaded: Loaded) -> None:
         self._checks, self._tier, self._prepared, self._loaded = checks, tier, prepared, loaded
-        self.accepts = getattr(loaded.run, "accepts", None)
+        self.accepts = as_runner(loaded.run).accepts
         self.wants_reference = True
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """As the artefact's."""
         return self._loaded.run(args)
 
-    def checked(self, reference: RegionCallable, dropped: Callable[[Reason], None]) -> GuardedRegion:
-        """It with its answers compared. The region's own ops are those of the checks."""
+    def checked(self, dropped: Callable[[Reason], None]) -> GuardedRegion:
+        """It with its answers compared with those of the region's own ops."""
         return self._checks.artefact(self._tier, self._prepared, self._loaded, dropped)
 
 
@@ -155,5 +156,4 @@ def has_passed(store: Store | None, entry: str) -> bool:
 
 
 def _note(entry: str) -> str:
-    here = f"{torch.backends.cpu.get_cpu_capability()}:{torch.get_num_threads()}"
-    return hashlib.sha256(f"passed:{entry}:{here}".encode()).hexdigest()
+    return hashlib.sha256(f"passed:{entry}:{here_digest()}".encode()).hexdigest()

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from djinn_fx.dispatch.checks import Beside
 from djinn_fx.dispatch.contests.pays import EXPERIENCE, Budget, Estimate
 from djinn_fx.dispatch.memory import Loaded
-from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.base import RegionCallable, as_runner
 from djinn_fx.engines.keys import Guards
 from djinn_fx.reasons import Reason
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.threads import new_condition, new_lock
 
 log = logging.getLogger("djinn_fx.dispatch.lazy")
@@ -160,7 +162,7 @@ class LazyRegion:
     ) -> None:
         self.label, self.ops, self.repeats, self.places = label, ops, repeats, tuple(places)
         self.run: RegionCallable = eager if start is None else start.run
-        self.engine = "eager" if start is None else start.engine
+        self.engine = EAGER if start is None else start.engine
         self.executions = 0
         self._eager, self._policy = eager, policy
         self._predicted_s, self._saved_share, self._clock_tells = predicted_s, saved_share, clock_tells
@@ -203,10 +205,10 @@ class LazyRegion:
     def adopt(self, candidate: Candidate, loaded: Loaded) -> None:
         """An artefact of this engine is ready: calls it can serve go to it from now on, or to a better engine's."""
         rank = self._candidates.index(candidate)
-        run: Any = loaded.run
-        if getattr(run, "wants_reference", False):
-            run = run.checked(self._eager, Dropping(weakref.ref(self), rank))
-        one = Variant(run, loaded.guards, getattr(run, "accepts", None), loaded.engine, rank)
+        run = loaded.run
+        if isinstance(run, Beside):
+            run = run.checked(Dropping(weakref.ref(self), rank))
+        one = Variant(run, loaded.guards, as_runner(run).accepts, loaded.engine, rank)
         candidate.move(State.READY)
         self._serve((one, *self._variants))
         if one.serves_all:
@@ -238,7 +240,7 @@ class LazyRegion:
         with self._swap:
             self._variants = tuple(sorted(variants, key=lambda variant: variant.rank))
             first = self._variants[0] if self._variants else None
-            self.engine = first.engine if first is not None else "eager"
+            self.engine = first.engine if first is not None else EAGER
             if first is None:
                 self.run = self._eager
             elif first.serves_all:

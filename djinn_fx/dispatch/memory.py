@@ -6,7 +6,7 @@ import threading
 import weakref
 from dataclasses import dataclass
 
-from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.base import Artefact, Engine, RegionCallable
 from djinn_fx.engines.keys import Guards
 from djinn_fx.threads import new_lock, new_rlock
 
@@ -40,6 +40,10 @@ class Memory:
         with self._lock:
             return tuple(self._loaded.get(key, ()))
 
+    def exactly(self, key: str) -> Loaded | None:
+        """The artefact whose entry has this key, if it is loaded under it."""
+        return next((one for one in self.variants(key) if one.key == key), None)
+
     def add(self, key: str, loaded: Loaded) -> None:
         """Keep one more."""
         with self._lock:
@@ -57,6 +61,24 @@ class Memory:
 
 
 MEMORY = Memory()
+
+
+def load_entry(engine: Engine, artefact: Artefact, key: str, *, known_as: str = "") -> Loaded:
+    """Make a stored artefact callable, and remember it in this process.
+
+    Args:
+        engine: that made it.
+        artefact: its header, with the size facts it relies on, and its payload.
+        key: of its entry.
+        known_as: the region's key, if it is another one of an artefact for other sizes.
+
+    Raises:
+        EngineError: it does not fit this engine or machine.
+    """
+    guards = Guards(expression=artefact.header.get("guards"))
+    loaded = Loaded(key=key, run=engine.load(artefact), guards=guards, engine=engine.name)
+    MEMORY.add(known_as or key, loaded)
+    return loaded
 
 
 class KeyLocks:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from djinn_fx.dispatch.memory import Loaded
-from djinn_fx.engines.base import RegionGraph
+from djinn_fx.engines.base import RegionGraph, as_runner
 from djinn_fx.engines.keys import Guards, symbol_places
 from djinn_fx.reasons import Reason
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.srg.extract import extract, input_value
 from djinn_fx.srg.form.hashing import canonical_form
 from djinn_fx.srg.graph import SRG
@@ -75,12 +76,12 @@ class RegionWork:
         """How it came out."""
         return RegionBuild(
             region=self.region.index,
-            engine=loaded.engine if loaded is not None else "eager",
+            engine=loaded.engine if loaded is not None else EAGER,
             outcome=outcome,
             seconds=time.perf_counter() - self._began,
             key=loaded.key if loaded is not None else "",
             guards=loaded.guards.expression if loaded is not None else None,
-            alone=loaded is None or not getattr(loaded.run, "wants_reference", False),
+            alone=loaded is None or not as_runner(loaded.run).wants_reference,
             checked=self.checked,
             reasons=tuple(self.reasons),
         )

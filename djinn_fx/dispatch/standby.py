@@ -9,9 +9,10 @@ from typing import Any
 
 from djinn_fx.dispatch.contests.entrant import Entrant
 from djinn_fx.dispatch.lazy import LazyRegion
-from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.base import RegionCallable, Runner
 from djinn_fx.errors import useful_line
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import EAGER, STANDBY
 
 log = logging.getLogger("djinn_fx.dispatch")
 
@@ -19,7 +20,7 @@ log = logging.getLogger("djinn_fx.dispatch")
 BuildAll = Callable[[], tuple[RegionCallable | None, tuple[LazyRegion, ...]]]
 
 
-class Standby:
+class Standby(Runner):
     """Regions on Inductor as one engine for all of them. A ``RegionCallable``.
 
     Args:
@@ -47,7 +48,7 @@ class Standby:
     def entrant(self) -> Entrant:
         """It, for a contest."""
         summon = None if self._at_once else self.summon
-        return Entrant("inductor", self, arrived=self.arrived, summon=summon, building=self.building)
+        return Entrant(STANDBY, self, arrived=self.arrived, summon=summon, building=self.building)
 
     def build(self) -> None:
         """Have the regions built, once."""
@@ -58,7 +59,7 @@ class Standby:
         try:
             self._run, self.regions = self._build()
         except Exception as error:  # in the middle of a call that own ops can answer
-            self.reason = Reason(kind=ReasonKind.FALLBACK, detail=f"inductor: {useful_line(error)}")
+            self.reason = Reason(kind=ReasonKind.FALLBACK, detail=f"{STANDBY}: {useful_line(error)}")
             log.warning("%s", self.reason.detail, exc_info=True)
         finally:
             self._over = True
@@ -77,4 +78,4 @@ class Standby:
         """Whether every region runs on Inductor."""
         for region in self.regions:
             region.consider()  # a build that failed for the time being is tried again when it is time
-        return self._run is not None and not any(one.pending or one.engine == "eager" for one in self.regions)
+        return self._run is not None and not any(one.pending or one.engine == EAGER for one in self.regions)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from djinn_fx.dispatch.memory import MEMORY, Loaded
+from djinn_fx.dispatch.memory import MEMORY, Loaded, load_entry
 from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import EngineKey, Guards, engine_key
 from djinn_fx.engines.registry import engine
@@ -20,6 +20,7 @@ from djinn_fx.errors import EngineError
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.pool.jobs import BuildDone
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import traits_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.opening import open_store
 from djinn_fx.store.store import Store
@@ -102,7 +103,7 @@ class Tier:
 
     @property
     def _keyed_by_request(self) -> bool:
-        return bool(getattr(self.engine, "keyed_by_request", False))
+        return traits_of(self.name).keyed_by_request
 
     def prepare(self, graph: RegionGraph, *, for_child: bool) -> Prepared | Reason:
         """The region's key and, if it is to be built in a child process, the request; or why not this engine."""
@@ -113,7 +114,7 @@ class Tier:
         if self._keyed_by_request and isinstance(request, Reason):
             return request
         identity = request.identity if isinstance(request, BuildRequest) else None
-        bound = graph.weights if getattr(self.engine, "binds_weights", False) else ()
+        bound = graph.weights if traits_of(self.name).binds_weights else ()
         known = graph.structural_hash or identity
         key = engine_key(graph, self._fingerprint, identity, bound) if known else None
         return Prepared(graph=graph, key=key, request=request)
@@ -141,18 +142,14 @@ class Tier:
             entry = self.store.get(variant.digest)
             if entry is None:
                 return None
-            guards = Guards(expression=entry.header.get("guards"))
-            if not holds(guards):
+            if not holds(Guards(expression=entry.header.get("guards"))):
                 continue
             try:
-                run = self.engine.load(Artefact(header=entry.header, payload=entry.payload))
+                artefact = Artefact(header=entry.header, payload=entry.payload)
+                return load_entry(self.engine, artefact, variant.digest, known_as=key.digest)
             except EngineError as error:
                 log.warning("a stored artefact is rebuilt: %s", error)
                 self._unusable.add(variant.digest)
-                continue
-            loaded = Loaded(key=variant.digest, run=run, guards=guards, engine=self.name)
-            MEMORY.add(key.digest, loaded)
-            return loaded
         return None
 
     def stored_result(self, key: EngineKey, holds: Holds) -> BuildDone | None:
@@ -236,8 +233,7 @@ class Tier:
         # An artefact that says itself which calls it takes relies on no facts about the graph's symbols.
         guards = Guards(expression=None)
         try:
-            compile = getattr(self.engine, "compile_alone", self.engine.compile) if alone else self.engine.compile
-            artefact = compile(prepared.graph)
+            artefact = self.engine.compile(prepared.graph, alone=alone)
         except EngineError as error:
             if key is not None:
                 self.note_failure(key, Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=prepared.graph.label))

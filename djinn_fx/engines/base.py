@@ -14,6 +14,83 @@ from djinn_fx.reasons import Reason
 RegionCallable = Callable[[list[Any]], Sequence[Any]]
 
 
+class Runner:
+    """What answers calls of a region, and what others may ask of it. A ``RegionCallable``.
+
+    The defaults are those of something that serves every call and keeps nothing: a plain function is one by
+    :func:`as_runner`.
+
+    Attributes:
+        accepts: says whether a call with these arguments is for it; None: all are.
+        mutated: places of the arguments that a call writes into; empty where it does not know.
+        partial: whether it may be unable to serve as things are: then ``attempt`` and ``prepare`` are to be asked.
+        wants_reference: whether the region's own ops must stand beside it, for calls it does not accept and to compare.
+        double_in_single: whether it computes double precision in single.
+        label: for messages.
+        compared: how many calls took eager's time too, since their answers were compared.
+        trusted: whom callers may go to directly, if none of its answers will ever be compared.
+        memory_bytes: of the copies of weights it holds.
+    """
+
+    accepts: Callable[[Sequence[Any]], bool] | None = None
+    mutated: tuple[int, ...] = ()
+    partial: bool = False
+    wants_reference: bool = False
+    double_in_single: bool = False
+    label: str = ""
+    compared: int = 0
+    trusted: Runner | None = None
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        """Answer a call; empties the list.
+
+        Raises:
+            EngineError: it failed; nothing was written and the list is as it was.
+            Declined: these values are not for it; likewise.
+        """
+        raise NotImplementedError
+
+    def attempt(self, args: list[Any]) -> Sequence[Any] | None:
+        """Answer, or None with the arguments untouched if it cannot as things are."""
+        return self(args)
+
+    def prepare(self, args: Sequence[Any]) -> Callable[[], None] | None:
+        """The work after which :meth:`attempt` serves these arguments; None if it does now."""
+        return None
+
+    def release(self) -> None:
+        """Let go of copies of weights. A call that needs one makes it anew."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """See the class."""
+        return 0
+
+    @property
+    def direct(self) -> RegionCallable:
+        """The callable to go to where nothing is to be asked."""
+        return self
+
+
+class _Plain(Runner):
+    """A function that serves every call."""
+
+    def __init__(self, run: RegionCallable) -> None:
+        self._run = run
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        return self._run(args)
+
+    @property
+    def direct(self) -> RegionCallable:
+        return self._run
+
+
+def as_runner(run: RegionCallable) -> Runner:
+    """A callable as a runner."""
+    return run if isinstance(run, Runner) else _Plain(run)
+
+
 class Declined(Exception):
     """What an engine says to a call whose values it would not compute as torch does; the text says which.
 
@@ -100,16 +177,9 @@ class BuildRequest:
 
 
 class Engine(Protocol):
-    """A way to run a region.
+    """A way to run a region. What kind of engine it is stands in :data:`djinn_fx.settings.engines.TRAITS`.
 
-    An engine whose artefacts are keyed by what it makes of a region rather than by the region's structure has an
-    attribute ``keyed_by_request``, True; its requests have an ``identity``. One that keeps copies of weights in what it
-    loads has ``binds_weights``, True; one that does best with a whole graph ``whole_graph``, True. A callable that it
-    loads may have ``accepts(args)``, which says whether it serves a call, and ``wants_reference``, True, if the
-    region's own ops must stand beside it: for calls it does not serve, and to compare. Or it may have
-    ``attempt(args)``, which answers or, with the arguments untouched, gives None where it cannot serve them as things
-    are, and ``prepare(args)``, which gives the work after which it can (None: it can now). What it loads may raise
-    :class:`Declined`.
+    What it loads is a function that serves every call, or a :class:`Runner`.
     """
 
     name: str
@@ -122,8 +192,12 @@ class Engine(Protocol):
         """None if the engine can take the region, else why not."""
         ...
 
-    def compile(self, region: RegionGraph) -> Artefact:
+    def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
         """Compile a region, in this process, while the caller waits.
+
+        Args:
+            region: what to compile.
+            alone: somebody else seems to be stuck building it: wait for no lock of the engine's own.
 
         Raises:
             EngineError: what failed, at which node.

@@ -28,7 +28,7 @@ class EagerEngine:
         """Every region."""
         return None
 
-    def compile(self, region: RegionGraph) -> Artefact:
+    def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
         """Nothing to build; the artefact lives in memory only."""
         module = region.gm
 

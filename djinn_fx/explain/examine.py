@@ -23,6 +23,7 @@ from djinn_fx.explain.check import compare, copy_inputs, is_random, results, run
 from djinn_fx.explain.find_model import FoundModel
 from djinn_fx.explain.report import SCHEMA, Check, ModelInfo, Report, graph_info
 from djinn_fx.explain.user_file import beside, first_line
+from djinn_fx.settings.engines import EAGER, INDUCTOR
 from djinn_fx.settings.table import Settings
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def examine(
         found.module, file=found.file, attr=found.attr, rule=found.rule, mode="training" if training else "inference"
     )
     breaks = [reason.replace(str(found.path), found.file) for reason in result.graph_breaks]
-    return make_report(info, result.graphs, breaks, check, engine=next(iter(tier_names(settings)), "eager"))
+    return make_report(info, result.graphs, breaks, check, engine=next(iter(tier_names(settings)), EAGER))
 
 
 def make_report(
@@ -74,7 +75,7 @@ def make_report(
     graph_breaks: Sequence[str] = (),
     check: Check | None = None,
     *,
-    engine: str = "inductor",
+    engine: str = INDUCTOR,
 ) -> Report:
     """The report on graphs that were captured or, as by ``djinn_fx.backend.compilations()``, compiled."""
     return Report(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from djinn_fx.dispatch.contests.pays import EXPERIENCE
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import EngineTime, Plan, Region
 from djinn_fx.srg.record import Cost, Residency
@@ -181,7 +182,7 @@ class Report:
         return json.dumps(asdict(self), indent=2)
 
 
-def graph_info(captured: CapturedGraph, engine: str = "eager") -> GraphInfo:
+def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
     """What is to be said about one captured graph whose regions are for this engine."""
     srg, plan = captured.srg, captured.plan
     records = [srg.record(node) for node in srg.ops]
@@ -273,7 +274,7 @@ def _regions(plan: Plan, builds: Iterable[RegionBuild], engine: str) -> tuple[Re
 
 
 def _pays_after(region: Region, repeats: int, engine: str) -> int | None:
-    if engine == "eager":
+    if engine == EAGER:
         return None
     share = region.saved_share(engine)
     executions = EXPERIENCE.estimate(engine, len(region.nodes), region.eager_s, share).break_even

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.base import Declined, RegionCallable, RegionGraph
+from djinn_fx.engines.base import Declined, RegionCallable, RegionGraph, Runner, as_runner
 from djinn_fx.engines.failures import nothing_written, said
 from djinn_fx.engines.randomness import Randomness
 from djinn_fx.errors import EngineError
@@ -36,6 +36,8 @@ from djinn_fx.srg.effects import written_places
 from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.guard")
+
+_Answer = Callable[[list[Any]], Sequence[Any] | None]
 
 #: Calls whose results are not finite that are compared, every one; of further ones fewer and fewer.
 EVERY_ODD = 16
@@ -65,7 +67,7 @@ def sampling(verify: str) -> int | None:
 
 
 def guarded(
-    run: Any,
+    run: RegionCallable,
     reference: RegionCallable,
     *,
     label: str,
@@ -86,8 +88,7 @@ def guarded(
     """An engine's callable with the region's own ops beside it.
 
     Args:
-        run: takes a list it may clear; may also have ``attempt``, ``prepare`` and ``accepts``. On an ``EngineError``
-            the arguments are as they were.
+        run: what is to be compared.
         reference: the region, run eagerly.
         label: of the region, for messages.
         engine: the engine's name, for messages.
@@ -113,7 +114,7 @@ def guarded(
     if any_layout:
         facts.layouts = (ANY,) * len(facts.layouts)
     return GuardedRegion(
-        run,
+        as_runner(run),
         reference,
         label=label,
         engine=engine,
@@ -130,7 +131,7 @@ def guarded(
 
 
 def guarded_alone(
-    run: Any, reference: RegionCallable, dropped: Callable[[Reason], None], *, engine: str, verify: str
+    run: Runner, reference: RegionCallable, dropped: Callable[[Reason], None], *, engine: str, verify: str
 ) -> GuardedRegion:
     """An artefact of whose region nothing is known, with the region's own ops beside it (:func:`guarded`).
 
@@ -155,7 +156,7 @@ def guarded_alone(
     )
 
 
-class GuardedRegion:
+class GuardedRegion(Runner):
     """See the module's text; made by :func:`guarded`.
 
     Attributes:
@@ -169,7 +170,7 @@ class GuardedRegion:
 
     def __init__(
         self,
-        run: Any,
+        run: Runner,
         reference: RegionCallable,
         *,
         label: str,
@@ -186,14 +187,14 @@ class GuardedRegion:
     ) -> None:
         self._passed = on_passed
         self.label, self.engine, self.mutated = label, engine, tuple(mutated)
-        self.accepts: Callable[[Sequence[Any]], bool] | None = getattr(run, "accepts", None)
+        self.accepts = run.accepts
+        self.partial = True
         self.verdict: bool | None = True if passed else None
         self._passed_before = passed
         self.compared = 0
-        self.trusted: Any = None if checks else run
+        self.trusted = None if checks else run
         self._run, self._reference, self._facts, self._every = run, reference, facts, every
-        self._attempt = getattr(run, "attempt", None)
-        self._prepare = getattr(run, "prepare", None) if self._attempt is not None else None
+        self._attempt = run.attempt if run.partial else None
         self._told, self._reproduce, self._precise = on_quarantine, reproduce, high_precision
         self._shapes: dict[tuple[Any, ...], Shape] = {}
         self._look: Look | None = None
@@ -207,13 +208,11 @@ class GuardedRegion:
     @property
     def memory_bytes(self) -> int:
         """Bytes of the engine's packed copies now; 0 if it does not say."""
-        return int(getattr(self._run, "memory_bytes", 0))
+        return self._run.memory_bytes
 
     def release(self) -> None:
         """As the engine's: let go of packed copies, if it can."""
-        release = getattr(self._run, "release", None)
-        if release is not None:
-            release()
+        self._run.release()
 
     # Running
 
@@ -237,12 +236,9 @@ class GuardedRegion:
 
     def prepare(self, args: Sequence[Any]) -> Callable[[], None] | None:
         """As the engine's: the work after which ``attempt`` serves these arguments; None if there is none to do."""
-        if self.verdict is False or self._prepare is None:
-            return None
-        work: Callable[[], None] | None = self._prepare(args)
-        return work
+        return None if self.verdict is False else self._run.prepare(args)
 
-    def _served(self, run: Any, args: list[Any]) -> Sequence[Any] | None:
+    def _served(self, run: _Answer, args: list[Any]) -> Sequence[Any] | None:
         if self.verdict is False or (self.accepts is not None and not self.accepts(args)):
             return None
         if self.trusted is not None:
@@ -267,7 +263,7 @@ class GuardedRegion:
         finally:
             self._lock.release()
 
-    def _looked_at(self, run: Any, args: list[Any], signature: tuple[Any, ...]) -> Sequence[Any] | None:
+    def _looked_at(self, run: _Answer, args: list[Any], signature: tuple[Any, ...]) -> Sequence[Any] | None:
         """The engine's results; compared, if they are not finite though the arguments are."""
         kept = None if self.mutated or self._facts.random else list(args)
         results = self._plain(run, args)
@@ -301,7 +297,7 @@ class GuardedRegion:
         self._odd += 1
         self._odd_due = self._odd + 1 if self._odd < EVERY_ODD else 2 * self._odd
 
-    def _plain(self, run: Any, args: list[Any]) -> Sequence[Any] | None:
+    def _plain(self, run: _Answer, args: list[Any]) -> Sequence[Any] | None:
         given = len(args)
         try:
             results: Sequence[Any] | None = run(args)
@@ -320,12 +316,12 @@ class GuardedRegion:
     # Comparing
 
     def _compared(
-        self, run: Any, args: list[Any], signature: tuple[Any, ...], twice: bool = False
+        self, run: _Answer, args: list[Any], signature: tuple[Any, ...], twice: bool = False
     ) -> Sequence[Any] | None:
         """The engine's results if they are right, else eager's; None if the engine does not take the arguments."""
         if self.verdict is False:
             return None
-        if self._prepare is not None and run is self._attempt and self._prepare(args) is not None:
+        if run is self._attempt and self._run.prepare(args) is not None:
             return None
         kept = list(args)
         try:

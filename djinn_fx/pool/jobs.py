@@ -12,7 +12,7 @@ from typing import Any
 #: and returns a header (a JSON object) and the artefact's bytes; it raises :class:`BuildError`. A child imports only
 #: that module, so one that needs no torch starts in a twentieth of a second.
 WORKERS: dict[str, str] = {
-    "inductor": "djinn_fx.engines.inductor.worker:build",
+    "inductor-region": "djinn_fx.engines.inductor.worker:build",
     "tensorrt-plan": "djinn_fx.engines.tensorrt.builder:build",
     "tensorrt-onnx": "djinn_fx.engines.tensorrt.builder:build_from_onnx",
 }

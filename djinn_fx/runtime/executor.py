@@ -10,10 +10,19 @@ from djinn_fx.runtime.layouts import Expected, Layouts, Strays, write_back
 from djinn_fx.runtime.program import Program
 
 
-def executable(program: Program, callables: Sequence[RegionCallable], constants: Mapping[int, Any]) -> RegionCallable:
+def executable(
+    program: Program,
+    callables: Sequence[RegionCallable],
+    constants: Mapping[int, Any],
+    strays: Strays | None = None,
+) -> RegionCallable:
     """A boxed callable that runs the program: takes the graph's arguments as a list and empties it.
 
-    It has an attribute ``strays``, unless it is a region's own: see :mod:`djinn_fx.runtime.layouts`.
+    Args:
+        program: the steps.
+        callables: of its regions.
+        constants: values of slots that are neither arguments nor made.
+        strays: notes values that came with other strides than were traced.
     """
     if program.layouts is None and _passes_straight_through(program, constants):
         return callables[program.steps[0].region]
@@ -24,7 +33,7 @@ def executable(program: Program, callables: Sequence[RegionCallable], constants:
     results = tuple(r if isinstance(r, int) else None for r in program.results)
     literals = tuple(r[0] if isinstance(r, list) else None for r in program.results)
     layouts = program.layouts or Layouts(strides=(None,) * program.slots)
-    expected, strays = Expected(layouts), Strays()
+    expected, strays = Expected(layouts), strays if strays is not None else Strays()
     looked_at = tuple(place for place in range(program.arguments) if layouts.strides[place] is not None)
 
     def call(args: list[Any]) -> list[Any]:
@@ -52,7 +61,6 @@ def executable(program: Program, callables: Sequence[RegionCallable], constants:
             write_back(copied)
         return [literal if place is None else slots[place] for place, literal in zip(results, literals, strict=True)]
 
-    call.strays = strays  # type: ignore[attr-defined]
     return call
 
 

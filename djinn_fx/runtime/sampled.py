@@ -34,7 +34,7 @@ class Sampled:
         program: what it runs.
         callables: of the regions.
         constants: of the program.
-        engines: of the regions; one that moves between engines says itself which it is on.
+        engines: each tells which engine its region runs on, which may change.
         told: given the times of a burst, in a thread of its own.
     """
 
@@ -44,7 +44,7 @@ class Sampled:
         program: Program,
         callables: Sequence[RegionCallable],
         constants: Mapping[int, Any],
-        engines: Sequence[str],
+        engines: Sequence[Callable[[], str]],
         told: Callable[[Times], None],
     ) -> None:
         self._run, self._told = run, told
@@ -82,12 +82,12 @@ class Sampled:
         self._pause *= 2
         start_thread(functools.partial(self._told, times), "djinn learns")
 
-    def _clock(self, place: int, run: RegionCallable, engine: str) -> RegionCallable:
+    def _clock(self, place: int, run: RegionCallable, engine: Callable[[], str]) -> RegionCallable:
         def timed(args: list[Any]) -> Sequence[Any]:
             start = time.perf_counter()
             results = run(args)
             seconds = time.perf_counter() - start
-            self._times.setdefault((place, getattr(run, "engine", engine)), []).append(seconds)
+            self._times.setdefault((place, engine()), []).append(seconds)
             return results
 
         return timed

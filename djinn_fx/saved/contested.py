@@ -15,20 +15,21 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from djinn_fx.dispatch.build import BOUND, WHOLE, Builder
+from djinn_fx.dispatch.build import Builder
 from djinn_fx.dispatch.contests.by_size import ContestBySize
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import Contestants, Made
 from djinn_fx.dispatch.contests.decisions import decision_key, recall, remember
-from djinn_fx.dispatch.memory import MEMORY, Loaded
+from djinn_fx.dispatch.memory import MEMORY, load_entry
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.dispatch.tier import Prepared, Tier
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
-from djinn_fx.engines.keys import EngineKey, Guards, symbol_places
+from djinn_fx.engines.keys import EngineKey, symbol_places
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.saved.carried import Carried
+from djinn_fx.settings.engines import BOUND, WHOLE
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
 from djinn_fx.srg.graph import SRG
@@ -164,11 +165,8 @@ def _made(one: Mapping[str, str], graph: RegionGraph, carried: Carried, settings
     tier = Tier(engine(one["engine"], settings), None)
     entry = carried.get(key)
     assert entry is not None, "looked for before"
-    known = next((loaded for loaded in MEMORY.variants(key) if loaded.key == key), None)
-    if known is None:
-        run = tier.engine.load(Artefact(header=entry.header, payload=entry.payload))
-        known = Loaded(key=key, run=run, guards=Guards(expression=entry.header.get("guards")), engine=tier.name)
-        MEMORY.add(key, known)
+    artefact = Artefact(header=entry.header, payload=entry.payload)
+    known = MEMORY.exactly(key) or load_entry(tier.engine, artefact, key)
     prepared = Prepared(graph=graph, key=EngineKey(digest=key, fields=entry.header.get("fields", {})))
     return Made(tier=tier, prepared=prepared, loaded=known)
 

@@ -21,6 +21,7 @@ import torch
 from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable, SerializableCallable
 
 from djinn_fx.dispatch.region import RegionBuild
+from djinn_fx.engines.here import here
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
 from djinn_fx.saved import carried as parts
@@ -28,6 +29,7 @@ from djinn_fx.saved.carried import Carried
 from djinn_fx.saved.form import carrying, form_of, settings_json
 from djinn_fx.saved.references import complete_references
 from djinn_fx.saved.torch_cache import DjinnGraph, keeping
+from djinn_fx.settings.engines import traits_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
@@ -38,8 +40,6 @@ log = logging.getLogger("djinn_fx.runtime")
 
 #: Facts of a fingerprint that make an artefact slower or faster where they differ, never wrong.
 _ONLY_SPEED = frozenset({"threads"})
-#: The parts of Inductor's fingerprint that loaded code depends on; its compiler and switches only mattered before.
-_INDUCTOR_FACTS = ("torch", "cpu")
 
 
 class SavedGraph(SerializableCallable):
@@ -91,9 +91,6 @@ class SavedGraph(SerializableCallable):
 class Compiler(Protocol):
     """What compiles one of Dynamo's graphs; see ``djinn_fx.compiling.graph``."""
 
-    #: Makes the form a graph is kept in.
-    ahead: Ahead | None
-
     def through_aot(self, gm: Any, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Trace, plan and build it."""
         ...
@@ -125,7 +122,7 @@ class Ahead:
 
 
 def compile_ahead(
-    gm: Any, example_inputs: Sequence[Any], settings: Settings, compiler: Callable[[Settings], Compiler]
+    gm: Any, example_inputs: Sequence[Any], settings: Settings, compiler: Callable[..., Compiler]
 ) -> SavedGraph:
     """Compile one of Dynamo's graphs into a function that can be saved. Everything is built before it returns.
 
@@ -133,7 +130,7 @@ def compile_ahead(
         gm: Dynamo's graph.
         example_inputs: one per placeholder.
         settings: in force; ``compile`` is taken as ``"blocking"``.
-        compiler: makes a compiler for settings.
+        compiler: makes a compiler, given settings and ``ahead``.
 
     Raises:
         EngineError: a part of the graph cannot be saved, or an engine failed and ``on_failure`` is ``"raise"``.
@@ -148,15 +145,17 @@ def compile_ahead(
                 raise EngineError(f"a function cannot be compiled ahead of time without a cache: {reason}")
         remembered = settings.cache and settings.passes is None
         try:
-            return _compiled(gm, example_inputs, compiler(chosen), Ahead(chosen, settings, Carried(store)), remembered)
+            return _compiled(gm, example_inputs, compiler, Ahead(chosen, settings, Carried(store)), remembered)
         except StoreError as error:  # torch kept the graph, but an artefact has since left the cache
             log.info("a kept graph is compiled anew: %s", error)
-            return _compiled(gm, example_inputs, compiler(chosen), Ahead(chosen, settings, Carried(store)), False)
+            return _compiled(gm, example_inputs, compiler, Ahead(chosen, settings, Carried(store)), False)
 
 
-def _compiled(gm: Any, example_inputs: Sequence[Any], compiler: Compiler, ahead: Ahead, remembered: bool) -> SavedGraph:
+def _compiled(
+    gm: Any, example_inputs: Sequence[Any], make: Callable[..., Compiler], ahead: Ahead, remembered: bool
+) -> SavedGraph:
     """Compile, or take the graph from torch's cache if it may be there."""
-    compiler.ahead = ahead
+    compiler = make(ahead.settings, ahead=ahead)
     tag = f"ahead-{'' if remembered else uuid.uuid4().hex}-{compiler.tag()}"
     with carrying(ahead.carried), keeping(ahead.settings, tag):
         run = compiler.through_aot(gm, example_inputs)
@@ -217,12 +216,8 @@ def _engine_differences(name: str, saved: Mapping[str, str], settings: Settings)
     capability = made.capability()
     if not capability.can_run:
         return [f"{name} does not run here ({capability.why_not})"]
-    if name == "inductor":
-        here: Mapping[str, str] = {"torch": str(torch.__version__), "cpu": torch.backends.cpu.get_cpu_capability()}
-        names: Sequence[str] = _INDUCTOR_FACTS
-    else:
-        here = made.fingerprint()
-        names = sorted({*saved, *here} - _ONLY_SPEED)
-    return [
-        f"{name}'s {one} was {saved.get(one)}, is {here.get(one)}" for one in names if saved.get(one) != here.get(one)
-    ]
+    runs_by = traits_of(name).runs_by
+    now = here() if runs_by else made.fingerprint()
+    names = runs_by or sorted({*saved, *now} - _ONLY_SPEED)
+    changed = [one for one in names if saved.get(one) != now.get(one)]
+    return [f"{name}'s {one} was {saved.get(one)}, is {now.get(one)}" for one in changed]

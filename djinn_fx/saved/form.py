@@ -18,10 +18,10 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx import GraphModule
 
 from djinn_fx.dispatch.checks import Beside
-from djinn_fx.dispatch.memory import MEMORY, Loaded
+from djinn_fx.dispatch.memory import MEMORY, load_entry
 from djinn_fx.dispatch.region import RegionBuild, region_graph
-from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
-from djinn_fx.engines.keys import Guards, device_order
+from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph, Runner, as_runner
+from djinn_fx.engines.keys import device_order
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
 from djinn_fx.guard.guarded import guarded_alone
@@ -37,6 +37,7 @@ from djinn_fx.saved.contested import (
     is_contested,
     waits_for_engine,
 )
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.replay import CannotReplay, first_loss, replay
 from djinn_fx.srg.graph import SRG
@@ -122,9 +123,9 @@ def _row(
         row |= contest_row(graph, entrants)
     elif entry is not None:
         row["key"] = build.key
-    elif build.engine != "eager":
+    elif build.engine != EAGER:
         log.warning("region %s is saved as its own ops: %s's artefact cannot be carried", graph.label, build.engine)
-        row["engine"] = "eager"
+        row["engine"] = EAGER
     try:
         row["devices"] = _device_names(graph)
         row["form"] = _proved_form(graph, row["devices"], with_values=bool(entrants))
@@ -250,10 +251,11 @@ def _region(row: Mapping[str, Any], carried: Carried, settings: Settings) -> Reg
     if "key" not in row:
         return _as_callable(_replayed(row))
     run = _artefact(row, carried, settings)
-    return _checked(row, run, settings) if getattr(run, "wants_reference", False) else run
+    runner = as_runner(run)
+    return _checked(row, runner, settings) if runner.wants_reference else run
 
 
-def _checked(row: Mapping[str, Any], run: Any, settings: Settings) -> RegionCallable:
+def _checked(row: Mapping[str, Any], run: Runner, settings: Settings) -> RegionCallable:
     """An artefact whose first answer is held against the region's own ops, which take the calls that it cannot."""
     own = _as_callable(_replayed(row))
     dropped: list[Reason] = []
@@ -263,10 +265,10 @@ def _checked(row: Mapping[str, Any], run: Any, settings: Settings) -> RegionCall
         log.warning("region %s no longer runs on %s: %s", row["label"], row["engine"], reason.detail)
 
     if isinstance(run, Beside):
-        checked = run.checked(own, drop)
+        checked = run.checked(drop)
     else:
         checked = guarded_alone(run, own, drop, engine=row["engine"], verify=settings.verify)
-    accepts = getattr(checked, "accepts", None)
+    accepts = checked.accepts
 
     def call(args: list[Any]) -> Sequence[Any]:
         serves = not dropped and (accepts is None or accepts(args))
@@ -298,12 +300,10 @@ def _as_callable(gm: GraphModule) -> RegionCallable:
 
 def _artefact(row: Mapping[str, Any], carried: Carried, settings: Settings) -> RegionCallable:
     key = row["key"]
-    known = next((one for one in MEMORY.variants(key) if one.key == key), None)
+    known = MEMORY.exactly(key)
     if known is not None:
         return known.run
     entry = carried.get(key)
     assert entry is not None, "looked for before"
-    name = str(entry.header.get("engine"))
-    run = engine(name, settings).load(Artefact(header=entry.header, payload=entry.payload))
-    MEMORY.add(key, Loaded(key=key, run=run, guards=Guards(expression=entry.header.get("guards")), engine=name))
-    return run
+    artefact = Artefact(header=entry.header, payload=entry.payload)
+    return load_entry(engine(str(entry.header.get("engine")), settings), artefact, key).run

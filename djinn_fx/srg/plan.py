@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from djinn_fx.reasons import Reason
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.srg.record import Cost, Phase
 
 
@@ -73,7 +74,7 @@ class Region:
 
     def saved_share(self, engine: str) -> float | None:
         """Part of an eager run that an engine is expected to save; None where estimates do not tell engines apart."""
-        eager, other = self.time_on("eager"), self.time_on(engine)
+        eager, other = self.time_on(EAGER), self.time_on(engine)
         if eager is None or other is None or not (eager.tells and other.tells) or not eager.time_s > 0:
             return None
         return 1 - other.time_s / eager.time_s
@@ -81,7 +82,7 @@ class Region:
     @property
     def eager_s(self) -> float:
         """Seconds that its own ops are expected to take."""
-        eager = self.time_on("eager")
+        eager = self.time_on(EAGER)
         return eager.time_s if eager is not None else self.cost.time_s
 
 

@@ -178,7 +178,7 @@ class Wrong(EagerEngine):
     name = "packed"  # type: ignore[assignment]
     wrong = True
 
-    def compile(self, region: RegionGraph) -> Artefact:
+    def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
         ready = super().compile(region).ready
         assert ready is not None
 

@@ -250,7 +250,7 @@ def test_planning_that_fails_leaves_the_graph_as_it_is(monkeypatch: pytest.Monke
     def fails(*_: Any) -> Any:
         raise RuntimeError("no plan today")
 
-    monkeypatch.setattr("djinn_fx.compiling.graph._GraphCompiler.plan", fails)
+    monkeypatch.setattr("djinn_fx.compiling.graph.GraphCompiler.plan", fails)
     module, x = Stacked().eval(), torch.randn(5, 6)
     compiled = djinn(module, BACKGROUND)
     with torch.no_grad():
@@ -266,7 +266,7 @@ def test_planning_that_fails_leaves_the_graph_as_it_is(monkeypatch: pytest.Monke
 def test_a_builder_that_dies_costs_nothing_but_its_engine(
     pool: BuildPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    faulty = BuildPool(pool.limits, workers={"inductor": "tests.backend.dying:build"}, extra_path=[str(_ROOT)])
+    faulty = BuildPool(pool.limits, workers={"inductor-region": "tests.backend.dying:build"}, extra_path=[str(_ROOT)])
     monkeypatch.setattr(background, "shared_pool", lambda **_: faulty)
     monkeypatch.setattr(background, "RETRY_S", 0.0)
     try:
@@ -298,7 +298,7 @@ def test_an_engine_error_while_planning_is_raised_if_the_settings_say_so(monkeyp
     def fails(*_: Any) -> Any:
         raise EngineError("out of luck")
 
-    monkeypatch.setattr("djinn_fx.compiling.graph._GraphCompiler.plan", fails)
+    monkeypatch.setattr("djinn_fx.compiling.graph.GraphCompiler.plan", fails)
     compiled = djinn(Stacked().eval(), {**BACKGROUND, "on_failure": "raise"})
     with torch.no_grad():
         compiled(torch.randn(5, 6))

@@ -45,7 +45,7 @@ class BadEngine:
     def fingerprint(self) -> dict[str, str]:
         return {"engine": "bad", "version": self.versions}
 
-    def compile(self, region: RegionGraph) -> Artefact:
+    def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
         if self.fails:
             raise EngineError("bad: no")
         return Artefact(header={}, payload=None, ready=self.callable(region, self.error))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from djinn_fx.compiling.graph import _GraphCompiler
+from djinn_fx.compiling.graph import GraphCompiler
 from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.record import Residency
@@ -87,4 +87,4 @@ def test_a_parameter_handed_over_is_one() -> None:
 
 def test_a_graph_that_torch_keeps_is_told_apart_by_what_its_inputs_are() -> None:
     kinds = ([Residency.INPUT, Residency.PARAMETER], [Residency.INPUT, Residency.INPUT])
-    assert len({_GraphCompiler(Settings(), (), one).tag() for one in kinds}) == 2
+    assert len({GraphCompiler(Settings(), (), one).tag() for one in kinds}) == 2

@@ -96,7 +96,8 @@ FORM = {"inputs": [[["torch.float32", ["k0", "k1", 8], ["8*k1", 8, 1], [0], "cpu
 
 
 def request(**given: object) -> BuildRequest:
-    return BuildRequest(worker="inductor", request={"form": FORM, "hints": [[5, True], [7, True], [9, None]], **given})
+    asked = {"form": FORM, "hints": [[5, True], [7, True], [9, None]]}
+    return BuildRequest(worker="inductor-region", request=asked, **given)
 
 
 def test_a_request_for_other_sizes() -> None:

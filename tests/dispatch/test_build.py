@@ -53,7 +53,7 @@ class Counting:
     def supports(self, region: RegionGraph) -> Reason | None:
         return Reason(kind=ReasonKind.ENGINE_REFUSED, detail="not this one") if self.refuses(region) else None
 
-    def compile(self, region: RegionGraph) -> Artefact:
+    def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
         self.compiled.append(region.label)
         self.on_compile(region)
         if self.fails(region):

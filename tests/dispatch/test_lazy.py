@@ -15,6 +15,7 @@ import pytest
 
 from djinn_fx.dispatch import lazy as lazy_module
 from djinn_fx.dispatch import progress
+from djinn_fx.dispatch.checks import Beside
 from djinn_fx.dispatch.contests.pays import Budget, Estimate, Experience
 from djinn_fx.dispatch.lazy import Adopted, Candidate, LazyRegion, Policy, State
 from djinn_fx.dispatch.memory import Loaded
@@ -120,10 +121,8 @@ class TestSwap:
 class TestChecked:
     """An engine whose first answer is compared with eager's: it gets the region's own ops, and may be dropped."""
 
-    class Doubtful:
+    class Doubtful(Beside):
         """Right or wrong, as the test says; what it does not accept it must not be asked."""
-
-        accepts = None
 
         def __init__(self, right: bool) -> None:
             self.right = right
@@ -131,12 +130,12 @@ class TestChecked:
         def __call__(self, args: list[Any]) -> list[Any]:
             return ["unchecked"]
 
-        def checked(self, reference: Any, dropped: Any) -> Any:
+        def checked(self, dropped: Any) -> Any:
             def run(args: list[Any]) -> Any:
                 if self.right:
                     return ["checked"]
                 dropped(Reason(kind=ReasonKind.FALLBACK, detail="wrong numbers"))
-                return reference(args)
+                return ["eager"]
 
             return run
 

@@ -20,6 +20,7 @@ from djinn_fx.dispatch.contests.entrant import Entrant, Standing
 from djinn_fx.dispatch.lazy import CHANGED
 from djinn_fx.dispatch.refusals import cannot_serve
 from djinn_fx.dispatch.standby import Standby
+from djinn_fx.engines.base import Runner
 from djinn_fx.engines.onnx.serving.engine import OnnxEngine
 from djinn_fx.engines.packed.engine import PackedEngine
 from djinn_fx.errors import EngineError
@@ -30,8 +31,10 @@ def plus_one(args: list[Any]) -> list[Any]:
     return [args[0] + 1]
 
 
-class Broken:
+class Broken(Runner):
     """An engine that cannot be made ready; ``works`` many times it can."""
+
+    partial = True
 
     def __init__(self, works: int = 0) -> None:
         self.works = works

@@ -13,6 +13,7 @@ from torch import Tensor
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.entrant import Entrant, Standing
 from djinn_fx.dispatch.lazy import CHANGED
+from djinn_fx.engines.base import Runner
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.engines.bound.signature import Fed, Given, Signature
 from djinn_fx.errors import EngineError, HalfWrittenError
@@ -32,8 +33,10 @@ ERRORS = [
 ]
 
 
-class Engine:
+class Engine(Runner):
     """An engine that fails where it is told to."""
+
+    partial = True
 
     def __init__(self, *, mutated: tuple[int, ...] = (), **fails: BaseException) -> None:
         self.mutated, self.fails, self.ready = mutated, fails, "work" not in fails and "prepare" not in fails

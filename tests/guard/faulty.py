@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from djinn_fx.engines.base import RegionGraph
+from djinn_fx.engines.base import RegionGraph, Runner
 from djinn_fx.guard.guarded import GuardedRegion, guarded
 from djinn_fx.guard.precise import fp64_reference
 from djinn_fx.reasons import Reason
@@ -67,7 +67,7 @@ def eager(region: RegionGraph) -> Callable[[list[Any]], Sequence[Any]]:
 
 
 @dataclass
-class Faulty:
+class Faulty(Runner):
     """Answers as eager does, until a fault changes the answer: from which call on, and for which sizes."""
 
     region: RegionGraph

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from djinn_fx.engines.base import Runner
 from djinn_fx.errors import EngineError
 from djinn_fx.guard import guarded as module
 from djinn_fx.guard.facts import MAX_SIGNATURES
@@ -318,11 +319,13 @@ class Later:
         return eager(self._region)(args)
 
 
-class Bound:
+class Bound(Runner):
     """An engine that must bind weights before it serves."""
 
+    partial, memory_bytes = True, 77
+
     def __init__(self, region: Any, fault: Any = None) -> None:
-        self._run, self.bound, self.memory_bytes = Faulty(region, fault), 0, 77
+        self._run, self.bound = Faulty(region, fault), 0
         self.attempts = 0
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:

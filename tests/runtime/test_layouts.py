@@ -12,7 +12,7 @@ from torch import Tensor
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.runtime.executor import executable
-from djinn_fx.runtime.layouts import Layouts, Strides, laid_out
+from djinn_fx.runtime.layouts import Layouts, Strays, Strides, laid_out
 from djinn_fx.runtime.program import Program, Step
 from djinn_fx.saved.torch_cache import program_from_json, program_to_json
 
@@ -42,7 +42,8 @@ def noting(seen: list[Tensor], function: Callable[[Tensor], Tensor] = lambda x: 
 def test_a_result_laid_out_otherwise_is_copied_and_told() -> None:
     seen: list[Tensor] = []
     program = two_steps([(3, 1), (3, 1), (1, 2)])
-    run: Any = executable(program, [noting(seen, lambda x: x.t().contiguous().t()), noting(seen)], {})
+    strays = Strays()
+    run: Any = executable(program, [noting(seen, lambda x: x.t().contiguous().t()), noting(seen)], {}, strays)
     x = torch.arange(6.0).reshape(2, 3)
     for _ in range(2):
         (result,) = run([x])
@@ -50,23 +51,25 @@ def test_a_result_laid_out_otherwise_is_copied_and_told() -> None:
         assert result.stride() == (1, 2)
         assert torch.equal(result, x)
         seen.clear()
-    assert [reason.kind for reason in run.strays.reasons.values()] == [ReasonKind.RELAID] * 2
+    assert [reason.kind for reason in strays.reasons.values()] == [ReasonKind.RELAID] * 2
 
 
 def test_values_as_traced_are_the_very_same() -> None:
     seen: list[Tensor] = []
-    run: Any = executable(two_steps([(3, 1), (3, 1), (3, 1)]), [noting(seen), noting(seen)], {})
+    strays = Strays()
+    run: Any = executable(two_steps([(3, 1), (3, 1), (3, 1)]), [noting(seen), noting(seen)], {}, strays)
     x = torch.zeros(2, 3)
     assert run([x])[0] is x
     assert all(one is x for one in seen)
-    assert not run.strays.reasons
+    assert not strays.reasons
 
 
 def test_a_dimension_of_one_element_has_no_stride() -> None:
-    run: Any = executable(two_steps([(3, 3, 1), (9, 3, 1), (7, 3, 1)]), [noting([]), noting([])], {})
+    strays = Strays()
+    run: Any = executable(two_steps([(3, 3, 1), (9, 3, 1), (7, 3, 1)]), [noting([]), noting([])], {}, strays)
     x = torch.zeros(1, 2, 3).as_strided((1, 2, 3), (5, 3, 1))
     assert run([x])[0] is x
-    assert not run.strays.reasons
+    assert not strays.reasons
 
 
 def test_what_is_written_into_a_copied_argument_is_written_back() -> None:

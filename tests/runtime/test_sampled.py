@@ -26,6 +26,8 @@ PROGRAM = Program(
 class Adds:
     """A region: adds a number, and counts."""
 
+    engine = "eager"
+
     def __init__(self, number: int) -> None:
         self.number, self.calls = number, 0
 
@@ -45,7 +47,7 @@ class Moving(Adds):
 def sampled(first: Adds, second: Adds, told: list[Times]) -> Sampled:
     regions = [first, second]
     run = executable(PROGRAM, regions, {})
-    return Sampled(run, PROGRAM, regions, {}, ["eager", "inductor"], told.append)
+    return Sampled(run, PROGRAM, regions, {}, [lambda: first.engine, lambda: second.engine], told.append)
 
 
 @pytest.fixture(autouse=True)

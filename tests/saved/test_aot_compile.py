@@ -393,7 +393,7 @@ def test_a_kept_graph_whose_artefact_left_the_cache_is_compiled_anew(tmp_path: P
         tags: ClassVar[list[str]] = []
         ahead = None
 
-        def __init__(self, settings: Settings) -> None:
+        def __init__(self, settings: Settings, ahead: Any) -> None:
             pass
 
         def tag(self) -> str:

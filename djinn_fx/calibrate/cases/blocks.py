@@ -12,11 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from djinn_fx.calibrate.cases.case import Case
+from djinn_fx.calibrate.cases.case import COMPILED, INTERPRETED, Case
 from djinn_fx.calibrate.program import Program, fill_module, filled, indices, module_program
-
-WHOLE = ("eager", "packed", "openvino", "onnxruntime")
-COMPILED = ("inductor", "inductor-packed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,7 +322,7 @@ def _encoders() -> Iterator[Case]:
                 name=f"encoder {name} {size}",
                 family=f"encoder-{name}",
                 make=_encoder(size, form),
-                engines=(*WHOLE, *compiled),
+                engines=(*INTERPRETED, *compiled),
                 one_thread=name == "post" and number in (0, 1, 4),
                 quick=number in (0, 1, 4, 8),
                 quick_build=name == "post" and number == 0,
@@ -348,7 +345,7 @@ def _decoders() -> Iterator[Case]:
             name=f"decoder {size}",
             family="decode" if size.past else "prefill",
             make=_decoder(size),
-            engines=(*WHOLE, *compiled),
+            engines=(*INTERPRETED, *compiled),
             one_thread=number in (0, 1, 5, 6),
             quick=number in (0, 1, 2, 5, 6, 8),
             quick_build=number in (0, 5),
@@ -377,7 +374,7 @@ def _images() -> Iterator[Case]:
             name=f"patches {size} p={patch}",
             family="patches",
             make=_patches(size, patch, side),
-            engines=(*WHOLE, *(COMPILED if number == 1 else ())),
+            engines=(*INTERPRETED, *(COMPILED if number == 1 else ())),
         )
     for channels, blocks, sound, shape in (
         (128, 3, False, (1, 3, 128, 128)), (256, 2, False, (4, 3, 96, 96)), (256, 4, True, (1, 1, 8000)),
@@ -387,7 +384,7 @@ def _images() -> Iterator[Case]:
             name=f"convolutional {'sound' if sound else 'image'} c={channels} l={blocks} " + "x".join(map(str, shape)),
             family="convolutional",
             make=_convolutional(channels, blocks, sound, shape),
-            engines=(*WHOLE, *(COMPILED if channels == 128 else ())),
+            engines=(*INTERPRETED, *(COMPILED if channels == 128 else ())),
         )
 
 

@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from djinn_fx.calibrate.program import Program
+from djinn_fx.settings.engines import EAGER, TRAITS, WHOLE
 
 #: Compiled by whoever measures: seconds each, so they get few cases.
-SLOW_TO_BUILD = ("inductor", "inductor-packed")
+COMPILED = tuple(name for name, traits in TRAITS.items() if traits.generates_code)
+#: Own ops, and engines that walk a graph or open a model.
+INTERPRETED = (EAGER, *WHOLE)
+#: Own ops, and engines with kernels of their own for everything.
+RUNTIMES = (EAGER, *(name for name, traits in TRAITS.items() if traits.reads_onnx))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,20 +27,20 @@ class Case:
         engines: that run it.
         one_thread: measured with one thread too.
         quick: part of the short list, which takes a minute.
-        quick_build: part of it on :data:`SLOW_TO_BUILD` too.
+        quick_build: part of it on :data:`COMPILED` too.
     """
 
     name: str
     family: str
     make: Callable[[], Program]
-    engines: tuple[str, ...] = ("eager",)
+    engines: tuple[str, ...] = (EAGER,)
     one_thread: bool = False
     quick: bool = True
     quick_build: bool = False
 
     def in_short_list(self, engine: str) -> bool:
         """Whether the short list has it on an engine."""
-        return self.quick and (engine not in SLOW_TO_BUILD or self.quick_build)
+        return self.quick and (engine not in COMPILED or self.quick_build)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,6 @@ def tasks(cases: list[Case], engines: tuple[str, ...], threads: tuple[int, ...],
             for case in cases:
                 wanted = engine in case.engines and (case.in_short_list(engine) or not quick)
                 # In the short list nothing that takes seconds to build is built once more for one thread.
-                fewer = case.one_thread and not (quick and engine in SLOW_TO_BUILD)
+                fewer = case.one_thread and not (quick and engine in COMPILED)
                 if wanted and (count == threads[0] or fewer):
                     yield Task(case=case, engine=engine, threads=count)

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
-from djinn_fx.calibrate.cases.case import Case
+from djinn_fx.calibrate.cases.case import COMPILED, INTERPRETED, Case
 from djinn_fx.calibrate.program import Program, Results, copies_for, filled, weight
-
-ALL = ("eager", "packed", "openvino", "onnxruntime")
 
 #: (k, n) of layers, and the rows that each is measured with; other widths lie between these.
 _GRID: tuple[tuple[int, int, tuple[int, ...]], ...] = (
@@ -151,12 +149,12 @@ def _stacks() -> Iterator[Case]:
             name=f"stack m={m} k={k} n={n} x{pairs}",
             family="stack",
             make=_stack(m, k, n, pairs),
-            engines=ALL,
+            engines=INTERPRETED,
             one_thread=(m, k) in ((1, 512), (128, 512), (512, 768)),
             quick=number % 3 == 1,
         )
     for m, k, n in ((1, 1024, 4096), (64, 512, 2048)):
-        for engine in ("inductor", "inductor-packed"):
+        for engine in COMPILED:
             yield Case(
                 name=f"stack m={m} k={k} n={n} x3 for {engine}",
                 family="stack",
@@ -232,7 +230,7 @@ def _conv() -> Iterator[Case]:
             name=f"conv2d b={batch} {c_in}->{c_out} k={kernel} s={stride} g={groups} size={size}",
             family="conv2d-depthwise" if groups > 1 else "conv2d",
             make=_convolution((batch, c_in, size, size), c_out, kernel, stride, groups),
-            engines=ALL,
+            engines=INTERPRETED,
             one_thread=c_in in (64, 128),
             quick=c_in in (3, 64, 128) and batch == 1 and kernel in (16, 3),
         )
@@ -241,7 +239,7 @@ def _conv() -> Iterator[Case]:
             name=f"conv1d b={batch} {c_in}->{c_out} k={kernel} s={stride} g={groups} size={size}",
             family="conv1d-grouped" if groups > 1 else "conv1d",
             make=_convolution((batch, c_in, size), c_out, kernel, stride, groups),
-            engines=ALL,
+            engines=INTERPRETED,
             quick=batch == 1 and c_in != 80,
         )
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
-from djinn_fx.calibrate.cases.case import Case
+from djinn_fx.calibrate.cases.case import INTERPRETED, RUNTIMES, Case
 from djinn_fx.calibrate.program import Program, Results, filled, in_turn, indices
+from djinn_fx.settings.engines import EAGER
 
 #: batch, heads, length, head size.
 _HEADS = ((1, 4, 1, 64), (1, 8, 64, 64), (2, 8, 128, 64), (8, 8, 128, 64), (8, 12, 512, 64))
@@ -68,7 +69,7 @@ def _gathers() -> Iterator[Case]:
             name=f"embedding {rows}x{width} of {count}",
             family="embedding",
             make=_embedding(rows, width, count),
-            engines=("eager", "openvino", "onnxruntime") if count in (1, 512) else ("eager",),
+            engines=RUNTIMES if count in (1, 512) else (EAGER,),
         )
     functions: dict[str, Callable[..., Results]] = {
         "index": lambda x, i: (x[i], x[i]),
@@ -122,7 +123,7 @@ def _small() -> Iterator[Case]:
             name=f"arguments {count}",
             family="small",
             make=_arguments(count),
-            engines=("eager", "packed", "openvino", "onnxruntime"),
+            engines=INTERPRETED,
         )
 
 

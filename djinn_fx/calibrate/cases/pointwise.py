@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
-from djinn_fx.calibrate.cases.case import Case
+from djinn_fx.calibrate.cases.case import RUNTIMES, Case
 from djinn_fx.calibrate.program import Program, Results, filled, in_turn
+from djinn_fx.settings.engines import EAGER
 
-RUNTIMES = ("eager", "openvino", "onnxruntime")
 Step = Callable[[torch.Tensor], torch.Tensor]
 
 #: Elements of one operand: from a call's own cost over each cache's size to memory that is mapped afresh.
@@ -61,7 +61,7 @@ def _unary() -> Iterator[Case]:
                 name=f"{name} n={size} x{times}",
                 family=f"unary-{name}",
                 make=_chain(step, times, size),
-                engines=RUNTIMES if name in _FULL and size in (4096, 524_288, 8_388_608) else ("eager",),
+                engines=RUNTIMES if name in _FULL and size in (4096, 524_288, 8_388_608) else (EAGER,),
                 one_thread=name in ("mul", "gelu") and size in _FEW,
                 quick=size == 524_288 or (name in ("mul", "gelu") and size in (64, 4096, 32_768, 8_388_608)),
             )
@@ -91,7 +91,7 @@ def _binary() -> Iterator[Case]:
                 name=f"{name} {rows}x{width}",
                 family=f"binary-{name}",
                 make=_two_operands(function, name, rows, width),
-                engines=RUNTIMES if name == "add" and rows in (1, 128, 4096) else ("eager",),
+                engines=RUNTIMES if name == "add" and rows in (1, 128, 4096) else (EAGER,),
                 one_thread=name == "add" and rows in (32, 4096),
                 quick=(rows, width) in ((1, 256), (128, 768), (1024, 1024)),
             )
@@ -150,7 +150,7 @@ def _norms() -> Iterator[Case]:
                 name=f"{name} {rows}x{width}",
                 family=name,
                 make=_norm(function, rows, width),
-                engines=RUNTIMES if rows in (1, 128, 1024) else ("eager",),
+                engines=RUNTIMES if rows in (1, 128, 1024) else (EAGER,),
                 one_thread=rows in (32, 1024),
                 quick=rows in (1, 32, 1024),
             )
@@ -210,7 +210,7 @@ def _softmax() -> Iterator[Case]:
             name="softmax " + "x".join(map(str, shape)),
             family="softmax",
             make=_chain(lambda x: F.softmax(x, dim=-1), 4, *shape),
-            engines=RUNTIMES if shape in ((1, 8, 1, 64), (8, 8, 128, 128), (2, 8, 512, 512)) else ("eager",),
+            engines=RUNTIMES if shape in ((1, 8, 1, 64), (8, 8, 128, 128), (2, 8, 512, 512)) else (EAGER,),
             one_thread=shape[0] == 8,
             quick=shape[2] in (1, 128),
         )

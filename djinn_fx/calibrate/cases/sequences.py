@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
-from djinn_fx.calibrate.cases.case import Case
+from djinn_fx.calibrate.cases.case import RUNTIMES, Case
 from djinn_fx.calibrate.program import Program, Results, filled
-
-RUNTIMES = ("eager", "openvino", "onnxruntime")
+from djinn_fx.settings.engines import EAGER
 
 #: batch, heads, key heads, queries, keys, head size.
 _SHAPES = (
@@ -32,7 +31,7 @@ def cases() -> Iterator[Case]:
                 name=f"attention {form} b={batch} h={heads}/{key_heads} q={queries} k={keys} d={size}",
                 family=f"attention-{form}",
                 make=_attention(form, batch, heads, key_heads, queries, keys, size),
-                engines=RUNTIMES if form == "mask" and key_heads == heads else ("eager",),
+                engines=RUNTIMES if form == "mask" and key_heads == heads else (EAGER,),
                 one_thread=form == "plain" and batch in (2, 8),
                 quick=number % 2 == (form == "mask") or (form == "causal" and number == 2),
             )

@@ -33,6 +33,7 @@ from djinn_fx.engines.base import Declined, RegionCallable
 from djinn_fx.engines.failures import nothing_written, said
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.threads import new_rlock
 
 log = logging.getLogger("djinn_fx.dispatch.contests.contest")
@@ -84,7 +85,7 @@ class Contest:
         self.label, self.entrants = label, tuple(entrants)
         self.reason: Reason | None = None
         #: Engine of the latest answer.
-        self.engine = "eager"
+        self.engine = EAGER
         self._reference, self._waits, self._synchronise = reference, waits, synchronise
         self._decided, self._timed, self._remembered = decided, timed, remembered
         self._lock = new_rlock()
@@ -102,14 +103,12 @@ class Contest:
         """After the decision: the winner answers, if it can as things are."""
         serving = self._serving
         assert serving is not None, "a decision was made"
-        if serving.attempt is None:
+        if not serving.run.partial:
             return serving.run(args)
-        made, _ = self._asked(serving, serving.attempt, args)
+        made, _ = self._asked(serving, args)
         return made if made is not None else self._stand_in(serving, args)
 
-    def _asked(
-        self, entrant: Entrant, attempt: Callable[[list[Any]], Sequence[Any] | None], args: list[Any]
-    ) -> tuple[Sequence[Any] | None, bool]:
+    def _asked(self, entrant: Entrant, args: list[Any]) -> tuple[Sequence[Any] | None, bool]:
         """An answer, None if the engine cannot as things are, and whether it is the engine's work (or its declining).
 
         Where the engine declines or fails nothing was written, and the arguments are as they were: the region's own ops
@@ -117,12 +116,12 @@ class Contest:
         """
         given = len(args)
         try:
-            return attempt(args), True
+            return entrant.run.attempt(args), True
         except Declined as declined:
             entrant.leave_to_eager(str(declined), self.label)
             return self._reference(args), True
         except Exception as error:
-            whole = len(args) == given and nothing_written(error, getattr(entrant.run, "mutated", ()))
+            whole = len(args) == given and nothing_written(error, entrant.run.mutated)
             made = self._reference(args) if whole else None
             if whole or isinstance(error, EngineError):  # else it may be eager's, in a call that is compared
                 self._out(entrant, said(error))
@@ -136,8 +135,8 @@ class Contest:
         if entrant.standing is Standing.OUT:
             self._reopen(entrant)
             return self._on_trial(args)
-        if self._ready(entrant, args) and entrant.attempt is not None:
-            made, _ = self._asked(entrant, entrant.attempt, args)
+        if self._ready(entrant, args) and entrant.run.partial:
+            made, _ = self._asked(entrant, args)
             if made is not None:
                 return made
         return self._reference(args)
@@ -146,10 +145,10 @@ class Contest:
 
     def _ready(self, entrant: Entrant, args: list[Any]) -> bool:
         """Whether it can answer this call; if not, what it lacks is being done, or it is out."""
-        if entrant.prepare is None:
+        if not entrant.run.partial:
             return True
         try:
-            work = entrant.prepare(args)
+            work = entrant.run.prepare(args)
         except Exception as error:  # noqa: BLE001  (the Reason says why the engine is out)
             self._out(entrant, said(error))
             return False
@@ -238,30 +237,30 @@ class Contest:
         self._calls += 1
         entrant = self._next(args)
         if entrant is None:
-            self.engine = "eager"
+            self.engine = EAGER
             return self._reference(args)
         answers_before = entrant.answers
         entrant.unwrap()
-        compared = getattr(entrant.run, "compared", 0)
+        compared = entrant.run.compared
         start = time.perf_counter()
         own = True
-        if entrant.attempt is None:
+        if not entrant.run.partial:
             made: Sequence[Any] | None = entrant.run(args)
         else:
-            made, own = self._asked(entrant, entrant.attempt, args)
+            made, own = self._asked(entrant, args)
         if self._synchronise is not None:
             self._synchronise()
         seconds = time.perf_counter() - start
         if made is None:
             return self._reference(args)
         if not own:
-            self.engine = "eager"
+            self.engine = EAGER
             return made
         self.engine = entrant.engine
         entrant.answers = answers_before + 1
         # A call in which the answer was compared took eager's time too. An engine that is being made ready uses the
         # processor: times taken beside it say nothing.
-        alone = getattr(entrant.run, "compared", 0) == compared and not self.pending
+        alone = entrant.run.compared == compared and not self.pending
         if entrant.standing is Standing.TRIAL and entrant.answers > 1 and alone:
             entrant.seconds.append(seconds)
         self._judge()
@@ -270,7 +269,7 @@ class Contest:
     def _next(self, args: list[Any]) -> Entrant | None:
         """Who answers this call: of those that take part and can, the one with the fewest answers."""
         found = self._first_ready(args)
-        if (found is None or found.engine == "eager") and self._call_reserves() and self._waits:
+        if (found is None or found.engine == EAGER) and self._call_reserves() and self._waits:
             wait_for(self.entrants)
             found = self._first_ready(args)
         return found if found is not None else self._serving
@@ -342,7 +341,7 @@ class Contest:
         self._answer = self._serve_and_look if waiting else self._fast(best)
 
     def _fast(self, best: Entrant) -> RegionCallable:
-        return best.run if best.attempt is None and best.arrived is None else self._serve
+        return self._serve if best.run.partial or best.arrived is not None else best.run.direct
 
     def medians(self) -> dict[str, float]:
         """Median seconds of an answer, by engine, of those that were timed."""

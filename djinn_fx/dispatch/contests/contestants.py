@@ -16,6 +16,7 @@ from djinn_fx.dispatch.tier import Prepared, Tier
 from djinn_fx.engines.base import RegionCallable, RegionGraph
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.reasons import Reason
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.settings.table import Settings
 
 
@@ -61,8 +62,8 @@ class Contestants:
         told = _Told()
         entrants = [self._entrant(one, told) for one in self._made]
         entrants += [self._other(one, told) for one in others]
-        if self._settings.engine == "auto" or "eager" in self._settings.engines:
-            entrants.append(Entrant("eager", self._reference))
+        if self._settings.engine == "auto" or EAGER in self._settings.engines:
+            entrants.append(Entrant(EAGER, self._reference))
         contest = Contest(
             label=self._label,
             entrants=entrants,

@@ -6,18 +6,15 @@ where it is not to be had the trial is run again.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-import torch
-
+from djinn_fx.engines.here import here
 from djinn_fx.store.store import Store
 
 log = logging.getLogger("djinn_fx.dispatch.contests.contest")
@@ -58,8 +55,7 @@ def decision_key(
         "structural_hash": structural_hash,
         "weights": list(weights),
         "sizes": list(sizes),
-        "machine": [platform.machine(), processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
-        "torch": str(torch.__version__),
+        **here(),
         "engines": sorted(json.dumps(dict(one), sort_keys=True) for one in fingerprints),
     }
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
@@ -93,13 +89,3 @@ def recall(store: Store | None, key: str) -> Decision | None:
         return None
     known = {str(name): float(value) for name, value in seconds.items() if isinstance(value, (int, float))}
     return Decision(engine=str(header.get("engine")), seconds=known, created=str(header.get("created")))
-
-
-@functools.cache
-def processor() -> str:
-    """The processor's name: two of the same architecture may differ in everything that matters here."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    except OSError:
-        return platform.processor()

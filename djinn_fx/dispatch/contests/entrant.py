@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from djinn_fx.dispatch.lazy import CHANGED
 from djinn_fx.dispatch.refusals import cannot_serve
-from djinn_fx.engines.base import RegionCallable
+from djinn_fx.engines.base import RegionCallable, as_runner
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.units import format_seconds
 
 #: A caller waits for an engine to be built no longer than this, in seconds.
@@ -47,7 +47,7 @@ class Entrant:
 
     Args:
         engine: its name.
-        run: answers; may have ``attempt`` and ``prepare`` (``engines.base.Engine``).
+        run: answers.
         arrived: whether it can take part yet; None: from the start.
         summon: has it built although nobody asked for it yet; None: nothing to build.
         building: whether it is being built.
@@ -88,21 +88,15 @@ class Entrant:
 
     def use(self, run: RegionCallable) -> None:
         """Answer by this callable."""
-        self.run = run
-        self.attempt: Callable[[list[Any]], Sequence[Any] | None] | None = getattr(run, "attempt", None)
-        self.prepare: Callable[[list[Any]], Callable[[], None] | None] | None = getattr(run, "prepare", None)
+        self.run = as_runner(run)
 
     def unwrap(self) -> None:
         """Go straight to the engine where none of its answers is ever compared (``engines/guard``)."""
-        trusted = getattr(self.run, "trusted", None)
-        if trusted is not None:
-            self.use(trusted)
+        self.run = self.run.trusted or self.run
 
     def release(self) -> None:
         """Let go of the copies of weights that the engine holds."""
-        release = getattr(self.run, "release", None)
-        if release is not None:
-            release()
+        self.run.release()
 
     @property
     def building(self) -> bool:
@@ -117,7 +111,7 @@ class Entrant:
     @property
     def memory_bytes(self) -> int:
         """Bytes of the copies of weights it holds."""
-        return int(getattr(self.run, "memory_bytes", 0))
+        return self.run.memory_bytes
 
     def status(self) -> EntrantStatus:
         """A snapshot."""
@@ -141,13 +135,13 @@ def wait_for(entrants: Sequence[Entrant]) -> None:
 
 def engines_left(entrants: Sequence[Entrant]) -> bool:
     """Whether an engine other than own ops is still in the contest, or will come by itself."""
-    return any(one.standing is not Standing.OUT and one.summon is None and one.engine != "eager" for one in entrants)
+    return any(one.standing is not Standing.OUT and one.summon is None and one.engine != EAGER for one in entrants)
 
 
 def refused(entrants: Sequence[Entrant], label: str) -> str | None:
     """What to tell where no engine that was asked for is left; None while there is one."""
     out = [(one.engine, one.reason.detail) for one in entrants if one.standing is Standing.OUT and one.reason]
-    others = [one for one in entrants if one.standing is not Standing.OUT and one.engine != "eager"]
+    others = [one for one in entrants if one.standing is not Standing.OUT and one.engine != EAGER]
     if not out or any(one.arrived is None for one in others):
         return None
     instead = next((one.engine for one in others if one.building or (one.arrived and one.arrived())), None)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import torch
 
-from djinn_fx.engines.base import Declined
+from djinn_fx.engines.base import Declined, Runner
 from djinn_fx.engines.bound.feeding import Feeder
 from djinn_fx.engines.bound.holders import SWEEPERS
 from djinn_fx.engines.bound.signature import Signature
@@ -94,7 +94,7 @@ def forks() -> int:
     return _Forks.count
 
 
-class BoundRegion:
+class BoundRegion(Runner):
     """See the module's text.
 
     Args:
@@ -121,6 +121,7 @@ class BoundRegion:
         opener: Opener,
         mode: str = "auto",
     ) -> None:
+        self.partial = True
         self.engine, self.label, self.mode = engine, label, mode
         self.mutated = tuple(sorted({place for place, _ in signature.mutated}))
         self.reason: Reason | None = None

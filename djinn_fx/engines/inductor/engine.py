@@ -94,27 +94,18 @@ class InductorEngine:
             return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=unsafe, node=region.label)
         return None
 
-    def compile(self, region: RegionGraph) -> Artefact:
-        """Compile a region with the shapes, symbols included, of its graph.
+    def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
+        """Compile a region with the shapes, symbols included, of its graph; alone: in a folder of this process.
 
         Raises:
             EngineError: Inductor failed; the cause is chained.
         """
         try:
+            if alone:
+                with inductor_folder.own_folder():
+                    return self._compile(region)
             with inductor_folder.patient():
                 return inductor_folder.in_usable(lambda: self._compile(region))
-        except OSError as error:
-            raise EngineError(f"inductor could not compile {region.label}: {useful_line(error)}") from error
-
-    def compile_alone(self, region: RegionGraph) -> Artefact:
-        """As :meth:`compile`, waiting for nobody: in a folder of this process.
-
-        Raises:
-            EngineError: as there.
-        """
-        try:
-            with inductor_folder.own_folder():
-                return self._compile(region)
         except OSError as error:
             raise EngineError(f"inductor could not compile {region.label}: {useful_line(error)}") from error
 
@@ -156,7 +147,7 @@ class InductorEngine:
         ops = len(region.canonical["ops"])
         base = _ACCELERATOR_MEMORY if asked["devices"] else _BASE_MEMORY
         return BuildRequest(
-            worker="inductor",
+            worker="inductor-region",
             request=asked,
             memory_bytes=base + ops * _MEMORY_PER_OP,
             timeout_s=_BASE_SECONDS + ops * _SECONDS_PER_OP,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from djinn_fx.engines.base import Declined, RegionCallable
+from djinn_fx.engines.base import Declined, RegionCallable, Runner
 from djinn_fx.engines.randomness import Randomness
 from djinn_fx.engines.ranges.program import Checked, Program
 from djinn_fx.errors import EngineError
@@ -72,7 +72,7 @@ class Needs:
         )
 
 
-class SafeCall:
+class SafeCall(Runner):
     """A compiled region that leaves calls to the region's own ops whose values are not for it. A ``RegionCallable``.
 
     Args:

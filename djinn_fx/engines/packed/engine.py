@@ -53,8 +53,6 @@ class PackedEngine:
     weights: str = "auto"
     speed: ProductSpeed = field(default_factory=lambda: _speeds(None), compare=False, repr=False)
     name: str = field(default="packed", init=False)
-    binds_weights: bool = field(default=True, init=False)
-    whole_graph: bool = field(default=False, init=False)
 
     def capability(self) -> Capability:
         """It can where this torch has the packed kernels."""
@@ -92,7 +90,7 @@ class PackedEngine:
             return why_nothing_is_packed(region.gm, region.weights)
         return None
 
-    def compile(self, region: RegionGraph) -> Artefact:
+    def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
         """Rewrite a region.
 
         Raises:

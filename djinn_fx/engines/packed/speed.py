@@ -7,10 +7,7 @@ threads and torch.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ from typing import Any
 
 import torch
 
+from djinn_fx.engines.here import here_digest
 from djinn_fx.engines.packed import ops as packed_ops
 from djinn_fx.engines.packed.conv import ConvShape, conv_ways
 from djinn_fx.files.private import write_atomic
@@ -90,7 +88,7 @@ class ProductSpeed:
     def seconds(self, shape: Shape | ConvShape) -> dict[str, float]:
         """Each way's time for what stands for the shape, measured now if it is not known."""
         measured = shape.measured()
-        machine = machine_digest()
+        machine = here_digest()
         name = f"{machine} {measured.text()}"
         with self._lock:
             if machine not in self._read:
@@ -142,28 +140,6 @@ def _is_entry(entry: Any) -> bool:
         and set(entry) <= {"aten", "mkl", "onednn"}
         and all(isinstance(value, float) and value > 0 for value in entry.values())
     )
-
-
-def machine_digest() -> str:
-    """Names this machine, number of threads and torch: twelve hexadecimal digits."""
-    facts = (_processor(), torch.get_num_threads(), str(torch.__version__), torch.backends.cpu.get_cpu_capability())
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
-
-
-@functools.cache
-def _processor() -> str:
-    """The processor's description: what tells machines apart, not what anything is decided by."""
-    wanted = ("model name", "cpu family", "model", "stepping", "microcode", "cache size", "flags", "Features")
-    found: dict[str, str] = {}
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                name, _, value = line.partition(":")
-                if name.strip() in wanted:
-                    found.setdefault(name.strip(), value.strip())
-    except OSError:  # not Linux
-        return f"{platform.machine()} {platform.processor()} {platform.node()}"
-    return f"{platform.machine()} {sorted(found.items())} {platform.node()}"
 
 
 def measure_product(shape: Shape | ConvShape) -> dict[str, float]:

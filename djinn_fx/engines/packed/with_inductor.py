@@ -8,7 +8,7 @@ straight from the code it generates, so a product costs one call and no dispatch
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,12 +18,13 @@ from torch.fx import Graph, GraphModule, Node
 from djinn_fx.engines.base import Artefact, BuildRequest, RegionCallable, RegionGraph
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.engines.bound.signature import Fed, Signature
+from djinn_fx.engines.here import here_digest
 from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.engines.packed import ops as packed_ops
 from djinn_fx.engines.packed.engine import PackedEngine, fed_of, speeds_of
 from djinn_fx.engines.packed.graph import product_fields, products, rewritten, written_places
 from djinn_fx.engines.packed.session import is_exact, rows_of, shape_of
-from djinn_fx.engines.packed.speed import ProductSpeed, machine_digest
+from djinn_fx.engines.packed.speed import ProductSpeed
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
@@ -78,8 +79,6 @@ class PackedInductorEngine:
     speed: ProductSpeed = field(compare=False, repr=False)
     weights: str = "auto"
     name: str = field(default="inductor-packed", init=False)
-    binds_weights: bool = field(default=True, init=False)
-    whole_graph: bool = field(default=False, init=False)
 
     def capability(self) -> Any:
         """It can where Inductor can and this torch has the packed kernels."""
@@ -97,24 +96,17 @@ class PackedInductorEngine:
             return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=detail, node=region.label)
         return None
 
-    def compile(self, region: RegionGraph) -> Artefact:
+    def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
         """Compile a region with its packed weights as further inputs.
 
         Raises:
             EngineError: Inductor failed; the cause is chained.
         """
-        return self._compile(region, self.inductor.compile)
-
-    def compile_alone(self, region: RegionGraph) -> Artefact:
-        """As :meth:`compile`, waiting for nobody."""
-        return self._compile(region, self.inductor.compile_alone)
-
-    def _compile(self, region: RegionGraph, compile: Callable[[RegionGraph], Artefact]) -> Artefact:
         teach_inductor()
         gm, packings = self._packed(region)
         placeholders = gm.graph.find_nodes(op="placeholder")
         examples = (*region.example_inputs, *(n.meta["val"] for n in placeholders[len(region.example_inputs) :]))
-        made = compile(replace(region, gm=gm, example_inputs=examples, canonical=None))
+        made = self.inductor.compile(replace(region, gm=gm, example_inputs=examples, canonical=None), alone=alone)
         header = {
             **made.header,
             "engine": self.name,
@@ -144,7 +136,7 @@ class PackedInductorEngine:
 
     def fingerprint(self) -> Mapping[str, str]:
         """Inductor's, and the machine whose measurements decided what is packed."""
-        own = {"engine": self.name, "packed": str(CONVERTER_VERSION), "machine": machine_digest()}
+        own = {"engine": self.name, "packed": str(CONVERTER_VERSION), "machine": here_digest()}
         return {**self.inductor.fingerprint(), **own}
 
     def _packed(self, region: RegionGraph) -> tuple[GraphModule, list[Packing]]:

@@ -77,8 +77,6 @@ class TensorRTEngine:
     conversion: Options = field(default_factory=Options)
     settings: Settings = field(default_factory=Settings)
     name: str = field(default="tensorrt", init=False)
-    #: An artefact's key holds the request's identity in the place of the region's structural hash.
-    keyed_by_request: bool = field(default=True, init=False)
     _found: weakref.WeakKeyDictionary[GraphModule, _Found] = field(
         default_factory=weakref.WeakKeyDictionary, init=False, repr=False, compare=False
     )
@@ -119,7 +117,7 @@ class TensorRTEngine:
             memory_bytes=_CHILD_BYTES + _COPIES_OF_CONSTANTS * _constant_bytes(network),
         )
 
-    def compile(self, region: RegionGraph) -> Artefact:
+    def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
         """Build in a child process, and wait: a library that crashes must not take the user's process with it.
 
         Raises:

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 import torch
 
-from djinn_fx.engines.base import Declined
+from djinn_fx.engines.base import Declined, Runner
 from djinn_fx.engines.ranges.program import Checked
 from djinn_fx.engines.tensorrt.calling import Calling, Given, Made
 from djinn_fx.engines.tensorrt.conversion import (
@@ -110,7 +110,7 @@ class _Bound:
     shapes: list[tuple[int, ...] | None]
 
 
-class Session:
+class Session(Runner):
     """A plan, callable as the region it was built from.
 
     Args:
@@ -160,7 +160,7 @@ class Session:
         self._checked = Checked(calling.program, places)
         self._has_conditions = bool(calling.program.checks) or calling.flag is not None
 
-    def prepare(self, device: torch.device) -> None:
+    def open_on(self, device: torch.device) -> None:
         """Deserialise the plan for a device now rather than at the first call.
 
         Raises:

@@ -12,7 +12,7 @@ from djinn_fx.dispatch.contests import contest as contest_module
 from djinn_fx.dispatch.contests.by_size import ContestBySize
 from djinn_fx.dispatch.contests.contest import MARGIN, MAX_ROUNDS, ROUNDS, Contest
 from djinn_fx.dispatch.contests.entrant import Entrant, Standing
-from djinn_fx.engines.base import Declined
+from djinn_fx.engines.base import Declined, Runner
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 
@@ -48,8 +48,10 @@ class Plain:
         return [value + 1]
 
 
-class Bound(Plain):
+class Bound(Plain, Runner):
     """An engine that must be made ready for what it is given."""
+
+    partial = True
 
     def __init__(self, clock: Clock, seconds: float, *, fails: str = "") -> None:
         super().__init__(clock, seconds)

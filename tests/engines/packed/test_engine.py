@@ -17,6 +17,7 @@ from djinn_fx.engines.packed.engine import PackedEngine, make
 from djinn_fx.engines.packed.graph import products, rewritten
 from djinn_fx.engines.packed.speed import ProductSpeed
 from djinn_fx.reasons import ReasonKind
+from djinn_fx.settings.engines import traits_of
 from djinn_fx.settings.table import Settings
 from tests import families
 from tests.concrete import concrete, copied
@@ -414,8 +415,7 @@ def test_the_engine_is_made_from_settings(tmp_path: Path) -> None:
     engine = make(Settings(cache_dir=str(tmp_path)))
     assert engine.capability().can_run
     assert engine.fingerprint()["engine"] == "packed"
-    assert engine.binds_weights
-    assert not engine.whole_graph
+    assert traits_of(engine.name).binds_weights
 
 
 def test_kernels_that_moved_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_layers_share_an_artefact_and_weights_are_followed(way: str, monkeypatch
     assert engine.supports(region) is None
     compiles = []
     real = InductorEngine.compile
-    monkeypatch.setattr(InductorEngine, "compile", lambda *args: compiles.append(1) or real(*args))
+    monkeypatch.setattr(InductorEngine, "compile", lambda *args, **how: compiles.append(1) or real(*args, **how))
     made = engine.compile(region)
     loaded = engine.load(Artefact(header=json.loads(json.dumps(made.header)), payload=made.payload))
     for run in (made.ready, loaded):

@@ -318,7 +318,7 @@ class TestAnotherPlan:
         run, driver = made_session(static(), add)
         driver.says = says
         with pytest.raises(EngineError, match="load"):
-            run.prepare(torch.device("cpu"))
+            run.open_on(torch.device("cpu"))
         assert driver.contexts == []
 
     def test_on_another_device(self) -> None:

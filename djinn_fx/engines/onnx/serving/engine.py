@@ -43,8 +43,6 @@ class OnnxEngine:
     libraries: ClassVar[tuple[str, ...]]
     #: Raised when models are opened in another way whose results may differ.
     session_version: ClassVar[int] = 1
-    whole_graph = True
-    binds_weights = True
 
     def __init__(self, precision: str = "exact", weights: str = "auto", folder: Path | None = None) -> None:
         self.precision, self.weights, self.folder = precision, weights, folder
@@ -83,7 +81,7 @@ class OnnxEngine:
         converted = self._converted(region)
         return converted if isinstance(converted, Reason) else None
 
-    def compile(self, region: RegionGraph) -> Artefact:
+    def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
         """Convert a region.
 
         Raises:
