@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from djinn_fx.pool.limits import PoolLimits
 from djinn_fx.pool.supervisor import BuildPool
 from djinn_fx.reasons import ReasonKind
 from tests.backend.support import AT_REPEATS, Noted, Stacked, check, check_training, djinn, same
+from tests.waiting import until
 
 _ROOT = Path(__file__).parents[2]
 #: Seconds a build may take on a busy machine before a test gives up.
@@ -201,10 +201,7 @@ class TestWithoutBuilding:
         assert len(idle_pool.pending()) == 1
         del compiled
         gc.collect()
-        until = time.monotonic() + 10
-        while idle_pool.pending() and time.monotonic() < until:
-            time.sleep(0.01)
-        assert idle_pool.pending() == ()
+        assert until(lambda: idle_pool.pending() == ())
         assert idle_pool.counters.cancelled == 1
 
     @pytest.mark.parametrize("mode", ["background", "blocking"])
@@ -275,16 +272,15 @@ def test_a_builder_that_dies_costs_nothing_but_its_engine(
         with torch.no_grad():
             same(compiled(x), module(x))
             status = djinn_fx.wait_until_ready(compiled, PATIENCE_S)
-            for _ in range(200):
-                same(compiled(x), module(x))
-                time.sleep(0.01)
-                if faulty.counters.crashed == background.MAX_TRIES:
-                    break
+            expected = module(x)
+
+            def given_up() -> bool:
+                same(compiled(x), expected)
+                return faulty.counters.crashed == background.MAX_TRIES
+
+            assert until(given_up), "tried again, and then given up"
         assert not status.ready
-        assert faulty.counters.crashed == background.MAX_TRIES, "tried again, and then given up"
-        until = time.monotonic() + 10
-        while djinn_fx.status(compiled).counts["failed"] != 1 and time.monotonic() < until:
-            time.sleep(0.01)
+        assert until(lambda: djinn_fx.status(compiled).counts["failed"] == 1)
         (region,) = djinn_fx.status(compiled).regions
         (tier,) = region.tiers
         assert (region.engine, tier.state, tier.retry_after_s) == ("eager", State.FAILED, None)

@@ -6,7 +6,6 @@ import gc
 import io
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from djinn_fx.dispatch.lazy import Adopted, Candidate, LazyRegion, Policy, State
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.engines.keys import Guards
 from djinn_fx.reasons import Reason, ReasonKind
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -307,19 +307,15 @@ class TestProgress:
         monkeypatch.setattr(sys, "stderr", written)
         monkeypatch.setattr(progress, "QUIET_S", 0.0)
         progress.watch(pool, True)
-        until = time.monotonic() + 10
-        while "layer" not in written.getvalue() and time.monotonic() < until:
-            time.sleep(0.01)
-        assert "djinn: building layer in the background, 2 left" in written.getvalue()
+        assert until(lambda: "djinn: building layer in the background, 2 left" in written.getvalue())
         pool.jobs = ()
-        while not written.getvalue().endswith(" \r") and time.monotonic() < until:
-            time.sleep(0.01)
-        assert written.getvalue().endswith(" \r")
+        assert until(lambda: written.getvalue().endswith(" \r"))
         assert "\n" not in written.getvalue()
 
     def test_nothing_where_it_is_no_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
         written = io.StringIO()
         monkeypatch.setattr(sys, "stderr", written)
-        before = threading.active_count()
-        progress.watch(self.Pool(), None)
-        assert (threading.active_count(), written.getvalue()) == (before, "")
+        pool = self.Pool()
+        progress.watch(pool, None)
+        assert pool not in progress._watched
+        assert written.getvalue() == ""

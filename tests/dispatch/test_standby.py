@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from djinn_fx.engines.onnx.serving.engine import OnnxEngine
 from djinn_fx.engines.packed.engine import PackedEngine
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
+from tests.waiting import until
 
 
 def plus_one(args: list[Any]) -> list[Any]:
@@ -123,13 +123,14 @@ def test_in_the_background_it_is_built_without_a_further_call() -> None:
     reserve = Reserve()
     contest = contest_of(Entrant("broken", Broken()), waits=False, standby=reserve.entrant)
     call(contest)
-    until = time.monotonic() + 20
-    while (contest.pending or not reserve.summoned) and time.monotonic() < until:
-        time.sleep(0.01)
+    assert until(lambda: bool(reserve.summoned) and not contest.pending)
     assert reserve.summoned == 1
-    time.sleep(0.05)
-    call(contest)
-    assert contest.engine == "reserve"
+
+    def answered() -> bool:
+        call(contest)
+        return contest.engine == "reserve"
+
+    assert until(answered)
 
 
 def test_a_dropped_engine_is_replaced() -> None:

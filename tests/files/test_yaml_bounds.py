@@ -141,7 +141,7 @@ def test_a_settings_file_beyond_the_bounds_is_one_error(tmp_path: Path, text: st
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, text)
     assert str(caught.value).startswith(str(tmp_path / PROJECT_FILE))
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 30, "some tenths of a second; without the bounds it is hours"
 
 
 @pytest.mark.parametrize("read", [topology_from_yaml, lambda text: from_astra_sim(text, "h100-sxm")])

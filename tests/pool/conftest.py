@@ -13,7 +13,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from djinn_fx.pool.supervisor import BuildPool
-from tests.pool.support import alive, pool_of, until
+from tests.pool.support import alive, pool_of
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)

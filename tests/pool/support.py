@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,10 +13,9 @@ from bench.compiling import faulty
 from djinn_fx.pool.jobs import WORKERS, BuildDone, BuildFailed, BuildJob, BuildOutcome
 from djinn_fx.pool.limits import PoolLimits
 from djinn_fx.pool.supervisor import BuildPool, Ticket
+from tests.waiting import LONG
 
 MIB = 2**20
-#: Seconds nothing here takes unless it is stuck.
-LONG = 60.0
 
 
 def limits(**changes: Any) -> PoolLimits:
@@ -92,13 +90,3 @@ def alive(mark: str) -> list[int]:
         if mark.encode() in environment and state not in "ZX":
             found.append(int(folder.name))
     return found
-
-
-def until(true: Callable[[], bool]) -> bool:
-    """Whether it becomes true in time."""
-    end = time.monotonic() + LONG
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True

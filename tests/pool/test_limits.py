@@ -12,7 +12,8 @@ import pytest
 from djinn_fx.pool import procfs
 from djinn_fx.pool.admission import NoRoom, Room, room_for
 from djinn_fx.pool.limits import GIB, PoolLimits, available_bytes, total_bytes, usable_cores
-from tests.pool.support import MIB, Waiter, alive, job, limits, pool_of, until
+from tests.pool.support import MIB, Waiter, alive, job, limits, pool_of
+from tests.waiting import until
 
 MEMINFO = f"MemTotal: {16 * GIB // 1024} kB\nMemFree: 1 kB\nMemAvailable: {8 * GIB // 1024} kB\n"
 UNLIMITED_V1 = 9223372036854771712

@@ -17,7 +17,8 @@ from bench.compiling import faulty
 from djinn_fx.pool import supervisor
 from djinn_fx.pool.supervisor import BuildPool
 from tests.forking import in_fork
-from tests.pool.support import LONG, Waiter, alive, job, until
+from tests.pool.support import Waiter, alive, job
+from tests.waiting import LONG, until
 
 ROOT = Path(__file__).resolve().parents[2]
 START = """

@@ -19,7 +19,8 @@ import pytest
 from djinn_fx.pool import admission, supervisor
 from djinn_fx.pool.jobs import BuildDone, BusyElsewhere, FailureKind
 from djinn_fx.pool.supervisor import BuildPool
-from tests.pool.support import LONG, MIB, Waiter, alive, job, pool_of, until
+from tests.pool.support import MIB, Waiter, alive, job, pool_of
+from tests.waiting import LONG, until
 
 
 def lines(path: Path) -> list[str]:

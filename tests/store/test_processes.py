@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from djinn_fx.store.store import Store
+from tests.waiting import until
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -53,10 +54,9 @@ with store.lock(key, 10) as held:
     sys.stdin.readline()
 """
 
-WRITES_FOR_A_SECOND = """
-end = time.monotonic() + 1
+WRITES_UNTIL_TOLD = """
 count = 0
-while time.monotonic() < end:
+while not (root / "enough").exists():
     count += 1
     assert store.put(key, {"n": count}, bytes([count % 256]) * 100_000)
 """
@@ -94,7 +94,7 @@ def test_a_lock_keeps_others_out_for_its_key_only(tmp_path: Path) -> None:
         began = time.monotonic()
         with store.lock(KEY, 0.2) as held:
             assert not held
-        assert 0.2 <= time.monotonic() - began < 5
+        assert time.monotonic() - began >= 0.2
         with store.lock(OTHER, 0) as held:
             assert held
         holder.communicate("\n", timeout=60)
@@ -128,16 +128,23 @@ def test_a_writer_that_dies_before_the_rename_changes_nothing(tmp_path: Path, be
 
 def test_a_reader_beside_a_writer_sees_whole_entries_only(tmp_path: Path) -> None:
     store = Store(tmp_path / "cache")
-    with start(WRITES_FOR_A_SECOND, tmp_path) as writer:
-        seen = set()
-        while writer.poll() is None:
-            entry = store.get(KEY)
-            if entry is not None:
-                seen.add(entry.header["n"])
-                assert entry.payload == bytes([entry.header["n"] % 256]) * 100_000
+    seen = set()
+
+    def enough() -> bool:
+        entry = store.get(KEY)
+        if entry is not None:
+            seen.add(entry.header["n"])
+            assert entry.payload == bytes([entry.header["n"] % 256]) * 100_000
+        return len(seen) >= 20 or writer.poll() is not None
+
+    with start(WRITES_UNTIL_TOLD, tmp_path) as writer:
+        try:
+            assert until(enough)
+        finally:
+            (tmp_path / "enough").touch()
     assert writer.returncode == 0
     assert store.counters.corrupt == 0
-    assert len(seen) > 1, "the writer wrote while we read"
+    assert len(seen) >= 20, "the writer wrote while we read"
 
 
 def test_the_cache_and_its_command_do_not_import_torch() -> None:

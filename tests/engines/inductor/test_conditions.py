@@ -258,4 +258,4 @@ def test_two_threads_and_a_bad_index_do_not_end_the_process() -> None:
     process.start()
     process.join(120)
     assert process.exitcode == 0
-    assert done.get(timeout=5) == ["IndexError", "RuntimeError"]
+    assert done.get(timeout=60) == ["IndexError", "RuntimeError"]

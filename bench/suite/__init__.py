@@ -1,0 +1,1 @@
+"""Where the test suite's time goes."""
