@@ -22,8 +22,11 @@ from bench.harness import machine
 #: By file: seconds of the processor, those of them in children, seconds on the clock, tests, and seconds of collecting.
 Table = dict[str, dict[str, float]]
 _FIELDS = ("cpu", "children", "wall", "tests", "collect")
+_PROPERTY = "suite_times"
 #: As many of the dearest tests are listed.
 DEAREST = 100
+#: Seconds between two writings, for a run that is stopped half way.
+WRITE_EVERY_S = 60.0
 
 
 def _now() -> tuple[float, float, float]:
@@ -33,29 +36,42 @@ def _now() -> tuple[float, float, float]:
 
 
 class Times:
-    """Of one process; the first process gathers those of the others."""
+    """Of one process; each report of a test brings its times to the first process, which adds them up."""
 
     def __init__(self, file: str | None) -> None:
         self._file = file
         self._table: Table = {}
         self._tests: dict[str, float] = {}
         self._processes: list[dict[str, float]] = []
-        self._start = _now()
+        self._start = self._last = _now()
+        self._written = time.monotonic()
 
-    def _row(self, file: str) -> dict[str, float]:
-        return self._table.setdefault(file, dict.fromkeys(_FIELDS, 0.0))
+    def _row(self, nodeid: str) -> dict[str, float]:
+        return self._table.setdefault(nodeid.partition("::")[0], dict.fromkeys(_FIELDS, 0.0))
+
+    def pytest_runtest_logstart(self) -> None:
+        """A test begins."""
+        self._last = _now()
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """A test, with the fixtures made for it and taken down after it."""
-        start = _now()
-        result = yield
-        cpu, children, wall = (end - begin for end, begin in zip(_now(), start, strict=True))
-        row = self._row(item.nodeid.partition("::")[0])
-        for name, value in zip(_FIELDS, (cpu, children, wall, 1), strict=False):
-            row[name] += value
-        self._tests[item.nodeid] = cpu
-        return result
+    def pytest_runtest_makereport(self) -> Generator[None, Any, Any]:
+        """Of a test, or of making fixtures for it, or of taking them down."""
+        report = yield
+        now = _now()
+        report.user_properties.append((_PROPERTY, [end - begin for end, begin in zip(now, self._last, strict=True)]))
+        self._last = now
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """In the first process, of every test."""
+        row = self._row(report.nodeid)
+        for spent in [value for name, value in report.user_properties if name == _PROPERTY]:
+            for name, value in zip(_FIELDS, spent, strict=False):  # type: ignore[call-overload]
+                row[name] += value
+            self._tests[report.nodeid] = self._tests.get(report.nodeid, 0.0) + spent[0]  # type: ignore[index]
+        row["tests"] += report.when == "call"
+        if self._file is not None and time.monotonic() - self._written > WRITE_EVERY_S:
+            self._write(Path(self._file), {})
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Generator[None, Any, Any]:
@@ -63,40 +79,42 @@ class Times:
         cpu, *_ = _now()
         result = yield
         if ".py" in collector.nodeid:
-            self._row(collector.nodeid.partition("::")[0])["collect"] += _now()[0] - cpu
+            self._row(collector.nodeid)["collect"] += _now()[0] - cpu
         return result
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """What another process found."""
-        found = getattr(node, "workeroutput", {}).get("suite_times")
+        """What another process took, and what collecting took there."""
+        found = getattr(node, "workeroutput", {}).get(_PROPERTY)
         if found is None:
             return
         self._processes.append(found["process"])
-        self._tests.update(found["tests"])
-        for file, row in found["table"].items():
-            for name, value in row.items():
-                self._row(file)[name] += value
+        for file, seconds in found["collect"].items():
+            self._row(file)["collect"] += seconds
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Hand over what was found, or write it."""
-        process = {"cpu": _now()[0], "wall": _now()[-1] - self._start[-1]}
         output = getattr(session.config, "workeroutput", None)
         if output is not None:
-            output["suite_times"] = {"table": self._table, "process": process, "tests": self._tests}
+            collect = {file: row["collect"] for file, row in self._table.items() if row["collect"]}
+            output[_PROPERTY] = {"collect": collect, "process": self._process()}
         elif self._file is not None:
-            self._write(Path(self._file), process)
+            self._write(Path(self._file), {"device": machine.device(), "versions": machine.versions()})
 
-    def _write(self, file: Path, process: dict[str, float]) -> None:
+    def _process(self) -> dict[str, float]:
+        cpu, _, wall = _now()
+        return {"cpu": round(cpu, 2), "wall": round(wall - self._start[-1], 2)}
+
+    def _write(self, file: Path, made_on: dict[str, Any]) -> None:
+        self._written = time.monotonic()
         rows = sorted(self._table.items(), key=lambda row: -row[1]["cpu"])
         report = {
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "device": machine.device(),
-            "versions": machine.versions(),
+            **made_on,
             "load_average": os.getloadavg()[0],
-            "first_process": _rounded(process),
-            "workers": [_rounded(one) for one in self._processes],
+            "first_process": self._process(),
+            "workers": self._processes,
             "total": _rounded({name: sum(row[name] for _, row in rows) for name in _FIELDS}),
             "files": {name: _rounded(row) for name, row in rows},
             "dearest": _rounded(dict(sorted(self._tests.items(), key=lambda test: -test[1])[:DEAREST])),

@@ -99,8 +99,7 @@ class TestNamed:
         )
         module, x = model(), torch.randn(3, 32)
         same(compiled(module, "openvino"), module, x)
-        refused = [reason.detail for reason in reasons(ReasonKind.ENGINE_REFUSED)]
-        assert any("pip install" in detail for detail in refused)
+        assert reasons(ReasonKind.ENGINE_REFUSED)
         assert {build.engine for one in compilations()[-1:] for build in one.builds} == {"inductor"}
 
     def test_training_is_inductors(self) -> None:

@@ -55,7 +55,6 @@ def test_one_region_falls_back(last_fails: list[str], caplog: pytest.LogCaptureF
     assert engines.count("inductor") >= 10, "the other regions keep their engine"
     failed = [build for build in graph.builds if build.outcome == "fallback"]
     assert [reason.kind for build in failed for reason in build.reasons] == [ReasonKind.FALLBACK] * len(failed)
-    assert all("out of luck" in reason.detail for build in failed for reason in build.reasons)
     assert any(reason.kind is ReasonKind.FALLBACK for reason in graph.reasons)
     assert any("out of luck" in record.getMessage() for record in caplog.records)
 
@@ -110,7 +109,7 @@ def test_inductor_really_fails() -> None:
         same(run(torch.ones(3)), torch.ones(3).sin() * 3)
     finally:
         patched.undo()
-    assert any("no such lowering" in reason.detail for reason in noted.reasons())
+    assert ReasonKind.FALLBACK in [reason.kind for reason in noted.reasons()]
 
 
 def test_a_region_the_engine_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

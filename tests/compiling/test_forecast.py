@@ -53,7 +53,6 @@ def test_the_runner_up_is_told_with_its_estimate() -> None:
         region(time_on("openvino", 3e-3), time_on("packed", 2e-3), time_on("eager", 1e-3, "datasheet"))
     )
     assert reason.kind is ReasonKind.PRICED
-    assert "packed" in reason.detail
     assert reason.runner_up == "openvino"
     assert reason.runner_up_cost is not None
     assert "3.0 ms" in reason.runner_up_cost
@@ -63,7 +62,6 @@ def test_the_runner_up_is_told_with_its_estimate() -> None:
 def test_who_is_left_out_is_named_with_what_it_would_take() -> None:
     reason = left_out(region(time_on("openvino", 9e-3), time_on("packed", 1e-3)), "openvino")
     assert reason.kind is ReasonKind.ENGINE_REFUSED
-    assert "9.0 ms" in reason.detail
     assert reason.runner_up == "packed"
 
 

@@ -93,8 +93,7 @@ def test_a_graph_for_a_gpu_that_nobody_named_says_what_it_is_priced_as(monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = pricing(kind="cuda")
     assert found.device.kind == "cuda"
-    (reason,) = [one for one in found.reasons if one.kind is ReasonKind.ASSUMED]
-    assert found.device.name in reason.detail
+    assert kinds(found).count(ReasonKind.ASSUMED) == 1
 
 
 def test_the_gpu_that_is_present_is_priced_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,11 +102,11 @@ def test_the_gpu_that_is_present_is_priced_for(monkeypatch: pytest.MonkeyPatch) 
     assert (row.name, reasons) == ("t4", [])
 
 
-def test_a_gpu_without_a_row_is_named_in_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_without_a_row_is_assumed_to_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "_gpu_name", lambda: "NVIDIA Unheard Of")
-    _, (reason,) = device_of(None, "cuda")
+    row, (reason,) = device_of(None, "cuda")
+    assert row.kind == "cuda"
     assert reason.kind is ReasonKind.ASSUMED
-    assert "Unheard Of" in reason.detail
 
 
 def test_a_topology_with_one_sort_of_gpu_says_which(tmp_path: Path) -> None:
@@ -127,13 +126,11 @@ def test_a_topology_that_is_none_is_refused(text: str) -> None:
 # The model
 
 
-def test_without_a_profile_datasheets_price_and_the_command_is_told(tmp_path: Path) -> None:
+def test_without_a_profile_datasheets_price(tmp_path: Path) -> None:
     found = here(tmp_path)
     assert found.profile is None
     assert found.ops([WORK])[0].provenance == DATASHEET
-    (reason,) = found.reasons
-    assert reason.kind is ReasonKind.PRICED
-    assert "djinn calibrate" in reason.detail
+    assert kinds(found) == [ReasonKind.PRICED]
 
 
 @pytest.mark.usefixtures("fits")
@@ -143,7 +140,6 @@ def test_a_fresh_profile_is_used(tmp_path: Path) -> None:
     assert found.profile is not None
     assert found.ops([WORK])[0].time_s == 2.0
     assert kinds(found) == [ReasonKind.PRICED]
-    assert "2026-11-21" in found.reasons[0].detail
 
 
 @pytest.mark.usefixtures("fits")
@@ -246,7 +242,7 @@ def test_a_users_model_prices_everything() -> None:
     found = pricing(Mine(), device="t4")
     assert found.ops([WORK]) == [Mine().answer]
     assert found.region(GRAPH, "inductor") == Mine().answer
-    assert "'mine'" in found.reasons[-1].detail
+    assert kinds(found)[-1] is ReasonKind.PRICED
 
 
 # What was measured and learned

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -31,68 +30,88 @@ COMPILED = (
 )  # fmt: skip
 
 
-def _all_right(names: Sequence[str], options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    start = time.perf_counter()
-    answers = ask(names, options=options, processes=PROCESSES, timeout=300.0)
-    bad = [line for answer in answers for key in ("wrong", "crashed") for line in answer[key]]
-    skipped = {answer["name"]: answer["skipped"] for answer in answers if answer["skipped"]}
-    fell_back = [line for answer in answers for line in answer["fell_back"]]
-    passed = sum(answer["passed"] for answer in answers)
-    print(f"\n{passed} of {len(names)} passed in {time.perf_counter() - start:.0f} s; skipped {skipped}; {fell_back}")
+#: Every family's first case, of which a part may be asked for; and decode steps of a few.
+FIRST = tuple(
+    {case.family: case.name for case in reversed(families.all_cases()) if case.family not in families.EXCLUDED}.values()
+)
+DECODING = ("llama/decode-fixed", "gpt2/decode-growing", "t5/decode")
+#: What writes token after token, with either cache.
+GENERATING = tuple(
+    f"{family}/{cache}" for family in ("llama", "gpt2", "gemma2", "opt") for cache in ("static", "dynamic")
+)
+
+Answer = dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=[3, pytest.param(1, marks=pytest.mark.exam)], ids=["a third", "all"])
+def step(request: pytest.FixtureRequest) -> int:
+    """One name of so many is asked for."""
+    found: int = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def cut(step: int) -> list[Answer]:
+    """Answers of the engine that runs a region's own ops, asked for together: a process takes long to start."""
+    names = [f"forward:{name}" for name in (*FIRST[::step], *DECODING[::step])]
+    names += [f"generate:{name}" for name in GENERATING[::step]]
+    names += [f"train:{name}" for name in families.TRAINABLE[::step]]
+    return ask(names, options=CUT, processes=_processes(step), timeout=300.0)
+
+
+def _processes(step: int) -> int:
+    """`make test` has processes of its own side by side."""
+    return 1 if step > 1 else PROCESSES
+
+
+def _right(kind: str, answers: Sequence[Answer]) -> list[Answer]:
+    """Those of one kind, none of which may be wrong."""
+    mine = [answer for answer in answers if answer["name"].startswith(kind)]
+    bad = [line for answer in mine for key in ("wrong", "crashed") for line in answer[key]]
+    skipped = {answer["name"]: answer["skipped"] for answer in mine if answer["skipped"]}
+    fell_back = [line for answer in mine for line in answer["fell_back"]]
+    print(f"\n{sum(answer['passed'] for answer in mine)} of {len(mine)} passed; skipped {skipped}; {fell_back}")
     assert not bad, "\n".join(bad)
-    return answers
+    return mine
 
 
-def _family(name: str) -> str:
-    return name.partition(":")[2].partition("/")[0]
-
-
-def _passed(answers: Sequence[Mapping[str, Any]]) -> set[str]:
-    return {_family(answer["name"]) for answer in answers if answer["passed"]}
+def _passed(answers: Sequence[Answer]) -> set[str]:
+    """The families."""
+    return {answer["name"].partition(":")[2].partition("/")[0] for answer in answers if answer["passed"]}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.exam)], ids=["every second", "every"])
-def test_forward_of_families(step: int) -> None:
+def test_forward_of_families(cut: list[Answer], step: int) -> None:
     """One case a family, decode steps of a few, with the eager engine and the graph cut where it repeats."""
-    first = {case.family: case for case in reversed(families.all_cases()) if case.family not in families.EXCLUDED}
-    names = [case.name for case in first.values()][::step]
-    answers = _all_right(
-        [f"forward:{name}" for name in (*names, "llama/decode-fixed", "gpt2/decode-growing", "t5/decode")], CUT
-    )
+    answers = _right("forward:", cut)
     assert len(_passed(answers)) >= 50 // step
     assert not [answer["name"] for answer in answers if answer["skipped"]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [COMPILED[::3], pytest.param(COMPILED, marks=pytest.mark.exam)], ids=["some", "all"])
-def test_forward_with_inductor(names: tuple[str, ...]) -> None:
-    answers = _all_right([f"forward:{name}" for name in names], INDUCTOR)
+def test_generated_tokens(cut: list[Answer]) -> None:
+    answers = _right("generate:", cut)
+    assert [answer["passed"] for answer in answers] == [1] * len(answers) != []
+
+
+@pytest.mark.slow
+def test_training_steps(cut: list[Answer], step: int) -> None:
+    """Loss and every gradient."""
+    assert len(_passed(_right("train:", cut))) >= 12 // step
+
+
+@pytest.mark.slow
+def test_forward_with_inductor(step: int) -> None:
+    names = COMPILED if step == 1 else COMPILED[:: 2 * step]
+    asked = [f"forward:{name}" for name in names]
+    answers = _right("forward:", ask(asked, options=INDUCTOR, processes=_processes(step), timeout=300.0))
     assert len(_passed(answers)) >= 0.9 * len(names)
     assert not [line for answer in answers for line in answer["fell_back"]]
 
 
-@pytest.mark.slow
-def test_generated_tokens() -> None:
-    names = [f"generate:{f}/{cache}" for f in ("llama", "gpt2", "gemma2", "opt") for cache in ("static", "dynamic")]
-    answers = _all_right(names, CUT)
-    assert len([answer for answer in answers if answer["passed"]]) == len(names)
-
-
 @pytest.mark.exam
-def test_generated_tokens_with_inductor() -> None:
-    answers = _all_right(["generate:llama/static", "generate:llama/dynamic"], INDUCTOR)
-    assert [answer["passed"] for answer in answers] == [1, 1]
-
-
-@pytest.mark.slow
-def test_training_steps() -> None:
-    """Loss and every gradient."""
-    answers = _all_right([f"train:{name}" for name in families.TRAINABLE], CUT)
-    assert len(_passed(answers)) >= 12
-
-
-@pytest.mark.exam
-def test_training_steps_with_inductor() -> None:
-    answers = _all_right(["train:llama/prefill", "train:bert/encode"], INDUCTOR)
-    assert len(_passed(answers)) == 2
+def test_more_with_inductor() -> None:
+    """Tokens, and steps of training."""
+    names = ["generate:llama/static", "generate:llama/dynamic", "train:llama/prefill", "train:bert/encode"]
+    answers = _right("", ask(names, options=INDUCTOR, processes=PROCESSES, timeout=300.0))
+    assert [answer["passed"] for answer in answers] == [1] * len(names)

@@ -130,7 +130,6 @@ def test_a_fault_in_the_first_answer(name: str, told: bool) -> None:
     assert one.run.calls == 1
     assert one.eager_calls[0] >= 3
     assert len(one.reproduced) == 1
-    assert "djinn repro" in one.reasons[0].detail
     assert one.guard.attempt(arguments()) is None
 
 
@@ -255,7 +254,6 @@ def test_memory_that_the_next_call_writes() -> None:
     one = beside(region, Faulty(region, reuses), mutated=WRITTEN)
     call(one)
     assert [reason.kind for reason in one.reasons] == [ReasonKind.QUARANTINED]
-    assert "memory" in one.reasons[0].detail
 
 
 class TestErrors:

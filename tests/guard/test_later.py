@@ -66,7 +66,6 @@ class TestCalls:
         for _ in range(10):
             one.guard([torch.ones(5)])
         assert [reason.kind for reason in one.reasons] == [ReasonKind.QUARANTINED]
-        assert "memory" in one.reasons[0].detail
 
     def test_each_shape_is_counted_for_itself(self) -> None:
         region = region_of(lambda x: (x + 1,), torch.ones(4), symbolic=True)

@@ -17,10 +17,7 @@ def test_one_device_changes_nothing_and_says_so() -> None:
     result = run_passes(srg, [graphs.CutByHand(first=6), Colocate()], PassContext(), check=True)
     assert [srg.record(node) for node in srg.nodes] == before
     assert not result.timings[-1].modified
-    (reason,) = result.reasons
-    assert reason.kind is ReasonKind.COLOCATED
-    assert "2 state" in reason.detail
-    assert "1 parameter" in reason.detail
+    assert [reason.kind for reason in result.reasons] == [ReasonKind.COLOCATED]
 
 
 def test_state_ties_the_regions_that_touch_it() -> None:

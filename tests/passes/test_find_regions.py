@@ -253,21 +253,21 @@ def test_symbolic_sizes_do_not_hide_repeats() -> None:
 # What stays whole
 
 
-def only_reason(result: PipelineResult) -> str:
-    (reason,) = [reason for reason in result.reasons if reason.kind is ReasonKind.WHOLE]
-    return reason.detail
+def stays_whole(result: PipelineResult) -> bool:
+    """And says so once."""
+    return [reason.kind for reason in result.reasons].count(ReasonKind.WHOLE) == 1
 
 
 def test_a_tiny_graph_stays_whole() -> None:
     srg = loop(3)
-    assert "ops" in only_reason(found(srg, **ALWAYS))
+    assert stays_whole(found(srg, **ALWAYS))
     assert len(srg.regions) == 1
     assert_same_results(srg)
 
 
 def test_a_single_layer_stays_whole() -> None:
     (srg,) = stack_graphs(24)
-    assert "repeats" in only_reason(found(srg, **ALWAYS))
+    assert stays_whole(found(srg, **ALWAYS))
     assert len(srg.regions) == 1
 
 
@@ -279,7 +279,7 @@ def test_a_graph_with_sizes_that_only_the_data_tell_stays_whole() -> None:
 
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         (srg,) = capture.capture(function, (torch.tensor([0, 3, 0, 1]),))
-    assert "only the data tell" in only_reason(found(srg, **ALWAYS))
+    assert stays_whole(found(srg, **ALWAYS))
     assert len(srg.regions) == 1
     tokens = torch.tensor([0, 3, 0, 1])
     values = [tokens if srg.record(n).outputs[0].dtype == "int64" else real for n, real in _paired(srg)]
@@ -292,26 +292,26 @@ def _paired(srg: SRG) -> list[tuple[Any, Any]]:
 
 def test_a_cut_that_costs_more_than_its_share_is_not_made() -> None:
     (srg,) = stack_graphs(*[24] * LAYERS)
-    detail = only_reason(found(srg, max_boundary_share=1e-9))
-    assert "costs" in detail
-    assert "of the estimated" in detail
+    assert stays_whole(found(srg, max_boundary_share=1e-9))
     assert len(srg.regions) == 1
 
 
 def test_a_cut_that_many_calls_would_pay_for_is_not_made() -> None:
     (srg,) = stack_graphs(*[24] * LAYERS)
-    detail = only_reason(found(srg, expected_calls=10**9, **ALWAYS))
-    assert "costs more than it saves" in detail
+    assert stays_whole(found(srg, expected_calls=10**9, **ALWAYS))
+    assert len(srg.regions) == 1
 
 
 def test_cutting_can_be_switched_off() -> None:
     (srg,) = stack_graphs(*[24] * LAYERS)
-    assert "switched off" in only_reason(found(srg, whole=True))
+    assert stays_whole(found(srg, whole=True))
+    assert len(srg.regions) == 1
 
 
 def test_a_graph_without_ops_has_no_regions() -> None:
     srg = graphs.lowered(graphs.trace(lambda x: x, torch.empty(2)))
-    assert "no ops" in only_reason(found(srg))
+    assert stays_whole(found(srg))
+    assert srg.regions == ()
     x = torch.randn(2)
     assert run_by_regions(srg, [x])[0] is x
 
@@ -323,8 +323,7 @@ def test_a_region_without_a_canonical_form_says_so_once() -> None:
     result = found(srg, min_ops=4, **ALWAYS)
     nameless = [region for region in srg.regions if not region.structural_hash]
     assert [odd.name in region.nodes for region in nameless] == [True]
-    (reason,) = [reason for reason in result.reasons if reason.kind is ReasonKind.UNCACHEABLE]
-    assert odd.name in reason.detail
+    assert [reason.kind for reason in result.reasons].count(ReasonKind.UNCACHEABLE) == 1
     assert repeats(srg) >= 10
     assert_same_results(srg)
 

@@ -191,11 +191,10 @@ def test_a_child_that_would_generate_other_code_refuses(children: Children) -> N
     outcome = children.build(request, fingerprint=fingerprint)
     assert isinstance(outcome, BuildFailed)
     assert (outcome.kind, outcome.stage) == (FailureKind.REFUSED, "support")
-    assert "compiler, cpu" in outcome.detail
     switches = {**request.request["switches"], "threads": torch.get_num_threads() + 3}
     outcome = children.build(request, switches=switches)
     assert isinstance(outcome, BuildFailed)
-    assert "flags" in outcome.detail
+    assert (outcome.kind, outcome.stage) == (FailureKind.REFUSED, "support")
 
 
 def test_hostile_requests_are_refused_and_the_child_lives_on(children: Children, tmp_path: Any) -> None:
