@@ -14,6 +14,10 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+#: A file's tests stay in one process: some share a build pool or a model. One thread each, as there are two. The order
+#: is that of tests/conftest.py: dear files first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -22,12 +26,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 ENGINE_TESTS := tests/engines/onnx/test_trial.py tests/engines/onnxruntime/test_engine.py tests/engines/openvino/test_engine.py \
 	tests/engines/onnx tests/engines/tensorrt tests/backend/test_choice.py
 
-.PHONY: test test-engines test-newest test-oldest lint demo exam bench gpu format table tensorrt-table onnx-table \
+.PHONY: test test-fast tests check-format check-rules check-types check-rooms test-engines test-newest test-oldest lint demo exam bench gpu format table tensorrt-table onnx-table \
 	constraints clean
 
-# A file's tests stay in one process: some share a build pool or a model. One thread each, as there are two.
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not exam" --durations=10 -n $(WORKERS) --dist loadfile
+# Static checks beside the tests: what either finds is told, and either's failure is make's.
+test: $(READY)
+	$(MAKE) -j5 lint tests
+
+tests: $(READY)
+	$(PYTEST) -m "not exam" --durations=10
 
 # The engines' tests on the newest and on the oldest libraries that the extras allow, each in an environment of its own.
 # Run both before a bound in setup.py is moved, and before an issue is resolved.
@@ -40,12 +47,16 @@ test-oldest:
 
 test-engines: $(READY)
 	$(BIN)/python -m pip list 2>/dev/null | grep -iE '^(torch|onnx|openvino|tensorrt|numpy|protobuf)' || true
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not exam" --durations=5 -n $(WORKERS) --dist loadfile $(ENGINE_TESTS)
+	$(PYTEST) -m "not exam" --durations=5 $(ENGINE_TESTS)
 
-lint: $(READY)
+lint: check-format check-rules check-types check-rooms
+check-format: $(READY)
 	$(BIN)/ruff format --check .
+check-rules: $(READY)
 	$(BIN)/ruff check .
+check-types: $(READY)
 	$(BIN)/mypy
+check-rooms: $(READY)
 	$(BIN)/lint-imports
 
 demo: $(READY)
@@ -56,6 +67,7 @@ exam: $(READY)
 	$(BIN)/python -m tests.exam.run
 	$(BIN)/python -m tests.exam.values_run
 	$(BIN)/python -m pytest -q -m exam
+	EXAMPLES_TIMES=10 $(BIN)/python -m pytest -q -m hypothesis
 
 bench: $(READY)
 	$(BIN)/python bench/compiling/srg_speed.py --json bench/results/srg_speed.json

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
+
+from tests.examples import examples
 
 aten = torch.ops.aten
 SIDE = 4
@@ -82,14 +83,7 @@ PROGRAMS = st.builds(
 
 
 #: The same examples in every run, and no time limit for each.
-DETERMINISTIC = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    max_examples=150,
-    phases=(Phase.generate, Phase.shrink),
-    suppress_health_check=list(HealthCheck),
-)
+DETERMINISTIC = examples(50)
 
 
 def build(program: Program, prefix: str = "") -> GraphModule:

@@ -134,4 +134,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Count in this process."""
-    config.pluginmanager.register(Times(config.getoption("--suite-times")), "suite-times")
+    file = None if hasattr(config, "workerinput") else config.getoption("--suite-times")
+    config.pluginmanager.register(Times(file), "suite-times")

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.rows import SCHEMA, Rows, parse_devices, read_devices
 from djinn_fx.units import parse_bytes
+from tests.examples import examples
 
 ROW: dict[str, Any] = {
     "kind": "cuda",
@@ -168,7 +169,7 @@ GOOD = yaml.safe_dump(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(60)
 @given(place=st.integers(0, len(GOOD)), gone=st.integers(0, 12), new=st.text("{}[]:&*!#,-'\" \n0ax", max_size=6))
 @example(place=0, gone=0, new="\t")
 def test_a_damaged_file_is_read_or_refused_by_one_error_with_its_name(place: int, gone: int, new: str) -> None:
@@ -181,7 +182,7 @@ def test_a_damaged_file_is_read_or_refused_by_one_error_with_its_name(place: int
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates())
 
 
-@settings(max_examples=150, deadline=None)
+@examples(60)
 @given(
     field=st.sampled_from(
         sorted({*ROW, "aliases", "processors", "clock", "cache", "retrieved", "efficiency", "title"})

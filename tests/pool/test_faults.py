@@ -77,7 +77,7 @@ def test_time_that_others_took_the_processor_is_not_counted(mark: str) -> None:
         pool = pool_of(nice=5)
         Waiter(pool, job()).artefact()  # the child is there
         with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
-            outcome = Waiter(pool, job("work", cpu=0.6, timeout_s=0.9)).outcome()
+            outcome = Waiter(pool, job("work", cpu=0.6, timeout_s=1.5)).outcome()
             other.kill()
         pool.close()
     finally:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from djinn_fx.costmodels.laws.fusion import POLICIES, Policy, kernels, policy_of
 from djinn_fx.costmodels.work.work import Read, Work, WorkGraph
 from djinn_fx.settings.table import ENGINE_NAMES
 from tests.costmodels.workloads import chain, graph, linear, pointwise, rowwise, view
+from tests.examples import examples
 
 N = 1000
 
@@ -112,7 +113,7 @@ def programs(draw: st.DrawFn) -> WorkGraph:
     return graph(ops, edges, draw(st.lists(st.integers(0, size - 1), min_size=1)))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(60)
 @given(works=programs(), engine=st.sampled_from(ENGINE_NAMES))
 def test_kernels_hold_every_op_once_and_can_be_ordered(works: WorkGraph, engine: str) -> None:
     """No op is lost or done twice, no operation either, and no two kernels wait for each other."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from djinn_fx.errors import SettingsError, UnitError
@@ -27,6 +27,7 @@ from djinn_fx.hardware.topology.presets import preset
 from djinn_fx.hardware.topology.sharing import transfer_times
 from djinn_fx.hardware.topology.topology import Topology
 from djinn_fx.units import format_bandwidth, parse_bandwidth, parse_seconds
+from tests.examples import examples
 
 PLAIN = LinkClass(name="plain", kind="other", bandwidth_bytes_s=1e9, latency_s=1e-3, source="test")
 
@@ -184,7 +185,7 @@ def test_alone_a_transfer_takes_what_the_topology_says(name: str, nbytes: int) -
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc"), st.integers(1, 10**9)), min_size=1, max_size=6)
 )
-@settings(max_examples=100, deadline=None)
+@examples(60)
 def test_no_medium_carries_more_than_it_can_and_company_never_helps(transfers: list[tuple[str, str, int]]) -> None:
     one = star(a=1e9, b=3e8, c=1e8)
     times = transfer_times(one, transfers)

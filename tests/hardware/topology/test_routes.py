@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from djinn_fx.errors import SettingsError
@@ -16,6 +16,7 @@ from djinn_fx.hardware.topology.nodes import FORWARDING, Node
 from djinn_fx.hardware.topology.presets import preset
 from djinn_fx.hardware.topology.routes import PathTable, Route
 from djinn_fx.hardware.topology.topology import Topology, cheapest
+from tests.examples import examples
 
 SIZES = (0, 1, 1_000, 1_000_000, 10**9)
 
@@ -112,7 +113,7 @@ def topologies(draw: st.DrawFn) -> Topology:
 
 
 @given(topologies())
-@settings(max_examples=150, deadline=None)
+@examples(60)
 def test_the_table_holds_the_best_of_all_ways_for_each_size(one: Topology) -> None:
     for source, target in itertools.permutations(NAMES, 2):
         ways = list(simple_paths(one, source, target))
@@ -129,7 +130,7 @@ def everything(table: PathTable) -> dict[tuple[str, str], tuple[Route, ...]]:
 
 
 @given(topologies(), st.lists(st.tuples(st.booleans(), st.sampled_from(NAMES)), max_size=8))
-@settings(max_examples=200, deadline=None)
+@examples(60)
 def test_after_any_churn_the_table_equals_a_rebuild(one: Topology, events: list[tuple[bool, str]]) -> None:
     table = PathTable(one)
     everything(table)

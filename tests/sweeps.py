@@ -1,0 +1,13 @@
+"""Parts of wide sweeps: a fixed third in ``make test``, the others in ``make exam``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+
+def third_of(cases: Sequence[Any]) -> list[Any]:
+    """As parameters of a test: every third for ``make test``, the others marked ``exam``."""
+    return [pytest.param(one, marks=() if number % 3 == 0 else pytest.mark.exam) for number, one in enumerate(cases)]
