@@ -26,8 +26,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 ENGINE_TESTS := tests/engines/onnx/test_trial.py tests/engines/onnxruntime/test_engine.py tests/engines/openvino/test_engine.py \
 	tests/engines/onnx tests/engines/tensorrt tests/backend/test_choice.py
 
-.PHONY: test test-fast tests check-format check-rules check-types check-rooms test-engines test-newest test-oldest lint demo exam bench gpu format table tensorrt-table onnx-table \
-	constraints clean
+#: The graph and what is decided on it; building, keeping, guarding; a model through torch.compile.
+CORE_TESTS := tests/srg tests/passes tests/golden tests/runtime tests/compiling tests/dispatch tests/guard tests/store tests/settings \
+	tests/files tests/costmodels tests/backend/test_inference.py tests/backend/test_fallback.py tests/backend/test_options.py
+
+.PHONY: test test-fast tests check-format check-rules check-types check-rooms test-engines test-newest test-oldest \
+	lint demo exam bench gpu format table tensorrt-table onnx-table constraints clean
 
 # Static checks beside the tests: what either finds is told, and either's failure is make's.
 test: $(READY)
@@ -35,6 +39,10 @@ test: $(READY)
 
 tests: $(READY)
 	$(PYTEST) -m "not exam" --durations=10
+
+# For the edit loop: the core, at most three minutes on two cores.
+test-fast: $(READY)
+	$(PYTEST) -m "not exam and not slow" $(CORE_TESTS)
 
 # The engines' tests on the newest and on the oldest libraries that the extras allow, each in an environment of its own.
 # Run both before a bound in setup.py is moved, and before an issue is resolved.

@@ -11,3 +11,12 @@ import pytest
 def third_of(cases: Sequence[Any]) -> list[Any]:
     """As parameters of a test: every third for ``make test``, the others marked ``exam``."""
     return [pytest.param(one, marks=() if number % 3 == 0 else pytest.mark.exam) for number, one in enumerate(cases)]
+
+
+def in_turn(rows: Sequence[Any], columns: Sequence[Any]) -> list[Any]:
+    """Pairs as parameters of a test: every row once for ``make test``, columns by turns; the others marked ``exam``."""
+    return [
+        pytest.param(row, column, marks=() if place == number % len(columns) else pytest.mark.exam)
+        for number, row in enumerate(rows)
+        for place, column in enumerate(columns)
+    ]

@@ -26,7 +26,7 @@ from tests.exam.ops import Question, all_ops, differences, part_of, questions
 #: Of each op.
 SAMPLES = 2
 #: Questions that pass, and graphs that are cut, of the whole database.
-BAR, CUT = 1000, 250
+BAR, CUT = 1000, 200
 #: What the database itself seeds with, around each call of a random op.
 SEED = 42
 

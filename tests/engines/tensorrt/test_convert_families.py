@@ -19,6 +19,7 @@ from tests.engines.tensorrt.converting import run, same
 from tests.engines.tensorrt.making import needs_tensorrt
 from tests.families import DECODERS, SEQ2SEQ, TEXT_ENCODERS, VISION, ids, noise
 from tests.families import build as model_of
+from tests.sweeps import in_turn
 
 pytestmark = needs_tensorrt
 
@@ -121,8 +122,7 @@ def convert_and_build(family: str, dtype: torch.dtype, dynamic: bool) -> None:
         assert len(header["inputs"]) == len(conversion.inputs)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "dtype"), in_turn(list(FAMILIES), DTYPES), ids=str)
 def test_a_family_is_converted_and_built(family: str, dtype: torch.dtype) -> None:
     convert_and_build(family, dtype, False)
 
