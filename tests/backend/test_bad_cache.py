@@ -23,7 +23,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
     graphs: dict[bytes, torch.fx.GraphModule] = {}
 
-    def compile_one(self: InductorEngine, region: RegionGraph) -> Artefact:
+    def compile_one(self: InductorEngine, region: RegionGraph, *, alone: bool = False) -> Artefact:
         made.append(region.label)
         payload = f"artefact {region.structural_hash}".encode()
         graphs[payload] = region.gm
@@ -45,7 +45,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-MODULE = stacked(layers=12)
+MODULE = stacked(layers=8)
 X = torch.randn(5, 6)
 
 

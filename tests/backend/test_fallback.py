@@ -34,7 +34,7 @@ def last_fails(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Inductor fails on the region that holds the head; the list names the regions it was asked for."""
     asked: list[str] = []
 
-    def compile_one(self: InductorEngine, region: RegionGraph) -> Artefact:
+    def compile_one(self: InductorEngine, region: RegionGraph, *, alone: bool = False) -> Artefact:
         asked.append(region.label)
         if "repeat" not in region.label and "layers" not in region.label:
             raise EngineError(f"inductor could not compile {region.label}: out of luck")
@@ -114,7 +114,7 @@ def test_inductor_really_fails() -> None:
 
 def test_a_region_the_engine_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inductor has nothing to do for a region that only computes sizes: it runs eagerly, and says so."""
-    monkeypatch.setattr(InductorEngine, "compile", lambda self, region: _eager_artefact(region))
+    monkeypatch.setattr(InductorEngine, "compile", lambda self, region, **_: _eager_artefact(region))
 
     def function(x: torch.Tensor) -> torch.Tensor:
         half = x.shape[0] // 2 + 1

@@ -33,7 +33,7 @@ def any_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Regions give back results laid out the other way round, and take arguments only as they were traced."""
     ours = EagerEngine.compile
 
-    def compile_(self: EagerEngine, region: RegionGraph) -> Artefact:
+    def compile_(self: EagerEngine, region: RegionGraph, *, alone: bool = False) -> Artefact:
         made = ours(self, region)
         run: Any = made.ready
         traced = [fake_value(node) for node in region.gm.graph.find_nodes(op="placeholder")]
