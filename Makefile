@@ -30,7 +30,7 @@ ENGINE_TESTS := tests/engines/onnx/test_trial.py tests/engines/onnxruntime/test_
 CORE_TESTS := tests/srg tests/passes tests/golden tests/runtime tests/compiling tests/dispatch tests/guard tests/store tests/settings \
 	tests/files tests/costmodels tests/backend/test_inference.py tests/backend/test_fallback.py tests/backend/test_options.py
 
-.PHONY: test test-fast tests check-format check-rules check-types check-rooms test-engines test-newest test-oldest \
+.PHONY: test test-fast tests check-format check-rules check-types check-rooms test-engines test-newest test-oldest versions test-version \
 	lint demo exam bench gpu format table tensorrt-table onnx-table constraints clean
 
 # Static checks beside the tests: what either finds is told, and either's failure is make's.
@@ -56,6 +56,15 @@ test-oldest:
 test-engines: $(READY)
 	$(BIN)/python -m pip list 2>/dev/null | grep -iE '^(torch|onnx|openvino|tensorrt|numpy|protobuf)' || true
 	$(PYTEST) -m "not exam" --durations=5 $(ENGINE_TESTS)
+
+# The backend's, the engines' and the passes' tests on the oldest and on the newest Python and torch that are promised. By hand
+# before a release: gigabytes of wheels, half an hour each.
+versions:
+	$(MAKE) test-version VENV=.venv-3.10 PYTHON=python3.10 TORCH=torch==2.11.0
+	$(MAKE) test-version VENV=.venv-3.13 PYTHON=python3.13 TORCH=torch==2.14.1
+
+test-version: $(READY)
+	$(PYTEST) -m "not exam" --durations=5 tests/backend tests/engines tests/passes
 
 lint: check-format check-rules check-types check-rooms
 check-format: $(READY)
@@ -115,7 +124,7 @@ constraints:
 	$(BIN)/python tools/constraints.py
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-3.10 .venv-3.13 build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # torch first, then everything else with the same pin, so that pip cannot exchange it for another build.
 # What builds packages is installed first, and is then not fetched anew by each build.

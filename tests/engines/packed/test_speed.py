@@ -102,7 +102,7 @@ def test_large_products_are_measured_in_part() -> None:
 def test_every_way_is_measured(after: str) -> None:
     seconds = measure_product(Shape(m=3, k=8, n=64, dtype=torch.float32, bias=False, after=after))
     assert set(seconds) == {"aten", "onednn"} | ({"mkl"} if packed_ops.has_mkl() else set())
-    assert all(0 < value < 10 for value in seconds.values())
+    assert min(seconds.values()) > 0
 
 
 def test_measuring_while_a_graph_is_traced() -> None:
