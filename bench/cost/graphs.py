@@ -170,7 +170,7 @@ def _counters(region: RegionGraph) -> list[int]:
     """The places of small inputs that the graph writes: how far a cache is filled. A call must find them unchanged."""
     from djinn_fx.srg.effects import written_places
 
-    return [place for place in written_places(region.gm) if region.example_inputs[place].numel() <= _COUNTER]
+    return [place for place in written_places(region.gm.graph) if region.example_inputs[place].numel() <= _COUNTER]
 
 
 # -- a captured graph again ------------------------------------------------------------------------------------------

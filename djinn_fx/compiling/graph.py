@@ -26,10 +26,10 @@ from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.compiling.learning import learning
 from djinn_fx.compiling.pricing import pricing_for
 from djinn_fx.compiling.readiness import HANDLES, GraphHandle
-from djinn_fx.compiling.refused_plans import told_of_refusals
 from djinn_fx.compiling.session import compile_session
 from djinn_fx.dispatch.build import Builder, tier_names
 from djinn_fx.dispatch.memory import MEMORY
+from djinn_fx.dispatch.refusals import told_of_refusals
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.engines.here import here_digest
 from djinn_fx.engines.inductor.prewarm import prewarm

@@ -14,6 +14,7 @@ from djinn_fx.engines.base import RegionGraph, as_runner
 from djinn_fx.engines.keys import Guards, symbol_places
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.engines import EAGER
+from djinn_fx.srg.effects import written_nodes
 from djinn_fx.srg.extract import extract, input_value
 from djinn_fx.srg.form.hashing import canonical_form
 from djinn_fx.srg.graph import SRG
@@ -120,7 +121,7 @@ def region_graph(srg: SRG, region: Region) -> RegionGraph:
 
 def _weights(srg: SRG, region: Region) -> tuple[int, ...]:
     """Places of the inputs that are parameters, buffers or constants and are not written anywhere in the graph."""
-    written = {node.args[0] for node in srg.nodes if node.target is torch.ops.aten.copy_.default}
+    written = {one for node in srg.nodes for one in written_nodes(node)}
     inputs = [srg.node(name) for name in region.inputs]
     kinds = (Residency.PARAMETER, Residency.BUFFER, Residency.CONSTANT)
     return tuple(

@@ -121,7 +121,7 @@ def guarded(
         facts=facts,
         checks=verify != "off",
         every=sampling(verify),
-        mutated=tuple(sorted({*mutated, *(written_places(region.gm) if region is not None else ())})),
+        mutated=tuple(sorted({*mutated, *(written_places(region.gm.graph) if region is not None else ())})),
         on_quarantine=on_quarantine,
         reproduce=reproduce,
         high_precision=high_precision,

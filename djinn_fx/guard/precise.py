@@ -20,7 +20,7 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule, Interpreter, Node
 
 from djinn_fx.guard.tolerance import only_moves
-from djinn_fx.srg.effects import is_random
+from djinn_fx.srg.effects import is_random, written_arguments
 from djinn_fx.srg.graph import fake_value, tensors_of
 
 #: Ops whose result is not a function of real numbers: bits read as another type, memory nobody wrote.
@@ -73,8 +73,7 @@ def _has_form(node: Node) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _is_of_numbers(target: OpOverload) -> bool:
-    written = any(argument.alias_info and argument.alias_info.is_write for argument in target._schema.arguments)
-    if written and target is not torch.ops.aten.copy_.default:
+    if written_arguments(target) and target is not torch.ops.aten.copy_.default:
         return False
     return target.namespace in ("aten", "prims") and target.name() not in _NO_NUMBERS
 

@@ -7,32 +7,38 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload
-from torch.fx import GraphModule, Node
-
-
-def written_places(gm: GraphModule) -> tuple[int, ...]:
-    """Places of the inputs that a graph writes into, directly or through a view."""
-    places = {node: place for place, node in enumerate(gm.graph.find_nodes(op="placeholder"))}
-    found: set[int] = set()
-    for node in gm.graph.nodes:
-        if not isinstance(node.target, OpOverload):
-            continue
-        for place in _written_arguments(node.target):
-            given = node.args[place] if place < len(node.args) else None
-            found.update(places[one] for one in map(_base, _nodes(given)) if one in places)
-    return tuple(sorted(found))
+from torch.fx import Graph, GraphModule, Node
 
 
 @functools.lru_cache(maxsize=4096)
-def _written_arguments(target: OpOverload) -> tuple[int, ...]:
+def written_arguments(target: Any) -> tuple[tuple[int, str], ...]:
+    """Places and names of the arguments that a call of an operator writes into, by its schema; else nothing."""
+    if not isinstance(target, OpOverload) or not target._schema.is_mutable:
+        return ()
     arguments = enumerate(target._schema.arguments)
-    return tuple(place for place, one in arguments if one.alias_info is not None and one.alias_info.is_write)
+    return tuple(
+        (place, one.name) for place, one in arguments if one.alias_info is not None and one.alias_info.is_write
+    )
 
 
-def _nodes(value: Any) -> list[Node]:
-    if isinstance(value, (list, tuple)):
-        return [one for one in value if isinstance(one, Node)]
-    return [value] if isinstance(value, Node) else []
+def writes(node: Node) -> bool:
+    """Whether a call writes into an argument."""
+    return bool(written_arguments(node.target))
+
+
+def written_nodes(node: Node) -> list[Node]:
+    """The nodes whose values a call writes into."""
+    found: list[Node] = []
+    for place, name in written_arguments(node.target):
+        given = node.args[place] if place < len(node.args) else node.kwargs.get(name)
+        found += [one for one in (given if isinstance(given, (list, tuple)) else (given,)) if isinstance(one, Node)]
+    return found
+
+
+def written_places(graph: Graph) -> tuple[int, ...]:
+    """Places of the inputs that a graph writes into, directly or through a view."""
+    written = {_base(one) for node in graph.nodes for one in written_nodes(node)}
+    return tuple(place for place, node in enumerate(graph.find_nodes(op="placeholder")) if node in written)
 
 
 def _base(node: Node) -> Node:

@@ -14,6 +14,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import GraphModule, Node
 
 from djinn_fx.errors import LoweringError
+from djinn_fx.srg.effects import written_nodes
 from djinn_fx.srg.graph import SRG, fake_value, size_hint, tensors_of
 from djinn_fx.srg.record import GraphKind, OpRecord, Residency, Size, TensorMeta
 
@@ -40,7 +41,7 @@ def lower(
     storages: dict[Any, int] = {}
     for node in gm.graph.nodes:
         outputs = tuple(_tensor_meta(tensor, storages) for tensor in tensors_of(_value(gm, node)))
-        mutates = _mutated_inputs(node)
+        mutates = tuple(one.name for one in written_nodes(node))
         srg.set_record(
             node,
             OpRecord(
@@ -137,18 +138,8 @@ def _tensor_meta(tensor: torch.Tensor, storages: dict[Any, int]) -> TensorMeta:
 
 
 def _mutated_inputs(node: Node) -> tuple[str, ...]:
-    """Input nodes whose memory the op writes, read off its schema."""
-    if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
-        return ()
-    names = []
-    for position, argument in enumerate(node.target._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        value = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
-        for item in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(item, Node):
-                names.append(item.name)
-    return tuple(names)
+    """Input nodes whose memory the op writes."""
+    return tuple(one.name for one in written_nodes(node))
 
 
 def _is_view(node: Node, outputs: tuple[TensorMeta, ...], srg: SRG) -> bool:

@@ -109,7 +109,7 @@ class _Conditions:
                 written.append((self._places[node.args[0]], len(values)))
                 values.append(node.args[1])
                 self._graph.erase_node(node)
-        if written_places(self._gm):
+        if written_places(self._gm.graph):
             raise EngineError(f"inductor: {self._region.label}: it writes before its indices are known to be good")
         with self._graph.inserting_before(output):
             flag = self._flags[0]

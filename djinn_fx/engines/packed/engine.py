@@ -21,7 +21,7 @@ from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCall
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.packed import ops as packed_ops
-from djinn_fx.engines.packed.graph import convolutions, products, rewritten, written_places
+from djinn_fx.engines.packed.graph import convolutions, products, rewritten
 from djinn_fx.engines.packed.refusal import why_nothing_is_packed
 from djinn_fx.engines.packed.session import PackedPlan
 from djinn_fx.engines.packed.speed import ProductSpeed
@@ -29,6 +29,7 @@ from djinn_fx.errors import EngineError
 from djinn_fx.files.private import default_cache_dir
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.effects import writes, written_places
 from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
 from djinn_fx.srg.graph import fake_value, tensors_of
 
@@ -82,8 +83,7 @@ class PackedEngine:
             )
             if odd is not None:
                 return f"a tensor on {odd.device} with layout {odd.layout}"
-            schema = getattr(node.target, "_schema", None)
-            if schema is not None and schema.is_mutable and node.target is not torch.ops.aten.copy_.default:
+            if writes(node) and node.target is not torch.ops.aten.copy_.default:
                 return f"{node.target} writes in place"
         graph = rewritten(region.gm, region.weights).graph
         if not products(graph) and not convolutions(graph):

@@ -26,6 +26,7 @@ from djinn_fx.engines.packed.alias import (
 )
 from djinn_fx.engines.packed.caches import write_caches_in_place
 from djinn_fx.engines.packed.conv import find_convolutions
+from djinn_fx.srg.effects import writes
 from djinn_fx.srg.graph import fake_value
 
 aten = torch.ops.aten
@@ -60,7 +61,7 @@ def rewritten(gm: GraphModule, weights: tuple[int, ...], *, compiled: bool = Fal
     made = GraphModule(gm, graph, class_name="PackedRegion")
     _drop_copies(graph)
     _restore_gelu(graph)
-    if not compiled and not any(map(_writes, graph.nodes)):  # an op fused to a convolution moves: not across a write
+    if not compiled and not any(map(writes, graph.nodes)):  # an op fused to a convolution moves: not across a write
         find_convolutions(graph, constants(graph, weights))
     _find_products(graph, weights)
     _drop_copies(graph)
@@ -77,12 +78,6 @@ def constants(graph: Graph, weights: tuple[int, ...]) -> frozenset[Node]:
     placeholders = graph.find_nodes(op="placeholder")
     given = [placeholders[place] for place in weights]
     return foldable(graph, given) | frozenset(given) | frozenset(graph.find_nodes(op="get_attr"))
-
-
-def written_places(graph: Graph) -> tuple[int, ...]:
-    """The places of the inputs that a region writes to."""
-    written = {node.args[0] for node in graph.nodes if node.op == "call_function" and _writes(node)}
-    return tuple(place for place, node in enumerate(graph.find_nodes(op="placeholder")) if node in written)
 
 
 def products(graph: Graph) -> list[Node]:
@@ -114,11 +109,6 @@ def _drop_dead(graph: Graph) -> None:
             graph.erase_node(node)
 
 
-def _writes(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)
-
-
 def _drop_copies(graph: Graph) -> None:
     """Remove views to the shape that is there, and copies that nobody could tell from what they copy."""
     for node in list(graph.nodes):
@@ -141,7 +131,7 @@ def _copy_is_needless(graph: Graph, node: Node, source: Node) -> bool:
     """Nobody writes to either, no two results come to share memory, and the source is the region's own."""
     roots = Roots(graph)
     ours = roots.of(source)
-    if any(root.op != "call_function" or not is_fresh(root) for root in ours) or any(map(_writes, graph.nodes)):
+    if any(root.op != "call_function" or not is_fresh(root) for root in ours) or any(map(writes, graph.nodes)):
         return False
     return not ours & roots.returned or not roots.of(node) & roots.returned
 
@@ -259,7 +249,7 @@ def _unfolds(view: Node, lead: Any, n: Any) -> bool:
 
 def _fuse_after(graph: Graph) -> None:
     """Take one pointwise op into each product whose result nobody else reads."""
-    if any(map(_writes, list(graph.nodes)[:-1])) and _writes_early(graph):
+    if any(map(writes, list(graph.nodes)[:-1])) and _writes_early(graph):
         return  # a product is moved to where its second operand is: not across a write
     for node in products(graph):
         user = next(iter(node.users)) if len(node.users) == 1 else None
@@ -281,7 +271,7 @@ def _writes_early(graph: Graph) -> bool:
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        if _writes(node):
+        if writes(node):
             seen = True
         elif seen:
             return True

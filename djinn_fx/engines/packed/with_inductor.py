@@ -22,12 +22,13 @@ from djinn_fx.engines.here import here_digest
 from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.engines.packed import ops as packed_ops
 from djinn_fx.engines.packed.engine import PackedEngine, fed_of, speeds_of
-from djinn_fx.engines.packed.graph import product_fields, products, rewritten, written_places
+from djinn_fx.engines.packed.graph import product_fields, products, rewritten
 from djinn_fx.engines.packed.session import is_exact, rows_of, shape_of
 from djinn_fx.engines.packed.speed import ProductSpeed
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.effects import written_places
 from djinn_fx.srg.graph import fake_value
 
 #: Raised when what this module hands to Inductor changes; part of every key.

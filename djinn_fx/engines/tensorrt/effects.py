@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import torch
 from torch.fx import Graph, Node
 
 from djinn_fx.engines.tensorrt.support import Refused
+from djinn_fx.srg.effects import written_nodes
 from djinn_fx.srg.graph import fake_value, tensors_of
 
 
@@ -43,7 +43,7 @@ class Effects:
                 self._look(node)
 
     def _look(self, node: Node) -> None:
-        for written in _written(node):
+        for written in written_nodes(node):
             self.writers.append(node)
             keys = [_storage(tensor) for tensor in tensors_of(fake_value(written))]
             whole = self._whole(written)
@@ -117,17 +117,3 @@ class Effects:
 
 def _storage(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def _written(node: Node) -> list[Node]:
-    """The arguments whose memory a call writes."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return []
-    found: list[Node] = []
-    for place, argument in enumerate(schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        given: Any = node.kwargs.get(argument.name, node.args[place] if place < len(node.args) else None)
-        found += [one for one in (given if isinstance(given, (list, tuple)) else [given]) if isinstance(one, Node)]
-    return found

@@ -121,7 +121,7 @@ class Reproducer:
             ],
             devices=_devices(self.region),
             weights=list(self.region.weights),
-            mutated=list(written_places(self.region.gm)),
+            mutated=list(written_places(self.region.gm.graph)),
             inputs=inputs,
             settings=_compiling(self.settings),
             fingerprint=dict(self.fingerprint),
