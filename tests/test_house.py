@@ -133,3 +133,16 @@ def test_nobody_asks_an_engine_or_a_runner_by_getattr(repo: Path) -> None:
                     subject = ast.unparse(node.args[0])
                     found += [f"{path.name}: {ast.unparse(node)}"] if asked.search(subject) else []
     assert found == []
+
+
+# -- the map -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_map_leads_to_files_that_are_there(repo: Path) -> None:
+    page = (repo / "docs" / "architecture.md").read_text("utf-8")
+    part = page.split("## I want to change")[1].split("\n## ")[0]
+    rows = [line for line in part.splitlines() if line.startswith("| ")]
+    paths = [path for row in rows[2:] for path in re.findall(r"`([\w/.]+/[\w.]+)`", row.split("|")[2])]
+    assert len(rows) - 2 >= 25
+    assert len(paths) >= len(rows) - 2
+    assert [path for path in paths if not (repo / path).exists()] == []
