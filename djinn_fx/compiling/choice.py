@@ -21,7 +21,7 @@ from djinn_fx.dispatch.build import Builder, Built, tier_names
 from djinn_fx.dispatch.contests.by_size import ContestBySize
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import Contestants
-from djinn_fx.dispatch.contests.decisions import Decision, decision_key, recall, remember
+from djinn_fx.dispatch.contests.decisions import Decision, Memory, decision_key
 from djinn_fx.dispatch.lazy import LazyRegion
 from djinn_fx.dispatch.region import RegionBuild, region_graph
 from djinn_fx.dispatch.standby import Standby
@@ -123,7 +123,7 @@ class _Choice:
         """The contest; the Reasons, if no engine takes the graph whole, or another one was found to be the fastest."""
         names = self._names
         places = symbol_places(self._graph.example_inputs)
-        known = None if places else self._known(())
+        known = None if places else self._memory(()).known
         if known is not None and known.engine not in (EAGER, *names):
             return (_chosen_before(known, self._region),)
         if known is not None and known.engine in names:
@@ -177,9 +177,8 @@ class _Choice:
         fingerprints = [one.fingerprint() for one in engines if one.capability().can_build]
         return decision_key(self._graph.structural_hash, self._graph.weights, sizes, fingerprints)
 
-    def _known(self, sizes: Sequence[int]) -> Decision | None:
-        key = self._key(sizes)
-        return recall(self._store, key) if key else None
+    def _memory(self, sizes: Sequence[int]) -> Memory:
+        return Memory(self._store, self._key(sizes), self._region.label)
 
     @property
     def _tries_inductor(self) -> bool:
@@ -220,18 +219,12 @@ class _Choice:
 
     def _contest(self, contestants: Contestants, cut: Standby | None, sizes: Sequence[int]) -> Contest:
         """The contest for calls of about these sizes."""
-        key, known = self._key(sizes), self._known(sizes)
-
-        def decided(name: str, seconds: Mapping[str, float]) -> None:
-            if key and len(seconds) > 1:
-                remember(self._store, key, self._region.label, name, seconds)
-
+        memory = self._memory(sizes)
         return contestants.contest(
             *([cut.entrant()] if cut is not None and self._tries_inductor else []),
             standby=cut if not self._tries_inductor else None,
-            decided=decided,
+            memory=memory,
             timed=None if sizes else self._learning(),
-            remembered=known.engine if known is not None else None,
         )
 
     def _learning(self) -> Callable[[Mapping[str, Sequence[float]]], None] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from djinn_fx.dispatch.checks import Checks
 from djinn_fx.dispatch.contests.contest import Contest
+from djinn_fx.dispatch.contests.decisions import Memory
 from djinn_fx.dispatch.contests.entrant import Entrant
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.dispatch.standby import Standby
@@ -50,16 +51,15 @@ class Contestants:
     def contest(
         self,
         *others: Entrant,
-        decided: Callable[[str, Mapping[str, float]], None] | None = None,
+        memory: Memory | None = None,
         timed: Callable[[Mapping[str, Sequence[float]]], None] | None = None,
-        remembered: str | None = None,
         standby: Standby | None = None,
     ) -> Contest:
         """A contest between the engines, these others, and the region's own ops where they may take part.
 
         With ``standby`` for when all of them refuse.
         """
-        told = _Told()
+        told, known = _Told(), memory.known if memory is not None else None
         entrants = [self._entrant(one, told) for one in self._made]
         entrants += [self._other(one, told) for one in others]
         if self._settings.engine == "auto" or EAGER in self._settings.engines:
@@ -69,9 +69,9 @@ class Contestants:
             entrants=entrants,
             reference=self._reference,
             waits=self._settings.compile == "blocking",
-            decided=decided,
+            decided=memory.decided if memory is not None else None,
             timed=timed,
-            remembered=remembered,
+            remembered=known.engine if known is not None else None,
             releases=not self._sizes_differ,
             standby=(lambda: self._other(standby.entrant(), told)) if standby is not None else None,
         )

@@ -89,3 +89,22 @@ def recall(store: Store | None, key: str) -> Decision | None:
         return None
     known = {str(name): float(value) for name, value in seconds.items() if isinstance(value, (int, float))}
     return Decision(engine=str(header.get("engine")), seconds=known, created=str(header.get("created")))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one contest knows of earlier ones, and tells later ones; of nothing where there is no store or no key."""
+
+    store: Store | None
+    key: str
+    label: str
+
+    @property
+    def known(self) -> Decision | None:
+        """The outcome of an earlier trial."""
+        return recall(self.store, self.key) if self.key else None
+
+    def decided(self, engine: str, seconds: Mapping[str, float]) -> None:
+        """Keep an outcome, if there was somebody to beat."""
+        if self.key and len(seconds) > 1:
+            remember(self.store, self.key, self.label, engine, seconds)
