@@ -63,7 +63,7 @@ class Timing:
 
 
 class KnownTimes(Protocol):
-    """Where measured times are kept (``engines/region_times.py``)."""
+    """Where measured times are kept (``compiling/region_times.py``)."""
 
     def time(self, structural_hash: str, engine: str) -> Timing | None:
         """What a region took on an engine, here and with these versions and threads; None if nobody knows."""

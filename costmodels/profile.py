@@ -99,7 +99,7 @@ class Profile:
         threads: numbers of threads that were measured, ascending.
         noise: how well times repeat here, by name: shares, see ``calibrate.noise``.
         samples: how many there were.
-        fitted: the parameters, as ``costmodels.fit.fit`` gives them.
+        fitted: the parameters, as ``costmodels.laws.fit.fit`` gives them.
     """
 
     made: str

@@ -1,7 +1,7 @@
 """What building a region costs and what it saves: orders of magnitude from which "does it pay" is judged.
 
 The figures are medians of this project's own benches on one machine (2 cores of a 2.8 GHz Xeon); a build that was
-measured in this process replaces them (see ``engines/pays.py``).
+measured in this process replaces them (see ``dispatch/contests/pays.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PLAN_PER_OP_S = 0.004
 
 #: Share of a region's eager run time that an engine saves. Inductor: 24-layer Llama on a CPU, steady 0.0865 s a call
 #: against eager's 0.1050 s (bench/results/compile_time_llama24.json). TensorRT: never measured by us on a GPU, so
-#: no better than Inductor's is assumed. Other engines are tried on real calls instead (``engines/contest.py``).
+#: no better than Inductor's is assumed. Other engines are tried on real calls instead (``dispatch/contests/contest.py``).
 SAVED_SHARE = {INDUCTOR: 0.18, TENSORRT: 0.18}
 
 #: Seconds to build one op: TensorRT builds a whole decoder layer in the time Inductor needs for a few ops; these others

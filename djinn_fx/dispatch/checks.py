@@ -1,7 +1,7 @@
 """The check of what engines made of one region, and the note on disk that it was passed.
 
 Who passed once, on this machine and with these versions, needs the region's own ops beside it no more: a later process
-may run the artefact without tracing the model (``runtime/graph_cache.py``).
+may run the artefact without tracing the model (``saved/torch_cache.py``).
 """
 
 from __future__ import annotations

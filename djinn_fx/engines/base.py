@@ -159,7 +159,7 @@ class BuildRequest:
     """What a child process needs to build a region.
 
     Attributes:
-        worker: name of the builder, see ``engines.pool.jobs.WORKERS``.
+        worker: name of the builder, see ``pool.jobs.WORKERS``.
         request: a JSON object for it.
         blobs: bytes that go with it.
         identity: what the artefact's key holds in the place of the region's structural hash; None for that hash.

@@ -1,4 +1,4 @@
-"""Who takes part in a contest (``engines/contest.py``), and how it stands."""
+"""Who takes part in a contest (``dispatch/contests/contest.py``), and how it stands."""
 
 from __future__ import annotations
 

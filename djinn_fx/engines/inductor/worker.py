@@ -1,4 +1,4 @@
-"""Building an Inductor artefact in a child process, from plain data. See ``engines.pool.jobs.WORKERS``."""
+"""Building an Inductor artefact in a child process, from plain data. See ``pool.jobs.WORKERS``."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class GraphBuilder:
         #: What the model gives, in order.
         self.given_back: list[Value] = []
         self._required: list[Value] = []
-        #: Looks at small tensors so far (``needs.py``).
+        #: Looks at small tensors so far (``conditions/floats.py``).
         self.looks = 0
         #: Whether a run may write before the conditions are read: torch then writes the same places again.
         self.writes_first = True
