@@ -18,7 +18,7 @@ PLAN_PER_OP_S = 0.004
 
 #: Share of a region's eager run time that an engine saves. Inductor: 24-layer Llama on a CPU, steady 0.0865 s a call
 #: against eager's 0.1050 s (bench/results/compile_time_llama24.json). TensorRT: never measured by us on a GPU, so
-#: no better than Inductor's is assumed. Other engines are tried on real calls instead (``dispatch/contests/contest.py``).
+#: no better than Inductor's is assumed. Other engines are tried on real calls instead (``contests/contest.py``).
 SAVED_SHARE = {INDUCTOR: 0.18, TENSORRT: 0.18}
 
 #: Seconds to build one op: TensorRT builds a whole decoder layer in the time Inductor needs for a few ops; these others

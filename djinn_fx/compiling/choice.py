@@ -2,7 +2,7 @@
 
 OpenVINO, ONNX Runtime and packed linears do best with the whole graph and copies of its weights; Inductor with one
 artefact for many layers. So the whole graph is one piece of work, for which each of the former is an entrant of a
-contest (``dispatch/contests/contest.py``), and the plan's regions, run one after the other, are one more. A graph that none of
+contest (``contests/contest.py``), and the plan's regions, run one after the other, are one more. A graph that none of
 them takes whole is cut, and they are asked for each region.
 """
 

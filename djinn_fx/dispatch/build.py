@@ -1,7 +1,7 @@
 """From a plan to callables: each distinct region is looked up in memory, then on disk, then compiled or sent to be.
 
 Engines are asked in order, the best first. In blocking mode the first that can serve a region does. Otherwise the
-region runs on what is in the cache, or on its own ops, while the better engines are built (:mod:`djinn_fx.dispatch.lazy`).
+region runs on what is in the cache, or on its own ops, while the better engines are built (``lazy.py``).
 """
 
 from __future__ import annotations

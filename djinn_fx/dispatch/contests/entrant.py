@@ -91,7 +91,7 @@ class Entrant:
         self.run = as_runner(run)
 
     def unwrap(self) -> None:
-        """Go straight to the engine where none of its answers is ever compared (``engines/guard``)."""
+        """Go straight to the engine where none of its answers is ever compared (``guard/``)."""
         self.run = self.run.trusted or self.run
 
     def release(self) -> None:
