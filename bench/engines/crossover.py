@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.harness.harness import Report, no_gc, parse, parser, table
-from djinn_fx.calibrate.program import Program, Traced, copies_for, filled, traced, weight
+from djinn_fx.calibrate.program import CaseProgram, Traced, copies_for, filled, traced, weight
 from djinn_fx.calibrate.worker import callable_of
 from djinn_fx.costmodels.laws.calibrated import CalibratedModel
 from djinn_fx.costmodels.profile import conditions, profile_folder, read_profile
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return report.finish()
 
 
-def layers(count: int, inputs: int, outputs: int) -> Program:
+def layers(count: int, inputs: int, outputs: int) -> CaseProgram:
     """Layers side by side that read the same rows."""
     copies = copies_for(COLD_BYTES, 4 * inputs * outputs)
 
@@ -77,7 +77,7 @@ def layers(count: int, inputs: int, outputs: int) -> Program:
         return tuple(F.linear(x, one) for one in weights)
 
     weights = tuple(weight(outputs, inputs) for _ in range(copies))
-    return Program(function=function, weights=weights, inputs=(filled(count, inputs),))
+    return CaseProgram(function=function, weights=weights, inputs=(filled(count, inputs),))
 
 
 def timed(cases: Mapping[int, Traced], rounds: int) -> dict[int, float]:

@@ -28,7 +28,7 @@ Results = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Program:
+class CaseProgram:
     """A function and what it is called with.
 
     Attributes:
@@ -61,7 +61,7 @@ class Traced:
     arguments: tuple[torch.Tensor, ...]
 
 
-def traced(program: Program) -> Traced:
+def traced(program: CaseProgram) -> Traced:
     """Trace a program on fake tensors and make one region of it."""
     arguments = (*program.weights, *program.inputs)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def traced(program: Program) -> Traced:
     )
 
 
-def module_program(module: nn.Module, *inputs: torch.Tensor) -> Program:
+def module_program(module: nn.Module, *inputs: torch.Tensor) -> CaseProgram:
     """A module's forward, its parameters and buffers as weights."""
     module.eval()
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -91,7 +91,7 @@ def module_program(module: nn.Module, *inputs: torch.Tensor) -> Program:
         results: Any = functional_call(module, given, arguments[len(names) :])
         return results if isinstance(results, tuple) else (results,)
 
-    return Program(function=function, weights=tuple(t.detach() for t in state.values()), inputs=inputs)
+    return CaseProgram(function=function, weights=tuple(t.detach() for t in state.values()), inputs=inputs)
 
 
 def in_turn(step: Callable[[Any], torch.Tensor], start: torch.Tensor, times: int) -> Results:

@@ -21,7 +21,7 @@ from djinn_fx.dispatch.build import Builder, Built, tier_names
 from djinn_fx.dispatch.contests.by_size import ContestBySize
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import Contestants
-from djinn_fx.dispatch.contests.decisions import Decision, Memory, decision_key
+from djinn_fx.dispatch.contests.decisions import Decision, Outcomes, decision_key
 from djinn_fx.dispatch.lazy import LazyRegion
 from djinn_fx.dispatch.region import RegionBuild, region_graph
 from djinn_fx.dispatch.standby import Standby
@@ -177,8 +177,8 @@ class _Choice:
         fingerprints = [one.fingerprint() for one in engines if one.capability().can_build]
         return decision_key(self._graph.structural_hash, self._graph.weights, sizes, fingerprints)
 
-    def _memory(self, sizes: Sequence[int]) -> Memory:
-        return Memory(self._store, self._key(sizes), self._region.label)
+    def _memory(self, sizes: Sequence[int]) -> Outcomes:
+        return Outcomes(self._store, self._key(sizes), self._region.label)
 
     @property
     def _tries_inductor(self) -> bool:

@@ -13,13 +13,13 @@ from djinn_fx.engines.base import Declined, RegionCallable
 from djinn_fx.errors import EngineError
 from djinn_fx.guard.compare import Bounds, Miss, alias_miss, misses, overlap, span
 from djinn_fx.guard.judge import Truth, judge
-from djinn_fx.guard.trial import Watch, copied
+from djinn_fx.guard.trial import ArgumentWatch, copied
 
 log = logging.getLogger("djinn_fx.guard")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class Comparison:
     """Eager's answer to one call, and what is needed to ask others the same.
 
     Attributes:
@@ -64,7 +64,7 @@ class Finding:
     found: Sequence[Any] = ()
 
 
-def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Case, tries: int = 1) -> Finding:
+def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Comparison, tries: int = 1) -> Finding:
     """Try an engine.
 
     Args:
@@ -76,7 +76,7 @@ def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Case, tries:
     before: Sequence[Any] = ()
     for _ in range(tries):
         given = copied(case.pristine, case.mutated)
-        watch = Watch(given, case.mutated)
+        watch = ArgumentWatch(given, case.mutated)
         case.rewind()
         try:
             found = run(list(given))
@@ -95,7 +95,7 @@ def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Case, tries:
     return Finding(found=before)
 
 
-def _stray(watch: Watch) -> str:
+def _stray(watch: ArgumentWatch) -> str:
     places = watch.written()
     return f"argument {places[0]} was written, which must be left alone" if places else ""
 
@@ -113,7 +113,7 @@ def _reused(before: Sequence[Any], found: Sequence[Any], given: Sequence[Any]) -
 
 
 class _Examination:
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Comparison) -> None:
         self._case = case
         self._expected = [*case.expected, *(case.kept[place] for place in case.mutated)]
         self._truth: Truth | None = None

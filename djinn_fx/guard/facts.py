@@ -12,7 +12,7 @@ import torch
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.guard.compare import Bounds
-from djinn_fx.guard.tolerance import Work, tolerance, work_of
+from djinn_fx.guard.tolerance import Arithmetic, tolerance, work_of
 from djinn_fx.srg.effects import draws_random_numbers
 from djinn_fx.srg.graph import fake_value, size_hint
 
@@ -26,7 +26,7 @@ class Facts:
     """What the guard needs to know of a region."""
 
     def __init__(self, region: RegionGraph | None, bindings: int, allow_bf16: bool) -> None:
-        work = Work.UNKNOWN if region is None else work_of(region.gm)
+        work = Arithmetic.UNKNOWN if region is None else work_of(region.gm)
         self.bounds: Bounds = functools.partial(tolerance, work=work, allow_bf16=allow_bf16)
         self.random = region is None or draws_random_numbers(region.gm)
         self.layouts: tuple[Any, ...] = () if region is None else _promised(region)

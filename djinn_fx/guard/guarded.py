@@ -26,9 +26,9 @@ from djinn_fx.engines.failures import nothing_written, said
 from djinn_fx.engines.randomness import Randomness
 from djinn_fx.errors import EngineError
 from djinn_fx.guard.compare import ANY, Bounds
-from djinn_fx.guard.examine import Case, Finding, examine
+from djinn_fx.guard.examine import Comparison, Finding, examine
 from djinn_fx.guard.facts import Facts
-from djinn_fx.guard.later import Look, Shape, finite
+from djinn_fx.guard.later import Look, ShapeCalls, finite
 from djinn_fx.guard.tolerance import tolerance_in_single
 from djinn_fx.guard.trial import capturing, copied
 from djinn_fx.reasons import Reason, ReasonKind
@@ -196,7 +196,7 @@ class GuardedRegion(Runner):
         self._run, self._reference, self._facts, self._every = run, reference, facts, every
         self._attempt = run.attempt if run.partial else None
         self._told, self._reproduce, self._precise = on_quarantine, reproduce, high_precision
-        self._shapes: dict[tuple[Any, ...], Shape] = {}
+        self._shapes: dict[tuple[Any, ...], ShapeCalls] = {}
         self._look: Look | None = None
         self._sampled = itertools.count(1)
         #: Calls whose results were not finite though the arguments were, and at which of them the next is compared.
@@ -333,7 +333,7 @@ class GuardedRegion(Runner):
         self.compared += 1
         expected = self._reference(args)
         after = chance.now() if chance is not None else []
-        case = Case(
+        case = Comparison(
             pristine=pristine,
             kept=kept,
             expected=expected,
@@ -351,7 +351,7 @@ class GuardedRegion(Runner):
         # The engine's own, if they are right and nothing was written: then all its answers are equal bit for bit.
         return finding.found if right and not self.mutated else expected
 
-    def _conclude(self, finding: Finding, case: Case, signature: tuple[Any, ...]) -> bool:
+    def _conclude(self, finding: Finding, case: Comparison, signature: tuple[Any, ...]) -> bool:
         """Draw the consequences; whether the engine's answer was right."""
         if finding.declined:
             return False  # nothing was learned
@@ -378,9 +378,9 @@ class GuardedRegion(Runner):
         if shape is not None:
             shape.settled()
         elif len(self._shapes) < self._facts.enough:
-            self._shapes[signature] = Shape()
+            self._shapes[signature] = ShapeCalls()
 
-    def _quarantine(self, finding: Finding, case: Case) -> None:
+    def _quarantine(self, finding: Finding, case: Comparison) -> None:
         self.verdict = False
         folder = None
         if self._reproduce is not None:

@@ -33,7 +33,7 @@ _SUMMED_AS: dict[torch.dtype, torch.dtype | None] = {
 }
 
 
-class Shape:
+class ShapeCalls:
     """Counts the calls of one shape.
 
     Attributes:

@@ -32,7 +32,7 @@ from djinn_fx.engines.rounding import may_round
 from djinn_fx.srg.graph import fake_value, tensors_of
 
 
-class Work(str, Enum):
+class Arithmetic(str, Enum):
     """What a region does to its numbers; the later, the more two right answers differ."""
 
     MOVES = "moves"
@@ -96,7 +96,7 @@ _SUMS = frozenset(
 )
 
 
-def work_of(gm: GraphModule) -> Work:
+def work_of(gm: GraphModule) -> Arithmetic:
     """What a region does, by the op of it that makes right answers differ most."""
     sums, elementwise = 0, False
     for node in gm.graph.nodes:
@@ -111,13 +111,15 @@ def work_of(gm: GraphModule) -> Work:
         elif name in _ELEMENTWISE or torch.Tag.pointwise in getattr(node.target, "tags", ()):
             elementwise = True
         else:
-            return Work.UNKNOWN
+            return Arithmetic.UNKNOWN
     if sums:
-        return Work.SUMS if sums < _MANY_SUMS else Work.UNKNOWN
-    return Work.ELEMENTWISE if elementwise else Work.MOVES
+        return Arithmetic.SUMS if sums < _MANY_SUMS else Arithmetic.UNKNOWN
+    return Arithmetic.ELEMENTWISE if elementwise else Arithmetic.MOVES
 
 
-def tolerance(tensor: torch.Tensor, work: Work = Work.UNKNOWN, allow_bf16: bool = False) -> Tolerance | None:
+def tolerance(
+    tensor: torch.Tensor, work: Arithmetic = Arithmetic.UNKNOWN, allow_bf16: bool = False
+) -> Tolerance | None:
     """The bounds for a tensor; None for element types that must agree exactly.
 
     Args:
@@ -131,14 +133,14 @@ def tolerance(tensor: torch.Tensor, work: Work = Work.UNKNOWN, allow_bf16: bool 
     known = _BY_DTYPE.get(dtype)
     if known is None:
         return None
-    if work is Work.MOVES:
+    if work is Arithmetic.MOVES:
         return _EXACT
     elementwise, sums, unknown = known
-    if work is Work.ELEMENTWISE:
+    if work is Arithmetic.ELEMENTWISE:
         return elementwise
     if dtype is torch.float32 and tensor.device.type == "cuda" and _may_use_tf32():
         return _TF32
-    return sums if work is Work.SUMS else unknown
+    return sums if work is Arithmetic.SUMS else unknown
 
 
 def tolerance_in_single(tensor: torch.Tensor) -> Tolerance | None:

@@ -47,7 +47,7 @@ def _copy(value: Any, storages: dict[Any, Any]) -> Any:
     return empty.set_(storage, value.storage_offset(), value.shape, value.stride())
 
 
-class Watch:
+class ArgumentWatch:
     """Sees whether a run writes into arguments that it must leave alone.
 
     Args:

@@ -19,7 +19,7 @@ from djinn_fx.dispatch.build import Builder
 from djinn_fx.dispatch.contests.by_size import ContestBySize
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import Contestants, Made
-from djinn_fx.dispatch.contests.decisions import Memory, decision_key
+from djinn_fx.dispatch.contests.decisions import Outcomes, decision_key
 from djinn_fx.dispatch.memory import MEMORY, load_entry
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.dispatch.tier import Prepared, Tier
@@ -148,7 +148,7 @@ def contest_of(
 
     def contest(sizes: Sequence[int]) -> Contest:
         key = decision_key(graph.structural_hash, graph.weights, sizes, fingerprints)
-        return contestants.contest(memory=Memory(store, key, graph.label))
+        return contestants.contest(memory=Outcomes(store, key, graph.label))
 
     places = symbol_places(graph.example_inputs)
     return ContestBySize(places, contest) if places else contest(())

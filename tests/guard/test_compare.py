@@ -10,15 +10,15 @@ import torch.nn.functional as F
 
 from djinn_fx.guard import compare
 from djinn_fx.guard.compare import alias_miss, difference, gap_of, misses
-from djinn_fx.guard.tolerance import Work, tolerance, work_of
+from djinn_fx.guard.tolerance import Arithmetic, tolerance, work_of
 from djinn_fx.srg.effects import draws_random_numbers
 from tests.graphs import trace
 
 
 class TestNumbers:
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-    @pytest.mark.parametrize("work", [Work.ELEMENTWISE, Work.SUMS, Work.UNKNOWN])
-    def test_one_rounding_is_none_and_fifty_times_the_bound_is_one(self, dtype: torch.dtype, work: Work) -> None:
+    @pytest.mark.parametrize("work", [Arithmetic.ELEMENTWISE, Arithmetic.SUMS, Arithmetic.UNKNOWN])
+    def test_one_rounding_is_none_and_fifty_times_the_bound_is_one(self, dtype: torch.dtype, work: Arithmetic) -> None:
         right = torch.randn(64, 64).to(dtype)
         bounds = tolerance(right, work)
         assert bounds is not None
@@ -32,7 +32,7 @@ class TestNumbers:
 
     def test_moves_must_be_exact(self) -> None:
         right = torch.randn(8)
-        exact = lambda tensor: tolerance(tensor, Work.MOVES)  # noqa: E731
+        exact = lambda tensor: tolerance(tensor, Arithmetic.MOVES)  # noqa: E731
         assert difference([right.clone()], [right], exact) is None
         assert difference([torch.nextafter(right, right + 1)], [right], exact) is not None
         denormal = torch.full((8,), 1e-40)
@@ -89,8 +89,8 @@ class TestNumbers:
     def test_bfloat16_where_it_was_allowed(self) -> None:
         right = torch.randn(64, 64)
         rounded = right.bfloat16().float()
-        assert difference([rounded], [right], lambda one: tolerance(one, Work.SUMS)) is not None
-        assert difference([rounded], [right], lambda one: tolerance(one, Work.SUMS, allow_bf16=True)) is None
+        assert difference([rounded], [right], lambda one: tolerance(one, Arithmetic.SUMS)) is not None
+        assert difference([rounded], [right], lambda one: tolerance(one, Arithmetic.SUMS, allow_bf16=True)) is None
 
     def test_a_layout_that_was_promised_is_right_too(self) -> None:
         eager, promised = torch.randn(2, 3, 4), (1, 8, 2)
@@ -109,20 +109,20 @@ class TestWork:
     @pytest.mark.parametrize(
         ("function", "work"),
         [
-            (lambda x: x.t().reshape(-1)[2:].clone(), Work.MOVES),
-            (lambda x: torch.where(x > 0, x, 0.0), Work.MOVES),
-            (lambda x: F.gelu(x) * 2, Work.ELEMENTWISE),
-            (lambda x: x.bfloat16(), Work.ELEMENTWISE),
-            (lambda x: x @ x, Work.SUMS),
-            (lambda x: torch.softmax(x, -1), Work.SUMS),
-            (lambda x: F.layer_norm(x, (8,)), Work.SUMS),
-            (lambda x: F.scaled_dot_product_attention(x[None, None], x[None, None], x[None, None]), Work.SUMS),
-            (lambda x: F.conv2d(x[None, None], x[None, None, :3, :3]), Work.UNKNOWN),
-            (lambda x: torch.fft.rfft(x), Work.UNKNOWN),
-            (lambda x: (x > 0).sum(), Work.MOVES),  # a whole number: exact anyway
+            (lambda x: x.t().reshape(-1)[2:].clone(), Arithmetic.MOVES),
+            (lambda x: torch.where(x > 0, x, 0.0), Arithmetic.MOVES),
+            (lambda x: F.gelu(x) * 2, Arithmetic.ELEMENTWISE),
+            (lambda x: x.bfloat16(), Arithmetic.ELEMENTWISE),
+            (lambda x: x @ x, Arithmetic.SUMS),
+            (lambda x: torch.softmax(x, -1), Arithmetic.SUMS),
+            (lambda x: F.layer_norm(x, (8,)), Arithmetic.SUMS),
+            (lambda x: F.scaled_dot_product_attention(x[None, None], x[None, None], x[None, None]), Arithmetic.SUMS),
+            (lambda x: F.conv2d(x[None, None], x[None, None, :3, :3]), Arithmetic.UNKNOWN),
+            (lambda x: torch.fft.rfft(x), Arithmetic.UNKNOWN),
+            (lambda x: (x > 0).sum(), Arithmetic.MOVES),  # a whole number: exact anyway
         ],
     )
-    def test_by_the_ops(self, function: Any, work: Work) -> None:
+    def test_by_the_ops(self, function: Any, work: Arithmetic) -> None:
         assert work_of(trace(function, torch.empty(8, 8))) is work
 
     def test_hundreds_of_sums_count_as_unknown(self) -> None:
@@ -131,7 +131,7 @@ class TestWork:
                 x = x @ x
             return x
 
-        assert work_of(trace(deep, torch.empty(2, 2))) is Work.UNKNOWN
+        assert work_of(trace(deep, torch.empty(2, 2))) is Arithmetic.UNKNOWN
 
     def test_random_numbers(self) -> None:
         x = torch.empty(1, 1, 8, 8)

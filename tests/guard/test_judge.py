@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from djinn_fx.guard.precise import fp64_reference
-from djinn_fx.guard.trial import Watch, copied
+from djinn_fx.guard.trial import ArgumentWatch, copied
 from djinn_fx.reasons import ReasonKind
 from tests.graphs import trace
 from tests.guard.faulty import Beside, beside, region_of
@@ -235,7 +235,7 @@ class TestTrial:
         expanded = torch.tensor([1.0, float("nan")])[:, None].expand(2, 5)
         args = [small, large, free, expanded, 7, torch.empty(0)]
         before = small.clone()
-        watch = Watch(args, [2])
+        watch = ArgumentWatch(args, [2])
         assert watch.written() == []
         free.zero_()
         assert watch.written() == []

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from djinn_fx.guard.guarded import EVERY_ODD
-from djinn_fx.guard.later import LATER, Look, Shape, finite
+from djinn_fx.guard.later import LATER, Look, ShapeCalls, finite
 from djinn_fx.reasons import ReasonKind
 from tests.guard.faulty import Faulty, arguments, beside, eager, layer, region_of
 
@@ -184,7 +184,7 @@ class TestLook:
 
 
 def test_a_shape_that_was_compared_late_waits_for_the_next() -> None:
-    shape = Shape()
+    shape = ShapeCalls()
     shape.calls = 57
     shape.settled()
     assert shape.due == 100

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from djinn_fx.calibrate.cases.case import COMPILED, INTERPRETED, Case
-from djinn_fx.calibrate.program import Program, fill_module, filled, indices, module_program
+from djinn_fx.calibrate.program import CaseProgram, fill_module, filled, indices, module_program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,8 +329,8 @@ def _encoders() -> Iterator[Case]:
             )
 
 
-def _encoder(size: Size, form: dict[str, bool | str]) -> Callable[[], Program]:
-    def make() -> Program:
+def _encoder(size: Size, form: dict[str, bool | str]) -> Callable[[], CaseProgram]:
+    def make() -> CaseProgram:
         words = indices(size.words, size.batch, size.length)
         keep = torch.ones(size.batch, size.length, dtype=torch.int64)
         return module_program(fill_module(Encoder(size, **form)), words, keep)
@@ -352,8 +352,8 @@ def _decoders() -> Iterator[Case]:
         )
 
 
-def _decoder(size: Size) -> Callable[[], Program]:
-    def make() -> Program:
+def _decoder(size: Size) -> Callable[[], CaseProgram]:
+    def make() -> CaseProgram:
         words = indices(size.words, size.batch, size.length)
         heads = size.key_heads or size.heads
         shape = (2, size.batch, heads, size.past, size.width // size.heads)
@@ -388,9 +388,9 @@ def _images() -> Iterator[Case]:
         )
 
 
-def _patches(size: Size, patch: int, side: int) -> Callable[[], Program]:
+def _patches(size: Size, patch: int, side: int) -> Callable[[], CaseProgram]:
     return lambda: module_program(fill_module(Patches(size, patch)), filled(size.batch, 3, side, side))
 
 
-def _convolutional(channels: int, blocks: int, sound: bool, shape: tuple[int, ...]) -> Callable[[], Program]:
+def _convolutional(channels: int, blocks: int, sound: bool, shape: tuple[int, ...]) -> Callable[[], CaseProgram]:
     return lambda: module_program(fill_module(Convolutional(channels, blocks, sound=sound)), filled(*shape))

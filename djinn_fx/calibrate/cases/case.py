@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from djinn_fx.calibrate.program import Program
+from djinn_fx.calibrate.program import CaseProgram
 from djinn_fx.settings.engines import EAGER, TRAITS, WHOLE
 
 #: Compiled by whoever measures: seconds each, so they get few cases.
@@ -32,7 +32,7 @@ class Case:
 
     name: str
     family: str
-    make: Callable[[], Program]
+    make: Callable[[], CaseProgram]
     engines: tuple[str, ...] = (EAGER,)
     one_thread: bool = False
     quick: bool = True

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from djinn_fx.calibrate.cases.case import COMPILED, INTERPRETED, Case
-from djinn_fx.calibrate.program import Program, Results, copies_for, filled, weight
+from djinn_fx.calibrate.program import CaseProgram, Results, copies_for, filled, weight
 
 #: (k, n) of layers, and the rows that each is measured with; other widths lie between these.
 _GRID: tuple[tuple[int, int, tuple[int, ...]], ...] = (
@@ -64,7 +64,7 @@ def _linear_grid() -> Iterator[Case]:
             )
 
 
-def _linears(m: int, k: int, n: int, copies: int, *, bias: bool = True) -> Callable[[], Program]:
+def _linears(m: int, k: int, n: int, copies: int, *, bias: bool = True) -> Callable[[], CaseProgram]:
     """Layers side by side that read the same rows; every result is returned."""
 
     def function(*arguments: torch.Tensor) -> Results:
@@ -73,10 +73,10 @@ def _linears(m: int, k: int, n: int, copies: int, *, bias: bool = True) -> Calla
             return tuple(F.linear(x, w, b) for w, b in zip(weights[::2], weights[1::2], strict=True))
         return tuple(F.linear(x, w) for w in weights)
 
-    def make() -> Program:
+    def make() -> CaseProgram:
         pairs = [(weight(n, k), filled(n)) if bias else (weight(n, k),) for _ in range(copies)]
         weights = tuple(one for pair in pairs for one in pair)
-        return Program(function=function, weights=weights, inputs=(filled(m, k),))
+        return CaseProgram(function=function, weights=weights, inputs=(filled(m, k),))
 
     return make
 
@@ -103,22 +103,22 @@ def _linear_forms() -> Iterator[Case]:
         )
 
 
-def _batched_linears(batch: int, m: int, k: int, n: int, copies: int) -> Callable[[], Program]:
-    def make() -> Program:
+def _batched_linears(batch: int, m: int, k: int, n: int, copies: int) -> Callable[[], CaseProgram]:
+    def make() -> CaseProgram:
         made = _linears(m, k, n, copies)()
-        return Program(function=made.function, weights=made.weights, inputs=(filled(batch, m, k),))
+        return CaseProgram(function=made.function, weights=made.weights, inputs=(filled(batch, m, k),))
 
     return make
 
 
-def _addmm_kn(m: int, k: int, n: int, copies: int) -> Callable[[], Program]:
+def _addmm_kn(m: int, k: int, n: int, copies: int) -> Callable[[], CaseProgram]:
     def function(*arguments: torch.Tensor) -> Results:
         *weights, x = arguments
         return tuple(torch.addmm(b, x, w) for w, b in zip(weights[::2], weights[1::2], strict=True))
 
-    def make() -> Program:
+    def make() -> CaseProgram:
         weights = tuple(t for _ in range(copies) for t in (filled(k, n, scale=k**-0.5), filled(n)))
-        return Program(function=function, weights=weights, inputs=(filled(m, k),))
+        return CaseProgram(function=function, weights=weights, inputs=(filled(m, k),))
 
     return make
 
@@ -164,16 +164,16 @@ def _stacks() -> Iterator[Case]:
             )
 
 
-def _stack(m: int, k: int, n: int, pairs: int) -> Callable[[], Program]:
+def _stack(m: int, k: int, n: int, pairs: int) -> Callable[[], CaseProgram]:
     def function(*arguments: torch.Tensor) -> Results:
         *weights, x = arguments
         for w, b in zip(weights[::2], weights[1::2], strict=True):
             x = F.linear(x, w, b)
         return (x,)
 
-    def make() -> Program:
+    def make() -> CaseProgram:
         up_down = [t for _ in range(pairs) for t in (weight(n, k), filled(n), weight(k, n), filled(k))]
-        return Program(function=function, weights=tuple(up_down), inputs=(filled(m, k),))
+        return CaseProgram(function=function, weights=tuple(up_down), inputs=(filled(m, k),))
 
     return make
 
@@ -194,16 +194,16 @@ def _bmm() -> Iterator[Case]:
         )
 
 
-def _attention_products(batch: int, m: int, n: int, d: int) -> Callable[[], Program]:
+def _attention_products(batch: int, m: int, n: int, d: int) -> Callable[[], CaseProgram]:
     def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Results:
         for _ in range(3):
             q = torch.bmm(torch.bmm(q, k.transpose(1, 2)), v)
         return (q,)
 
-    def make() -> Program:
+    def make() -> CaseProgram:
         scale = (n * d) ** -0.25
         inputs = (filled(batch, m, d), filled(batch, n, d, scale=scale), filled(batch, n, d, scale=scale))
-        return Program(function=function, weights=(), inputs=inputs)
+        return CaseProgram(function=function, weights=(), inputs=inputs)
 
     return make
 
@@ -244,7 +244,9 @@ def _conv() -> Iterator[Case]:
         )
 
 
-def _convolution(shape: tuple[int, ...], c_out: int, kernel: int, stride: int, groups: int) -> Callable[[], Program]:
+def _convolution(
+    shape: tuple[int, ...], c_out: int, kernel: int, stride: int, groups: int
+) -> Callable[[], CaseProgram]:
     conv = F.conv2d if len(shape) == 4 else F.conv1d
     padding = 0 if stride == kernel else kernel // 2
 
@@ -253,9 +255,9 @@ def _convolution(shape: tuple[int, ...], c_out: int, kernel: int, stride: int, g
         pairs = zip(weights[::2], weights[1::2], strict=True)
         return tuple(conv(x, w, b, stride, padding, 1, groups) for w, b in pairs)
 
-    def make() -> Program:
+    def make() -> CaseProgram:
         window = (shape[1] // groups, *[kernel] * (len(shape) - 2))
         weights = [t for _ in range(2) for t in (filled(c_out, *window, scale=0.05), filled(c_out))]
-        return Program(function=function, weights=tuple(weights), inputs=(filled(*shape),))
+        return CaseProgram(function=function, weights=tuple(weights), inputs=(filled(*shape),))
 
     return make

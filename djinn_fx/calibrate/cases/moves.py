@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from djinn_fx.calibrate.cases.case import INTERPRETED, RUNTIMES, Case
-from djinn_fx.calibrate.program import Program, Results, filled, in_turn, indices
+from djinn_fx.calibrate.program import CaseProgram, Results, filled, in_turn, indices
 from djinn_fx.settings.engines import EAGER
 
 #: batch, heads, length, head size.
@@ -49,8 +49,8 @@ def _copies() -> Iterator[Case]:
             )
 
 
-def _one_input(function: Callable[..., Results], *shape: int) -> Callable[[], Program]:
-    return lambda: Program(function=function, weights=(), inputs=(filled(*shape),))
+def _one_input(function: Callable[..., Results], *shape: int) -> Callable[[], CaseProgram]:
+    return lambda: CaseProgram(function=function, weights=(), inputs=(filled(*shape),))
 
 
 def _rotate_half(x: torch.Tensor) -> torch.Tensor:
@@ -92,18 +92,18 @@ def _gathers() -> Iterator[Case]:
             )
 
 
-def _embedding(rows: int, width: int, count: int) -> Callable[[], Program]:
-    def make() -> Program:
+def _embedding(rows: int, width: int, count: int) -> Callable[[], CaseProgram]:
+    def make() -> CaseProgram:
         table, words = filled(rows, width), indices(rows, 4, count)
         # Four looks at other rows: a table's rows are not in the caches.
         function: Callable[..., Results] = lambda t, w: tuple(F.embedding(one, t) for one in w)  # noqa: E731
-        return Program(function=function, weights=(table,), inputs=(words,))
+        return CaseProgram(function=function, weights=(table,), inputs=(words,))
 
     return make
 
 
-def _with_indices(function: Callable[..., Results], rows: int, width: int) -> Callable[[], Program]:
-    return lambda: Program(function=function, weights=(), inputs=(filled(rows, width), indices(rows, rows // 2)))
+def _with_indices(function: Callable[..., Results], rows: int, width: int) -> Callable[[], CaseProgram]:
+    return lambda: CaseProgram(function=function, weights=(), inputs=(filled(rows, width), indices(rows, rows // 2)))
 
 
 def _small() -> Iterator[Case]:
@@ -149,7 +149,7 @@ def _positions(x: torch.Tensor) -> Results:
     return (x * angles.cos() + x * angles.sin(),)
 
 
-def _arguments(count: int) -> Callable[[], Program]:
+def _arguments(count: int) -> Callable[[], CaseProgram]:
     """A small layer and many weights that are added: what each argument of a call costs."""
 
     def function(*arguments: torch.Tensor) -> Results:
@@ -159,9 +159,9 @@ def _arguments(count: int) -> Callable[[], Program]:
             x = x + other
         return (x,)
 
-    def make() -> Program:
+    def make() -> CaseProgram:
         weights = (filled(64, 64, scale=0.1), *(filled(64) for _ in range(count)))
-        return Program(function=function, weights=weights, inputs=(filled(1, 64),))
+        return CaseProgram(function=function, weights=weights, inputs=(filled(1, 64),))
 
     return make
 
@@ -188,10 +188,12 @@ def _write(cache: torch.Tensor, new: torch.Tensor, place: torch.Tensor) -> Resul
     return (new + 1,)
 
 
-def _cache(function: Callable[..., Results], batch: int, heads: int, length: int, size: int) -> Callable[[], Program]:
-    def make() -> Program:
+def _cache(
+    function: Callable[..., Results], batch: int, heads: int, length: int, size: int
+) -> Callable[[], CaseProgram]:
+    def make() -> CaseProgram:
         inputs = (filled(batch, heads, length, size), filled(batch, heads, 1, size), torch.tensor([length // 2]))
-        return Program(function=function, weights=(), inputs=inputs)
+        return CaseProgram(function=function, weights=(), inputs=inputs)
 
     return make
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from djinn_fx.calibrate.cases.case import RUNTIMES, Case
-from djinn_fx.calibrate.program import Program, Results, filled, in_turn
+from djinn_fx.calibrate.program import CaseProgram, Results, filled, in_turn
 from djinn_fx.settings.engines import EAGER
 
 Step = Callable[[torch.Tensor], torch.Tensor]
@@ -67,9 +67,9 @@ def _unary() -> Iterator[Case]:
             )
 
 
-def _chain(step: Step, times: int, *shape: int) -> Callable[[], Program]:
-    def make() -> Program:
-        return Program(function=lambda x: in_turn(step, x, times), weights=(), inputs=(filled(*shape, scale=0.5),))
+def _chain(step: Step, times: int, *shape: int) -> Callable[[], CaseProgram]:
+    def make() -> CaseProgram:
+        return CaseProgram(function=lambda x: in_turn(step, x, times), weights=(), inputs=(filled(*shape, scale=0.5),))
 
     return make
 
@@ -120,25 +120,25 @@ def _transposed(x: torch.Tensor, y: torch.Tensor) -> Results:
     return tuple(x + y.t() for _ in range(3))
 
 
-def _two_operands(function: Callable[..., Results], name: str, rows: int, width: int) -> Callable[[], Program]:
+def _two_operands(function: Callable[..., Results], name: str, rows: int, width: int) -> Callable[[], CaseProgram]:
     shapes = {"add": (rows, width), "bias": (width,), "scale": (rows, 1), "add-transposed": (width, rows)}
 
-    def make() -> Program:
+    def make() -> CaseProgram:
         scale, shift = (0.01, 1.0) if name in ("bias", "scale") else (0.01, 0.0)
         inputs = (filled(rows, width), filled(*shapes[name], scale=scale, shift=shift))
-        return Program(function=function, weights=(), inputs=inputs)
+        return CaseProgram(function=function, weights=(), inputs=inputs)
 
     return make
 
 
-def _mask(batch: int, heads: int, length: int) -> Callable[[], Program]:
+def _mask(batch: int, heads: int, length: int) -> Callable[[], CaseProgram]:
     def function(scores: torch.Tensor, mask: torch.Tensor) -> Results:
         masked = scores * 0.125 + torch.where(mask, 0.0, -1e9)
         return (masked.masked_fill(mask.logical_not(), -1e9),)
 
-    def make() -> Program:
+    def make() -> CaseProgram:
         mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
-        return Program(function=function, weights=(), inputs=(filled(batch, heads, length, length), mask))
+        return CaseProgram(function=function, weights=(), inputs=(filled(batch, heads, length, length), mask))
 
     return make
 
@@ -176,15 +176,15 @@ def _rms_norm(w: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> Results:
     return in_turn(step, x, 4)
 
 
-def _norm(function: Callable[..., Results], rows: int, width: int) -> Callable[[], Program]:
-    def make() -> Program:
+def _norm(function: Callable[..., Results], rows: int, width: int) -> Callable[[], CaseProgram]:
+    def make() -> CaseProgram:
         weights = (filled(width, scale=0.02, shift=1.0), filled(width, scale=0.02))
-        return Program(function=function, weights=weights, inputs=(filled(1, rows, width),))
+        return CaseProgram(function=function, weights=weights, inputs=(filled(1, rows, width),))
 
     return make
 
 
-def _image_norm(name: str, batch: int, channels: int, size: int) -> Callable[[], Program]:
+def _image_norm(name: str, batch: int, channels: int, size: int) -> Callable[[], CaseProgram]:
     def function(
         w: torch.Tensor, b: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, x: torch.Tensor
     ) -> Results:
@@ -192,10 +192,10 @@ def _image_norm(name: str, batch: int, channels: int, size: int) -> Callable[[],
             return in_turn(lambda value: F.group_norm(value, 32, w, b), x, 3)
         return in_turn(lambda value: F.batch_norm(value, mean, variance, w, b), x, 3)
 
-    def make() -> Program:
+    def make() -> CaseProgram:
         near_one, near_zero = filled(channels, scale=0.02, shift=1.0), filled(channels, scale=0.02)
         weights = (near_one, near_zero, near_zero.clone(), near_one.abs())
-        return Program(function=function, weights=weights, inputs=(filled(batch, channels, size, size),))
+        return CaseProgram(function=function, weights=weights, inputs=(filled(batch, channels, size, size),))
 
     return make
 
@@ -237,11 +237,11 @@ def _reductions() -> Iterator[Case]:
             )
 
 
-def _several(step: Callable[[torch.Tensor], torch.Tensor], times: int, *shape: int) -> Callable[[], Program]:
+def _several(step: Callable[[torch.Tensor], torch.Tensor], times: int, *shape: int) -> Callable[[], CaseProgram]:
     """A step on several inputs, for steps whose result is smaller than what they read."""
 
-    def make() -> Program:
+    def make() -> CaseProgram:
         inputs = tuple(filled(*shape) for _ in range(times))
-        return Program(function=lambda *given: tuple(step(x) for x in given), weights=(), inputs=inputs)
+        return CaseProgram(function=lambda *given: tuple(step(x) for x in given), weights=(), inputs=inputs)
 
     return make

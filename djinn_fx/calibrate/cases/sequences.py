@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from djinn_fx.calibrate.cases.case import RUNTIMES, Case
-from djinn_fx.calibrate.program import Program, Results, filled
+from djinn_fx.calibrate.program import CaseProgram, Results, filled
 from djinn_fx.settings.engines import EAGER
 
 #: batch, heads, key heads, queries, keys, head size.
@@ -39,7 +39,7 @@ def cases() -> Iterator[Case]:
 
 def _attention(
     form: str, batch: int, heads: int, key_heads: int, queries: int, keys: int, size: int
-) -> Callable[[], Program]:
+) -> Callable[[], CaseProgram]:
     def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *mask: torch.Tensor) -> Results:
         for _ in range(2):
             # Layers keep heads beside each other in memory, so what attention reads is a transposed view.
@@ -48,7 +48,7 @@ def _attention(
             )
         return (q,)
 
-    def make() -> Program:
+    def make() -> CaseProgram:
         q = filled(batch, queries, heads, size).transpose(1, 2)
         cached = queries == 1  # a cache is stored by heads
         k, v = (
@@ -56,6 +56,6 @@ def _attention(
             for _ in range(2)
         )
         mask = (torch.zeros(batch, 1, queries, keys),) if form == "mask" else ()
-        return Program(function=function, weights=(), inputs=(q, k, v, *mask))
+        return CaseProgram(function=function, weights=(), inputs=(q, k, v, *mask))
 
     return make

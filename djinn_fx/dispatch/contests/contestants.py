@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from djinn_fx.dispatch.checks import Checks
 from djinn_fx.dispatch.contests.contest import Contest
-from djinn_fx.dispatch.contests.decisions import Memory
+from djinn_fx.dispatch.contests.decisions import Outcomes
 from djinn_fx.dispatch.contests.entrant import Entrant
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.dispatch.standby import Standby
@@ -51,7 +51,7 @@ class Contestants:
     def contest(
         self,
         *others: Entrant,
-        memory: Memory | None = None,
+        memory: Outcomes | None = None,
         timed: Callable[[Mapping[str, Sequence[float]]], None] | None = None,
         standby: Standby | None = None,
     ) -> Contest:

@@ -92,7 +92,7 @@ def recall(store: Store | None, key: str) -> Decision | None:
 
 
 @dataclass(frozen=True)
-class Memory:
+class Outcomes:
     """What one contest knows of earlier ones, and tells later ones; of nothing where there is no store or no key."""
 
     store: Store | None

@@ -16,7 +16,7 @@ from djinn_fx.engines.randomness import Randomness
 from djinn_fx.engines.registry import ENGINES, engine
 from djinn_fx.errors import DjinnError, EngineError, StoreError
 from djinn_fx.guard.compare import form, gap_of, misses, unequal
-from djinn_fx.guard.examine import Case, Finding, examine
+from djinn_fx.guard.examine import Comparison, Finding, examine
 from djinn_fx.guard.facts import Facts
 from djinn_fx.guard.precise import fp64_reference
 from djinn_fx.guard.repro.read import Reproduced
@@ -132,7 +132,7 @@ def _noting(run: RegionCallable, answers: list[Any]) -> Callable[[list[Any]], Se
     return noted
 
 
-def _case(given: Reproduced) -> tuple[Case, str]:
+def _case(given: Reproduced) -> tuple[Comparison, str]:
     record, region = given.record, given.region
     facts = Facts(region, 1, record.settings.get("precision") == "allow-bf16")
     pristine = given.arguments()
@@ -150,7 +150,7 @@ def _case(given: Reproduced) -> tuple[Case, str]:
     except Exception as error:
         raise EngineError(f"{given.folder}: the region fails eagerly as well: {error}") from error
     precise = fp64_reference(region.gm)
-    case = Case(
+    case = Comparison(
         pristine=pristine,
         kept=kept,
         expected=expected,
@@ -164,7 +164,7 @@ def _case(given: Reproduced) -> tuple[Case, str]:
     return case, "" if precise is not None else "the region has no form in float64"
 
 
-def _rows(case: Case, found: Sequence[Any], given: Sequence[Any]) -> Iterator[Row]:
+def _rows(case: Comparison, found: Sequence[Any], given: Sequence[Any]) -> Iterator[Row]:
     ours = [*found, *(given[place] for place in case.mutated)]
     right = [*case.expected, *(case.kept[place] for place in case.mutated)]
     names = [f"result {place}" for place in range(len(case.expected))] + [f"argument {place}" for place in case.mutated]
@@ -183,7 +183,7 @@ def _rows(case: Case, found: Sequence[Any], given: Sequence[Any]) -> Iterator[Ro
         )
 
 
-def _exact(case: Case) -> list[Any] | None:
+def _exact(case: Comparison) -> list[Any] | None:
     if case.precise is None:
         return None
     args = copied(case.pristine, case.mutated)
