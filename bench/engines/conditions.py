@@ -35,6 +35,7 @@ from djinn_fx.engines.onnxruntime.engine import OnnxRuntimeEngine
 from djinn_fx.engines.openvino.engine import OpenVinoEngine
 from djinn_fx.engines.ranges.program import Program
 from djinn_fx.reasons import Reason
+from djinn_fx.srg.effects import written_places
 
 SHARE = 0.01
 PAIRS, QUICK_PAIRS = 200, 20
@@ -62,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = [case for case in (QUICK_CASES if arguments.quick else CASES) if _wanted(case, arguments.models)]
     report, rows, shares = Report("conditions", arguments), [], []
     for case in cases:
-        for graph, given in graphs(case, arguments.quick):
+        for graph, given, weights in graphs(case, arguments.quick):
             for name in ENGINES:
-                found = compare(name, graph, given, QUICK_PAIRS if arguments.quick else PAIRS)
+                found = compare(name, graph, given, weights, QUICK_PAIRS if arguments.quick else PAIRS)
                 if isinstance(found, str):
                     rows.append([case, name, found, "", "", ""])
                     continue
@@ -86,16 +87,22 @@ def _wanted(case: str, models: str | None) -> bool:
     return models is None or case.partition("/")[0] in models.split(",")
 
 
-def graphs(case: str, quick: bool) -> list[tuple[GraphModule, list[Any]]]:
-    """The case's graphs, and what each is called with."""
+def graphs(case: str, quick: bool) -> list[tuple[GraphModule, list[Any], tuple[int, ...]]]:
+    """The case's graphs, what each is called with, and which of that are the module's own weights."""
     torch._dynamo.reset()
     work = workload(case, 1, quick)
     work.reset()
-    found: list[tuple[GraphModule, list[Any]]] = []
+    own = {one.data_ptr() for one in (*work.module.parameters(), *work.module.buffers())}
+    found: list[tuple[GraphModule, list[Any], tuple[int, ...]]] = []
 
     def compiler(graph: GraphModule, _: Any) -> Any:
+        written = written_places(graph.graph)
+
         def run(*given: Any) -> Any:
-            found.append((graph, [one.detach().clone() if isinstance(one, torch.Tensor) else one for one in given]))
+            tensors = [place for place, one in enumerate(given) if isinstance(one, torch.Tensor)]
+            weights = tuple(place for place in tensors if given[place].data_ptr() in own and place not in written)
+            values = [one.detach().clone() if isinstance(one, torch.Tensor) else one for one in given]
+            found.append((graph, values, weights))
             return graph(*given)
 
         return make_boxed_func(run)
@@ -107,16 +114,16 @@ def graphs(case: str, quick: bool) -> list[tuple[GraphModule, list[Any]]]:
 
 
 def compare(
-    name: str, graph: GraphModule, given: list[Any], pairs: int
+    name: str, graph: GraphModule, given: list[Any], weights: tuple[int, ...], pairs: int
 ) -> tuple[float, list[float], float, dict[str, Any]] | str:
     """Seconds of a call, seconds added pair by pair, the same of a side against itself, and what is checked."""
-    with_them = opened(name, graph, given)
+    with_them = opened(name, graph, given, weights)
     with (
         patch.object(convert, "Conditions", NoConditions),
         patch.object(convert.Ranges, "program", lambda self: Program()),
         patch.object(GraphBuilder, "require", lambda *_, **__: None),  # what only it reads is left out of the model
     ):
-        without = opened(name, graph, given)
+        without = opened(name, graph, given, weights)
     if isinstance(with_them, str) or isinstance(without, str):
         return with_them if isinstance(with_them, str) else "refused without conditions"
     added, noise, calls = [], [], []
@@ -131,10 +138,11 @@ def compare(
     return statistics.median(calls), added, abs(statistics.median(noise)), with_them[1]
 
 
-def opened(name: str, graph: GraphModule, given: list[Any]) -> tuple[Callable[..., Any], dict[str, Any]] | str:
+def opened(
+    name: str, graph: GraphModule, given: list[Any], weights: tuple[int, ...]
+) -> tuple[Callable[..., Any], dict[str, Any]] | str:
     """A graph on an engine, opened; or why not."""
     nodes = graph.graph.find_nodes(op="placeholder")
-    weights = tuple(place for place, one in enumerate(given) if isinstance(one, torch.nn.Parameter) or _large(one))
     region = RegionGraph(
         gm=graph,
         structural_hash="",
@@ -154,11 +162,6 @@ def opened(name: str, graph: GraphModule, given: list[Any]) -> tuple[Callable[..
         run(fresh(given))
     signature = artefact.header["signature"]
     return run, {"checks": len(signature["program"]["checks"]), "flag": signature["flag"] is not None}
-
-
-def _large(one: Any) -> bool:
-    """Weights arrive as plain tensors here: what is large and floating-point is one, a cache is written and so none."""
-    return isinstance(one, torch.Tensor) and one.is_floating_point() and one.dim() <= 2 and one.numel() > 64
 
 
 def fresh(given: list[Any]) -> list[Any]:
