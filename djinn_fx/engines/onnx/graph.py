@@ -26,6 +26,16 @@ MICROSOFT = "com.microsoft"
 #: Operators of our own, which the OpenVINO engine teaches OpenVINO's ONNX reader.
 DJINN = "djinn"
 
+#: What takes halves in ONNX Runtime as they are. Elsewhere it casts them to float32 by itself, and then leaves out the
+#: rounding to a half that came before.
+_CARRYING = frozenset(
+    """
+    Cast Identity Reshape Transpose Squeeze Unsqueeze Slice Concat Gather GatherElements GatherND Expand Shape Tile
+    Split ScatterElements ScatterND Pad
+    """.split()
+)
+_HALVES = (torch.float16, torch.bfloat16)
+
 Number = int | float | bool
 Tensorlike = Value | Number
 Sizes = Sequence["int | Value"]
@@ -67,6 +77,8 @@ class GraphBuilder:
         self._required: list[Value] = []
         #: Looks at small tensors so far (``conditions/floats.py``).
         self.looks = 0
+        #: What was rounded or cast, by the name of what came of it.
+        self.rounded: dict[str, Value] = {}
         #: Whether a run may write before the conditions are read: torch then writes the same places again.
         self.writes_first = True
         #: Reckons a symbolic size: set by ``convert.py``, read by ``registry.sizes_of``.
@@ -107,6 +119,10 @@ class GraphBuilder:
         dtype = dtype or (first.dtype if first is not None else None)
         if shape is None or dtype is None:
             raise ValueError(f"{kind} without inputs needs a dtype and a shape")
+        if self.flavour == "onnxruntime" and kind not in _CARRYING and any(map(_is_half, inputs)):
+            singles = [self.cast(one, torch.float32) if one and _is_half(one) else one for one in inputs]
+            inner = torch.float32 if dtype in _HALVES else dtype
+            return self.cast(self.op(kind, singles, inner, shape, domain, symbols, **attributes), dtype)
         (value,) = self._node(kind, inputs, [(dtype, tuple(shape), symbols)], domain, attributes)
         if kind in ("Reshape", "Transpose", "Squeeze", "Unsqueeze") and first is not None:
             self._moved[value.name] = self.before_moved(first)
@@ -252,7 +268,17 @@ class GraphBuilder:
             wide = self.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
             zero = self.constant(0.0, wide.dtype)
             return self.opposite(self.op("Equal", [wide, zero], dtype))
-        return self.op("Cast", [value], dtype, to=onnx_type(dtype))
+        if dtype is torch.float16 and value.is_float and self.flavour == "openvino":
+            return self.rounded_for_certain(self.cast(value, torch.float32), dtype)  # else 70000 stays what it is
+        made = self.op("Cast", [value], dtype, to=onnx_type(dtype))
+        self.rounded[made.name] = value
+        return made
+
+    def rounded_for_certain(self, value: Value, dtype: torch.dtype) -> Value:
+        """A float32 value as a half type, where OpenVINO would leave the conversion out: it computes in float32."""
+        made = self.op("Rounded", [value], dtype, domain=DJINN, half=int(dtype is torch.float16))
+        self.rounded[made.name] = value
+        return made
 
     def shape_of(self, value: Value) -> Value:
         """The sizes as a 1-D int64 value; a constant if all are known."""
@@ -482,6 +508,10 @@ class GraphBuilder:
         for domain in sorted({node.domain for node in nodes} | {""}):
             self._model.opset_import.add(domain=domain, version=OPSETS[self.flavour] if domain == "" else 1)
         return bytes(self._model.SerializeToString(deterministic=True)), tuple(one.name for one in inputs)
+
+
+def _is_half(value: Value | None) -> bool:
+    return value is not None and value.dtype in _HALVES
 
 
 def _no_symbols(size: int | torch.SymInt, sources: Sequence[Value]) -> int | Value:

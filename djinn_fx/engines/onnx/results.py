@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.bound.signature import Argument, Given, Literal, Result, Same, Size, View
 from djinn_fx.engines.lowering.formulas import Formulas, expression_of, is_contiguous
+from djinn_fx.engines.onnx.conditions.floats import stored_whole
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.tensorrt.effects import Effects
 
@@ -96,6 +97,7 @@ class Results:
 
     def _given(self, value: Value, fake: torch.Tensor) -> Result:
         dtype = str(fake.dtype).removeprefix("torch.")
+        stored_whole(self._builder, value)
         sizes, strides = list(fake.shape), list(fake.stride())
         if is_contiguous(sizes, strides):
             return Given(output=self._builder.output(value), dtype=dtype)

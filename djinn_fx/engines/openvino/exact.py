@@ -6,6 +6,7 @@ OpenVINO 2026.4 on the CPU, and tests see to it that they still work:
 - A quotient becomes a product with the reciprocal, which is infinite or 0 for divisors near the ends of float32.
 - Two sums or products with constants become one, as if float32 had no ends: ``x * 1e-30 * 1e30``.
 - A product with one number becomes ``x * number + 0``, and so 0 of -0; a sum with 0 is left out, and so is -0 of -0.
+- The size of what was joined (``Concat``) becomes what joins sizes, for all who read it: wrong (2026.4).
 - A rounding to a half type and back is dropped, as halves are computed in float32. Of this one the mark cannot be set
   from Python, only read from a model in OpenVINO's own form: so the node is taken out of such a model.
 """
@@ -54,6 +55,8 @@ def keep_exact(graph: Any) -> None:
         kind = node.get_type_name()
         if kind == "Negative" and node.get_friendly_name() in seen and not _is_joined(node):
             _negate(node)
+        if kind == "Abs" and node.input_value(0).get_node().get_type_name() == "Concat":
+            _hold_apart(node)
         if kind not in _LINEAR or not _is_real(node):
             continue
         if kind == "Divide" and not _is_harmless_division(node):
@@ -99,6 +102,13 @@ def _negate(node: Any) -> None:
     product = opset13.multiply(node.input_value(0), _hidden(np.array(-1, np.float32)))
     product.set_friendly_name(node.get_friendly_name())
     node.output(0).replace(product.output(0))
+
+
+def _hold_apart(node: Any) -> None:
+    """Put a product with one, of which it is not known that it is that, before a node."""
+    source = node.input_value(0)
+    one = _hidden(np.array(1)).output(0)
+    node.input(0).replace_source_output(opset13.multiply(source, opset13.convert_like(one, source)).output(0))
 
 
 def _hidden(numbers: Any) -> Any:

@@ -18,6 +18,8 @@ from djinn_fx.engines.onnx.graph import GraphBuilder, Value
 
 #: Sums of squares up to this are finite, and so are sums of as many products.
 _MOST = 3e38
+#: Between these sums of sizes no sum of squares leaves the type, and no product with an ordinary number.
+_MOST_L1, _LEAST_L1 = 1.8e19, 1e-12
 #: Beside a number outside of these, the runtimes' quotients and remainders lose digits, or leave the type.
 ORDINARY = (1e-30, 1e30)
 
@@ -79,6 +81,60 @@ def calm_arguments(b: GraphBuilder, *values: Value | None) -> None:
     calm(b, *(one for one in plain if one.name in b.given))
 
 
+def for_products(b: GraphBuilder, *factors: Value, bias: Value | None = None) -> None:
+    """Require of factors that are arguments of the region that no product of theirs leaves the type, at either end.
+
+    Where all products are too small for the type, the sign of the zero that they add up to is a matter of order; beside
+    a bias it is not seen. Torch begins with the bias, so that -0 stays what it is where products are 0.
+    """
+    if not _passes_over(b):
+        return
+    plain = [one for one in map(b.before_moved, factors) if one.name in b.given and _varies(b, one)]
+    for value in dict.fromkeys(plain):
+        number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
+        total = b.op("ReduceL1", [number], None, (), keepdims=0) if number.rank else b.op("Abs", [number])
+        b.require(b.op("Less", [total, b.constant(_MOST_L1, number.dtype)], torch.bool, ()), of_floats=True)
+        if bias is None:
+            none = b.op("Equal", [total, b.constant(0.0, number.dtype)], torch.bool, ())
+            some = b.op("Less", [b.constant(_LEAST_L1, number.dtype), total], torch.bool, ())
+            b.require(b.op("Or", [none, some], torch.bool, ()), of_floats=True)
+    if bias is not None and b.before_moved(bias).name in b.given and _varies(b, bias):
+        calm(b, bias)
+        plain_zeros(b, bias)
+
+
+def plain_zeros(b: GraphBuilder, value: Value) -> None:
+    """Require that no element is -0 (or NaN, or a negative denormal)."""
+    if _varies(b, value) and _passes_over(b):
+        b.require(_plain(b, value), of_floats=True)
+
+
+def plain_extremes(b: GraphBuilder, value: Value, result: Value) -> None:
+    """Require of largest or smallest elements that they are not 0 where there is a -0: the order decides which.
+
+    Looked at where :func:`is_cheap` says so.
+    """
+    if not _varies(b, value) or not _passes_over(b) or not is_cheap(b, value):
+        return
+    number = b.cast(result, torch.float32) if result.dtype in (torch.float16, torch.bfloat16) else result
+    zero = b.op("Equal", [number, b.constant(0.0, number.dtype)], torch.bool)
+    some, all_plain = _over_all(b, zero, "ReduceMax"), _over_all(b, _plain(b, value), "ReduceMin")
+    b.require(b.op("Or", [b.opposite(some), all_plain], torch.bool, ()), of_floats=True)
+
+
+def _plain(b: GraphBuilder, value: Value) -> Value:
+    """Whether the reciprocals are above -inf: those of -0 and of the tiniest negative numbers are not."""
+    number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
+    turned = b.op("Reciprocal", [number])
+    return b.op("Less", [b.constant(-math.inf, number.dtype), turned], torch.bool, turned.shape)
+
+
+def _over_all(b: GraphBuilder, truth: Value, kind: str) -> Value:
+    if not truth.rank:
+        return truth
+    return b.cast(b.op(kind, [b.cast(truth, torch.int32)], None, (), keepdims=0), torch.bool)
+
+
 def within(b: GraphBuilder, value: Value, least: float, most: float) -> Value:
     """Require that each element lies between two numbers, both included; NaN does not.
 
@@ -92,7 +148,7 @@ def within(b: GraphBuilder, value: Value, least: float, most: float) -> Value:
     below = b.op("LessOrEqual", [value, high], torch.bool, value.shape)
     inside = b.op("And", [above, below], torch.bool, value.shape)
     b.require(inside, of_floats=True)
-    return b.where(inside, value, low)
+    return b.where(b.opposite(inside), low, value, value.shape)  # in this order -0 stays, in ONNX Runtime
 
 
 def exceeds(b: GraphBuilder, value: Value, least: float) -> None:
@@ -119,6 +175,27 @@ def ordinary(b: GraphBuilder, *values: Value | None, least: float = ORDINARY[0],
         above = b.op("LessOrEqual", [low, size], torch.bool, size.shape)
         above = b.op("Or", [above, b.op("Equal", [size, zero], torch.bool)], torch.bool)
         b.require(b.op("And", [above, b.op("LessOrEqual", [size, high], torch.bool)], torch.bool), of_floats=True)
+
+
+def stored_whole(b: GraphBuilder, result: Value) -> None:
+    """Require of a result that its type's smallest numbers, if there are any, are stored as what they are.
+
+    The instruction by which OpenVINO stores bfloat16 makes zeros of numbers below the smallest normal one.
+    """
+    source = b.rounded.get(b.before_moved(result).name)
+    if source is not None and result.dtype is torch.bfloat16:
+        rounds_whole(b, source)
+
+
+def rounds_whole(b: GraphBuilder, value: Value) -> None:
+    """As :func:`stored_whole`, of a value that is about to be rounded to bfloat16."""
+    if b.flavour != "openvino" or value.dtype not in (torch.float32, torch.float64) or not _varies(b, value):
+        return
+    size = b.op("Abs", [value])
+    zero, least = (b.constant(one, value.dtype) for one in (0.0, torch.finfo(torch.bfloat16).smallest_normal))
+    above = b.op("Less", [zero, size], torch.bool, size.shape)
+    tiny = b.op("And", [above, b.op("Less", [size, least], torch.bool, size.shape)], torch.bool, size.shape)
+    b.require(b.opposite(tiny), of_floats=True)
 
 
 def needs(require: Callable[..., None]) -> Callable[[Converter], Converter]:

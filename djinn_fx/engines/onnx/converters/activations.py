@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from djinn_fx.engines.onnx.conditions.floats import calm_arguments
+from djinn_fx.engines.onnx.conditions.floats import calm_where_cheap
 from djinn_fx.engines.onnx.converters import scores
-from djinn_fx.engines.onnx.converters.elementwise import clamp
+from djinn_fx.engines.onnx.converters.bounds import clamp
 from djinn_fx.engines.onnx.graph import MICROSOFT, GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import arithmetic, compare, raised, raised_less_one, select, unary, wide
 from djinn_fx.engines.onnx.registry import converts, result_dtype
@@ -76,7 +76,7 @@ def relu(b: GraphBuilder, node: Node, x: Value) -> Value:
 def gelu(b: GraphBuilder, node: Node, x: Value, approximate: str = "none") -> Value:
     if x.dtype is torch.float64:
         raise Refused("no kernel computes Gelu in float64")
-    calm_arguments(b, x)  # torch's of infinity is NaN
+    calm_where_cheap(b, x)  # torch's of infinity is NaN
     return unary(b, "Gelu", x, x.dtype, approximate=approximate)
 
 
@@ -95,6 +95,9 @@ def softplus(b: GraphBuilder, node: Node, x: Value, beta: Number = 1, threshold:
     scaled = value if beta == 1 else b.op("Mul", [value, b.constant(beta, inner)])
     # log(1 + exp(x)), written so that it neither overflows nor loses small numbers' digits where it need not.
     result = b.op("Softplus", [scaled])
+    if b.flavour == "openvino":  # whose numbers may be below 0 there
+        far = b.op("Less", [scaled, b.constant(-10.0, inner)], torch.bool)
+        result = select(b, far, b.op("Exp", [scaled]), result)
     if beta != 1:
         result = b.op("Div", [result, b.constant(beta, inner)])
     return b.cast(select(b, compare(b, "Greater", scaled, b.constant(threshold, inner)), value, result), x.dtype)
@@ -140,7 +143,7 @@ def hardsigmoid(b: GraphBuilder, node: Node, x: Value) -> Value:
 def hardswish(b: GraphBuilder, node: Node, x: Value) -> Value:
     inner = wide(b, x.dtype)
     value = b.cast(x, inner)
-    calm_arguments(b, x)
+    calm_where_cheap(b, x)
     if inner is torch.float32 and b.flavour != "tensorrt":
         return b.cast(b.op("HardSwish", [value]), x.dtype)
     bounded = clamp_in(b, b.op("Add", [value, b.constant(3.0, inner)]), 0.0, 6.0)

@@ -51,7 +51,8 @@ def _atan2(b: GraphBuilder, node: Node, y: Value, x: Value) -> Value:
     angle = unary(b, "Atan", ratio)
     angle = select(b, steep, binary(b, "Sub", math.pi / 2, angle), angle)
     angle = select(b, negative(b, right), binary(b, "Sub", math.pi, angle), angle)
-    angle = select(b, negative(b, up), unary(b, "Neg", angle), angle)
+    # In this order -0 stays, in ONNX Runtime.
+    angle = select(b, b.opposite(negative(b, up)), angle, unary(b, "Neg", angle))
     undefined = either(b, isnan(b, up), isnan(b, right))
     return b.cast(select(b, undefined, math.nan, angle), result_dtype(node))
 
@@ -60,7 +61,7 @@ def _atan2(b: GraphBuilder, node: Node, y: Value, x: Value) -> Value:
 def _copysign(b: GraphBuilder, node: Node, x: Value, y: Tensorlike) -> Value:
     size, sign = operands(b, node, x, y)
     size = unary(b, "Abs", size)
-    return b.cast(select(b, negative(b, sign), unary(b, "Neg", size), size), result_dtype(node))
+    return b.cast(select(b, b.opposite(negative(b, sign)), size, unary(b, "Neg", size)), result_dtype(node))
 
 
 @converts("aten.fmax.default", "aten.fmin.default")
@@ -68,7 +69,7 @@ def _fmax(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
     """The number where the other is NaN."""
     dtype, op = result_dtype(node), "Max" if "fmax" in str(node.target) else "Min"
     first, second = b.cast(x, dtype), b.cast(y, dtype)
-    made = larger(b, first, second, op)
+    made = larger(b, second, first, op)  # of two zeros the first
     if not dtype.is_floating_point:
         return made
     return select(b, isnan(b, first), second, select(b, isnan(b, second), first, made))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import is_cheap, rounds_whole
 from djinn_fx.engines.onnx.converters import powers
-from djinn_fx.engines.onnx.graph import DJINN, GraphBuilder, Number, Refused, Tensorlike, Value
+from djinn_fx.engines.onnx.graph import GraphBuilder, Number, Refused, Tensorlike, Value
 from djinn_fx.engines.onnx.kernels import (
     arithmetic,
     broadcast,
@@ -21,11 +23,19 @@ from djinn_fx.engines.onnx.kernels import (
 from djinn_fx.engines.onnx.registry import converts, promoted, result_dtype
 
 
-def _scaled(b: GraphBuilder, value: Tensorlike, alpha: Tensorlike, dtype: torch.dtype) -> Value:
-    operand = b.tensor(value, dtype)
+def _scaled(b: GraphBuilder, kind: str, x: Tensorlike, y: Tensorlike, alpha: Tensorlike, dtype: torch.dtype) -> Value:
+    """``x + alpha * y``, or the difference, without rounding in between, as torch does it."""
+    first, second = b.tensor(x, dtype), b.tensor(y, dtype)
     if not isinstance(alpha, Value) and alpha == 1:
-        return operand
-    return arithmetic(b, "Mul", [operand, b.tensor(alpha, dtype)], dtype)
+        return arithmetic(b, kind, [first, second], dtype)
+    inner = wide(b, dtype)
+    product = arithmetic(b, "Mul", [b.cast(second, inner), b.tensor(alpha, inner)], inner)
+    if (
+        dtype is torch.float32 and b.flavour != "tensorrt" and is_cheap(b, second)
+    ):  # beyond the type torch's product is exact
+        size = b.op("Abs", [product])  # beyond the type torch's product is exact
+        b.require(b.op("Less", [size, b.constant(math.inf, inner)], torch.bool), of_floats=True)
+    return b.cast(arithmetic(b, kind, [b.cast(first, inner), product], inner), dtype)
 
 
 @converts("aten.add.Tensor", "aten.add.Scalar")
@@ -34,27 +44,27 @@ def add(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike, alpha: Tensor
     if dtype is torch.bool:
         if alpha != 1:
             raise Refused("a sum of truth values, scaled")
-        return _logic(b, "Or", x, y)
-    return arithmetic(b, "Add", [b.tensor(x, dtype), _scaled(b, y, alpha, dtype)], dtype)
+        return logic(b, "Or", x, y)
+    return _scaled(b, "Add", x, y, alpha, dtype)
 
 
 @converts("aten.sub.Tensor", "aten.sub.Scalar")
 def sub(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike, alpha: Tensorlike = 1) -> Value:
     dtype = result_dtype(node)
-    return arithmetic(b, "Sub", [b.tensor(x, dtype), _scaled(b, y, alpha, dtype)], dtype)
+    return _scaled(b, "Sub", x, y, alpha, dtype)
 
 
 @converts("aten.rsub.Tensor", "aten.rsub.Scalar")
 def rsub(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike, alpha: Tensorlike = 1) -> Value:
     dtype = result_dtype(node)
-    return arithmetic(b, "Sub", [b.tensor(y, dtype), _scaled(b, x, alpha, dtype)], dtype)
+    return _scaled(b, "Sub", y, x, alpha, dtype)
 
 
 @converts("aten.mul.Tensor", "aten.mul.Scalar")
 def mul(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
     dtype = result_dtype(node)
     if dtype is torch.bool:
-        return _logic(b, "And", x, y)
+        return logic(b, "And", x, y)
     return arithmetic(b, "Mul", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype)
 
 
@@ -109,9 +119,15 @@ def floor_divide(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> V
     first, second = b.tensor(x, dtype), b.tensor(y, dtype)
     if dtype.is_floating_point:
         return _floor_divide_floats(b, first, second, dtype)
-    # Mod has the divisor's sign, so what is left can be divided without a rest.
     inner = wide(b, dtype)
-    return b.cast(_floored_quotient(b, b.cast(first, inner), b.cast(second, inner))[0], dtype)
+    first, second = b.cast(first, inner), b.cast(second, inner)
+    if b.flavour != "onnxruntime":
+        return b.cast(_floored_quotient(b, first, second)[0], dtype)
+    # Beside the least number the difference that that takes leaves the type.
+    shape = broadcast(first, second)
+    rests = [b.op("Mod", [first, second], shape=shape, fmod=kind) for kind in (0, 1)]
+    differ = negate(b, b.op("Equal", rests, torch.bool, shape))
+    return b.cast(b.op("Sub", [b.op("Div", [first, second], shape=shape), b.cast(differ, inner)], shape=shape), dtype)
 
 
 def _floor_divide_floats(b: GraphBuilder, first: Value, second: Value, dtype: torch.dtype) -> Value:
@@ -132,7 +148,7 @@ def _floor_divide_floats(b: GraphBuilder, first: Value, second: Value, dtype: to
     floor = b.where(near, b.op("Add", [floor, one]), floor)
     # A quotient of zero has the ratio's sign; a division by zero is the ratio.
     none = b.op("Mul", [ratio, zero])
-    floor = b.where(b.op("Equal", [whole, zero], torch.bool), none, floor)
+    floor = b.where(negate(b, b.op("Equal", [whole, zero], torch.bool)), floor, none)  # ORT's keeps this one's sign
     return b.cast(b.where(b.op("Equal", [second, zero], torch.bool), ratio, floor, shape), dtype)
 
 
@@ -223,24 +239,25 @@ for _name, _kind in (
 converts("aten.ne.Tensor", "aten.ne.Scalar")(_comparison("Equal", negated=True))
 
 
-def _logic(b: GraphBuilder, kind: str, *given: Tensorlike) -> Value:
+def logic(b: GraphBuilder, kind: str, *given: Tensorlike) -> Value:
+    """An operator of truth values, which others are first cast to."""
     values = [b.tensor(one, torch.bool) for one in given]
     return b.op(kind, values, torch.bool, broadcast(*values))
 
 
 @converts("aten.logical_and.default")
 def logical_and(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
-    return _logic(b, "And", x, y)
+    return logic(b, "And", x, y)
 
 
 @converts("aten.logical_or.default")
 def logical_or(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
-    return _logic(b, "Or", x, y)
+    return logic(b, "Or", x, y)
 
 
 @converts("aten.logical_xor.default")
 def logical_xor(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
-    return _logic(b, "Xor", x, y)
+    return logic(b, "Xor", x, y)
 
 
 @converts("aten.logical_not.default")
@@ -248,11 +265,11 @@ def logical_not(b: GraphBuilder, node: Node, x: Value) -> Value:
     return negate(b, b.cast(x, torch.bool))
 
 
-def _bitwise(logic: str, bits: str) -> Any:
+def _bitwise(kind: str, bits: str) -> Any:
     def convert(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
         dtype = result_dtype(node)
         if dtype is torch.bool:
-            return _logic(b, logic, x, y)
+            return logic(b, kind, x, y)
         if b.flavour == "tensorrt":
             raise Refused("TensorRT has no operations on bits")
         operands = [b.tensor(x, dtype), b.tensor(y, dtype)]
@@ -286,53 +303,6 @@ def where(b: GraphBuilder, node: Node, condition: Value, x: Tensorlike, y: Tenso
 @converts("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
 def masked_fill(b: GraphBuilder, node: Node, x: Value, mask: Value, value: Tensorlike) -> Value:
     return select(b, b.cast(mask, torch.bool), b.tensor(value, x.dtype), x)
-
-
-def _bounded(b: GraphBuilder, kind: str, x: Value, bound: Value) -> Value:
-    """The greater (``Max``) or the smaller; NaN where one of the two is NaN."""
-    if x.dtype is torch.bool:
-        return _logic(b, "Or" if kind == "Max" else "And", x, bound)
-    if b.flavour == "onnxruntime" or not x.is_float:
-        inner = wide(b, x.dtype, exact=True)
-        shape = broadcast(x, bound)
-        return b.cast(b.op(kind, [b.cast(x, inner), b.cast(bound, inner)], inner, shape), x.dtype)
-    beyond = compare(b, "Less" if kind == "Max" else "Greater", x, bound)
-    result = select(b, beyond, bound, x)
-    if b.array_of(bound) is not None:
-        return result
-    return select(b, negate(b, compare(b, "Equal", bound, bound)), bound, result)
-
-
-@converts("aten.maximum.default")
-def maximum(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
-    dtype = result_dtype(node)
-    return _bounded(b, "Max", b.cast(x, dtype), b.cast(y, dtype))
-
-
-@converts("aten.minimum.default")
-def minimum(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
-    dtype = result_dtype(node)
-    return _bounded(b, "Min", b.cast(x, dtype), b.cast(y, dtype))
-
-
-@converts("aten.clamp.default", "aten.clamp.Tensor")
-def clamp(b: GraphBuilder, node: Node, x: Value, min: Tensorlike | None = None, max: Tensorlike | None = None) -> Value:
-    dtype = result_dtype(node)
-    value = b.cast(x, dtype)
-    for kind, bound in (("Max", min), ("Min", max)):
-        if bound is not None:
-            value = _bounded(b, kind, value, b.tensor(bound, dtype))
-    return value
-
-
-@converts("aten.clamp_min.default", "aten.clamp_min.Tensor")
-def clamp_min(b: GraphBuilder, node: Node, x: Value, min: Tensorlike) -> Value:
-    return clamp(b, node, x, min)  # type: ignore[return-value]
-
-
-@converts("aten.clamp_max.default", "aten.clamp_max.Tensor")
-def clamp_max(b: GraphBuilder, node: Node, x: Value, max: Tensorlike) -> Value:
-    return clamp(b, node, x, None, max)  # type: ignore[return-value]
 
 
 @converts("aten.neg.default")
@@ -379,9 +349,12 @@ def same(b: GraphBuilder, node: Node, x: Value, *_: Any, **__: Any) -> Value:
 @converts("aten._to_copy.default", "aten.to.dtype", "prims.convert_element_type.default")
 def to_copy(b: GraphBuilder, node: Node, x: Value, *_: Any, **__: Any) -> Value:
     dtype = result_dtype(node)
-    if b.flavour == "openvino" and dtype in (torch.float16, torch.bfloat16) and x.dtype is not dtype:
+    if b.flavour == "openvino" and dtype is torch.bfloat16 and x.dtype is not dtype:
         # Who rounds to a half wants it rounded; OpenVINO leaves a plain conversion out, as it computes in float32.
-        return b.op("Rounded", [b.cast(x, torch.float32)], dtype, domain=DJINN, half=int(dtype is torch.float16))
+        source = b.cast(x, torch.float32)
+        if is_cheap(b, source):
+            rounds_whole(b, source)
+        return b.rounded_for_certain(source, dtype)
     return b.cast(x, dtype)
 
 

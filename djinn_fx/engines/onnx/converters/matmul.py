@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from djinn_fx.engines.onnx.conditions.floats import calm_arguments
+from djinn_fx.engines.onnx.conditions.floats import for_products
 from djinn_fx.engines.onnx.graph import GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import arithmetic, broadcast
 from djinn_fx.engines.onnx.registry import converts, sizes_of
@@ -61,7 +61,7 @@ def product(
     dtype = x.dtype
     inner = _inner(b, dtype)
     shape = (x.shape[0], y.shape[1])
-    calm_arguments(b, x, y, bias)
+    for_products(b, x, y, bias=bias if beta != 0 else None)
     if not inner.is_floating_point:
         result = b.op("MatMul", [x, y], dtype, shape)
         if alpha != 1 or beta != 1:
@@ -120,7 +120,7 @@ def addmm(b: GraphBuilder, node: Node, bias: Value, x: Value, y: Value, beta: Nu
 @converts("aten.linear.default")
 def linear(b: GraphBuilder, node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
     inner = _inner(b, x.dtype)
-    calm_arguments(b, x, weight, bias)
+    for_products(b, x, weight, bias=bias)
     if b.flavour == "tensorrt" and inner is not x.dtype and bias is not None:
         plain = linear(b, node, x, weight)
         return arithmetic(b, "Add", [plain, bias], x.dtype)  # type: ignore[list-item]
@@ -134,7 +134,7 @@ def linear(b: GraphBuilder, node: Node, x: Value, weight: Value, bias: Value | N
 
 def matmul_values(b: GraphBuilder, x: Value, y: Value, shape: tuple[int | None, ...]) -> Value:
     """numpy's matmul, whose result has this shape."""
-    calm_arguments(b, x, y)
+    for_products(b, x, y)
     inner = _inner(b, x.dtype)
     return b.cast(b.op("MatMul", [b.cast(x, inner), b.cast(y, inner)], inner, shape), x.dtype)
 

@@ -47,8 +47,8 @@ def layer_norm(
     inner = wide(b, x.dtype)
     value = b.cast(x, inner)
     native = "native" in str(node.target)
-    # Torch's way to the variance has other ends; OpenVINO takes the smallest bfloat16 numbers for 0.
-    calm_where_cheap(b, x, least=LIVELY if x.dtype is torch.bfloat16 else None)
+    # Torch's way to the variance has other ends, and of zeros another sign.
+    calm_where_cheap(b, x, least=LIVELY)
     if (native and (reads(node, 1) or reads(node, 2))) or inner is torch.float64:
         return _layer_norm_parts(b, value, len(shape), weight, bias, eps, x.dtype, native)
     scale = b.cast(weight, inner) if weight is not None else b.expand(b.constant(1.0, inner), _known(shape))
@@ -139,7 +139,8 @@ def group_norm(
         raise Refused("the mean or the deviation of the groups is read")
     inner = wide(b, x.dtype)
     value = b.cast(x, inner)
-    calm_where_cheap(b, x, weight)
+    calm_where_cheap(b, x, least=LIVELY)  # of zeros the sign is another
+    calm_where_cheap(b, weight)
     parts = b.op("Reshape", [value, b.ints([0, groups, -1])], None, (x.shape[0], groups, None), symbols=(None,) * 3)
     axes = b.ints([2])
     kept = (x.shape[0], groups, 1)

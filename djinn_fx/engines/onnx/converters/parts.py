@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
+from djinn_fx.engines.onnx.conditions.floats import plain_extremes
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Sizes, Tensorlike, Value
 from djinn_fx.engines.onnx.kernels import chosen, raised
 
@@ -225,6 +226,7 @@ def extreme(b: GraphBuilder, kind: str, x: Value, dims: Sequence[int], keep: boo
     found = reduce(b, kind, x, dims, keep)
     if not x.is_float:
         return found
+    plain_extremes(b, x, found)
     if b.flavour == "openvino":  # which begins with the largest finite number, not with infinity
         least = -math.inf if kind == "ReduceMax" else math.inf
         found = select(b, anywhere(b, b.opposite(equal(b, x, least)), dims, keep), found, least)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from djinn_fx.engines.onnx.conditions.floats import calm
+from djinn_fx.engines.onnx.conditions.floats import calm, plain_extremes
 from djinn_fx.engines.onnx.converters.parts import binary, isnan, less, select, wide
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
 from djinn_fx.engines.onnx.registry import Refused, converts, fake
@@ -54,7 +54,9 @@ def largest(b: GraphBuilder, value: Value, shape: Sequence[int | None], **window
     """The largest of each window. TensorRT passes over NaN, so where one is is found out by a pool of its own."""
     symbols = (None,) * len(shape)
     if b.flavour != "tensorrt":
-        return b.op("MaxPool", [value], None, shape, symbols=symbols, **window)
+        made = b.op("MaxPool", [value], None, shape, symbols=symbols, **window)
+        plain_extremes(b, value, made)
+        return made
     if any(apart != 1 for apart in window.get("dilations", ())):
         raise Refused("with gaps in the window")
     window.pop("dilations", None)

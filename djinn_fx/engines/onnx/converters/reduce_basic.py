@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from djinn_fx.engines.onnx.conditions.floats import calm_arguments
+from djinn_fx.engines.onnx.conditions.floats import calm_arguments, plain_extremes
 from djinn_fx.engines.onnx.converters.parts import first_place
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.kernels import negate, select, wide
@@ -79,6 +79,7 @@ def extreme(b: GraphBuilder, kind: str, x: Value, axes: Sequence[int], keepdim: 
     value = b.cast(x, inner)
     result = reduce(b, kind, value, axes, keepdim)
     if inner.is_floating_point and axes:
+        plain_extremes(b, value, result)
         if b.flavour == "openvino":  # which begins with the largest finite number, not with infinity
             least = b.constant(-math.inf if kind == "ReduceMax" else math.inf, inner)
             beyond = negate(b, b.op("Equal", [value, least], torch.bool))

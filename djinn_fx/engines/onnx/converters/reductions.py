@@ -7,7 +7,7 @@ import math
 import torch
 from torch.fx import Node
 
-from djinn_fx.engines.onnx.conditions.floats import calm, exceeds
+from djinn_fx.engines.onnx.conditions.floats import calm, exceeds, plain_zeros
 from djinn_fx.engines.onnx.converters.binary import norm
 from djinn_fx.engines.onnx.converters.parts import (
     axes,
@@ -134,6 +134,7 @@ def _variance(
     value = b.cast(x, wide(dtype))
     calm(b, value)
     mean = reduce(b, "ReduceMean", value, over, True) if over else value
+    mean = unsigned_zero(b, mean)
     away = binary(b, "Sub", value, mean)
     total = binary(b, "Mul", away, away)
     total = reduce(b, "ReduceSum", total, over, keepdim) if over else total
@@ -196,6 +197,7 @@ def _median(b: GraphBuilder, node: Node, x: Value) -> Value:
     if size is None:
         raise Refused("of a number of elements that is not known before the call")
     held = select(b, isnan(b, value), 0.0, value) if x.is_float else value
+    plain_zeros(b, value)  # of which one is as large as the other
     k = (size + 1) // 2
     found, _ = b.ops("TopK", [held, b.ints([k])], [(x.dtype, (k,)), (torch.int64, (k,))], axis=0, largest=0, sorted=1)
     middle = b.squeeze(b.slice(found, 0, k - 1, k, size=1), [0])

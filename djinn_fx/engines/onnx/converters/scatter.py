@@ -7,6 +7,7 @@ import math
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import plain_extremes
 from djinn_fx.engines.onnx.converters.parts import (
     along,
     at_most,
@@ -130,6 +131,8 @@ def _neutral(kind: str, dtype: torch.dtype) -> float:
 def _extreme(b: GraphBuilder, x: Value, index: Value, source: Value, at: int, kind: str) -> Value:
     """NaN where one is, of what stands there or comes: the runtimes lose it."""
     made = elements(b, x, index, source, at, kind)
+    for one in (x, source):
+        plain_extremes(b, one, made)
     number = b.cast(isnan(b, source), torch.float32)
     zeros = b.expand(b.constant(0.0, torch.float32), b.sizes(x))
     met = less(b, 0.0, elements(b, zeros, index, number, at, "add"))

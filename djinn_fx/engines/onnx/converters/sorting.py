@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch.fx import Node
 
+from djinn_fx.engines.onnx.conditions.floats import plain_zeros
 from djinn_fx.engines.onnx.converters.binary import log_of_sum
 from djinn_fx.engines.onnx.converters.normalization import reads
 from djinn_fx.engines.onnx.converters.parts import (
@@ -40,7 +41,7 @@ def _keys(b: GraphBuilder, x: Value) -> Value:
     if not x.is_float:
         return x
     keys = b.cast(x, wide(x.dtype))
-    keys = select(b, equal(b, keys, math.inf), torch.finfo(torch.float32).max, keys)
+    keys = select(b, equal(b, keys, math.inf), torch.finfo(keys.dtype).max, keys)
     return select(b, isnan(b, keys), math.inf, keys)
 
 
@@ -150,6 +151,8 @@ def _sort(
     if not x.rank or 0 in x.shape:
         raise Refused("of a single number, or of none")
     at = axis(dim, x.rank)
+    if b.flavour == "openvino":
+        plain_zeros(b, x)  # they are equal to others
     best, found, places = _ordered(b, x, b.size(x, at), at, descending)
     if b.flavour == "tensorrt" and (owned or (placed and stable)):
         _distinct(b, best, at)
