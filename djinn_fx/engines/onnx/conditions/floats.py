@@ -104,7 +104,7 @@ def for_products(b: GraphBuilder, *factors: Value, bias: Value | None = None) ->
 
 
 def plain_zeros(b: GraphBuilder, value: Value) -> None:
-    """Require that no element is -0 (or NaN, or a negative denormal)."""
+    """Require that no element is -0 (or a negative denormal)."""
     if _varies(b, value) and _passes_over(b):
         b.require(_plain(b, value), of_floats=True)
 
@@ -123,10 +123,10 @@ def plain_extremes(b: GraphBuilder, value: Value, result: Value) -> None:
 
 
 def _plain(b: GraphBuilder, value: Value) -> Value:
-    """Whether the reciprocals are above -inf: those of -0 and of the tiniest negative numbers are not."""
+    """Whether the reciprocals are other than -inf, which those of -0 and of the tiniest negative numbers are."""
     number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
     turned = b.op("Reciprocal", [number])
-    return b.op("Less", [b.constant(-math.inf, number.dtype), turned], torch.bool, turned.shape)
+    return b.opposite(b.op("Equal", [turned, b.constant(-math.inf, number.dtype)], torch.bool))
 
 
 def _over_all(b: GraphBuilder, truth: Value, kind: str) -> Value:

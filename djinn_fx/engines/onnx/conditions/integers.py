@@ -160,7 +160,9 @@ class Conditions:
         if known is None or known == (0, 0):
             raise Refused("whole numbers are divided by zero")
         least, most = limits(fake_value(node).dtype)
-        if known[0] < 0 and not self._ranges.demand(dividend, least + 1, most, "the least number may be divided by -1"):
+        if known[0] <= -1 <= known[1] and not self._ranges.demand(
+            dividend, least + 1, most, "the least number may be divided by -1"
+        ):
             raise Refused("the least number may be divided by -1")
         if known[0] > 0 or known[1] < 0 or not isinstance(divisor, Node):
             return

@@ -7,7 +7,7 @@ import math
 import torch
 from torch.fx import Node
 
-from djinn_fx.engines.onnx.conditions.floats import calm, exceeds, plain_zeros
+from djinn_fx.engines.onnx.conditions.floats import calm, exceeds, plain_extremes
 from djinn_fx.engines.onnx.converters.binary import norm
 from djinn_fx.engines.onnx.converters.parts import (
     axes,
@@ -197,10 +197,10 @@ def _median(b: GraphBuilder, node: Node, x: Value) -> Value:
     if size is None:
         raise Refused("of a number of elements that is not known before the call")
     held = select(b, isnan(b, value), 0.0, value) if x.is_float else value
-    plain_zeros(b, value)  # of which one is as large as the other
     k = (size + 1) // 2
     found, _ = b.ops("TopK", [held, b.ints([k])], [(x.dtype, (k,)), (torch.int64, (k,))], axis=0, largest=0, sorted=1)
     middle = b.squeeze(b.slice(found, 0, k - 1, k, size=1), [0])
+    plain_extremes(b, value, middle)
     if not x.is_float:
         return middle
     return select(
