@@ -247,19 +247,6 @@ def read_profile(folder: Path, here: Conditions | None = None) -> FoundProfile:
     return FoundProfile(profile=profile, problem=None, path=path)
 
 
-def read_samples(folder: Path) -> list[Sample]:
-    """The samples beside a profile.
-
-    Raises:
-        OSError: there are none, or they cannot be read.
-        ValueError: the file is damaged.
-    """
-    try:
-        return [Sample.from_json(one) for one in read_checked(folder / SAMPLES_FILE)]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / SAMPLES_FILE}: not samples ({error!r})") from error
-
-
 def staleness(profile: Profile, here: Conditions) -> str | None:
     """What differs between then and now; None if nothing does."""
     for what, then, now in (("machine", profile.machine, here.machine), ("versions", profile.versions, here.versions)):

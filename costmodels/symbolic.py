@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import sympy  # type: ignore[import-untyped]
-from torch.fx import Node
 
 from djinn_fx.costmodels.work.sizes import Sizes, expression_functions, symbols_of, worked_out
 from djinn_fx.costmodels.work.work import SUMMED, Work
@@ -49,17 +48,6 @@ class SymbolicWork:
 
     def __str__(self) -> str:
         return "\n".join(f"{name} = {text}" for name, text in self.formulas.items() if text != "0")
-
-
-def symbolic_work(srg: SRG, node: Node) -> SymbolicWork:
-    """What one op does, as formulas of its graph's symbols."""
-    sizes = _expressions(srg)
-    work = work_at(sizes, node)
-    formulas = {name: str(sympy.expand(getattr(work, name))) for name in SUMMED}
-    unpriced = ((node.name, work.problem),) if work.problem is not None else ()
-    return SymbolicWork(
-        op=work.op, kind=work.kind, formulas=formulas, symbols=tuple(sizes.values or ()), unpriced=unpriced
-    )
 
 
 def symbolic_total(srg: SRG) -> SymbolicWork:

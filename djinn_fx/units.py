@@ -72,11 +72,6 @@ def _finite(text: str, number: float) -> float:
     return number
 
 
-def format_bandwidth(bytes_s: float) -> str:
-    """Bytes per second for a reader, decimal units: ``4.5e11`` is ``"450.0 GB/s"``."""
-    return f"{format_bytes(round(bytes_s))}/s"
-
-
 def format_bytes(count: int) -> str:
     """Bytes for a reader, decimal units: ``1_500_000`` is ``"1.5 MB"``."""
     size = float(count)

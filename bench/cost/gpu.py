@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.cost import gpu_data as cost_gpu_data
 from bench.cost.gpu_data import Graph, Measured
+from bench.cost.gpu_fit import START_SAMPLES, Samples, fit, refine_few, table_json
 from bench.cost.gpu_models import kernels
 from bench.harness.harness import Report, parse, parser, table, write_json
-from djinn_fx.costmodels.laws.gpu import table_json
-from djinn_fx.costmodels.laws.gpu_fit import START_SAMPLES, Fitted, Samples, fit, refine_few
+from djinn_fx.costmodels.laws.gpu import Fitted
 from djinn_fx.costmodels.laws.gpu_laws import LAWS, GpuSpec, coolness, in_sequence
 
 #: Published mean errors in percent, out of distribution (NeuSight, ASPLOS 2025): what is to be beaten.

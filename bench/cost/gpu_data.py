@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from djinn_fx.costmodels.laws.gpu_fit import Samples
+from bench.cost.gpu_fit import Samples
 from djinn_fx.costmodels.laws.gpu_laws import GpuSpec, base_share
 
 #: Which law a file's ops obey.

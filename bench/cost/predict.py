@@ -15,6 +15,7 @@ from unittest import mock
 
 import torch
 
+from bench.cost.baseline import baseline_seconds, fit_baseline, read_samples
 from bench.cost.graphs import Folder, first_line, region_of, work_again
 from djinn_fx.costmodels.laws.calibrated import CalibratedModel
 from djinn_fx.costmodels.laws.roofline import RooflineModel
@@ -42,7 +43,8 @@ def predict(graphs: Sequence[str], engines: Sequence[str], root: str, profile: s
     """
     threads = threads or torch.get_num_threads()
     device = default_device("cpu")
-    model, fitted, facts = _model(profile, threads)
+    model, facts = _model(profile, threads)
+    yardsticks = _yardsticks(profile, engines, threads) if model is not None else {}
     found: Found = {}
     for graph in graphs:
         folder = Folder.of(root, graph)
@@ -53,21 +55,28 @@ def predict(graphs: Sequence[str], engines: Sequence[str], root: str, profile: s
             "unpriced": sorted({one.op for one in busy if one.problem is not None}),
             "unpriced_share": sum(one.problem is not None for one in busy) / max(1, len(busy)),
             "torch": _by_torch(folder.facts(), device),
-            "engines": {name: _by_models(work, name, threads, device, model, fitted) for name in engines},
+            "engines": {name: _by_models(work, name, device, model, yardsticks.get(name)) for name in engines},
         }
     return {"profile": facts, "device": device.name, "threads": threads, "graphs": found}
 
 
-def _model(profile: str, threads: int) -> tuple[CalibratedModel | None, Mapping[str, Any], Found]:
+def _model(profile: str, threads: int) -> tuple[CalibratedModel | None, Found]:
     known = read_profile(Path(profile), conditions(threads))
     if known.profile is None:
-        return None, {}, {"problem": str(known.problem or "this machine has no profile; run djinn calibrate")}
+        return None, {"problem": str(known.problem or "this machine has no profile; run djinn calibrate")}
     facts = {"made": known.profile.made, "samples": known.profile.samples, "noise": dict(known.profile.noise)}
-    return CalibratedModel(known.profile.fitted, threads=threads), known.profile.fitted, facts
+    return CalibratedModel(known.profile.fitted, threads=threads), facts
+
+
+def _yardsticks(profile: str, engines: Sequence[str], threads: int) -> dict[str, dict[str, float]]:
+    """The calibrated roofline of each engine that was measured on so many threads."""
+    samples = [one for one in read_samples(Path(profile)) if one.device == "cpu" and one.threads == threads]
+    groups = {name: [one for one in samples if one.engine == name] for name in engines}
+    return {name: fit_baseline(group) for name, group in groups.items() if group}
 
 
 def _by_models(
-    work: WorkGraph, engine: str, threads: int, device: Device, model: CalibratedModel | None, fitted: Mapping[str, Any]
+    work: WorkGraph, engine: str, device: Device, model: CalibratedModel | None, yardstick: Mapping[str, float] | None
 ) -> Found:
     found: Found = {"raw roofline": RooflineModel().region(work, device, engine).time_s}
     if model is None:
@@ -80,11 +89,8 @@ def _by_models(
         "provenance": estimate.provenance,
         "known": model.knows(engine),
     }
-    factors = fitted.get("baseline", {}).get(f"{engine}/{threads}")
-    if factors is not None:
-        from djinn_fx.costmodels.laws.baseline import baseline_seconds
-
-        found["calibrated roofline"] = baseline_seconds(factors, work)
+    if yardstick is not None:
+        found["calibrated roofline"] = baseline_seconds(yardstick, work)
     return found
 
 

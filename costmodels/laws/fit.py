@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from djinn_fx.costmodels.laws.baseline import fit_baseline
 from djinn_fx.costmodels.laws.curves import NAMES, OP_SPREAD, PARAMETERS, Batch, batch, graph_seconds
 from djinn_fx.costmodels.laws.fusion import kernels, policy_of
 from djinn_fx.costmodels.laws.interval import conformal_scale
@@ -110,7 +109,7 @@ def fit(samples: Sequence[Sample]) -> dict[str, Any]:
         samples: of one machine. Those of accelerators are left out: their laws are elsewhere.
 
     Returns:
-        ``{"schema", "engines": {"eager/2": ...}, "baseline": {...}}``; see :class:`Fitted`.
+        ``{"schema", "engines": {"eager/2": ...}}``; see :class:`Fitted`.
     """
     groups: dict[tuple[str, int], list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -122,7 +121,6 @@ def fit(samples: Sequence[Sample]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "engines": {f"{engine}/{threads}": made.to_json() for (engine, threads), made in done.items()},
-        "baseline": {f"{engine}/{threads}": fit_baseline(group) for (engine, threads), group in groups.items()},
     }
 
 

@@ -10,17 +10,25 @@ from __future__ import annotations
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from djinn_fx.costmodels.estimate import CALIBRATED, DATASHEET, UNPRICED, Estimate
 from djinn_fx.costmodels.laws.fusion import Kernel, kernels, policy_of
-from djinn_fx.costmodels.laws.gpu_fit import Fitted
-from djinn_fx.costmodels.laws.gpu_laws import FLOAT_BYTES, LAWS, Array, GpuSpec, base_share, coolness, in_sequence
+from djinn_fx.costmodels.laws.gpu_laws import (
+    FLOAT_BYTES,
+    LAWS,
+    Array,
+    GpuSpec,
+    Law,
+    base_share,
+    coolness,
+    in_sequence,
+    similarity,
+)
 from djinn_fx.costmodels.laws.roofline import RooflineModel
 from djinn_fx.costmodels.work.work import Work, WorkGraph
 from djinn_fx.hardware.device import Device
@@ -45,6 +53,32 @@ _DISPATCH_S = 6e-6
 _KEPT_OPS, _KEPT_DEVICES = 16384, 256
 #: An interval where a law is used beyond what was measured (another precision, a convolution), as factors.
 _BEYOND = (0.5, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """One law's coefficients.
+
+    Attributes:
+        law: which law.
+        shared: what the devices have in common, shape (coefficients,).
+        own: what each device adds, shape (devices, coefficients).
+        specs: the devices.
+    """
+
+    law: Law
+    shared: Array
+    own: Array
+    specs: tuple[GpuSpec, ...]
+
+    def values(self, spec: GpuSpec) -> Array:
+        """Coefficients for a device, measured or not: the shared ones and the similar devices' own, by similarity."""
+        inherited = np.array([one.inherited for one in self.law.coefficients])
+        return np.asarray(self.shared + np.where(inherited, similarity(spec, self.specs) @ self.own, 0.0))
+
+    def seconds(self, spec: GpuSpec, sizes: Array) -> Array:
+        """Times for rows of sizes on a device."""
+        return self.law.seconds(spec, sizes, self.values(spec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,37 +304,3 @@ def _values(device: Device, law: str, dtype: str) -> tuple[GpuSpec, Array]:
         _kept_values.clear()
     _kept_values[key] = device, spec, values
     return spec, values
-
-
-def table_json(
-    fits: Mapping[str, Fitted],
-    errors: Mapping[str, Mapping[str, Iterable[float]]],
-    source: str,
-) -> dict[str, Any]:
-    """The file of coefficients.
-
-    Args:
-        fits: by law, on all devices.
-        errors: by law, 80 % factors ``seen`` and ``unseen``.
-        source: what was fitted on, and when.
-    """
-    devices = {spec.name: spec for fitted in fits.values() for spec in fitted.specs}
-    fields = GpuSpec.__dataclass_fields__
-    return {
-        "schema": SCHEMA,
-        "source": source,
-        "devices": [{name: getattr(spec, name) for name in fields} for spec in devices.values()],
-        "laws": {
-            name: {
-                "coefficients": [one.name for one in fitted.law.coefficients],
-                "shared": _rounded(fitted.shared),
-                "own": {spec.name: _rounded(own) for spec, own in zip(fitted.specs, fitted.own, strict=True)},
-                **{kind: _rounded(factors) for kind, factors in errors[name].items()},
-            }
-            for name, fitted in fits.items()
-        },
-    }
-
-
-def _rounded(values: Iterable[float]) -> list[float]:
-    return [round(float(value), 4) for value in values]

@@ -8,19 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
-
-from torch._ops import HigherOrderOperator
-from torch.fx import Node
 
 from djinn_fx.costmodels.estimate import DATASHEET, UNPRICED, Estimate
 from djinn_fx.costmodels.work.work import Work, WorkGraph
-from djinn_fx.costmodels.work.work_of import parts_of, work_of
 from djinn_fx.hardware.device import Device
-from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.record import Cost
-
-FREE = Cost(provenance=DATASHEET)
 
 #: The 80 % interval of a roofline, as factors of its time. A datasheet's peak is never exceeded, but caches make
 #: bytes cheaper than main memory's bandwidth; small and awkward shapes reach a tenth of the peak or less.
@@ -80,18 +72,6 @@ def seconds_of(work: Work, device: Device) -> float:
     operations = work.matmul_flops + work.vector_flops + SPECIAL_FLOPS * work.special_flops
     moved = work.weight_bytes + work.read_bytes + work.write_bytes
     return max(operations / device.peak(work.dtype), moved / device.bandwidth_bytes_s) + device.launch_overhead_s
-
-
-def price(srg: SRG, node: Node, device: Device) -> tuple[Cost, str | None]:
-    """What an op costs on a device by the roofline, and why it is unpriced if it is."""
-    work = work_of(srg, node)
-    if work.costs_nothing:
-        return FREE, None
-    if isinstance(node.target, HigherOrderOperator):  # every op of its body is launched
-        costs = [cost_of(part, ROOFLINE.op(part, device)) for part in parts_of(srg, node) if not part.costs_nothing]
-        cost = sum(costs, FREE)
-        return replace(cost, provenance=DATASHEET if work.problem is None else UNPRICED), work.problem
-    return cost_of(work, ROOFLINE.op(work, device)), work.problem
 
 
 def cost_of(work: Work, estimate: Estimate) -> Cost:

@@ -92,17 +92,6 @@ def _flow(sizes: Sizes, nodes: list[Node]) -> WorkGraph:
     )
 
 
-def parts_of(srg: SRG, node: Node) -> list[Work]:
-    """The ops that a call runs: those of its body, of several bodies the one with most to do; else itself."""
-    sizes = sizes_of(srg)
-    bodies = bodies_of(sizes, node)
-    if not bodies:
-        return [work_at(sizes, node)]
-    body = max(bodies, key=lambda body: _weight(_body_work(sizes, "", body)))
-    parts = [part for inner in body.srg.ops for part in parts_of(body.srg, inner)]
-    return parts * int(body.times)
-
-
 def sizes_of(srg: SRG, values: Mapping[str, int] | None = None) -> Sizes:
     """The graph's tensors at the example's sizes (kept as long as the graph) or at given ones."""
     if values is not None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -133,21 +133,13 @@ class Lessons:
 
 def lessons(store: Store | None) -> Lessons:
     """The lessons of a store; the same object each time."""
-    return _lessons(str(store.root) if store is not None else "", lambda: Lessons(store))
-
-
-_LESSONS: dict[str, Lessons] = {}
-
-
-def _lessons(root: str, make: Callable[[], Lessons]) -> Lessons:
+    root = str(store.root) if store is not None else ""
     if root not in _LESSONS:
-        _LESSONS[root] = make()
+        _LESSONS[root] = Lessons(store)
     return _LESSONS[root]
 
 
-def forget_lessons() -> None:
-    """Drop what this process knows; what is on disk stays."""
-    _LESSONS.clear()
+_LESSONS: dict[str, Lessons] = {}
 
 
 def _digest(fields: Mapping[str, Any]) -> str:

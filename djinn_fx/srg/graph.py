@@ -97,10 +97,6 @@ class SRG:
             changes["reasons"] = (*record.reasons, reason)
         self.set_record(node, replace(record, **changes))
 
-    def add_reason(self, reason: Reason) -> None:
-        """Record a decision about the graph as a whole."""
-        self.reasons = (*self.reasons, reason)
-
 
 def fake_value(node: Node) -> Any:
     """The node's compile-time value: a FakeTensor, a SymInt, a number, or a tuple or list of these."""

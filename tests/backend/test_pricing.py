@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
+from djinn_fx.compiling import region_times
 from djinn_fx.compiling.captured import CapturedGraph
-from djinn_fx.compiling.region_times import Lessons, RegionTimes, forget_lessons
+from djinn_fx.compiling.region_times import Lessons, RegionTimes
 from djinn_fx.costmodels.estimate import Estimate
 from djinn_fx.costmodels.profile import profile_folder
 from djinn_fx.costmodels.work.work import Work, WorkGraph
@@ -43,11 +44,10 @@ class Mine:
 
 
 @pytest.fixture(autouse=True)
-def _own_lessons() -> Iterator[None]:
-    forget_lessons()
+def _own_lessons(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(region_times, "_LESSONS", {})
     with torch.no_grad():
         yield
-    forget_lessons()
 
 
 def learned_by(run: Any, times: int = BURST) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.cost.baseline import read_samples
 from djinn_fx.calibrate.journal import Journal
 from djinn_fx.costmodels.profile import (
     PROFILE_FILE,
@@ -23,7 +24,6 @@ from djinn_fx.costmodels.profile import (
     profile_folder,
     read_checked,
     read_profile,
-    read_samples,
     write_checked,
     write_profile,
     write_samples,

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from bench.cost.baseline import read_samples
 from djinn_fx.calibrate import run as run_module
 from djinn_fx.calibrate.cases.case import Case, Task
 from djinn_fx.calibrate.child import Outcome
 from djinn_fx.calibrate.run import Progress, Request, calibrate, installed_engines, measure
 from djinn_fx.cli import calibrate as calibrate_cli
 from djinn_fx.cli.main import main
-from djinn_fx.costmodels.profile import Sample, conditions, profile_folder, read_profile, read_samples
+from djinn_fx.costmodels.profile import Sample, conditions, profile_folder, read_profile
 from djinn_fx.costmodels.work.work import WorkGraph
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from djinn_fx.compiling import region_times
-from djinn_fx.compiling.region_times import Lessons, RegionTimes, forget_lessons, lessons
+from djinn_fx.compiling.region_times import Lessons, RegionTimes, lessons
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.store import Store
 
@@ -118,8 +118,8 @@ def test_damaged_lessons_are_none(store: Store) -> None:
     assert known.about("model").to_json() == []
 
 
-def test_graphs_of_one_store_share_their_lessons(store: Store) -> None:
-    forget_lessons()
+def test_graphs_of_one_store_share_their_lessons(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(region_times, "_LESSONS", {})
     assert lessons(store) is lessons(store)
     assert lessons(None) is not lessons(store)
     assert region_times.lessons(store).about("m") is region_times.lessons(store).about("m")

@@ -80,7 +80,10 @@ def test_header_names_the_pass_the_kind_the_phase_and_the_plan() -> None:
     srg = graphs.cut(graphs.lowered(graphs.writer_and_readers()), 1)
     srg.made_by, srg.phase, srg.order = "order", Phase.PREFILL, (0, 1)
     srg.transfers = (Transfer(value="add", source="cpu", target="cuda:0", before_region=1, nbytes=64),)
-    srg.add_reason(Reason(kind=ReasonKind.SPLIT, detail="by hand", runner_up="whole", runner_up_cost="1 s"))
+    srg.reasons = (
+        *srg.reasons,
+        Reason(kind=ReasonKind.SPLIT, detail="by hand", runner_up="whole", runner_up_cost="1 s"),
+    )
     header = [line for line in to_text(srg).splitlines() if line.startswith("#")]
     assert header[0] == "# srg: inference graph, made by order, phase prefill"
     assert header[1].startswith("# region 0 'part 0': 1 ops, code 0")

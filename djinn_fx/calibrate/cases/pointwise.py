@@ -39,7 +39,6 @@ _UNARY: dict[str, Step] = {
 #: Measured at every size; the others at _FEW.
 _FULL = ("mul", "gelu", "silu", "tanh", "exp")
 _FEW = (4096, 524_288, 8_388_608)
-_QUICK_FEW = (524_288,)
 
 
 def cases() -> Iterator[Case]:

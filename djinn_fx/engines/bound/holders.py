@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -76,7 +76,7 @@ class Sweeper(Protocol):
 
 
 #: Who is to look for dead weights after garbage was collected.
-SWEEPERS: weakref.WeakSet[Any] = weakref.WeakSet()
+SWEEPERS: weakref.WeakSet[Sweeper] = weakref.WeakSet()
 #: Looking takes at most this share of the time, except after a full collection.
 _SHARE = 0.01
 

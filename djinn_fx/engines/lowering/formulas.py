@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -107,9 +107,3 @@ def is_contiguous(sizes: Sequence[Any], strides: Sequence[Any]) -> bool:
         size = expression_of(size)
         wanted = wanted * (max(size, 1) if isinstance(size, int) else size)
     return True
-
-
-def hint_of(size: Any, hints: Mapping[Any, int]) -> int:
-    """A size with each symbol taken for its hint."""
-    expression = expression_of(size)
-    return expression if isinstance(expression, int) else int(expression.xreplace(hints))

@@ -157,8 +157,3 @@ def raised_less_one(b: GraphBuilder, value: Value) -> Value:
     away = b.op("LessOrEqual", [b.constant(1e-6, value.dtype), size], torch.bool)
     far = b.op("LessOrEqual", [half, size], torch.bool)
     return b.where(far, b.op("Sub", [power, one]), b.where(away, small, value))
-
-
-def is_size(value: Any) -> bool:
-    """Whether an operand is a size, and so no negative number."""
-    return isinstance(value, Value) and value.formula is not None

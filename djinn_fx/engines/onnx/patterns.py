@@ -6,7 +6,7 @@ else reads them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,8 +16,6 @@ from djinn_fx.engines.onnx.converters.normalization import rms_norm_of
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
 from djinn_fx.srg.graph import fake_value
 from djinn_fx.srg.lower import target_name
-
-Pattern = Callable[[GraphBuilder, Mapping[Node, Any], Node], "Value | None"]
 
 
 def found(b: GraphBuilder, values: Mapping[Node, Any], node: Node) -> Value | None:

@@ -287,10 +287,6 @@ class _Given(Numbers):
     def add(self, rule: str, slots: Sequence[int], numbers: Sequence[Any] = ()) -> int:
         return self._ranges._add(rule, slots, numbers)
 
-    def type_of(self, given: Any) -> torch.dtype | None:
-        fake = fake_value(given) if isinstance(given, Node) else None
-        return fake.dtype if isinstance(fake, torch.Tensor) else None
-
     def sizes(self, given: Any) -> Sequence[Any]:
         fake = fake_value(given)
         return tuple(fake.shape) if isinstance(fake, torch.Tensor) else ()

@@ -34,10 +34,6 @@ class Numbers(Protocol):
         """A new interval, by a rule of ``intervals.py``."""
         ...
 
-    def type_of(self, given: Any) -> torch.dtype | None:
-        """The element type of an argument; None if it is no tensor."""
-        ...
-
     def sizes(self, given: Any) -> Sequence[Any]:
         """The sizes of an argument."""
         ...

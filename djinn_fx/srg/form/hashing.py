@@ -219,15 +219,6 @@ class _Canonicaliser:
         raise NoCanonicalForm(f"{user.name!r} reads {source.name!r}, which is neither inside nor an input")
 
 
-def graph_form(gm: GraphModule) -> dict[str, Any]:
-    """The canonical form of a whole graph module, such as the body of a higher-order op.
-
-    Raises:
-        NoCanonicalForm: as :func:`canonical_form`.
-    """
-    return _body_form(gm, _Scope())
-
-
 def _body_form(gm: GraphModule, scope: _Scope) -> dict[str, Any]:
     if any(META_KEY not in node.meta for node in gm.graph.nodes):
         try:

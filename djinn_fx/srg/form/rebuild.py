@@ -31,7 +31,6 @@ from djinn_fx.srg.form.hashing import canonical_form, structural_hash
 from djinn_fx.srg.form.targets import UnknownTarget, find_operator, find_target, takes_tuples
 from djinn_fx.srg.lower import lower
 
-_SYMBOL = re.compile(r"k\d+")
 #: More ops than any region has; a form is refused before time is spent on it.
 _MAX_OPS = 200_000
 

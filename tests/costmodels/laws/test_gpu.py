@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.cost import gpu_fit
+from bench.cost.gpu_fit import Samples, table_json
 from djinn_fx.costmodels.estimate import CALIBRATED, DATASHEET, UNPRICED, CostModel
-from djinn_fx.costmodels.laws import gpu_fit
-from djinn_fx.costmodels.laws.gpu import COEFFICIENTS, GpuModel, _table, spec_of, table_json
-from djinn_fx.costmodels.laws.gpu_fit import Samples
+from djinn_fx.costmodels.laws.gpu import COEFFICIENTS, GpuModel, _table, spec_of
 from djinn_fx.costmodels.laws.gpu_laws import LAWS, GpuSpec, base_share, coolness, in_sequence, similarity
 from djinn_fx.costmodels.work.work import Read, Work, WorkGraph
 from djinn_fx.hardware.catalogue import find_device

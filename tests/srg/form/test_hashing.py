@@ -18,7 +18,7 @@ from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from djinn_fx.srg import SRG, lower
-from djinn_fx.srg.form.hashing import NoCanonicalForm, canonical_form, graph_form, structural_hash
+from djinn_fx.srg.form.hashing import NoCanonicalForm, canonical_form, structural_hash
 from tests import capture, graphs
 
 #: A function and its arguments.
@@ -327,10 +327,10 @@ def test_one_invoked_subgraph_has_one_hash_and_two_have_two() -> None:
 
 def test_the_hash_is_the_same_in_another_process(repo: Path) -> None:
     script = (
-        "from tests import graphs\nfrom djinn_fx.srg.form.hashing import graph_form, structural_hash\n"
-        "print(structural_hash(graph_form(graphs.attention_block())))\n"
+        "from tests import graphs\nfrom tests.srg.form.test_hashing import whole\n"
+        "print(whole(graphs.lowered(graphs.attention_block())))\n"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(repo)}
     command = [sys.executable, "-c", script]
     ran = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == structural_hash(graph_form(graphs.attention_block()))
+    assert ran.stdout.strip() == whole(graphs.lowered(graphs.attention_block()))

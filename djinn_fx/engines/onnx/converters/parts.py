@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from djinn_fx.engines.onnx.conditions.floats import plain_extremes
-from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Sizes, Tensorlike, Value
+from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Tensorlike, Value
 from djinn_fx.engines.onnx.kernels import chosen, raised
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -143,11 +143,6 @@ def along(b: GraphBuilder, vector: Value, dim: int, rank: int) -> Value:
     return b.unsqueeze(vector, [place for place in range(rank) if place != dim])
 
 
-def filled(b: GraphBuilder, number: float, dtype: torch.dtype, sizes: Sizes) -> Value:
-    """One number everywhere."""
-    return b.expand(b.constant(number, dtype), sizes)
-
-
 def count(b: GraphBuilder, x: Value, dims: Sequence[int]) -> int | Value:
     """How many elements these dimensions hold together; a 0-d int64 value if that is not known."""
     total: int | Value = 1
@@ -163,15 +158,6 @@ def times(b: GraphBuilder, x: int | Value, y: int | Value) -> int | Value:
     if x == 1 or y == 1:
         return y if x == 1 else x
     return binary(b, "Mul", x, y)
-
-
-def plus(b: GraphBuilder, x: int | Value, y: int | Value) -> int | Value:
-    """The sum of two sizes or places."""
-    if isinstance(x, int) and isinstance(y, int):
-        return x + y
-    if (isinstance(x, int) and x == 0) or (isinstance(y, int) and y == 0):
-        return y if isinstance(x, int) else x
-    return binary(b, "Add", x, y)
 
 
 def known(size: int | Value, what: str) -> int:

@@ -7,10 +7,11 @@ call. The factors are fitted to the same samples. It knows neither caches nor sh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from djinn_fx.costmodels.profile import Sample
+from djinn_fx.costmodels.profile import SAMPLES_FILE, Sample, read_checked
 from djinn_fx.costmodels.work.work import KINDS, WorkGraph
 
 #: Nominal rates that the factors are relative to; any would do, for a factor is fitted to each kind.
@@ -51,3 +52,16 @@ def baseline_seconds(factors: Mapping[str, float], graph: WorkGraph) -> float:
     """Predicted seconds of a graph, run once."""
     weights = [factors[name] for name in (*KINDS, "call")]
     return float(np.dot(baseline_columns(graph), weights))
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """The samples beside a profile.
+
+    Raises:
+        OSError: there are none, or they cannot be read.
+        ValueError: the file is damaged.
+    """
+    try:
+        return [Sample.from_json(one) for one in read_checked(folder / SAMPLES_FILE)]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / SAMPLES_FILE}: not samples ({error!r})") from error

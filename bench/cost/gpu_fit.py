@@ -1,13 +1,18 @@
-"""Coefficients of the GPU laws from measured times: shared by devices, then bent to each, or to a few samples."""
+"""Coefficients of the GPU laws from measured times: shared by devices, then bent to each, or to a few samples.
+
+What the package ships (``costmodels/data/gpu_kernels.json``) is a table written by :func:`table_json`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from djinn_fx.costmodels.laws.gpu_laws import Array, GpuSpec, Law, similarity
+from djinn_fx.costmodels.laws.gpu import SCHEMA, Fitted
+from djinn_fx.costmodels.laws.gpu_laws import Array, GpuSpec, Law
 
 #: Residuals (in logarithms) above this count linearly, not squared: an outlier must not bend a law.
 _ROBUST = 0.05
@@ -47,32 +52,6 @@ class Samples:
     def pick(self, index: Array) -> Samples:
         """Some of the samples."""
         return Samples(self.spec, self.sizes[index], self.seconds[index])
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """One law's coefficients.
-
-    Attributes:
-        law: which law.
-        shared: what the devices have in common, shape (coefficients,).
-        own: what each device adds, shape (devices, coefficients).
-        specs: the devices.
-    """
-
-    law: Law
-    shared: Array
-    own: Array
-    specs: tuple[GpuSpec, ...]
-
-    def values(self, spec: GpuSpec) -> Array:
-        """Coefficients for a device, measured or not: the shared ones and the similar devices' own, by similarity."""
-        inherited = np.array([one.inherited for one in self.law.coefficients])
-        return np.asarray(self.shared + np.where(inherited, similarity(spec, self.specs) @ self.own, 0.0))
-
-    def seconds(self, spec: GpuSpec, sizes: Array) -> Array:
-        """Times for rows of sizes on a device."""
-        return self.law.seconds(spec, sizes, self.values(spec))
 
 
 def fit(law: Law, sources: Sequence[Samples], start_samples: float = START_SAMPLES) -> Fitted:
@@ -174,3 +153,37 @@ def _solve(
         side[at] = sides[i] - weight_own[i] * _PRIOR_SAMPLES * own[i]
     step = np.clip(np.linalg.solve(matrix, side), -0.5, 0.5)
     return shared + step[:count], own + step[count:].reshape(devices, count)
+
+
+def table_json(
+    fits: Mapping[str, Fitted],
+    errors: Mapping[str, Mapping[str, Iterable[float]]],
+    source: str,
+) -> dict[str, Any]:
+    """The file of coefficients.
+
+    Args:
+        fits: by law, on all devices.
+        errors: by law, 80 % factors ``seen`` and ``unseen``.
+        source: what was fitted on, and when.
+    """
+    devices = {spec.name: spec for fitted in fits.values() for spec in fitted.specs}
+    fields = GpuSpec.__dataclass_fields__
+    return {
+        "schema": SCHEMA,
+        "source": source,
+        "devices": [{name: getattr(spec, name) for name in fields} for spec in devices.values()],
+        "laws": {
+            name: {
+                "coefficients": [one.name for one in fitted.law.coefficients],
+                "shared": _rounded(fitted.shared),
+                "own": {spec.name: _rounded(own) for spec, own in zip(fitted.specs, fitted.own, strict=True)},
+                **{kind: _rounded(factors) for kind, factors in errors[name].items()},
+            }
+            for name, fitted in fits.items()
+        },
+    }
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round(float(value), 4) for value in values]
