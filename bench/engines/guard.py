@@ -86,7 +86,7 @@ def measure(case: str, engine: str, quick: bool) -> dict[str, Any]:
     torch.compiler.reset()
     with fresh_caches() as caches, torch.no_grad():
         work = workload(case, 1, quick)
-        options: dict[str, Any] = {"engine": engine, "cache_dir": str(caches.djinn), "learn": False}
+        options: dict[str, Any] = {"engine": engine, "cache_dir": str(caches.djinn), "cost_model": "calibrated"}
         compiled = torch.compile(work.module, backend="djinn", options=options)
         for _ in range(12):  # the tenth call is compared
             work.reset()

@@ -145,7 +145,7 @@ def calls(report: Report, *, width: int, count: int) -> None:
     """What a look adds to a call of a deep model."""
     torch.manual_seed(0)
     model, x = Deep(width).eval().requires_grad_(False), torch.randn(ROWS, width)
-    compiled = torch.compile(model, backend="djinn", options={"engine": "packed", "cache": False, "verify": "off"})
+    compiled = torch.compile(model, backend="djinn", options={"engine": "packed", "cache_limit": "0", "verify": "off"})
     rows = []
     for told in ways():
         with told_or_not(told), torch.no_grad():

@@ -17,7 +17,7 @@ from djinn_fx.errors import StoreError
 from djinn_fx.files.signing import signer
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.bundle import ALREADY_STORED, export_bundle, import_bundle, import_folder
-from djinn_fx.store.store import EntryInfo, FieldDifference, Store, default_cache_dir, difference, nearest
+from djinn_fx.store.store import EntryInfo, FieldDifference, Store, difference, nearest
 from djinn_fx.units import format_bytes
 
 OK, FOUND_WRONG = 0, 1
@@ -215,7 +215,7 @@ def _store(arguments: argparse.Namespace) -> Store:
     # What the store logs on the way, the commands say themselves; without a handler Python would print it as well.
     logging.getLogger("djinn_fx.store").addHandler(logging.NullHandler())
     settings = Settings.load()
-    chosen = arguments.dir or (Path(settings.cache_dir) if settings.cache_dir else default_cache_dir())
+    chosen = arguments.dir or settings.cache_folder
     return Store(chosen.expanduser().absolute(), settings.cache_limit_bytes)
 
 

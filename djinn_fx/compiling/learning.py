@@ -46,7 +46,7 @@ class Learner:
     def wanted(settings: Settings, pricing: Pricing) -> bool:
         """Whether times teach: they are of this CPU, no call runs eager as well, and no setting says no."""
         here = pricing.times is not None and pricing.device.kind == "cpu"  # a GPU's calls return before it is done
-        return settings.learn and here and not settings.verify.startswith("sample")
+        return settings.cost_model == "auto" and here and not settings.verify.startswith("sample")
 
     def note(self, region: Region, work: WorkGraph, engine: str, seconds: Sequence[float]) -> None:
         """An engine took so long for some calls of a region. Never raises: a lesson must not break a call."""

@@ -32,9 +32,10 @@ def pricing_for(settings: Settings, device: str, passes: Sequence[Pass] = ()) ->
     named = next((one.device for one in passes if isinstance(one, EstimateCost) and one.device), settings.device)
     store, _ = open_store(settings)
     # Elsewhere, and where somebody says by what to price, what is known of this machine says nothing.
-    here = named is None and settings.topology is None and settings.cost_model == "auto"
+    fitted = settings.cost_model in ("auto", "calibrated")
+    here = named is None and settings.topology is None and fitted
     return pricing(
-        settings.cost_model,
+        "auto" if fitted else settings.cost_model,
         device=named,
         kind=device.partition(":")[0],
         topology=settings.topology,
@@ -42,5 +43,5 @@ def pricing_for(settings: Settings, device: str, passes: Sequence[Pass] = ()) ->
         cache_dir=settings.cache_dir,
         times=RegionTimes(store, settings) if here else None,
         conditions=functools.partial(conditions, torch.get_num_threads()) if here else None,
-        learned=lessons(store).about if settings.learn and here else None,
+        learned=lessons(store).about if settings.cost_model == "auto" and here else None,
     )

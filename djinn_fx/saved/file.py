@@ -139,7 +139,7 @@ def compile_ahead(
         chosen = settings.model_copy(update={"compile": "blocking"})
         store, _ = open_store(chosen)
         if store is None:  # artefacts are handed over by way of a cache; this one goes when they have been
-            chosen = chosen.model_copy(update={"cache": True, "cache_dir": folder})
+            chosen = chosen.model_copy(update={"cache_limit": "20GB", "cache_dir": folder})
             store, reason = open_store(chosen)
             if store is None:
                 raise EngineError(f"a function cannot be compiled ahead of time without a cache: {reason}")

@@ -69,7 +69,7 @@ def carried_now() -> Carried | None:
 
 def settings_json(settings: Settings) -> dict[str, Any]:
     """Settings as they travel: where the cache is and who is shown what is another machine's matter."""
-    return settings.model_dump(mode="json", exclude={"passes", "cache", "cache_dir", "cache_limit", "progress"})
+    return settings.model_dump(mode="json", exclude={"passes", "cache_dir", "cache_limit", "progress"})
 
 
 def form_of(srg: SRG, plan: Plan, builds: Sequence[RegionBuild], settings: Settings, asked: Settings) -> str:

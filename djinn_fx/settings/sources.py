@@ -26,6 +26,9 @@ OTHER_VARIABLES = ("DJINN_DEBUG", "DJINN_WRITE_PROTECTION", "DJINN_CONFIG_DIR")
 #: torch's own keys in ``options=``; torch reads them, they are not ours to judge.
 TORCH_OPTIONS = ("guard_filter_fn", "use_aoti")
 
+#: Settings of the release before this one (``old_names.py``), and their types.
+OLD_TYPES: dict[str, type] = {"cache": bool, "learn": bool, "max_boundary_share": float}
+
 #: The settings' fields by name.
 Fields = Mapping[str, FieldInfo]
 
@@ -68,7 +71,7 @@ def from_environment(environ: Mapping[str, str], fields: Fields) -> Source:
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
         where = f"environment variable {variable}"
-        if name in fields:
+        if name in fields or name in OLD_TYPES:
             found[name] = Entry(read_text(name, text, fields), where)
         elif _nearest(name, fields):
             _check_name(name, where, fields)
@@ -86,7 +89,7 @@ def read_text(name: str, text: str, fields: Fields) -> Any:
     The text itself where it cannot be read as that, or there is no such setting: loading then says so.
     """
     info = fields.get(name)
-    annotation: Any = info.annotation if info else str
+    annotation: Any = info.annotation if info else OLD_TYPES.get(name, str)
     kinds = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     if types.NoneType in kinds and text.lower() == "none":
         return None
@@ -195,7 +198,7 @@ def _at(path: Path, mark: yaml.Mark | None) -> str:
 
 
 def _check_name(name: object, where: str, fields: Fields) -> None:
-    if not isinstance(name, str) or name not in fields:
+    if not isinstance(name, str) or (name not in fields and name not in OLD_TYPES):
         near = _nearest(str(name), fields)
         hint = f"did you mean {near!r}? " if near else ""
         raise SettingsError(f"{where}: unknown option {name!r}; {hint}Known: {', '.join(fields)}")

@@ -11,108 +11,139 @@ import difflib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from djinn_fx.errors import SettingsError, UnitError
-from djinn_fx.files.private import default_config_dir
-from djinn_fx.settings.sources import ENV_PREFIX, Source, from_call, from_environment, from_file
-from djinn_fx.settings.sources import read_text as _read_text
+from djinn_fx.files.private import default_cache_dir, default_config_dir
+from djinn_fx.settings.old_names import renewed
+from djinn_fx.settings.sources import Source, from_call, from_environment, from_file
 from djinn_fx.units import parse_bytes, parse_seconds
 
 PROJECT_FILE = "djinn.yaml"
 #: What ``engine`` may name besides "auto".
 ENGINE_NAMES = ("inductor", "openvino", "onnxruntime", "packed", "inductor-packed", "tensorrt", "eager")
+#: ``regions`` without a share.
+_BOUNDARY_SHARE = 0.05
 #: What ``cost_model`` may name; anything else is an object.
-COST_MODELS = ("auto", "datasheet")
+COST_MODELS = ("auto", "calibrated", "datasheet")
 
 
-def _setting(default: Any, meaning: str, *, accepts: str = "", compiles: bool = False, **limits: Any) -> Any:
+#: Groups of settings, in the table's order: a title and a sentence.
+GROUPS = {
+    "main": ("Main", "The ones that matter to most."),
+    "engines": ("Engines", "How engines are used."),
+    "planning": ("Planning", "Where a graph is cut, and by what times this is decided."),
+    "cache": ("Cache", "What is kept on disk. Where: see `cache_dir`."),
+    "expert": ("Expert", "Rarely needed."),
+}
+
+
+def _setting(
+    default: Any, group: str, meaning: str, *, accepts: str = "", compiles: bool = False, **limits: Any
+) -> Any:
     """A field. ``accepts``: its type in words (a Literal says it itself); ``compiles``: it changes what is compiled."""
-    extra: dict[str, Any] = {"accepts": accepts, "compiles": compiles}
+    extra: dict[str, Any] = {"group": group, "accepts": accepts, "compiles": compiles}
     return Field(default, description=meaning, json_schema_extra=extra, **limits)
 
 
 class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Everything a user can set. Made by :meth:`load`; the fields' order is that of README's table."""
+    """Everything a user can set. Made by :meth:`load`; the fields' order is that of docs/settings.md."""
 
     engine: str | tuple[str, ...] = _setting(
         "auto",
+        "main",
         "what regions run on: `auto` tries the engines that are installed and keeps the fastest, a list tries those, a "
         "name is that engine; Inductor takes what it cannot; `eager` runs each region's own code",
         accepts=", ".join(f'"{name}"' for name in ("auto", *ENGINE_NAMES)) + ", or a list of engines",
         compiles=True,
     )
+    compile: Literal["blocking", "background", "lazy"] = _setting(
+        "blocking",
+        "main",
+        "when regions are built: before the first call returns; in child processes while calls run eagerly; or so, but "
+        "only those whose calls so far say that it pays",
+    )
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
+        "default", "main", "torch.compile's mode, handed to the engine; also accepted as `mode=`", compiles=True
+    )
+    precision: Literal["exact", "allow-bf16"] = _setting(
+        "exact", "main", "whether an engine may compute float32 in bfloat16 where that is faster", compiles=True
+    )
     verify: str = _setting(
         "first",
+        "main",
         "when an engine's results are compared with eager's: the first for each shape, a share of all calls, or never",
         accepts='"first", "off", or "sample:" and a share, such as "sample:0.01"',
         pattern=r"^(first|off|sample:(0?\.[0-9]+|1(\.0*)?))$",
     )
-    precision: Literal["exact", "allow-bf16"] = _setting(
-        "exact", "whether an engine may compute float32 in bfloat16 where that is faster", compiles=True
+    cache_dir: str | None = _setting(
+        None,
+        "main",
+        "folder in which compiled regions are kept; none: `djinn_fx` in the platform's cache folder",
+        accepts="a path, or none",
+        min_length=1,
+    )
+    on_failure: Literal["eager", "raise"] = _setting(
+        "eager", "engines", "when an engine fails on a region: run that region eagerly and record why, or raise"
     )
     weights: Literal["auto", "constant", "input"] = _setting(
         "auto",
+        "engines",
         "whether `openvino` and `onnxruntime` keep a packed copy of the weights, which is faster, or read them anew on "
         "every call; `auto`: a copy, until weights that change often make that the slower way",
         compiles=True,
     )
-    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
-        "default", "torch.compile's mode, handed to the engine; also accepted as `mode=`", compiles=True
-    )
-    on_failure: Literal["eager", "raise"] = _setting(
-        "eager", "when an engine fails on a region: run that region eagerly and record why, or raise"
-    )
-    compile: Literal["blocking", "background", "lazy"] = _setting(
-        "blocking",
-        "when regions are built: before the first call returns; in child processes while calls run eagerly; or so, but "
-        "only those whose calls so far say that it pays",
-    )
-    compile_budget: str | None = _setting(
-        None,
-        "seconds of building that one compiled graph may take; what is left over runs eagerly; none: no limit",
-        accepts="a duration such as 60s or 2min, or none",
+    fallback_random: bool = _setting(
+        True, "engines", "draw the random numbers that eager would draw", accepts="true or false", compiles=True
     )
     target: str | None = _setting(
         None,
+        "engines",
         "GPU that TensorRT builds for, such as `sm89`; none: the one that is present",
         accepts="a compute capability such as sm89, or none",
         compiles=True,
         pattern=r"^sm[0-9]{2,3}$",
     )
-    regions: Literal["auto", "whole"] = _setting(
-        "auto", "`auto` cuts a graph where its structure repeats; `whole` never cuts", compiles=True
+    regions: str = _setting(
+        "auto",
+        "planning",
+        "`auto` cuts a graph where its structure repeats, if that costs at most a share of the estimated run time, "
+        "0.05 or the one that is given; `whole` never cuts",
+        accepts='"auto", "whole", or "auto:" and a share, such as "auto:0.1"',
+        compiles=True,
     )
     expected_calls: int = _setting(
         1000,
+        "planning",
         "how often you expect to call the compiled graph; weighs run time against compile time when cutting regions",
         accepts="a whole number of at least 1",
         compiles=True,
         ge=1,
     )
-    max_boundary_share: float = _setting(
-        0.05,
-        "largest share of the estimated run time that cutting a graph into regions may cost",
-        accepts="a number from 0 to 1",
-        compiles=True,
-        ge=0,
-        le=1,
+    compile_budget: str | None = _setting(
+        None,
+        "planning",
+        "seconds of building that one compiled graph may take; what is left over runs eagerly; none: no limit",
+        accepts="a duration such as 60s or 2min, or none",
     )
     cost_model: Any = _setting(
         "auto",
+        "planning",
         "what times are estimated by: `auto`, the calibrated profile of this machine if there is one that fits, else "
-        "datasheets; `datasheet`, these alone; or an object of your own with `name`, `op` and `region`",
-        accepts='"auto", "datasheet", or a cost model (an object)',
+        "datasheets, corrected by what real calls take; `calibrated`, the same without that correction; `datasheet`, "
+        "datasheets alone; or an object of your own with `name`, `op` and `region`",
+        accepts='"auto", "calibrated", "datasheet", or a cost model (an object)',
         compiles=True,
         exclude=True,  # an object is not written into kept graphs: they are planned already
     )
     device: str | None = _setting(
         None,
+        "planning",
         "device that times are estimated for, by its row in the catalogue; none: the one that is present",
         accepts="a device's name such as h100-sxm, a row of a file such as lab.yaml#lab-gpu, or none",
         compiles=True,
@@ -120,48 +151,40 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     )
     topology: str | None = _setting(
         None,
+        "planning",
         "machines and links that plans are made for; in a YAML file the section `topology` itself (docs/topology.md)",
         accepts="a preset's name such as dgx-h100, a YAML file with a section topology, or none",
         compiles=True,
         min_length=1,
     )
-    learn: bool = _setting(
-        True, "let times measured on real calls correct the estimates of later ones", accepts="true or false"
+    cache_limit: str = _setting(
+        "20GB",
+        "cache",
+        "size of the disk cache above which the entries used longest ago are removed; 0: nothing is kept on disk",
+        accepts="a size such as 20GB or 512MiB, or 0",
+    )
+    mega_cache: bool = _setting(
+        False,
+        "cache",
+        "put compiled regions into `torch.compiler.save_cache_artifacts()` too; who loads such a bundle must import "
+        "djinn_fx first",
+        accepts="true or false",
     )
     passes: tuple[Any, ...] | None = _setting(
         None,
+        "expert",
         "passes to run instead of the default pipeline: names such as `find-regions{min-ops=4}`, or pass objects",
         accepts="a list of passes, or none",
         compiles=True,
     )
     check_passes: bool = _setting(
-        False, "verify the graph after each pass; for people who write passes", accepts="true or false"
-    )
-    fallback_random: bool = _setting(
-        True, "draw the random numbers that eager would draw", accepts="true or false", compiles=True
+        False, "expert", "verify the graph after each pass; for people who write passes", accepts="true or false"
     )
     progress: bool | None = _setting(
         None,
+        "expert",
         "show on stderr which region compiles, after the first second; none: when stderr is a terminal",
         accepts="true, false, or none",
-    )
-    mega_cache: bool = _setting(
-        False,
-        "put compiled regions into `torch.compiler.save_cache_artifacts()` too; who loads such a bundle must import "
-        "djinn_fx first",
-        accepts="true or false",
-    )
-    cache: bool = _setting(True, "keep compiled regions on disk", accepts="true or false")
-    cache_dir: str | None = _setting(
-        None,
-        "folder of the disk cache; none: `djinn_fx` in the platform's cache folder",
-        accepts="a path, or none",
-        min_length=1,
-    )
-    cache_limit: str = _setting(
-        "20GB",
-        "size of the disk cache above which the entries used longest ago are removed",
-        accepts="a size such as 20GB or 512MiB",
     )
 
     @field_validator("engine", mode="before")
@@ -183,6 +206,16 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     def _verify_word(cls, value: Any) -> Any:
         # As YAML reads the word, or as somebody means it who writes `verify: no`.
         return "off" if value is False or str(value).lower() in ("off", "no", "false") else value
+
+    @field_validator("regions")
+    @classmethod
+    def _regions_word(cls, value: str) -> str:
+        if value not in ("auto", "whole"):
+            head, _, share = value.partition(":")
+            number = float(share) if re.fullmatch(r"[0-9.e+-]+", share) else -1.0
+            if head != "auto" or not 0 <= number <= 1:
+                raise ValueError("a share is a number from 0 to 1")
+        return value
 
     @field_validator("cost_model", mode="before")
     @classmethod
@@ -219,6 +252,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     def _cache_dir_text(cls, value: Any) -> Any:
         return os.path.expanduser(value) if isinstance(value, (str, os.PathLike)) else value
 
+    @field_validator("cache_limit", mode="before")
+    @classmethod
+    def _cache_limit_zero(cls, value: Any) -> Any:
+        return "0B" if value in (0, "0") and not isinstance(value, bool) else value
+
     @field_validator("cache_limit")
     @classmethod
     def _cache_limit_size(cls, value: str) -> str:
@@ -241,6 +279,22 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     def engines(self) -> tuple[str, ...]:
         """``engine`` as a tuple."""
         return (self.engine,) if isinstance(self.engine, str) else self.engine
+
+    @property
+    def max_boundary_share(self) -> float:
+        """Largest share of the run time that cutting may cost, as ``regions`` says."""
+        share = self.regions.partition(":")[2]
+        return float(share) if share else _BOUNDARY_SHARE
+
+    @property
+    def cache(self) -> bool:
+        """Whether anything is kept on disk."""
+        return self.cache_limit_bytes > 0
+
+    @property
+    def cache_folder(self) -> Path:
+        """``cache_dir``, or where the cache is if nothing is said."""
+        return Path(self.cache_dir) if self.cache_dir else default_cache_dir()
 
     @property
     def compile_budget_s(self) -> float | None:
@@ -278,7 +332,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
             from_environment(os.environ if environ is None else environ, fields),
             from_call(mode, options, fields),
         )
-        merged = {name: entry for source in sources for name, entry in source.items()}
+        merged = renewed({name: entry for source in sources for name, entry in source.items()})
         try:
             return Settings(**{name: entry.value for name, entry in merged.items()})
         except ValidationError as error:
@@ -286,52 +340,24 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def digest(self) -> str:
         """SHA-256 of the settings that change what is compiled; equal in every process."""
-        values = {name: getattr(self, name) for name in Settings.model_fields if _extra(name)["compiles"]}
+        values = {name: getattr(self, name) for name in Settings.model_fields if facts(name)["compiles"]}
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=_pass_text).encode()).hexdigest()
 
 
-def read_text(name: str, text: str) -> Any:
-    """Text from a command line as the setting's type; the text itself where it cannot be read as that."""
-    return _read_text(name, text, Settings.model_fields)
-
-
-class SettingRow(NamedTuple):
-    """One setting for a reader: name, accepted values, default, meaning, environment variable."""
-
-    name: str
-    type: str
-    default: str
-    meaning: str
-    environment: str
-
-
-def describe() -> list[SettingRow]:
-    """Every setting, in the table's order."""
-    return [
-        SettingRow(
-            name=name,
-            type=_accepted(name),
-            default=yaml.safe_dump(info.default).split("\n")[0].replace("null", "none"),
-            meaning=info.description or "",
-            environment=ENV_PREFIX + name.upper(),
-        )
-        for name, info in Settings.model_fields.items()
-    ]
-
-
-def _extra(name: str) -> dict[str, Any]:
+def facts(name: str) -> dict[str, Any]:
+    """What the table says of a setting: its group, what it accepts, whether it changes what is compiled."""
     extra = Settings.model_fields[name].json_schema_extra
     assert isinstance(extra, dict), f"setting {name!r} is not made by _setting"
     return extra
 
 
-def _accepted(name: str) -> str:
+def accepted(name: str) -> str:
     """What a setting accepts, in words."""
     annotation = Settings.model_fields[name].annotation
     if get_origin(annotation) is Literal:
         *others, last = (f'"{value}"' for value in get_args(annotation))
         return f"{', '.join(others)} or {last}"
-    return str(_extra(name)["accepts"])
+    return str(facts(name)["accepts"])
 
 
 def _refusal(error: ValidationError, merged: Source) -> str:
@@ -341,7 +367,7 @@ def _refusal(error: ValidationError, merged: Source) -> str:
         entry = merged[name]
         ours = problem.get("ctx", {}).get("error")
         why = f" ({ours})" if isinstance(ours, ValueError) else ""
-        lines.append(f"{entry.where}: {name} must be {_accepted(name)}, not {entry.value!r:.80}{why}")
+        lines.append(f"{entry.where}: {name} must be {accepted(name)}, not {entry.value!r:.80}{why}")
     return "\n".join(lines)
 
 

@@ -14,13 +14,11 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch.compiler._cache import CacheArtifact, CacheArtifactFactory, CacheArtifactManager
 
 from djinn_fx.errors import StoreError
-from djinn_fx.files.private import default_cache_dir
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.format import DamagedEntry, StoredEntry, encode, is_key, read_entry
 from djinn_fx.store.store import Store
@@ -43,10 +41,9 @@ class DjinnCacheArtifact(CacheArtifact):
         settings = Settings.load()
         if not settings.cache:
             return
-        root = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
         try:
             entry = read_entry(io.BytesIO(self.content), len(self.content), self.key, None)
-            store = Store(root, settings.cache_limit_bytes)
+            store = Store(settings.cache_folder, settings.cache_limit_bytes)
             if is_key(self.key) and not store.has(self.key):
                 store.put(self.key, entry.header, entry.payload)
         except (DamagedEntry, StoreError) as problem:

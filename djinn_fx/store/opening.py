@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.table import Settings
-from djinn_fx.store.store import Store, default_cache_dir
+from djinn_fx.store.store import Store
 
 
 def open_store(settings: Settings) -> tuple[Store | None, Reason | None]:
     """The disk cache these settings ask for; None, with the Reason if there is one, when there is to be none."""
     if not settings.cache or torch.compiler.config.force_disable_caches:
         return None, None
-    root = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
+    root = settings.cache_folder
     if settings.mega_cache:
         from djinn_fx.store.mega_cache import RecordingStore
 

@@ -46,7 +46,7 @@ def test_an_unknown_option_lists_the_known() -> None:
         ("engine", 3),
         ("expected_calls", 0),
         ("expected_calls", "many"),
-        ("max_boundary_share", 1.5),
+        ("regions", "auto:1.5"),
         ("cache", "perhaps"),
         ("cache_limit", "20 parsecs"),
         ("regions", None),

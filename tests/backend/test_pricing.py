@@ -144,12 +144,12 @@ def test_lessons_are_kept_for_the_next_process() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"learn": False},
+        {"cost_model": "calibrated"},
         {"verify": "sample:0.5"},
         {"device": "t4"},
         {"topology": "dgx-h100"},
         {"cost_model": "datasheet"},
-        {"cache": False},
+        {"cache_limit": "0"},
     ],
 )
 def test_nothing_is_kept_where_it_is_not_wanted(options: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def test_training(mode: str, untidy: list[str]) -> None:
 @pytest.mark.parametrize("kind", [one_model, many_models, training])
 @pytest.mark.parametrize("mode", MODES)
 def test_half_a_minute(mode: str, kind: Callable[..., list[str]], untidy: list[str]) -> None:
-    options: Options = {**MODES[mode], "cache": False}
+    options: Options = {**MODES[mode], "cache_limit": "0"}
     assert kind(options, threads=THREADS, seconds=30.0) == []
     assert untidy == []
 

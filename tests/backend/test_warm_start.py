@@ -104,4 +104,4 @@ def test_other_options_and_training_do_not_mix(world: World) -> None:
 
 
 def test_cache_switched_off(world: World) -> None:
-    assert world.run("--options", '{"cache": false}')["outcomes"] == ["built"]
+    assert world.run("--options", '{"cache_limit": "0"}')["outcomes"] == ["built"]

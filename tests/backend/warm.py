@@ -27,7 +27,7 @@ def main() -> None:
         for parameter in module.parameters():
             parameter.mul_(given.scale)
     x = torch.randn(given.batch, 64, generator=torch.Generator().manual_seed(1))
-    options = {"max_boundary_share": 1.0, "expected_calls": 1, "progress": False, **given.options}
+    options = {"regions": "auto:1", "expected_calls": 1, "progress": False, **given.options}
     compiled = torch.compile(module, backend="djinn", options=options)
     start = time.perf_counter()
     with torch.set_grad_enabled(given.train):

@@ -219,7 +219,7 @@ def test_two_threads_build_one_key_once(engine: Counting, settings: Settings) ->
 def test_a_cache_that_is_switched_off_is_not_touched(
     engine: Counting, settings: Settings, how: str, tmp_path: Path
 ) -> None:
-    chosen = settings.model_copy(update={"cache": how == "torch"})
+    chosen = settings.model_copy(update={"cache_limit": "20GB" if how == "torch" else "0B"})
     with torch.compiler.config.patch(force_disable_caches=how == "torch"):
         made = built(layers(), chosen)
         before = len(engine.compiled)

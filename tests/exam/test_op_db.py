@@ -43,7 +43,7 @@ class Skipped(Exception):
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [3, pytest.param(1, marks=pytest.mark.exam)], ids=["a third", "all"])
 def test_results_are_eagers(share: int) -> None:
-    builder = Builder(Settings(engine="eager", cache=False))
+    builder = Builder(Settings(engine="eager", cache_limit="0"))
     passed, regions, cut = 0, 0, 0
     skipped: Counter[str] = Counter()
     wrong: list[str] = []

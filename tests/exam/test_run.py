@@ -66,7 +66,7 @@ def test_parts_and_names_select() -> None:
 @pytest.mark.exam
 def test_who_answered_is_told() -> None:
     """An op, in a process of its own, with the engine that runs a region's own ops."""
-    (found,) = ask(["op:add"], options={"engine": "eager", "cache": False}, processes=1, samples=1)
+    (found,) = ask(["op:add"], options={"engine": "eager", "cache_limit": "0"}, processes=1, samples=1)
     assert found["wrong"] == found["crashed"] == []
     assert found["passed"] == found["engines"]["eager"] == 2  # in place, too
     assert found["refused"] == {}

@@ -67,7 +67,7 @@ def test_training_is_checked_with_its_gradients(capsys: pytest.CaptureFixture[st
 
 def test_options_reach_the_passes(capsys: pytest.CaptureFixture[str]) -> None:
     counts = []
-    for option in ("regions=whole", "max_boundary_share=1"):
+    for option in ("regions=whole", "regions=auto:1"):
         assert main([REPEATED, "--option", option, "--json", "-"]) == 0
         counts.append(len(json.loads(capsys.readouterr().out)["graphs"][0]["regions"]))
     assert counts[0] == 1 < counts[1]

@@ -251,7 +251,7 @@ def test_gradients_are_part_of_what_is_compared_in_training() -> None:
 
 
 def captured(**options: Any) -> Report:
-    settings = Settings.load(None, {"max_boundary_share": 1.0, **options})
+    settings = Settings.load(None, {"regions": "auto:1", **options})
     with torch.no_grad():
         return examine(find_model(str(MODELS / "repeated.py")), settings)
 

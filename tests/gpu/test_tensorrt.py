@@ -170,7 +170,7 @@ class TestMemory:
     def test_twelve_layers_share_a_plan(self) -> None:
         model = nn.Sequential(*(Layer(512) for _ in range(12))).cuda().eval()
         x = torch.randn(4, 512, 512, device="cuda")
-        run = compiled(model, max_boundary_share=1.0)
+        run = compiled(model, regions="auto:1")
         run(x)
         torch.testing.assert_close(run(x), model(x), rtol=1e-2, atol=1e-2)
         (graph,) = djinn_fx.backend.compilations()

@@ -381,7 +381,7 @@ def test_a_region_that_cannot_be_written_down_is_refused_when_compiled(monkeypat
 @torch.no_grad()
 def test_without_a_cache_the_artefacts_are_carried_all_the_same(tmp_path: Path) -> None:
     model, x = Layers(), torch.randn(5, SIDE)
-    function = ahead(model, x, engine="eager", cache=False, cache_dir=str(tmp_path / "unused"))
+    function = ahead(model, x, engine="eager", cache_limit="0", cache_dir=str(tmp_path / "unused"))
     assert_same(load(saved(function)), model, x)
     assert not (tmp_path / "unused").exists()
 

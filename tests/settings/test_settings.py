@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from djinn_fx.errors import SettingsError
-from djinn_fx.settings.sources import TORCH_OPTIONS
-from djinn_fx.settings.table import PROJECT_FILE, Settings, describe, read_text
+from djinn_fx.settings.sources import OLD_TYPES, TORCH_OPTIONS, read_text
+from djinn_fx.settings.table import GROUPS, PROJECT_FILE, Settings, accepted, facts
+from tools.settings_table import FILES, table
 
 
 def load(
@@ -88,8 +89,8 @@ class TestSources:
 
     def test_sources_are_merged_name_by_name(self, tmp_path: Path) -> None:
         write_project(tmp_path, "regions: whole\nengine: inductor\n")
-        settings = load({"cache": False}, environ={"DJINN_ENGINE": "eager"}, cwd=tmp_path)
-        assert (settings.regions, settings.engine, settings.cache) == ("whole", "eager", False)
+        settings = load({"mega_cache": True}, environ={"DJINN_ENGINE": "eager"}, cwd=tmp_path)
+        assert (settings.regions, settings.engine, settings.mega_cache) == ("whole", "eager", True)
 
     def test_the_project_file_is_looked_up_in_the_working_directory(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -133,13 +134,13 @@ class TestEnvironment:
     @pytest.mark.parametrize(
         ("variable", "text", "value"),
         [
-            ("DJINN_CACHE", "0", False),
-            ("DJINN_CACHE", "Off", False),
+            ("DJINN_MEGA_CACHE", "0", False),
+            ("DJINN_FALLBACK_RANDOM", "Off", False),
             ("DJINN_CHECK_PASSES", "yes", True),
             ("DJINN_PROGRESS", "none", None),
             ("DJINN_PROGRESS", "1", True),
-            ("DJINN_MAX_BOUNDARY_SHARE", "0.5", 0.5),
-            ("DJINN_MAX_BOUNDARY_SHARE", "1", 1.0),
+            ("DJINN_REGIONS", "auto:0.5", "auto:0.5"),
+            ("DJINN_CACHE_LIMIT", "0", "0B"),
             ("DJINN_CACHE_LIMIT", "512 MiB", "512 MiB"),
             ("DJINN_CACHE_DIR", "/a/b", "/a/b"),
             ("DJINN_CACHE_DIR", "~/b", os.path.expanduser("~/b")),
@@ -173,7 +174,7 @@ class TestEnvironment:
         assert not caplog.records
 
     def test_text_for_no_setting_is_left_as_it_is(self) -> None:
-        assert read_text("engin", "eager") == "eager"
+        assert read_text("engin", "eager", Settings.model_fields) == "eager"
 
     def test_an_unrelated_variable_is_only_warned_about(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level("WARNING", "djinn_fx.settings.table"):
@@ -189,11 +190,11 @@ class TestFile:
     def test_every_type(self, tmp_path: Path) -> None:
         write_project(
             tmp_path,
-            "cache: off\nprogress: ~\nmax_boundary_share: 0.5\ncache_limit: 3GB\n"
+            "fallback_random: off\nprogress: ~\nregions: auto:0.5\ncache_limit: 3GB\n"
             "passes:\n  - lifetimes\n  - find-regions{min-ops=4}\n",
         )
         settings = load(cwd=tmp_path)
-        assert settings.cache is False
+        assert settings.fallback_random is False
         assert settings.progress is None
         assert settings.max_boundary_share == 0.5
         assert settings.cache_limit_bytes == 3 * 10**9
@@ -204,14 +205,14 @@ class TestFile:
         [
             ("engine: eager\nregiones: whole\n", ":2:1:", "did you mean 'regions'?"),
             ("engine: eager\nexpected_calls: many\n", ":2:17:", "expected_calls must be"),
-            ("cache: true\n\ncache: false\n", ":3:1:", "given twice"),
+            ("progress: true\n\nprogress: false\n", ":3:1:", "given twice"),
             ("engine: [eager\n", ":2:1:", "not valid YAML"),
             ("- engine\n", ":1:1:", "name: value"),
             ("engine\n", ":1:1:", "name: value"),
             ("[a, b]: 1\n", ":1:1:", "unknown option"),
             ("3: 1\n", ":1:1:", "unknown option 3"),
             ("engine: !!python/object:os.system {}\n", ":1:9:", "not valid YAML"),
-            ("engine: eager\n\tcache: true\n", ":2:1:", "not valid YAML"),
+            ("engine: eager\n\tprogress: true\n", ":2:1:", "not valid YAML"),
         ],
     )
     def test_an_error_names_file_line_and_column(self, tmp_path: Path, text: str, at: str, says: str) -> None:
@@ -250,17 +251,20 @@ class TestRefused:
             ("expected_calls", True),
             ("expected_calls", 2.0),
             ("expected_calls", "10"),
-            ("max_boundary_share", -0.1),
-            ("max_boundary_share", 1.1),
-            ("max_boundary_share", float("nan")),
-            ("max_boundary_share", "0.1"),
-            ("cache", 1),
-            ("cache", "yes"),
+            ("regions", "auto:-0.1"),
+            ("regions", "auto:1.1"),
+            ("regions", "auto:nan"),
+            ("regions", "auto:"),
+            ("regions", "whole:0.1"),
+            ("regions", "0.1"),
+            ("mega_cache", 1),
+            ("mega_cache", "yes"),
             ("progress", "auto"),
             ("cache_dir", ""),
             ("cache_dir", 3),
             ("cache_limit", "80"),
             ("cache_limit", 80),
+            ("cache_limit", False),
             ("cache_limit", "80 GiBB"),
             ("passes", "lifetimes"),
             ("passes", [3]),
@@ -269,15 +273,14 @@ class TestRefused:
         ],
     )
     def test_a_bad_value_says_what_is_accepted(self, name: str, value: object) -> None:
-        accepted = next(row.type for row in describe() if row.name == name)
         message = refusal({name: value})
-        assert message.startswith(f"options=: {name} must be {accepted}, not {value!r}"[:80])
+        assert message.startswith(f"options=: {name} must be {accepted(name)}, not {value!r}"[:80])
         assert "\n" not in message
 
     def test_every_bad_value_is_named_at_once(self) -> None:
-        message = refusal({"engine": "tpu"}, environ={"DJINN_CACHE": "maybe"})
+        message = refusal({"engine": "tpu"}, environ={"DJINN_PROGRESS": "maybe"})
         assert "options=: engine" in message
-        assert "DJINN_CACHE: cache" in message
+        assert "DJINN_PROGRESS: progress" in message
 
     @pytest.mark.parametrize("options", ["engine", ["engine"], 3])
     def test_options_that_are_no_dictionary(self, options: object) -> None:
@@ -317,10 +320,10 @@ class TestCostModel:
 
 class TestTopology:
     def test_a_section_stands_for_its_file(self, tmp_path: Path) -> None:
-        (tmp_path / PROJECT_FILE).write_text("learn: false\ntopology:\n  preset: dgx-h100\n")
+        (tmp_path / PROJECT_FILE).write_text("progress: false\ntopology:\n  preset: dgx-h100\n")
         settings = Settings.load(environ={}, cwd=tmp_path)
         assert settings.topology == str(tmp_path / PROJECT_FILE)
-        assert not settings.learn
+        assert settings.progress is False
 
     def test_a_name_is_a_name(self, tmp_path: Path) -> None:
         (tmp_path / PROJECT_FILE).write_text("topology: dgx-h100\n")
@@ -333,7 +336,7 @@ class TestDigest:
         {"mode": "max-autotune"},
         {"regions": "whole"},
         {"expected_calls": 7},
-        {"max_boundary_share": 0.5},
+        {"regions": "auto:0.5"},
         {"passes": ["lifetimes"]},
         {"passes": []},
         {"passes": [Shout()]},
@@ -342,6 +345,7 @@ class TestDigest:
         {"target": "sm89"},
         {"precision": "allow-bf16"},
         {"weights": "input"},
+        {"cost_model": "calibrated"},
         {"cost_model": "datasheet"},
         {"cost_model": Guess()},
         {"cost_model": Guess("other")},
@@ -356,7 +360,7 @@ class TestDigest:
     @pytest.mark.parametrize(
         "change",
         [
-            {"cache": False},
+            {"cache_limit": 0},
             {"cache_dir": "/elsewhere"},
             {"cache_limit": "1GB"},
             {"progress": True},
@@ -384,14 +388,64 @@ class TestDigest:
             assert info.json_schema_extra["compiles"] is (name in counted)
 
 
+class TestOldNames:
+    @pytest.mark.parametrize(
+        ("old", "now"),
+        [
+            ({"cache": False}, {"cache_limit": "0"}),
+            ({"cache": False, "cache_limit": "1GB"}, {"cache_limit": "0"}),
+            ({"cache": True, "cache_limit": "1GB"}, {"cache_limit": "1GB"}),
+            ({"learn": False}, {"cost_model": "calibrated"}),
+            ({"learn": False, "cost_model": "datasheet"}, {"cost_model": "datasheet"}),
+            ({"learn": True}, {}),
+            ({"max_boundary_share": 0.25}, {"regions": "auto:0.25"}),
+            ({"max_boundary_share": 1e-7, "regions": "auto"}, {"regions": "auto:1e-07"}),
+            ({"max_boundary_share": 0.25, "regions": "whole"}, {"regions": "whole"}),
+        ],
+    )
+    def test_they_say_what_they_said_with_a_warning(self, old: dict[str, Any], now: dict[str, Any]) -> None:
+        with pytest.warns(FutureWarning, match="options=: the setting"):
+            found = load(old)
+        assert found == load(now)
+
+    def test_from_every_source(self, tmp_path: Path) -> None:
+        write_project(tmp_path, "learn: no\n")
+        with pytest.warns(FutureWarning) as warned:
+            found = load({"cache": False}, environ={"DJINN_MAX_BOUNDARY_SHARE": "5e-1"}, cwd=tmp_path)
+        assert (found.cost_model, found.max_boundary_share, found.cache) == ("calibrated", 0.5, False)
+        places = ("options=:", f"{tmp_path / PROJECT_FILE}:1:8:", "environment variable DJINN_MAX_BOUNDARY_SHARE:")
+        assert [str(one.message).split(" the setting")[0] for one in warned] == list(places)
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
+    @pytest.mark.parametrize(
+        ("name", "value"), [("cache", "maybe"), ("cache", None), ("learn", 1), ("max_boundary_share", 1.5)]
+    )
+    def test_a_bad_value_is_refused_with_its_place(self, name: str, value: object) -> None:
+        assert refusal({name: value}).startswith("options=: ")
+
+    def test_they_are_offered_to_nobody(self) -> None:
+        known = refusal({"zzz": 1}).partition("Known: ")[2]
+        assert not {name.strip() for name in known.split(",")} & set(OLD_TYPES)
+
+
 class TestDescription:
     def test_every_row_is_filled(self) -> None:
-        rows = describe()
-        assert [row.name for row in rows] == list(Settings.model_fields)
-        assert all(all(row) for row in rows)
-        assert {row.name: row.default for row in rows}["expected_calls"] == "1000"
+        for name, info in Settings.model_fields.items():
+            assert info.description
+            assert accepted(name)
+            assert facts(name)["group"] in GROUPS
 
-    def test_readmes_table_is_current(self, repo: Path) -> None:
+    def test_groups_stand_together_in_their_order(self) -> None:
+        groups = [facts(name)["group"] for name in Settings.model_fields]
+        assert list(dict.fromkeys(groups)) == list(GROUPS)
+        assert groups == sorted(groups, key=list(GROUPS).index)
+
+    def test_readme_shows_six_and_the_page_all(self) -> None:
+        assert table("main").count("\n") == 1 + 6
+        assert all(f"| `{name}` |" in FILES["docs/settings.md"] for name in Settings.model_fields)
+        assert "| `1000` |" in FILES["docs/settings.md"]
+
+    def test_the_tables_are_current(self, repo: Path) -> None:
         generator = [sys.executable, "-m", "tools.settings_table", "--check"]
         done = subprocess.run(generator, cwd=repo, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

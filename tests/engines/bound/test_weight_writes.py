@@ -42,7 +42,7 @@ class Served:
         self.mode = mode
         torch._dynamo.reset()
         torch.manual_seed(0)
-        options = {"engine": engine, "cache": False, "weights": "constant", "verify": "off"}
+        options = {"engine": engine, "cache_limit": "0", "weights": "constant", "verify": "off"}
         with mode():
             self.model = Model().eval().requires_grad_(False)
             self.tokens = torch.arange(0, 300, 7)[None]
@@ -123,7 +123,9 @@ def test_modules_are_converted_by_swapping_after_packing(compile: str) -> None:
     torch._dynamo.reset()
     model = Model().eval()
     tokens = torch.arange(40)[None]
-    compiled = torch.compile(model, backend="djinn", options={"engine": "packed", "cache": False, "compile": compile})
+    compiled = torch.compile(
+        model, backend="djinn", options={"engine": "packed", "cache_limit": "0", "compile": compile}
+    )
     with torch.no_grad():
         for _ in range(4):
             compiled(tokens)

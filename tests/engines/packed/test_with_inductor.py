@@ -39,7 +39,7 @@ class Layer(nn.Module):
 
 def packed_inductor(way: str) -> PackedInductorEngine:
     """The engine that does all products one way."""
-    made = make(Settings(cache=False))
+    made = make(Settings(cache_limit="0"))
     return PackedInductorEngine(inductor=made.inductor, plain=engine_of(way), speed=speed_of(way))
 
 
@@ -91,7 +91,7 @@ from djinn_fx.engines.packed.with_inductor import make
 from djinn_fx.settings.table import Settings
 here = pathlib.Path({str(tmp_path)!r})
 header, payload = json.loads((here / "header.json").read_text()), (here / "payload").read_bytes()
-run = make(Settings(cache=False)).load(Artefact(header=header, payload=payload))
+run = make(Settings(cache_limit="0")).load(Artefact(header=header, payload=payload))
 args, want = torch.load(here / "values.pt")
 for one, other in zip(run(args), want, strict=True):
     torch.testing.assert_close(one, other)

@@ -105,7 +105,7 @@ def test_the_plan_answers_as_eager_does(machine: Machine) -> None:
 
 def test_twelve_layers_are_built_once_and_checked_once(machine: Machine) -> None:
     model = nn.Sequential(*(Layer(256) for _ in range(12))).eval()
-    run = compiled(model, max_boundary_share=1.0)
+    run = compiled(model, regions="auto:1")
     x = torch.randn(64, 256)
     for _ in range(2):
         close(run(x), model(x))
