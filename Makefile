@@ -110,7 +110,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Writes the generated tables again: README's settings; the operators TensorRT and ONNX take, some minutes' work each.
+# Writes the generated tables again: the settings (README, docs/settings.md); the operators TensorRT and ONNX take, some minutes' work each.
 table: $(READY)
 	$(BIN)/python tools/settings_table.py
 tensorrt-table: $(READY)

@@ -29,6 +29,7 @@ def load(folder: Path, text: str) -> Settings:
 # Words that YAML 1.1 takes for something else
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("line", "value"),
     [
