@@ -110,7 +110,7 @@ def _run(arguments: argparse.Namespace) -> int:
             reason.detail if reason is not None else "the cache is switched off: there is nowhere to build to"
         )
     engine = TensorRTEngine(
-        target=settings.target, library=arguments.flavour, onnx=arguments.onnx, settings=settings
+        target=settings.target, library=arguments.flavour, onnx=arguments.onnx, store=store
     )  # fmt: skip
     capability = engine.capability()
     if not capability.can_build:

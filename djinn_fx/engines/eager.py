@@ -11,7 +11,6 @@ import torch
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.table import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +58,3 @@ class EagerEngine:
     def fingerprint(self) -> Mapping[str, str]:
         """Eager depends on torch alone."""
         return {"engine": self.name, "torch": str(torch.__version__)}
-
-
-def make(settings: Settings) -> EagerEngine:
-    """The engine; no setting matters to it."""
-    return EagerEngine()

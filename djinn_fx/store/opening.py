@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from djinn_fx.reasons import Reason
@@ -9,11 +11,16 @@ from djinn_fx.settings.table import Settings
 from djinn_fx.store.store import Store
 
 
+def kept_folder(settings: Settings) -> Path | None:
+    """The folder of the cache; None where the settings, or torch's own switch, say that nothing is kept."""
+    return settings.cache_folder if settings.cache and not torch.compiler.config.force_disable_caches else None
+
+
 def open_store(settings: Settings) -> tuple[Store | None, Reason | None]:
     """The disk cache these settings ask for; None, with the Reason if there is one, when there is to be none."""
-    if not settings.cache or torch.compiler.config.force_disable_caches:
+    root = kept_folder(settings)
+    if root is None:
         return None, None
-    root = settings.cache_folder
     if settings.mega_cache:
         from djinn_fx.store.mega_cache import RecordingStore
 

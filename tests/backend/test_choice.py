@@ -17,7 +17,6 @@ from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, RegionGraph
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.table import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -187,7 +186,7 @@ class Wrong(EagerEngine):
         return Artefact(header={"engine": "packed"}, payload=None, ready=run)
 
 
-def make_wrong(settings: Settings) -> Any:
+def make_wrong(**_: Any) -> Any:
     return Wrong()
 
 

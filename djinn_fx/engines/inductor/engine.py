@@ -27,7 +27,6 @@ from djinn_fx.engines.inductor.prewarm import know_vector_units
 from djinn_fx.engines.keys import device_order, symbolic_inputs
 from djinn_fx.errors import EngineError, useful_line
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.rebuild import CannotRebuild, size_hints
 from djinn_fx.srg.graph import fake_value, tensors_of
 
@@ -359,8 +358,3 @@ def _compiler_version() -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
     except Exception as error:  # noqa: BLE001  (no compiler is told when something needs one)
         return f"none ({type(error).__name__})"
-
-
-def make(settings: Settings) -> InductorEngine:
-    """The engine as the settings want it."""
-    return InductorEngine(mode=settings.mode, fallback_random=settings.fallback_random)

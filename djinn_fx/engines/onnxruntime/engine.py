@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.bound.region import Session
-from djinn_fx.engines.onnx.serving.engine import OnnxEngine, options_of
+from djinn_fx.engines.onnx.serving.engine import OnnxEngine
 from djinn_fx.errors import EngineError
-from djinn_fx.settings.table import Settings
 
 
 class OnnxRuntimeEngine(OnnxEngine):
@@ -27,8 +26,3 @@ class OnnxRuntimeEngine(OnnxEngine):
             raise EngineError(f"onnxruntime: this version of the library is not one djinn-fx knows: {error}") from error
 
         return OrtSession(model, signature, weights, threads=torch.get_num_threads(), label=label)
-
-
-def make(settings: Settings) -> OnnxRuntimeEngine:
-    """The engine as the settings want it."""
-    return OnnxRuntimeEngine(**options_of(settings))

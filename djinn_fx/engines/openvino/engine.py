@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.bound.region import Session, forks
-from djinn_fx.engines.onnx.serving.engine import OnnxEngine, options_of
+from djinn_fx.engines.onnx.serving.engine import OnnxEngine
 from djinn_fx.errors import EngineError
-from djinn_fx.settings.table import Settings
 
 
 class OpenVinoEngine(OnnxEngine):
@@ -37,8 +36,3 @@ class OpenVinoEngine(OnnxEngine):
             precision=self.precision,
             label=label,
         )
-
-
-def make(settings: Settings) -> OpenVinoEngine:
-    """The engine as the settings want it."""
-    return OpenVinoEngine(**options_of(settings))

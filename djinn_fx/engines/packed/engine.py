@@ -26,9 +26,7 @@ from djinn_fx.engines.packed.refusal import why_nothing_is_packed
 from djinn_fx.engines.packed.session import PackedPlan
 from djinn_fx.engines.packed.speed import ProductSpeed
 from djinn_fx.errors import EngineError
-from djinn_fx.files.private import default_cache_dir
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.table import Settings
 from djinn_fx.srg.effects import writes, written_places
 from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
 from djinn_fx.srg.graph import fake_value, tensors_of
@@ -38,7 +36,8 @@ CONVERTER_VERSION = 1
 
 
 @functools.cache
-def _speeds(folder: Path | None) -> ProductSpeed:
+def speeds_in(folder: Path | None) -> ProductSpeed:
+    """The figures in a cache folder; None: in memory."""
     return ProductSpeed(folder)
 
 
@@ -52,7 +51,7 @@ class PackedEngine:
     """
 
     weights: str = "auto"
-    speed: ProductSpeed = field(default_factory=lambda: _speeds(None), compare=False, repr=False)
+    speed: ProductSpeed = field(default_factory=lambda: speeds_in(None), compare=False, repr=False)
     name: str = field(default="packed", init=False)
 
     def capability(self) -> Capability:
@@ -158,13 +157,6 @@ def fed_of(gm: GraphModule) -> tuple[Fed, ...]:
     return tuple(found)
 
 
-def speeds_of(settings: Settings) -> ProductSpeed:
-    """The figures that go with these settings: in their cache folder, or in memory."""
-    folder = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
-    kept = folder if settings.cache and not torch.compiler.config.force_disable_caches else None
-    return _speeds(kept)
-
-
-def make(settings: Settings) -> PackedEngine:
-    """The engine as the settings want it."""
-    return PackedEngine(weights=settings.weights, speed=speeds_of(settings))
+def make(*, weights: str = "auto", folder: Path | None = None) -> PackedEngine:
+    """The engine, with the figures in a cache folder, or in memory."""
+    return PackedEngine(weights=weights, speed=speeds_in(folder))

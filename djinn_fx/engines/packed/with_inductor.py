@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +22,12 @@ from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.here import here_digest
 from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.engines.packed import ops as packed_ops
-from djinn_fx.engines.packed.engine import PackedEngine, fed_of, speeds_of
+from djinn_fx.engines.packed.engine import PackedEngine, fed_of, speeds_in
 from djinn_fx.engines.packed.graph import product_fields, products, rewritten
 from djinn_fx.engines.packed.session import is_exact, rows_of, shape_of
 from djinn_fx.engines.packed.speed import ProductSpeed
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.table import Settings
 from djinn_fx.srg.effects import written_places
 from djinn_fx.srg.graph import fake_value
 
@@ -307,12 +307,14 @@ class _Inductor(InductorEngine):
         return {**super()._options(), "size_asserts": False, "alignment_asserts": False}
 
 
-def make(settings: Settings) -> PackedInductorEngine:
-    """The engine as the settings want it."""
-    speed = speeds_of(settings)
+def make(
+    *, mode: str = "default", fallback_random: bool = True, weights: str = "auto", folder: Path | None = None
+) -> PackedInductorEngine:
+    """The engine, with the figures in a cache folder, or in memory."""
+    speed = speeds_in(folder)
     return PackedInductorEngine(
-        inductor=_Inductor(mode=settings.mode, fallback_random=settings.fallback_random),
-        plain=PackedEngine(weights=settings.weights, speed=speed),
+        inductor=_Inductor(mode=mode, fallback_random=fallback_random),
+        plain=PackedEngine(weights=weights, speed=speed),
         speed=speed,
-        weights=settings.weights,
+        weights=weights,
     )

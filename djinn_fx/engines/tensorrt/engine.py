@@ -38,9 +38,9 @@ from djinn_fx.errors import EngineError
 from djinn_fx.pool.jobs import BuildError, BuildFailed, BuildJob
 from djinn_fx.pool.supervisor import shared_pool
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.hashing import NoCanonicalForm
 from djinn_fx.srg.graph import fake_value, tensors_of
+from djinn_fx.store.store import Store
 
 log = logging.getLogger("djinn_fx.engines.tensorrt")
 
@@ -67,7 +67,7 @@ class TensorRTEngine:
         tf32: whether float32 products may be rounded first, as ``torch.set_float32_matmul_precision`` says.
         onnx: whether ONNX is tried where the converter refuses. It takes seconds a region, in the child.
         conversion: options of the conversion.
-        settings: where the cache is.
+        store: the cache; None: nothing is kept.
     """
 
     target: str | None = None
@@ -75,7 +75,7 @@ class TensorRTEngine:
     tf32: bool = False
     onnx: bool = True
     conversion: Options = field(default_factory=Options)
-    settings: Settings = field(default_factory=Settings)
+    store: Store | None = field(default=None, repr=False, compare=False)
     name: str = field(default="tensorrt", init=False)
     _found: weakref.WeakKeyDictionary[GraphModule, _Found] = field(
         default_factory=weakref.WeakKeyDictionary, init=False, repr=False, compare=False
@@ -157,7 +157,7 @@ class TensorRTEngine:
             raise EngineError(
                 f"tensorrt, load: {label}: built with {chosen.name} {header.get('version')}, here is {chosen.version}"
             )
-        driver = _driver(chosen.name, self.settings)
+        driver = _driver(chosen.name, self.store)
         return Session(artefact.payload, calling, driver, label=label)
 
     def fingerprint(self) -> Mapping[str, str]:
@@ -292,15 +292,13 @@ def _torch_problem() -> str:
     return "this torch is built without CUDA" if not torch.version.cuda else "torch sees no CUDA device"
 
 
-#: By library and cache folder. Not by the settings: a cost model of the user's may have no hash.
+#: By library and cache folder.
 _DRIVERS: dict[tuple[str, Path | None], Any] = {}
 
 
-def _driver(library: str, settings: Settings) -> Any:
+def _driver(library: str, store: Store | None) -> Any:
     from djinn_fx.engines.tensorrt.cuda import CudaDriver
-    from djinn_fx.store.opening import open_store
 
-    store, _ = open_store(settings)
     key = (library, store.root if store is not None else None)
     return _DRIVERS.setdefault(key, CudaDriver(Flavour(library), store))
 
@@ -350,6 +348,6 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def make(settings: Settings) -> TensorRTEngine:
-    """The engine as the settings and torch's own switches want it."""
-    return TensorRTEngine(target=settings.target, tf32=may_round(torch.backends.cuda.matmul), settings=settings)
+def make(*, target: str | None = None, store: Store | None = None) -> TensorRTEngine:
+    """The engine as torch's own switches want it."""
+    return TensorRTEngine(target=target, tf32=may_round(torch.backends.cuda.matmul), store=store)

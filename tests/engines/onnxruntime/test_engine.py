@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from djinn_fx.engines import registry
 from djinn_fx.engines.onnx.serving.engine import OnnxEngine
 from djinn_fx.engines.onnxruntime import vectors as onnxruntime_vectors
-from djinn_fx.engines.onnxruntime.engine import OnnxRuntimeEngine, make
+from djinn_fx.engines.onnxruntime.engine import OnnxRuntimeEngine
 from djinn_fx.settings.table import Settings
 from tests.engines.onnx import engine_cases as onnx_engine_cases
 from tests.engines.onnx.engine_cases import WIDTH, Traced, close, linear, parameters
@@ -42,7 +43,8 @@ def test_vectors_of_a_library_that_moved_are_not_used(monkeypatch: pytest.Monkey
 
 
 def test_settings_are_handed_on() -> None:
-    engine = make(Settings(weights="input", precision="allow-bf16"))
+    engine = registry.engine("onnxruntime", Settings(weights="input", precision="allow-bf16"))
+    assert isinstance(engine, OnnxRuntimeEngine)
     assert (engine.weights, engine.precision) == ("input", "allow-bf16")
 
 

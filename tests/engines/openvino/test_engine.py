@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from djinn_fx.engines import registry
 from djinn_fx.engines.base import Declined
 from djinn_fx.engines.onnx.serving.engine import OnnxEngine
-from djinn_fx.engines.openvino.engine import OpenVinoEngine, make
+from djinn_fx.engines.openvino.engine import OpenVinoEngine
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.settings.table import Settings
@@ -32,7 +33,8 @@ class TestOpenVino(onnx_engine_cases.Cases):
 
 
 def test_settings_are_handed_on() -> None:
-    engine = make(Settings(weights="input", precision="allow-bf16"))
+    engine = registry.engine("openvino", Settings(weights="input", precision="allow-bf16"))
+    assert isinstance(engine, OpenVinoEngine)
     assert (engine.weights, engine.precision) == ("input", "allow-bf16")
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, RegionGraph
 from djinn_fx.engines.packed import ops as packed_ops
-from djinn_fx.engines.packed.engine import PackedEngine, make
+from djinn_fx.engines.packed.engine import PackedEngine
 from djinn_fx.engines.packed.graph import products, rewritten
 from djinn_fx.engines.packed.speed import ProductSpeed
 from djinn_fx.reasons import ReasonKind
@@ -411,7 +412,8 @@ def test_a_linear_of_width_0_beside_others_is_left_as_it_is() -> None:
 
 
 def test_the_engine_is_made_from_settings(tmp_path: Path) -> None:
-    engine = make(Settings(cache_dir=str(tmp_path)))
+    engine = registry.engine("packed", Settings(cache_dir=str(tmp_path)))
+    assert isinstance(engine, PackedEngine)
     assert engine.capability().can_run
     assert engine.fingerprint()["engine"] == "packed"
     assert traits_of(engine.name).binds_weights

@@ -18,7 +18,6 @@ from djinn_fx.engines.packed import ops as packed_ops
 from djinn_fx.engines.packed.graph import rewritten
 from djinn_fx.engines.packed.with_inductor import PackedInductorEngine, define_operators, make, with_packed_inputs
 from djinn_fx.reasons import ReasonKind
-from djinn_fx.settings.table import Settings
 from tests.concrete import concrete
 from tests.engines.packed.packing import differences, engine_of, region_of, speed_of
 
@@ -39,7 +38,7 @@ class Layer(nn.Module):
 
 def packed_inductor(way: str) -> PackedInductorEngine:
     """The engine that does all products one way."""
-    made = make(Settings(cache_limit="0"))
+    made = make()
     return PackedInductorEngine(inductor=made.inductor, plain=engine_of(way), speed=speed_of(way))
 
 
@@ -88,10 +87,9 @@ def test_an_artefact_runs_in_a_new_process(tmp_path: Path, repo: Path) -> None:
 import json, pathlib, torch
 from djinn_fx.engines.base import Artefact
 from djinn_fx.engines.packed.with_inductor import make
-from djinn_fx.settings.table import Settings
 here = pathlib.Path({str(tmp_path)!r})
 header, payload = json.loads((here / "header.json").read_text()), (here / "payload").read_bytes()
-run = make(Settings(cache_limit="0")).load(Artefact(header=header, payload=payload))
+run = make().load(Artefact(header=header, payload=payload))
 args, want = torch.load(here / "values.pt")
 for one, other in zip(run(args), want, strict=True):
     torch.testing.assert_close(one, other)

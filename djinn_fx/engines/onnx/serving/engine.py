@@ -22,9 +22,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.engines.bound.region import BoundRegion, Session
 from djinn_fx.errors import EngineError
-from djinn_fx.files.private import default_cache_dir
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.table import Settings
 
 log = logging.getLogger("djinn_fx.engines")
 
@@ -170,10 +168,3 @@ class OnnxEngine:
 
     def _refusal(self, region: RegionGraph, why: str) -> Reason:
         return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=f"{self.name}: {why}", node=region.label)
-
-
-def options_of(settings: Settings) -> dict[str, Any]:
-    """The arguments of an engine that these settings ask for."""
-    folder = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
-    kept = settings.cache and not torch.compiler.config.force_disable_caches
-    return {"precision": settings.precision, "weights": settings.weights, "folder": folder if kept else None}
