@@ -24,15 +24,7 @@ from djinn_fx.costmodels.work.attention import ATTENTION, attention_rule
 from djinn_fx.costmodels.work.call import Call, Count, Counted, CountRule, numbers, numel
 from djinn_fx.costmodels.work.contractions import CONTRACTIONS, CONVOLUTIONS, DISTANCES
 from djinn_fx.costmodels.work.sizes import times_log2
-from djinn_fx.costmodels.work.tables import (
-    FACTORISATIONS,
-    NO_TRAFFIC,
-    NO_WORK,
-    PER_ELEMENT,
-    REDUCTIONS,
-    SORTS,
-    PerElement,
-)
+from djinn_fx.costmodels.work.tables import PerElement, op_tables
 from djinn_fx.srg.record import TensorMeta
 
 #: Namespaces whose ops go by the names of aten's; transformers has an own ``grouped_mm_fallback``.
@@ -76,7 +68,7 @@ def is_free(node: Node) -> bool:
 def free_target(target: Any) -> bool:
     """The same, by what is called."""
     if isinstance(target, OpOverload):
-        return packet(target) in NO_WORK
+        return packet(target) in op_tables().no_work
     module = getattr(target, "__module__", "") or ""
     return not isinstance(target, HigherOrderOperator) and (
         module in ("_operator", "operator", "math")
@@ -88,7 +80,9 @@ def free_target(target: Any) -> bool:
 @functools.lru_cache(maxsize=4096)
 def touches_nothing(target: Any) -> bool:
     """Whether an op is called but reads and writes no element: it allocates, or changes a tensor's description."""
-    return isinstance(target, OpOverload) and (packet(target) in NO_TRAFFIC or torch.Tag.inplace_view in target.tags)
+    return isinstance(target, OpOverload) and (
+        packet(target) in op_tables().no_traffic or torch.Tag.inplace_view in target.tags
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -161,15 +155,15 @@ def _named(bare: str) -> OpRule | None:
     for kind, table in (("matmul", CONTRACTIONS), ("conv", CONVOLUTIONS), ("other", DISTANCES), ("pool", _POOLS)):
         if bare in table:
             return OpRule(kind, table[bare])
-    if bare in SORTS:
+    if bare in op_tables().sorts:
         return OpRule("sort", _sort)
-    if bare in FACTORISATIONS:
-        return OpRule("other", functools.partial(_factorisation, FACTORISATIONS[bare]))
+    if bare in op_tables().factorisations:
+        return OpRule("other", functools.partial(_factorisation, op_tables().factorisations[bare]))
     if bare.startswith("_fft_"):
         return OpRule("fft", _fft)
     if bare in ("pow", "_foreach_pow"):
         return OpRule("elementwise", _power)
-    entry = PER_ELEMENT.get(bare)
+    entry = op_tables().per_element.get(bare)
     return _per_element(entry) if entry is not None else None
 
 
@@ -177,7 +171,7 @@ def _foreach(bare: str) -> OpRule | None:
     """``_foreach_add`` does what ``add`` does, for every tensor of a list."""
     if not bare.startswith("_foreach_"):
         return None
-    entry = PER_ELEMENT.get(bare.removeprefix("_foreach_").rstrip("_"), PerElement("elementwise", "out", 1))
+    entry = op_tables().per_element.get(bare.removeprefix("_foreach_").rstrip("_"), PerElement("elementwise", "out", 1))
     return OpRule("elementwise", functools.partial(_whole_list, entry))
 
 
@@ -195,7 +189,7 @@ def _tagged(bare: str, target: OpOverload) -> OpRule | None:
     if torch.Tag.pointwise in target.tags or target.namespace == "quantized_decomposed":
         return _per_element(PerElement("elementwise", "out", 1))
     # torch.Tag.reduction is younger than the oldest torch this package supports
-    if getattr(torch.Tag, "reduction", None) in target.tags or bare in REDUCTIONS:
+    if getattr(torch.Tag, "reduction", None) in target.tags or bare in op_tables().reductions:
         return _per_element(PerElement("reduction", "in", 1))
     return None
 
