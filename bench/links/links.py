@@ -10,7 +10,6 @@ links, and several transfers at once. Predictions are written, and their hash pr
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -19,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.harness.harness import Report, parse, parser, table
 from bench.links.links_child import MESSAGE, PLAIN, RELAY
+from bench.links.namespaces import FAR, NEAR, namespaces
 from djinn_fx.hardware.topology.builder import TopologyBuilder
 from djinn_fx.hardware.topology.links import MEASURED, LinkClass, Serialisation, find_link_class, make_link
 from djinn_fx.hardware.topology.measured_links import measured_link
@@ -42,9 +42,6 @@ LISTENERS = {"127.0.0.1": "host", "10.77.1.1": "a", "10.77.1.2": "r", "10.77.2.1
 KNOWN = (1, 1_000, 4_000, 16_000, 64_000, 250_000, 1_000_000, 4_000_000)
 ASKED = (2_000, 8_000, 40_000, 120_000, 500_000, 2_000_000, 6_000_000)
 LARGE_KNOWN, LARGE_ASKED = (*KNOWN, 16_000_000, 48_000_000), (*ASKED, 24_000_000, 36_000_000)
-#: Rates that tc gives the pairs, in bytes per second: there, back. Its bucket holds two frames: little passes free.
-NEAR, FAR = (400e6 / 8, 100e6 / 8), (150e6 / 8, 300e6 / 8)
-
 
 #: Everything is timed in so many turns, so that a machine that slows down for a while does not spoil one figure.
 ROUNDS = 3
@@ -106,54 +103,13 @@ class Driver:
 def _child(prefix: Sequence[str], *arguments: str) -> tuple[subprocess.Popen[str], list[str]]:
     """A process of the other file that is ready, and what it said then."""
     made = subprocess.Popen(
-        [*prefix, sys.executable, str(ROOT / "bench" / "links_child.py"), *arguments],
+        [*prefix, sys.executable, str(ROOT / "bench" / "links" / "links_child.py"), *arguments],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert made.stdout is not None
     words = made.stdout.readline().split()
     assert words[:1] == ["ready"], "an end of the link did not start"
     return made, words[1:]
-
-
-@contextlib.contextmanager
-def namespaces() -> Iterator[dict[str, list[str]] | None]:
-    """Three network namespaces a - r - b with shaped pairs between; None where they cannot be made."""
-    tag = f"dj{os.getpid() % 10000}"
-    names = {one: f"{tag}{one}" for one in "arb"}
-    made = True
-    try:
-        for line in _setup(tag, names):
-            subprocess.run(line.split(), check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"no network namespaces here, those links are left out: {error}")
-        made = False
-    try:
-        yield {one: ["ip", "netns", "exec", name] for one, name in names.items()} if made else None
-    finally:
-        for name in names.values():
-            with contextlib.suppress(OSError):
-                subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-
-
-def _setup(tag: str, names: dict[str, str]) -> list[str]:
-    lines = [f"ip netns add {name}" for name in names.values()]
-    for one, other, net, rates in (("a", "r", 1, NEAR), ("r", "b", 2, FAR)):
-        left, right = f"{tag}{one}{net}", f"{tag}{other}{net}"
-        lines.append(f"ip link add {left} netns {names[one]} type veth peer name {right} netns {names[other]}")
-        for side, end, last, rate in ((one, left, 1, rates[0]), (other, right, 2, rates[1])):
-            inside = f"ip netns exec {names[side]}"
-            lines += [
-                f"{inside} ip addr add 10.77.{net}.{last}/24 dev {end}",
-                f"{inside} ip link set {end} up",
-                f"{inside} ip link set lo up",
-                f"{inside} tc qdisc add dev {end} root tbf rate {int(rate * 8)} burst 3kb limit 8mb",
-            ]
-    return [
-        *lines,
-        f"ip netns exec {names['r']} sysctl -q -w net.ipv4.ip_forward=1",
-        f"ip netns exec {names['a']} ip route add default via 10.77.1.2",
-        f"ip netns exec {names['b']} ip route add default via 10.77.2.1",
-    ]
 
 
 def copy_seconds(nbytes: int, repeats: int) -> list[float]:

@@ -8,7 +8,6 @@ has a thread that waits for its child, asleep. State is guarded by one plain loc
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 import time
@@ -31,7 +30,7 @@ from djinn_fx.pool.jobs import (
 from djinn_fx.pool.limits import PoolLimits
 from djinn_fx.pool.process import Child, ChildError
 from djinn_fx.pool.tickets import GIVEN_UP, Entry, OnDone, OnStart, State, Ticket, report
-from djinn_fx.threads import at_end, start_thread
+from djinn_fx.threads import ENDING, at_end, new_lock, start_thread, tell_of_fork
 
 __all__ = ["BuildPool", "Ticket", "shared_pool"]
 
@@ -69,10 +68,11 @@ class BuildPool:
         self._idle: list[Child] = []
         self._busy: set[Child] = set()
         self._active: set[Entry] = set()  # those a thread is at work on: they have the slots and the memory
-        self._renew()
+        self.after_fork()
         _pools.add(self)
+        tell_of_fork(self)
 
-    def _renew(self) -> None:
+    def after_fork(self) -> None:
         """As new, without touching what there was: that belongs to the process this one was forked from."""
         self._lock = threading.Lock()
         #: Wakes the manager: a ticket to cancel, or None. SimpleQueue may be used by finalizers.
@@ -371,8 +371,7 @@ class BuildPool:
 
 _pools: weakref.WeakSet[BuildPool] = weakref.WeakSet()
 _shared: dict[bool, BuildPool] = {}
-_shared_lock = threading.Lock()
-_ending = False
+_shared_lock = new_lock()
 
 
 def shared_pool(*, waited_for: bool = False) -> BuildPool:
@@ -383,7 +382,7 @@ def shared_pool(*, waited_for: bool = False) -> BuildPool:
     """
     with _shared_lock:
         pool = _shared.get(waited_for)
-        if pool is None or (pool.closed and not _ending):
+        if pool is None or (pool.closed and not ENDING.is_set()):
             limits = PoolLimits.default()
             pool = BuildPool(replace(limits, nice=0, idle_class=False) if waited_for else limits)
             _shared[waited_for] = pool
@@ -392,20 +391,8 @@ def shared_pool(*, waited_for: bool = False) -> BuildPool:
 
 def _close_all() -> None:
     """At the interpreter's end: kill what runs; nothing is half written, since children write nothing of ours."""
-    global _ending
-    _ending = True
     for pool in list(_pools):
         pool._shut(deliver=False)
 
 
-def _after_fork() -> None:
-    """In a process forked from this one: the children and threads are the parent's."""
-    global _shared_lock
-    _shared_lock = threading.Lock()
-    for pool in list(_pools):
-        pool._renew()
-
-
 at_end(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
