@@ -39,6 +39,17 @@ def carry_out(
         return INTERRUPTED
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The model's file, and ``--dynamic``."""
+    parser.add_argument("model", metavar="model.py[:attr]", help="the file, and which model in it if it holds several")
+    parser.add_argument("--dynamic", action="store_true", help="let every size vary")
+
+
+def add_json(parser: argparse.ArgumentParser, what: str = "the outcome") -> None:
+    """``--json FILE``."""
+    parser.add_argument("--json", metavar="FILE", help=f"write {what} as JSON; - for stdout, without the text")
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """``--option KEY=VALUE``."""
     parser.add_argument(

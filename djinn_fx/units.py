@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import datetime, timezone
 
 from djinn_fx.errors import UnitError
 
@@ -89,3 +90,8 @@ def format_seconds(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1e3:.1f} ms"
     return f"{seconds:.1f} s"
+
+
+def now_text() -> str:
+    """This second, as what is kept is dated: ISO 8601, UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

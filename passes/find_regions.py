@@ -29,7 +29,7 @@ from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.extract import boundary, depends_on_data, size_ops, symbol_sources, unbound_symbols, with_sizes
 from djinn_fx.srg.form.hashing import NoCanonicalForm, canonical_form, structural_hash
 from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.plan import Region
+from djinn_fx.srg.plan import Region, distinct
 from djinn_fx.srg.record import Cost
 from djinn_fx.units import format_seconds
 
@@ -53,8 +53,7 @@ class _Candidate:
 
     @property
     def distinct(self) -> int:
-        hashes = [region.structural_hash for region in self.regions]
-        return len({h for h in hashes if h}) + hashes.count("")
+        return distinct(self.regions)
 
 
 @dataclass(frozen=True, kw_only=True)

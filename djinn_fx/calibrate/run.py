@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from djinn_fx.costmodels.profile import Profile, Sample, conditions, write_profi
 from djinn_fx.engines.registry import engine
 from djinn_fx.files.private import own_folder
 from djinn_fx.settings.table import Settings
+from djinn_fx.units import now_text
 
 #: In the order in which they are measured, where they are installed.
 ENGINES = (*INTERPRETED, *COMPILED)
@@ -123,7 +123,7 @@ def profile_of(measured: Measured, request: Request, fit: Callable[[Sequence[Sam
     """The profile of what was measured."""
     here = conditions()
     return Profile(
-        made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        made=now_text(),
         machine=here.machine,
         versions=here.versions,
         threads=tuple(sorted(request.threads)),

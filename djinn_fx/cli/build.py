@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from djinn_fx.backend import capture
-from djinn_fx.command_line import FOUND_WRONG, OK, carry_out, json_target, write_json
+from djinn_fx.command_line import FOUND_WRONG, OK, add_json, add_model, carry_out, json_target, write_json
 from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.compiling.graph import passes_for
 from djinn_fx.compiling.pricing import pricing_for
@@ -86,13 +86,12 @@ def parser() -> argparse.ArgumentParser:
         description="Build a model's regions with TensorRT, for a GPU that need not be here, into the cache.",
         epilog="Exit code: 0 all distinct regions are in the cache, 1 some were refused or failed, 2 bad input.",
     )
-    made.add_argument("model", metavar="model.py[:attr]", help="the file, and which model in it if it holds several")
+    add_model(made)
     made.add_argument("--target", metavar="SM", help="what to build for, such as sm89; default: the GPU that is here")
     made.add_argument("--flavour", choices=("tensorrt", "tensorrt_rtx"), help="default: the first that can build here")
     made.add_argument("--dtype", choices=tuple(DTYPES), help="convert the model and its floating-point inputs first")
-    made.add_argument("--dynamic", action="store_true", help="let every size vary")
     made.add_argument("--no-onnx", dest="onnx", action="store_false", help="do not try ONNX for what is refused")
-    made.add_argument("--json", metavar="FILE", help="write the outcome as JSON; - for stdout, without the text")
+    add_json(made)
     return made
 
 

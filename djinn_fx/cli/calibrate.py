@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from djinn_fx.calibrate.run import Measured, Request, calibrate, installed_engines, usual_threads
 from djinn_fx.calibrate.run import Progress as Step
-from djinn_fx.command_line import FOUND_WRONG, OK, carry_out, json_target, write_json
+from djinn_fx.command_line import FOUND_WRONG, OK, add_json, carry_out, json_target, write_json
 from djinn_fx.costmodels.profile import PROFILE_FILE, Profile, conditions, profile_folder, read_profile
 from djinn_fx.errors import EngineError, SettingsError
 from djinn_fx.settings.table import ENGINE_NAMES
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--show", action="store_true", help="measure nothing: say what profile there is")
     made.add_argument("--cache-dir", metavar="DIR", help="where the profile goes; default: the setting's, see README")
-    made.add_argument("--json", metavar="FILE", help="write the outcome as JSON; - for stdout, without the text")
+    add_json(made)
     return made
 
 

@@ -15,7 +15,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from djinn_fx.command_line import FOUND_WRONG, OK, add_options, carry_out, json_target, read_options, write_json
+from djinn_fx.command_line import (
+    FOUND_WRONG,
+    OK,
+    add_json,
+    add_model,
+    add_options,
+    carry_out,
+    json_target,
+    read_options,
+    write_json,
+)
 from djinn_fx.compiling.readiness import ModelStatus, status, wait_until_ready
 from djinn_fx.dispatch.contests.entrant import ContestStatus, EntrantStatus
 from djinn_fx.errors import DjinnError, ModelFileError
@@ -37,11 +47,10 @@ def parser() -> argparse.ArgumentParser:
         description="Try the engines on a model, keep the fastest in mind, and print what was measured.",
         epilog="Exit code: 0 decided, 1 nothing to decide or an engine gave wrong results, 2 bad input.",
     )
-    made.add_argument("model", metavar="model.py[:attr]", help="the file, and which model in it if it holds several")
+    add_model(made)
     made.add_argument("--engines", metavar="A,B", help="the engines to try; default: all that are installed")
-    made.add_argument("--dynamic", action="store_true", help="let every size vary")
     made.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds to wait for builds (600)")
-    made.add_argument("--json", metavar="FILE", help="write the outcome as JSON; - for stdout, without the text")
+    add_json(made)
     add_options(made)
     return made
 

@@ -5,22 +5,20 @@ Like a trial's outcome (``decisions.py``) they are hints: one that is gone or da
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
-from typing import Any
 
 from djinn_fx.costmodels.learning import Learned
 from djinn_fx.costmodels.measured import Timing
 from djinn_fx.engines.here import here
+from djinn_fx.engines.keys import digest_of
 from djinn_fx.engines.registry import engine
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.store import Store
 from djinn_fx.threads import new_lock
+from djinn_fx.units import now_text
 
 log = logging.getLogger("djinn_fx.compiling.region_times")
 
@@ -66,7 +64,7 @@ class RegionTimes:
         """Keep what calls took, in the place of what was known about the engine."""
         if self._store is None or not structural_hash:
             return
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = now_text()
         key = _time_key(structural_hash)
         entry = self._store.get(key)
         known = entry.header.get("engines") if entry is not None else None
@@ -79,12 +77,12 @@ class RegionTimes:
         """What an engine's code depends on besides the region."""
         if name not in self._fingerprints:
             fields = {"engine": dict(engine(name, self._settings).fingerprint()), "weights": self._settings.weights}
-            self._fingerprints[name] = _digest(fields)
+            self._fingerprints[name] = digest_of(fields)
         return self._fingerprints[name]
 
 
 def _time_key(structural_hash: str) -> str:
-    return _digest({"schema": TIMES_SCHEMA, "what": "times", "structural_hash": structural_hash, **here()})
+    return digest_of({"schema": TIMES_SCHEMA, "what": "times", "structural_hash": structural_hash, **here()})
 
 
 class Lessons:
@@ -112,7 +110,7 @@ class Lessons:
         if self._store is None:
             return
         key = self._key(model)
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = now_text()
         rows = self.about(model).to_json()
         header = {"schema": TIMES_SCHEMA, "what": "lessons", "label": f"lessons about {model}", "created": now}
         self._store.put(key, {**header, "corrections": rows}, b"")
@@ -128,7 +126,7 @@ class Lessons:
             return Learned()
 
     def _key(self, model: str) -> str:
-        return _digest({"schema": TIMES_SCHEMA, "what": "lessons", "model": model, **here()})
+        return digest_of({"schema": TIMES_SCHEMA, "what": "lessons", "model": model, **here()})
 
 
 def lessons(store: Store | None) -> Lessons:
@@ -140,7 +138,3 @@ def lessons(store: Store | None) -> Lessons:
 
 
 _LESSONS: dict[str, Lessons] = {}
-
-
-def _digest(fields: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

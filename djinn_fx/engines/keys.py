@@ -14,6 +14,7 @@ import torch
 
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.srg.form.hashing import CANONICAL_SCHEMA
+from djinn_fx.srg.form.rebuild import CannotRebuild
 from djinn_fx.srg.graph import tensors_of
 
 #: Raised when what an entry holds changes its meaning.
@@ -61,8 +62,13 @@ def engine_key(
 
 
 def _key(fields: Mapping[str, Any]) -> EngineKey:
+    return EngineKey(digest=digest_of(fields), fields=fields)
+
+
+def digest_of(fields: Mapping[str, Any]) -> str:
+    """SHA-256 of the fields as JSON; the same in every process."""
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-    return EngineKey(digest=hashlib.sha256(text.encode()).hexdigest(), fields=fields)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _devices(region: RegionGraph) -> list[str]:
@@ -72,6 +78,20 @@ def _devices(region: RegionGraph) -> list[str]:
 def device_order(values: Iterable[Any]) -> tuple[str, ...]:
     """The devices of these values in order of first use: with the structural hash, which device each op is on."""
     return tuple(dict.fromkeys(str(tensor.device) for value in values for tensor in tensors_of(value)))
+
+
+def device_names(region: RegionGraph) -> dict[str, str]:
+    """The device that each numbered one of the region's form is.
+
+    Raises:
+        CannotRebuild: it is on several devices of one type; which is which does not show in the form.
+    """
+    names: dict[str, str] = {}
+    for device in map(torch.device, device_order(node.meta.get("val") for node in region.gm.graph.nodes)):
+        numbered = device.index is not None and device.type != "cpu"
+        if numbered and names.setdefault(f"{device.type}#0", str(device)) != str(device):
+            raise CannotRebuild(f"the region is on several devices of the type {device.type}")
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from djinn_fx.command_line import FOUND_WRONG, OK, add_options, carry_out, json_target, read_options, write_json
+from djinn_fx.command_line import (
+    FOUND_WRONG,
+    OK,
+    add_json,
+    add_model,
+    add_options,
+    carry_out,
+    json_target,
+    read_options,
+    write_json,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,11 +26,10 @@ def parser() -> argparse.ArgumentParser:
         description="Find the model in a Python file, capture it, and report what djinn decides about it and why.",
         epilog="Exit code: 0 done, 1 the built model differs from eager, 2 bad input. DJINN_DEBUG=1 shows tracebacks.",
     )
-    made.add_argument("model", metavar="model.py[:attr]", help="the file, and which model in it if it holds several")
-    made.add_argument("--json", metavar="FILE", help="write the report as JSON; - for stdout, without the text")
+    add_model(made)
+    add_json(made, "the report")
     made.add_argument("--build", action="store_true", help="also compile the regions and check against eager")
     made.add_argument("--training", action="store_true", help="training mode, with the backward graph")
-    made.add_argument("--dynamic", action="store_true", help="let every size vary")
     made.add_argument("--mode", help="mode= of torch.compile")
     add_options(made)
     return made

@@ -15,7 +15,7 @@ from djinn_fx.dispatch.contests.pays import EXPERIENCE
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER
 from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.plan import EngineTime, Plan, Region
+from djinn_fx.srg.plan import EngineTime, Plan, Region, Transfer
 from djinn_fx.srg.record import Cost, Residency
 
 if TYPE_CHECKING:
@@ -84,17 +84,6 @@ class PassInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferInfo:
-    """One value moved between devices."""
-
-    value: str
-    source: str
-    target: str
-    before_region: int
-    nbytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class ReasonGroup:
     """Equal reasons, and the nodes or regions they are about."""
 
@@ -150,7 +139,7 @@ class GraphInfo:
     provenances: dict[str, int]
     unpriced: dict[str, int]
     unpriced_share: float
-    transfers: tuple[TransferInfo, ...]
+    transfers: tuple[Transfer, ...]
     passes: tuple[PassInfo, ...]
     reasons: tuple[ReasonGroup, ...]
 
@@ -202,7 +191,7 @@ def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
         provenances=dict(Counter(record.cost.provenance for record in records if record.cost is not None)),
         unpriced=unpriced,
         unpriced_share=sum(unpriced.values()) / max(1, len(records)),
-        transfers=tuple(TransferInfo(**asdict(transfer)) for transfer in plan.transfers),
+        transfers=plan.transfers,
         passes=tuple(PassInfo(name=t.name, seconds=t.seconds, modified=t.modified) for t in captured.pass_timings),
         reasons=group_reasons(_all_reasons(captured)),
     )

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from djinn_fx.pool.procfs import text_of
+
 GIB = 2**30
 #: Share of the memory this process may use that all builds together may have.
 MEMORY_SHARE = 0.5
@@ -131,7 +133,7 @@ def _memory_groups(root: Path, processes: Path) -> list[tuple[int, int]]:
 def _groups(root: Path, processes: Path, controller: str) -> list[Path]:
     """Folders of the control groups this process is in for one controller, innermost first, both versions."""
     found = []
-    for line in _text(processes).splitlines():
+    for line in text_of(processes).splitlines():
         number, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         if number == "0" and not names:
@@ -149,18 +151,11 @@ def _groups(root: Path, processes: Path, controller: str) -> list[Path]:
 
 
 def _meminfo(path: Path, field: str) -> int | None:
-    for line in _text(path).splitlines():
+    for line in text_of(path).splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     return None
 
 
 def _words(path: Path) -> list[str]:
-    return _text(path).split()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""
+    return text_of(path).split()

@@ -21,7 +21,7 @@ def has_children_files() -> bool:
 
 def parent_of(pid: int) -> int | None:
     """The parent of a process; None if there is no such process, or it is dead and only waits to be reaped."""
-    stat = _read(_PROC / str(pid) / "stat")
+    stat = text_of(_PROC / str(pid) / "stat")
     if not stat:
         return None
     state, parent = stat.rpartition(")")[2].split()[:2]  # the name before it may hold anything
@@ -45,14 +45,14 @@ def marked(setting: str) -> list[int]:
     """Processes of ours that were started with this "NAME=value" in their environment."""
     found = []
     for pid in _numbers(_PROC):
-        if setting in _read(_PROC / str(pid) / "environ").split("\0") and parent_of(pid) is not None:
+        if setting in text_of(_PROC / str(pid) / "environ").split("\0") and parent_of(pid) is not None:
             found.append(pid)
     return found
 
 
 def resident_bytes(pid: int) -> int:
     """Memory of a process that is in RAM now, shared pages included; 0 if it is gone."""
-    fields = _read(_PROC / str(pid) / "statm").split()
+    fields = text_of(_PROC / str(pid) / "statm").split()
     return int(fields[1]) * _PAGE_BYTES if len(fields) > 1 else 0
 
 
@@ -79,13 +79,13 @@ def waited_seconds(pid: int) -> float:
 
     0 if it is gone or the kernel does not say.
     """
-    fields = _read(_PROC / str(pid) / "schedstat").split()
+    fields = text_of(_PROC / str(pid) / "schedstat").split()
     return int(fields[1]) / 1e9 if len(fields) > 1 else 0.0
 
 
 def oom_kills() -> int | None:
     """How many processes the kernel has killed for want of memory since the start; None if it does not say."""
-    for line in _read(_PROC / "vmstat").splitlines():
+    for line in text_of(_PROC / "vmstat").splitlines():
         if line.startswith("oom_kill "):
             return int(line.split()[1])
     return None
@@ -93,7 +93,7 @@ def oom_kills() -> int | None:
 
 def _listed_children(pid: int) -> list[int]:
     folder = _PROC / str(pid) / "task"
-    return [int(child) for thread in _numbers(folder) for child in _read(folder / str(thread) / "children").split()]
+    return [int(child) for thread in _numbers(folder) for child in text_of(folder / str(thread) / "children").split()]
 
 
 def _children_table() -> Mapping[int, list[int]]:
@@ -113,13 +113,14 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _kilobytes(path: Path, field: str) -> int | None:
-    for line in _read(path).splitlines():
+    for line in text_of(path).splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     return None
 
 
-def _read(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What a file says; nothing if it cannot be read."""
     try:
         return path.read_text("utf-8", "replace")
     except OSError:  # gone meanwhile, or not ours to read

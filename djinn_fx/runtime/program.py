@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from djinn_fx.runtime.layouts import Layouts, layouts_of
 from djinn_fx.srg.extract import input_value
-from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.graph import SRG, attribute
 from djinn_fx.srg.plan import Plan
 
 #: Where a result comes from: a slot number, or a constant as ``[value]``.
@@ -103,9 +103,7 @@ def _results(srg: SRG, slot: dict[str, int], constants: dict[int, Any]) -> list[
 
 
 def _attribute(srg: SRG, node: Node) -> Any:
-    value: Any = srg.gm
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
+    value = attribute(srg.gm, node.target)
     return value if value is not None else input_value(srg, node)
 
 

@@ -21,7 +21,7 @@ from djinn_fx.dispatch.checks import Beside
 from djinn_fx.dispatch.memory import MEMORY, load_entry
 from djinn_fx.dispatch.region import RegionBuild, region_graph
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph, Runner, as_runner
-from djinn_fx.engines.keys import device_order
+from djinn_fx.engines.keys import device_names, device_order
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
 from djinn_fx.guard.guarded import guarded_alone
@@ -39,6 +39,7 @@ from djinn_fx.saved.contested import (
 )
 from djinn_fx.settings.engines import EAGER
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.form.rebuild import CannotRebuild
 from djinn_fx.srg.form.replay import CannotReplay, first_loss, replay
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
@@ -127,9 +128,9 @@ def _row(
         log.warning("region %s is saved as its own ops: %s's artefact cannot be carried", graph.label, build.engine)
         row["engine"] = EAGER
     try:
-        row["devices"] = _device_names(graph)
+        row["devices"] = device_names(graph)
         row["form"] = _proved_form(graph, row["devices"], with_values=bool(entrants))
-    except CannotReplay as error:
+    except (CannotRebuild, CannotReplay) as error:
         if entry is None:
             raise EngineError(
                 f"region {graph.label} cannot be saved: {error}; torch.compile without aot_compile runs it"
@@ -160,20 +161,6 @@ def _proved_form(graph: RegionGraph, devices: Mapping[str, str], with_values: bo
             op[3] = None
         form["inputs"] = [None] * len(form["inputs"])
     return form
-
-
-def _device_names(graph: RegionGraph) -> dict[str, str]:
-    """The device that each numbered one of the region's form is.
-
-    Raises:
-        CannotReplay: it is on several devices of one type; which is which does not show in the form.
-    """
-    names: dict[str, str] = {}
-    for device in map(torch.device, device_order(node.meta.get("val") for node in graph.gm.graph.nodes)):
-        numbered = device.index is not None and device.type != "cpu"
-        if numbered and names.setdefault(f"{device.type}#0", str(device)) != str(device):
-            raise CannotReplay(f"it is on several devices of the type {device.type}")
-    return names
 
 
 def _constant(value: Any) -> tuple[dict[str, Any], str]:

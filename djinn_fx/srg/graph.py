@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -103,6 +103,11 @@ def fake_value(node: Node) -> Any:
     return node.meta.get("val", node.meta.get("example_value"))
 
 
+def fakes_of(arguments: Iterable[Any]) -> list[Any]:
+    """Arguments of a call, nodes by their compile-time values."""
+    return [fake_value(one) if isinstance(one, Node) else one for one in arguments]
+
+
 def tensors_of(value: Any) -> list[torch.Tensor]:
     """The tensors in a node's value, in order."""
     if isinstance(value, torch.Tensor):
@@ -110,6 +115,11 @@ def tensors_of(value: Any) -> list[torch.Tensor]:
     if isinstance(value, (tuple, list)):
         return [tensor for item in value for tensor in tensors_of(item)]
     return []
+
+
+def only_user(node: Node) -> Node | None:
+    """The node that reads this one, if just one does."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def size_hint(size: int | torch.SymInt) -> int:

@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 
 from djinn_fx.errors import LoweringError
 from djinn_fx.srg.effects import written_nodes
-from djinn_fx.srg.graph import SRG, fake_value, size_hint, tensors_of
+from djinn_fx.srg.graph import SRG, attribute, fake_value, size_hint, tensors_of
 from djinn_fx.srg.record import GraphKind, OpRecord, Residency, Size, TensorMeta
 
 _STACK_LINE = re.compile(r'File "([^"]+)", line (\d+)')
@@ -60,9 +60,7 @@ def _value(gm: GraphModule, node: Node) -> Any:
     value = fake_value(node)
     if value is None and node.op == "get_attr":
         # A constant tensor that the tracer did not annotate still has a size and a dtype.
-        value = gm
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
+        value = attribute(gm, node.target)
     return value
 
 

@@ -124,5 +124,10 @@ class Plan:
     @property
     def distinct_regions(self) -> int:
         """How many compiled artefacts serve all regions."""
-        hashes = [region.structural_hash for region in self.regions]
-        return len({h for h in hashes if h}) + hashes.count("")
+        return distinct(self.regions)
+
+
+def distinct(regions: Sequence[Region]) -> int:
+    """How many compiled artefacts serve these regions; one without a hash is compiled alone."""
+    hashes = [region.structural_hash for region in regions]
+    return len({h for h in hashes if h}) + hashes.count("")

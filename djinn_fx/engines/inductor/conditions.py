@@ -21,7 +21,7 @@ from djinn_fx.engines.ranges.analysis import Ranges, limits
 from djinn_fx.engines.ranges.demands import CLASSES, Size, divides_whole, indices
 from djinn_fx.errors import EngineError
 from djinn_fx.srg.effects import draws_random_numbers, written_places
-from djinn_fx.srg.graph import fake_value
+from djinn_fx.srg.graph import fake_value, fakes_of
 from djinn_fx.srg.lower import target_name
 
 aten = torch.ops.aten
@@ -120,7 +120,7 @@ class _Conditions:
 
     def _call(self, target: Any, *args: Any) -> Node:
         node = self._graph.call_function(target, args)
-        fakes = [fake_value(one) if isinstance(one, Node) else one for one in args]
+        fakes = fakes_of(args)
         with next(one.fake_mode for one in fakes if isinstance(one, torch._subclasses.FakeTensor)):
             node.meta["val"] = target(*fakes)
         return node

@@ -24,7 +24,7 @@ from djinn_fx.engines.inductor import kernels as inductor_kernels
 from djinn_fx.engines.inductor import safe as inductor_safe
 from djinn_fx.engines.inductor import strides as inductor_strides
 from djinn_fx.engines.inductor.prewarm import know_vector_units
-from djinn_fx.engines.keys import device_order, symbolic_inputs
+from djinn_fx.engines.keys import device_names, device_order, symbolic_inputs
 from djinn_fx.errors import EngineError, useful_line
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.form.rebuild import CannotRebuild, size_hints
@@ -169,7 +169,7 @@ class InductorEngine:
             "form": region.canonical,
             "hints": [[hint.value, hint.positive] for hint in size_hints(region.canonical, region.example_inputs)],
             "symbols": len(symbolic_inputs(region.example_inputs)),
-            "devices": _device_names(region),
+            "devices": device_names(region),
             "label": region.label,
             "kind": region.kind,
             "mode": self.mode,
@@ -235,20 +235,6 @@ def import_runtime() -> None:
     import torch._inductor.codegen.memory_planning
     import torch._inductor.select_algorithm
     import torch._inductor.standalone_compile  # noqa: F401
-
-
-def _device_names(region: RegionGraph) -> dict[str, str]:
-    """The device that each numbered one of the region's form is.
-
-    Raises:
-        CannotRebuild: it is on several devices of one type; which is which does not show in the form.
-    """
-    names: dict[str, str] = {}
-    for device in map(torch.device, device_order(node.meta.get("val") for node in region.gm.graph.nodes)):
-        numbered = device.index is not None and device.type != "cpu"
-        if numbered and names.setdefault(f"{device.type}#0", str(device)) != str(device):
-            raise CannotRebuild(f"the region is on several devices of the type {device.type}")
-    return names
 
 
 def _on_cpu(region: RegionGraph) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from djinn_fx.srg.graph import fake_value
+from djinn_fx.srg.graph import fake_value, fakes_of
 
 aten = torch.ops.aten
 prims = torch.ops.prims
@@ -156,7 +156,7 @@ def ends(name: str, node: Node) -> tuple[Any, Any]:
 
 def _call(gm: GraphModule, target: Any, *args: Any) -> Node:
     node = gm.graph.call_function(target, args)
-    fakes = [fake_value(one) if isinstance(one, Node) else one for one in args]
+    fakes = fakes_of(args)
     with fakes[0].fake_mode:
         node.meta["val"] = target(*fakes)
     return node

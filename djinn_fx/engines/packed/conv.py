@@ -17,7 +17,7 @@ from torch.fx import Graph, Node
 
 from djinn_fx.engines.packed import ops as packed_ops
 from djinn_fx.engines.packed.alias import is_dense, is_empty, same_layout
-from djinn_fx.srg.graph import fake_value
+from djinn_fx.srg.graph import fake_value, fakes_of, only_user
 
 aten = torch.ops.aten
 
@@ -156,7 +156,7 @@ def _as_convolution(node: Node, kept: frozenset[Node]) -> bool:
 
 def _norm_after(node: Node, kept: frozenset[Node]) -> Node | None:
     """The batch norm that alone reads a convolution, and of which only the first result is read."""
-    user = next(iter(node.users)) if len(node.users) == 1 else None
+    user = only_user(node)
     if user is None or user.target is not _NORM or user.args[0] is not node:
         return None
     if any(isinstance(one, Node) and one not in kept for one in user.args[1:]):
@@ -174,7 +174,7 @@ def _folded(graph: Graph, weight: Node, bias: Node | None, norm: Node) -> tuple[
 
     def op(target: Any, *args: Any) -> Node:
         node = graph.call_function(target, args)
-        values = [fake_value(one) if isinstance(one, Node) else one for one in args]
+        values = fakes_of(args)
         with fake_value(weight).fake_mode:
             node.meta = {"val": target(*values)}
         return node
@@ -215,7 +215,7 @@ def _fuse_after(node: Node) -> None:
 
 def _only_reader(node: Node) -> Node | None:
     """The one op that reads a value, if it gives a value of the same layout."""
-    user = next(iter(node.users)) if len(node.users) == 1 else None
+    user = only_user(node)
     if user is None or user.op != "call_function" or not same_layout(fake_value(user), fake_value(node)):
         return None
     return user

@@ -27,7 +27,7 @@ from djinn_fx.engines.packed.alias import (
 from djinn_fx.engines.packed.caches import write_caches_in_place
 from djinn_fx.engines.packed.conv import find_convolutions
 from djinn_fx.srg.effects import writes
-from djinn_fx.srg.graph import fake_value
+from djinn_fx.srg.graph import fake_value, only_user
 
 aten = torch.ops.aten
 
@@ -252,7 +252,7 @@ def _fuse_after(graph: Graph) -> None:
     if any(map(writes, list(graph.nodes)[:-1])) and _writes_early(graph):
         return  # a product is moved to where its second operand is: not across a write
     for node in products(graph):
-        user = next(iter(node.users)) if len(node.users) == 1 else None
+        user = only_user(node)
         if user is None or not same_layout(fake_value(user), fake_value(node)) or not is_dense(fake_value(node)):
             continue
         after, other = _what_follows(user, node)

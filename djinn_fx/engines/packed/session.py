@@ -14,7 +14,7 @@ from djinn_fx.engines.packed.code import Choice, Products, Writer
 from djinn_fx.engines.packed.conv import conv_shape
 from djinn_fx.engines.packed.graph import convolutions, product_fields, products
 from djinn_fx.engines.packed.speed import ProductSpeed, Shape
-from djinn_fx.srg.graph import fake_value
+from djinn_fx.srg.graph import attribute, fake_value, tensors_of
 
 
 class PackedPlan:
@@ -94,13 +94,13 @@ class PackedPlan:
         folded = [node for node in self._folded() if self._is_read(node, choices)] if bound else []
         known = {node: self._value(node, values) for node in folded}
         held = list(given.values())
-        copies = [value for one in known.values() for value in _tensors(one)]
+        copies = [value for one in known.values() for value in tensors_of(one)]
         copies += [choice.weight for choice in choices.values() if choice.weight is not None]
         memory = sum(_new_bytes(value, held) for value in copies)
         memory += sum(choice.bytes for choice in choices.values())
         writer = Writer(self.graph, {**known, **self._attributes()})
         writer.special = Products(writer, choices)
-        return PackedSession(writer.function(), memory, tuple(choice.how for choice in choices.values()))
+        return PackedSession(writer.function(), memory)
 
     def _is_read(self, node: Node, choices: Mapping[Node, Choice]) -> bool:
         """Whether a constant is read by anything but what reads a packed copy of it."""
@@ -113,14 +113,14 @@ class PackedPlan:
         return any(user not in self._foldable and not by_copy(user) for user in node.users)
 
     def _attributes(self) -> dict[Node, Any]:
-        return {node: _attribute(self._gm, str(node.target)) for node in self.graph.find_nodes(op="get_attr")}
+        return {node: attribute(self._gm, node.target) for node in self.graph.find_nodes(op="get_attr")}
 
     def _value(self, node: Node, values: dict[Node, Any]) -> Any:
         """A constant's value; what it is made of is kept in ``values``."""
         if node in values:
             return values[node]
         if node.op == "get_attr":
-            values[node] = _attribute(self._gm, str(node.target))
+            values[node] = attribute(self._gm, node.target)
             return values[node]
         args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda one: self._value(one, values))
         values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
@@ -152,13 +152,11 @@ class PackedSession:
 
     Attributes:
         memory_bytes: of packed weights and folded constants, counted from their sizes.
-        ways: how each product is done, in graph order.
     """
 
-    def __init__(self, function: Any, memory_bytes: int, ways: tuple[str, ...]) -> None:
+    def __init__(self, function: Any, memory_bytes: int) -> None:
         self._function = function
         self.memory_bytes = memory_bytes
-        self.ways = ways
 
     def run(self, args: list[Any]) -> list[Any]:
         """The region's results. Leaves the list as it is."""
@@ -198,16 +196,3 @@ def _new_bytes(value: torch.Tensor, held: Sequence[torch.Tensor]) -> int:
     if any(storage._cdata == one.untyped_storage()._cdata for one in held):
         return 0
     return int(storage.nbytes())
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [one for one in value if isinstance(one, torch.Tensor)]
-
-
-def _attribute(gm: GraphModule, target: str) -> Any:
-    found: Any = gm
-    for part in target.split("."):
-        found = getattr(found, part)
-    return found

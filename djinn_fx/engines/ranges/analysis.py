@@ -15,7 +15,7 @@ from djinn_fx.engines.ranges.operators import TABLE, Numbers
 from djinn_fx.engines.ranges.program import Check, Program, Step
 from djinn_fx.engines.tensorrt.conversion import Formula
 from djinn_fx.srg.graph import attribute, fake_value
-from djinn_fx.srg.lower import target_name
+from djinn_fx.srg.lower import op_name
 
 #: A constant of the graph with at most so many elements is looked at.
 _MOST_CONSTANT = 1 << 20
@@ -194,7 +194,7 @@ class Ranges:
             return None
         if node.op == "get_attr":
             return self._constant(node, fake.dtype)
-        name = target_name(node.target) if node.op == "call_function" else ""
+        name = op_name(node)
         if name == "operator.getitem":
             parts = self._slot(node.args[0])  # type: ignore[arg-type]
             place: Any = node.args[1]
@@ -209,7 +209,7 @@ class Ranges:
 
     def _several(self, node: Node, fakes: Sequence[Any]) -> Any:
         """The slots of an op with several results."""
-        name = target_name(node.target) if node.op == "call_function" else ""
+        name = op_name(node)
         found: list[int | None] = []
         for place, fake in enumerate(fakes):
             if isinstance(fake, torch.SymInt):

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ from djinn_fx.settings.table import Settings
 from djinn_fx.srg.effects import written_places
 from djinn_fx.srg.form.rebuild import CannotRebuild, size_hints
 from djinn_fx.store import files
+from djinn_fx.units import now_text
 
 log = logging.getLogger("djinn_fx.guard")
 
@@ -127,7 +127,7 @@ class Reproducer:
             fingerprint=dict(self.fingerprint),
             threads=torch.get_num_threads(),
             wrong=why[:10_000],
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created=now_text(),
             header=dict(artefact.header) if payload and artefact is not None else None,
             payload=bool(payload),
             results=keep_results,

@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.conditions.floats import at_most, calm_where_cheap, is_cheap
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
-from djinn_fx.srg.lower import target_name
+from djinn_fx.srg.lower import op_name
 
 _PRODUCTS = frozenset({"aten.bmm.default", "aten.mm.default", "aten.matmul.default"})
 _PASSING = frozenset(
@@ -52,7 +52,7 @@ def need_numbers(b: GraphBuilder, node: Node, value: Value) -> bool:
 
 def _behind(node: Node, operands: list[Node], added: list[Node], depth: int = 12) -> bool:
     """Collect the operands of the products that a value is made of, and what is added to or chosen beside it."""
-    name = target_name(node.target) if node.op == "call_function" else ""
+    name = op_name(node)
     tensors = [one for one in node.all_input_nodes if isinstance(one.meta.get("val"), torch.Tensor)]
     if name in _PRODUCTS:
         operands += tensors
