@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from djinn_fx.cli.table import on_one_line, print_table
 from djinn_fx.errors import StoreError
 from djinn_fx.files.signing import signer
 from djinn_fx.settings.table import Settings
@@ -71,7 +72,7 @@ def _ls(arguments: argparse.Namespace) -> int:
         for entry in entries
     ]
     if rows:
-        _table(("key", "size", "last used", "engine", "label"), rows)
+        print_table(("key", "size", "last used", "engine", "label"), rows)
     total = format_bytes(sum(entry.nbytes for entry in entries))
     print(f"{_count(len(entries), 'entry', 'entries')}, {total} of {format_bytes(store.limit_bytes)} in {store.root}")
     _tell_foreign(store)
@@ -126,7 +127,7 @@ def _why(arguments: argparse.Namespace) -> int:
     inner = _canonical_differences(asked, entry)
     rows = [_row("", item) for item in differences] + [_row("canonical.", item) for item in inner[:MAX_CANONICAL_ROWS]]
     if rows:
-        _table(("field", "this key", "stored"), rows)
+        print_table(("field", "this key", "stored"), rows)
     else:
         print("all recorded fields are equal: the keys differ in something that is not recorded")
     if len(inner) > MAX_CANONICAL_ROWS:
@@ -170,7 +171,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     store = _store(arguments)
     problems = store.verify(remove=arguments.remove)
     if problems:
-        _table(("entry", "problem"), problems)
+        print_table(("entry", "problem"), problems)
     left = [name for name, _ in problems if (store.root / "entries" / name).exists()]
     gone = f", {len(problems) - len(left)} removed" if arguments.remove else ""
     print(f"{_count(len(problems), 'problem', 'problems')}{gone} in {store.root}")
@@ -204,7 +205,7 @@ def _import(arguments: argparse.Namespace) -> int:
     take = import_folder if arguments.file.is_dir() else import_bundle
     imported, skipped = take(store, arguments.file)
     if skipped:
-        _table(("skipped", "why"), skipped)
+        print_table(("skipped", "why"), skipped)
     print(f"{_count(imported, 'entry', 'entries')} imported into {store.root}, {len(skipped)} skipped")
     _tell_alone()
     return FOUND_WRONG if any(why != ALREADY_STORED for _, why in skipped) else OK
@@ -232,10 +233,10 @@ def _value(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value on one line. It may come from somebody's bundle: no control sequence in it reaches the terminal."""
+    """A value on one line, as it is written in JSON if it is no text."""
     # null and true as they are written in the header
     text = json.dumps(value) if isinstance(value, (bool, int, float, type(None))) else str(value)
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return on_one_line(text)
 
 
 def _when(seconds: float) -> str:
@@ -244,27 +245,3 @@ def _when(seconds: float) -> str:
 
 def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: a drawn one on a terminal, else aligned plain text."""
-    clean = [[_text(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _draw(columns, clean)
-        return
-    widths = [max(map(len, column)) for column in zip(columns, *clean, strict=True)]
-    for row in (columns, *clean):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))  # Text: a cell such as "[2, 4]" is not markup
-    Console().print(table)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from djinn_fx.cli.table import aligned, on_one_line
 from djinn_fx.guard.repro.read import Reproduced, read
 from djinn_fx.guard.repro.replay import Replay, replay
 
@@ -48,9 +49,9 @@ def main(words: Sequence[str]) -> int:
 def _head(given: Reproduced) -> list[str]:
     record = given.record
     lines = [
-        f"region   {_line(record.label)}, {record.region_kind}, {len(record.form['ops'])} ops",
+        f"region   {on_one_line(record.label)}, {record.region_kind}, {len(record.form['ops'])} ops",
         f"engine   {record.engine}",
-        f"then     {_line(record.created)}: {_line(record.wrong)}",
+        f"then     {on_one_line(record.created)}: {on_one_line(record.wrong)}",
     ]
     if given.drawn:
         places = ", ".join(map(str, given.drawn))
@@ -60,7 +61,8 @@ def _head(given: Reproduced) -> list[str]:
 
 def _body(result: Replay) -> list[str]:
     lines = [
-        f"changed  {_line(name)}: was {_line(was)}, is {_line(now)}" for name, (was, now) in result.changed.items()
+        f"changed  {on_one_line(name)}: was {on_one_line(was)}, is {on_one_line(now)}"
+        for name, (was, now) in result.changed.items()
     ]
     if result.note:
         lines.append(f"note     {result.note}")
@@ -69,25 +71,17 @@ def _body(result: Replay) -> list[str]:
         for row in result.rows
     ]
     if rows:
-        lines += ["", *_table(rows), "", "Largest difference, and in parentheses that of the whole, relative."]
+        lines += [
+            "",
+            *aligned(_COLUMNS, rows),
+            "",
+            "Largest difference, and in parentheses that of the whole, relative.",
+        ]
     finding = result.finding
     if finding.failed:
-        lines.append(f"The engine fails: {_line(finding.failed)}")
+        lines.append(f"The engine fails: {on_one_line(finding.failed)}")
     elif finding.wrong:
-        lines.append(f"The engine is wrong: {_line(finding.wrong)}")
+        lines.append(f"The engine is wrong: {on_one_line(finding.wrong)}")
     else:
         lines.append("The engine agrees with eager.")
     return lines
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (_COLUMNS, *rows)
-    ]
-
-
-def _line(text: str) -> str:
-    """Text from a directory of anybody's, on one line: no control sequence in it reaches the terminal."""
-    return text if text.isprintable() else ascii(text)[1:-1]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from djinn_fx.cli.table import aligned
 from djinn_fx.command_line import (
     FOUND_WRONG,
     OK,
@@ -38,6 +39,9 @@ from djinn_fx.units import format_bytes, format_seconds
 SCHEMA = "djinn-tune/1"
 #: Calls after which a trial that has not ended is given up.
 MAX_CALLS = 400
+
+
+_COLUMNS = ("engine", "a call", "ratio", "packed weights", "state")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -134,19 +138,19 @@ def print_table(tuned: Tuned) -> None:
         print("nothing to choose: no engine but one takes this model's graphs whole")
     for number, contest in enumerate(tuned.status.contests):
         print(f"graph {number}, {contest.label}: {contest.reason or 'not decided'}")
-        print(f"  {'engine':<12} {'a call':>10} {'ratio':>7} {'packed weights':>15}  state")
         best = min((one.median_s for one in contest.entrants if one.median_s is not None), default=None)
-        for one in sorted(contest.entrants, key=lambda one: one.median_s or float("inf")):
-            print(f"  {_row(one, best)}")
+        ranked = sorted(contest.entrants, key=lambda one: one.median_s or float("inf"))
+        for line in aligned(_COLUMNS, [_row(one, best) for one in ranked], right=_COLUMNS[1:4]):
+            print(f"  {line}")
     print(f"{tuned.calls} calls")
 
 
-def _row(one: EntrantStatus, best: float | None) -> str:
+def _row(one: EntrantStatus, best: float | None) -> tuple[str, ...]:
     took = format_seconds(one.median_s) if one.median_s is not None else "-"
     ratio = f"{one.median_s / best:.2f}" if one.median_s is not None and best else "-"
     packed = format_bytes(one.memory_bytes) if one.memory_bytes else "-"
     why = f": {one.reason.detail}" if one.reason is not None else ""
-    return f"{one.engine:<12} {took:>10} {ratio:>7} {packed:>15}  {one.standing.value}{why}"
+    return one.engine, took, ratio, packed, f"{one.standing.value}{why}"
 
 
 def _as_json(tuned: Tuned) -> list[dict[str, Any]]:
