@@ -22,17 +22,16 @@ COVERAGE = 0.8
 _NORMAL = 1.2816
 
 
-def conformal_scale(scores: Sequence[float] | NDArray[np.float64], coverage: float = COVERAGE) -> float:
+def conformal_scale(scores: Sequence[float] | NDArray[np.float64]) -> float:
     """Half width of the interval in standard deviations.
 
     Args:
         scores: errors of unseen samples over their stated standard deviations.
-        coverage: share of truths that the interval is to hold.
     """
     sizes = np.sort(np.abs(np.asarray(scores, dtype=np.float64)))
     if len(sizes) < 5:
         return _NORMAL
-    place = math.ceil((len(sizes) + 1) * coverage) - 1
+    place = math.ceil((len(sizes) + 1) * COVERAGE) - 1
     return float(sizes[min(place, len(sizes) - 1)])
 
 
