@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import sympy  # type: ignore[import-untyped]
 from djinn_fx.costmodels.work.sizes import Sizes, expression_functions, symbols_of, worked_out
 from djinn_fx.costmodels.work.work import SUMMED, Work
 from djinn_fx.costmodels.work.work_of import sizes_of, work_at
+from djinn_fx.errors import did_you_mean
 from djinn_fx.srg.graph import SRG
 
 
@@ -90,6 +90,5 @@ def _check(sizes: Mapping[str, int], known: tuple[str, ...]) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise ValueError(f"the size of {name} is {size!r}, not a whole number of 0 or more")
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, known, cutoff=0.5)
             raise ValueError(f"{name} is no symbol of these formulas ({', '.join(known) or 'there is none'}){hint}")

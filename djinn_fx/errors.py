@@ -5,7 +5,9 @@ A message says what happened, where (graph node and the user's file:line where k
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 
 class DjinnError(Exception):
@@ -62,3 +64,9 @@ def useful_line(error: BaseException) -> str:
     count = next((place for place, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
     text = " ".join(lines[:count])
     return f"{type(error).__name__}: {text or 'no message'}"
+
+
+def did_you_mean(word: object, known: Iterable[str], otherwise: str = "", *, cutoff: float = 0.6) -> str:
+    """What an error about an unknown word ends with: the nearest word that is known, or ``otherwise``."""
+    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]!r}?" if near else otherwise

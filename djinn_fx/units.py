@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from datetime import datetime, timezone
 
 from djinn_fx.errors import UnitError
@@ -30,11 +31,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         UnitError: no number, no unit, or an unknown unit. A bare number is refused: its unit would be a guess.
     """
-    match = _QUANTITY.fullmatch(text)
-    if match is None or match[2] not in _BYTE_UNITS:
-        known = ", ".join(_BYTE_UNITS)
-        raise UnitError(f"cannot read {text!r} as a size: write a number and a unit, one of {known}")
-    return round(_finite(text, float(match[1]) * _BYTE_UNITS[match[2]]))
+    return round(_quantity(text, "size", _QUANTITY, _BYTE_UNITS))
 
 
 def parse_seconds(text: str) -> float:
@@ -43,11 +40,7 @@ def parse_seconds(text: str) -> float:
     Raises:
         UnitError: no number, no unit, or an unknown unit.
     """
-    match = _QUANTITY.fullmatch(text)
-    if match is None or match[2] not in _SECOND_UNITS:
-        known = ", ".join(_SECOND_UNITS)
-        raise UnitError(f"cannot read {text!r} as a duration: write a number and a unit, one of {known}")
-    return _finite(text, float(match[1]) * _SECOND_UNITS[match[2]])
+    return _quantity(text, "duration", _QUANTITY, _SECOND_UNITS)
 
 
 def parse_bandwidth(text: str) -> float:
@@ -57,17 +50,18 @@ def parse_bandwidth(text: str) -> float:
         UnitError: no number, no unit, an unknown unit, or zero: nothing would ever arrive. ``Gb/s`` is refused: some
             mean bits by it, some bytes.
     """
-    match = _RATE.fullmatch(text)
-    if match is None or match[2] not in _RATE_UNITS:
-        known = ", ".join(_RATE_UNITS)
-        raise UnitError(f"cannot read {text!r} as a bandwidth: write a number and a unit, one of {known}")
-    rate = _finite(text, float(match[1]) * _RATE_UNITS[match[2]])
+    rate = _quantity(text, "bandwidth", _RATE, _RATE_UNITS)
     if rate == 0:
         raise UnitError(f"a bandwidth of {text!r} would move nothing")
     return rate
 
 
-def _finite(text: str, number: float) -> float:
+def _quantity(text: str, what: str, pattern: re.Pattern[str], units: Mapping[str, float]) -> float:
+    match = pattern.fullmatch(text)
+    if match is None or match[2] not in units:
+        known = ", ".join(units)
+        raise UnitError(f"cannot read {text!r} as a {what}: write a number and a unit, one of {known}")
+    number = float(match[1]) * units[match[2]]
     if not math.isfinite(number):
         raise UnitError(f"{text[:40]!r} is larger than any number")
     return number

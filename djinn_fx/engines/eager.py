@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.fx import GraphModule
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.errors import EngineError
@@ -29,15 +30,7 @@ class EagerEngine:
 
     def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
         """Nothing to build; the artefact lives in memory only."""
-        module = region.gm
-
-        def run(args: list[Any]) -> Sequence[Any]:
-            given = tuple(args)
-            args.clear()
-            results: Sequence[Any] = module(*given)
-            return results
-
-        return Artefact(header={"engine": self.name}, payload=None, ready=run)
+        return Artefact(header={"engine": self.name}, payload=None, ready=as_callable(region.gm))
 
     def request(self, region: RegionGraph) -> BuildRequest | Reason:
         """There is nothing to build."""
@@ -58,3 +51,15 @@ class EagerEngine:
     def fingerprint(self) -> Mapping[str, str]:
         """Eager depends on torch alone."""
         return {"engine": self.name, "torch": str(torch.__version__)}
+
+
+def as_callable(module: GraphModule) -> RegionCallable:
+    """A graph's ops, run one by one."""
+
+    def run(args: list[Any]) -> Sequence[Any]:
+        given = tuple(args)
+        args.clear()
+        results: Sequence[Any] = module(*given)
+        return results
+
+    return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import shlex
 from collections.abc import Callable, Iterable
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from djinn_fx.errors import ModelFileError
+from djinn_fx.errors import ModelFileError, did_you_mean
 from djinn_fx.explain.user_file import UserFile, beside, load_user_file, split_spec
 from djinn_fx.explain.user_inputs import Inputs, call_user, find_inputs, given_inputs, required_parameters, signature_of
 from djinn_fx.explain.user_models import Target, is_factory, is_model_class, resolve, unwrap
@@ -63,8 +62,7 @@ def find_model(spec: str) -> FoundModel:
 def _explicit(user: UserFile, attr: str) -> FoundModel:
     first, *rest = attr.split(".")
     if not hasattr(user.module, first):
-        near = difflib.get_close_matches(first, user.names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(first, user.names)
         raise ModelFileError(f"{user.shown}: defines no {first!r}{hint}{_as_commands(user, _candidates(user))}")
     owner = unwrap(getattr(user.module, first))
     value = owner

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from djinn_fx.errors import SettingsError, UnitError
+from djinn_fx.errors import SettingsError, UnitError, did_you_mean
 from djinn_fx.files.yaml_bounds import checked, read_text
 from djinn_fx.hardware.device import Device
 from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
@@ -113,8 +112,7 @@ class _Document:
         """Raise if a table has a key that is none of these."""
         for key in table:
             if key not in names:
-                near = difflib.get_close_matches(str(key), names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"
+                hint = did_you_mean(key, names, f"; known: {', '.join(names)}")
                 self.fail((*path, key), f"{_of(path)}unknown {what} {key!r}{hint}")
 
 

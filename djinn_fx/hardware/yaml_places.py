@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from djinn_fx.errors import SettingsError, UnitError
+from djinn_fx.errors import SettingsError, UnitError, did_you_mean
 from djinn_fx.files.yaml_bounds import checked
 from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
 
@@ -46,8 +45,7 @@ class Entry:
             raise self.error(f"{what}: expected keys and values, found {_words(self.value)}")
         for key, place in self.key_places.items() if allowed is not None else ():
             if allowed is not None and key not in allowed:
-                near = difflib.get_close_matches(key, allowed, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(allowed)}"
+                hint = did_you_mean(key, allowed, f"; known: {', '.join(allowed)}")
                 raise place.error(f"{what}: unknown key {key!r}{hint}")
         return self.value
 

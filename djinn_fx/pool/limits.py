@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from djinn_fx.pool.procfs import text_of
+from djinn_fx.pool.procfs import kilobytes, text_of
 
 GIB = 2**30
 #: Share of the memory this process may use that all builds together may have.
@@ -95,7 +95,7 @@ def total_bytes(
 
     None where the machine does not say.
     """
-    amounts = [amount for amount in [_meminfo(meminfo, "MemTotal:")] if amount is not None]
+    amounts = [amount for amount in [kilobytes(meminfo, "MemTotal:")] if amount is not None]
     amounts += [limit for limit, _ in _memory_groups(root, processes)]
     return min(amounts, default=None)
 
@@ -109,7 +109,7 @@ def available_bytes(
 
     None where the machine does not say.
     """
-    amounts = [amount for amount in [_meminfo(meminfo, "MemAvailable:")] if amount is not None]
+    amounts = [amount for amount in [kilobytes(meminfo, "MemAvailable:")] if amount is not None]
     amounts += [max(0, limit - used) for limit, used in _memory_groups(root, processes)]
     return min(amounts, default=None)
 
@@ -148,13 +148,6 @@ def _groups(root: Path, processes: Path, controller: str) -> list[Path]:
             inner = inner if inner.is_dir() else base
             found += [inner, *(parent for parent in inner.parents if parent == base or base in parent.parents)]
     return found
-
-
-def _meminfo(path: Path, field: str) -> int | None:
-    for line in text_of(path).splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _words(path: Path) -> list[str]:

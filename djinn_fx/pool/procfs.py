@@ -58,12 +58,12 @@ def resident_bytes(pid: int) -> int:
 
 def proportional_bytes(pid: int) -> int | None:
     """The same with pages shared by n processes counted as 1/n; None where the kernel does not say."""
-    return _kilobytes(_PROC / str(pid) / "smaps_rollup", "Pss:")
+    return kilobytes(_PROC / str(pid) / "smaps_rollup", "Pss:")
 
 
 def peak_bytes(pid: int) -> int:
     """Largest resident memory so far, or since :func:`reset_peak`; 0 if not known."""
-    return _kilobytes(_PROC / str(pid) / "status", "VmHWM:") or 0
+    return kilobytes(_PROC / str(pid) / "status", "VmHWM:") or 0
 
 
 def reset_peak(pid: int) -> None:
@@ -112,7 +112,8 @@ def _numbers(folder: Path) -> list[int]:
         return []
 
 
-def _kilobytes(path: Path, field: str) -> int | None:
+def kilobytes(path: Path, field: str) -> int | None:
+    """A field of a file of the kernel's that counts in kB, as bytes."""
     for line in text_of(path).splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024

@@ -21,6 +21,7 @@ from djinn_fx.dispatch.checks import Beside
 from djinn_fx.dispatch.memory import MEMORY, load_entry
 from djinn_fx.dispatch.region import RegionBuild, region_graph
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph, Runner, as_runner
+from djinn_fx.engines.eager import as_callable
 from djinn_fx.engines.keys import device_names, device_order
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
@@ -210,7 +211,7 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
 
     graphs = {number: _replayed(row) for number, row in enumerate(form["table"]) if "entrants" in row}
     loaded = [
-        _as_callable(graphs[number]) if number in graphs else _region(row, carried, settings)
+        as_callable(graphs[number]) if number in graphs else _region(row, carried, settings)
         for number, row in enumerate(form["table"])
     ]
 
@@ -236,7 +237,7 @@ def _tensor(header: Mapping[str, Any], text: str) -> torch.Tensor:
 
 def _region(row: Mapping[str, Any], carried: Carried, settings: Settings) -> RegionCallable:
     if "key" not in row:
-        return _as_callable(_replayed(row))
+        return as_callable(_replayed(row))
     run = _artefact(row, carried, settings)
     runner = as_runner(run)
     return _checked(row, runner, settings) if runner.wants_reference else run
@@ -244,7 +245,7 @@ def _region(row: Mapping[str, Any], carried: Carried, settings: Settings) -> Reg
 
 def _checked(row: Mapping[str, Any], run: Runner, settings: Settings) -> RegionCallable:
     """An artefact whose first answer is held against the region's own ops, which take the calls that it cannot."""
-    own = _as_callable(_replayed(row))
+    own = as_callable(_replayed(row))
     dropped: list[Reason] = []
 
     def drop(reason: Reason) -> None:
@@ -271,18 +272,6 @@ def _replayed(row: Mapping[str, Any]) -> GraphModule:
         return replay(row["form"], row["devices"])
     except CannotReplay as error:
         raise EngineError(f"region {row['label']} cannot run here: {error}") from error
-
-
-def _as_callable(gm: GraphModule) -> RegionCallable:
-    """Run them one by one."""
-
-    def run(args: list[Any]) -> Sequence[Any]:
-        given = tuple(args)
-        args.clear()
-        results: Sequence[Any] = gm(*given)
-        return results
-
-    return run
 
 
 def _artefact(row: Mapping[str, Any], carried: Carried, settings: Settings) -> RegionCallable:

@@ -7,7 +7,6 @@ In order of priority: ``mode=`` and ``options=`` of ``torch.compile``, environme
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from djinn_fx.errors import SettingsError, UnitError
+from djinn_fx.errors import SettingsError, UnitError, did_you_mean
 from djinn_fx.files.private import default_cache_dir, default_config_dir
 from djinn_fx.settings.old_names import renewed
 from djinn_fx.settings.sources import Source, from_call, from_environment, from_file
@@ -196,8 +195,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         known = ENGINE_NAMES if len(names) > 1 else ("auto", *ENGINE_NAMES)
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
-                raise ValueError(f"{name!r} is none" + (f"; did you mean {near[0]!r}?" if near else ""))
+                raise ValueError(f"{name!r} is none{did_you_mean(name, known)}")
         distinct = tuple(dict.fromkeys(names))
         return distinct if len(distinct) > 1 else distinct[0]
 
@@ -223,8 +221,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         if isinstance(value, str):
             if value in COST_MODELS:
                 return value
-            near = difflib.get_close_matches(value, COST_MODELS, n=1)
-            raise ValueError(f"there is none called {value!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise ValueError(f"there is none called {value!r}{did_you_mean(value, COST_MODELS)}")
         if isinstance(value, type):
             raise ValueError(f"{value.__name__} is a class: make an object of it")
         missing = [name for name in ("op", "region") if not callable(getattr(value, name, None))]

@@ -67,15 +67,11 @@ def _count(sizes: Sequence[Any], dims: Any = None) -> Any:
     amax amin median mode repeat_interleave movedim rot90 ceil floor round trunc positive
     topk#0 sort#0 max#0 min#0 cummax#0 cummin#0 kthvalue#0 median#0 mode#0 split#0 split#1 split_with_sizes#0
     split_with_sizes#1 chunk#0 chunk#1 unbind#0 unbind#1 unsafe_split#0 unsafe_split#1 view_copy expand_copy
-    aminmax#0 aminmax#1 pixel_shuffle channel_shuffle max_pool2d_with_indices#0 prims.view_of"""
+    aminmax#0 aminmax#1 pixel_shuffle channel_shuffle max_pool2d_with_indices#0 prims.view_of embedding""",
+    "_to_copy to prims.convert_element_type",  # of floating-point numbers nothing is known
 )
 def _same(n: Numbers, x: Any, *_: Any, **__: Any) -> int:
     return n.slot(x)
-
-
-@_rule("embedding")
-def _embedding(n: Numbers, weight: Any, *_: Any, **__: Any) -> int:
-    return n.slot(weight)
 
 
 def _union(n: Numbers, *given: Any) -> int:
@@ -97,7 +93,7 @@ def _where(n: Numbers, _: Any, x: Any, y: Any) -> int:
     return _union(n, x, y)
 
 
-@_rule("masked_fill")
+@_rule("masked_fill masked_scatter")
 def _masked_fill(n: Numbers, x: Any, _: Any, value: Any) -> int:
     return _union(n, x, value)
 
@@ -109,11 +105,6 @@ def _index_fill(n: Numbers, x: Any, _: int, __: Any, value: Any) -> int:
 
 @_rule("slice_scatter select_scatter diagonal_scatter")
 def _part_replaced(n: Numbers, x: Any, source: Any, *_: Any, **__: Any) -> int:
-    return _union(n, x, source)
-
-
-@_rule("masked_scatter")
-def _masked_scatter(n: Numbers, x: Any, _: Any, source: Any) -> int:
     return _union(n, x, source)
 
 
@@ -351,8 +342,3 @@ def _prod(n: Numbers, x: Any, dim: Any = None, *_: Any, **__: Any) -> int:
 @_rule("cumprod")
 def _cumprod(n: Numbers, x: Any, dim: int, **_: Any) -> int:
     return n.add("product", [n.slot(x)], [_count(n.sizes(x), dim) if n.sizes(x) else 1])
-
-
-@_rule("_to_copy to prims.convert_element_type")
-def _cast(n: Numbers, x: Any, *_: Any, **__: Any) -> int:
-    return n.slot(x)  # of floating-point numbers nothing is known

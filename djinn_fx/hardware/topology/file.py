@@ -20,13 +20,12 @@ or, or besides:
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from djinn_fx.errors import SettingsError
+from djinn_fx.errors import SettingsError, did_you_mean
 from djinn_fx.files.yaml_bounds import read_text
 from djinn_fx.hardware.catalogue import find_device
 from djinn_fx.hardware.topology.builder import TopologyBuilder
@@ -342,10 +341,8 @@ def _placed(entry: Entry, make: Any) -> Any:
 
 def _near(name: str, known: Any) -> str:
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    return ", which is not there" + (
-        f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names[:12]) or 'none'}"
-    )
+    few = f"; there are: {', '.join(names[:12]) or 'none'}"
+    return f", which is not there{did_you_mean(name, names, few, cutoff=0.4)}"
 
 
 def _one_of(entry: Entry, what: str, allowed: tuple[str, ...]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from djinn_fx.errors import SettingsError, UnitError
+from djinn_fx.errors import SettingsError, UnitError, did_you_mean
 from djinn_fx.hardware.catalogue import devices_file
 from djinn_fx.units import parse_bandwidth, parse_seconds
 
@@ -176,8 +175,7 @@ def find_link_class(name: str) -> LinkClass:
     """
     rows = link_classes()
     if name not in rows:
-        near = difflib.get_close_matches(name.lower(), rows, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
+        hint = did_you_mean(name.lower(), rows, ".", cutoff=0.4)
         raise SettingsError(f"no link class {name!r}{hint} Known: {', '.join(rows)}")
     return rows[name]
 

@@ -7,11 +7,10 @@ host memory. Sockets are joined by one link of UPI.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from djinn_fx.errors import SettingsError
+from djinn_fx.errors import SettingsError, did_you_mean
 from djinn_fx.hardware.catalogue import find_device
 from djinn_fx.hardware.topology.builder import TopologyBuilder
 from djinn_fx.hardware.topology.topology import Topology
@@ -29,8 +28,7 @@ def preset(name: str, count: int = 1, fabric: str | None = None) -> Topology:
         SettingsError: no such preset, a count below 1, or no fabric for machines without network cards.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name.lower(), PRESETS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
+        hint = did_you_mean(name.lower(), PRESETS, ".", cutoff=0.4)
         raise SettingsError(f"no preset {name!r}{hint} Known: {', '.join(PRESETS)}")
     if count < 1:
         raise SettingsError(f"preset {name!r}: a count of {count}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
-from djinn_fx.errors import SettingsError
+from djinn_fx.errors import SettingsError, did_you_mean
 from djinn_fx.hardware.device import Device
 from djinn_fx.hardware.topology.links import DATASHEET, MEASURED, MIXED, Link, Serialisation, default_serialisation
 from djinn_fx.hardware.topology.nodes import Node
@@ -227,6 +226,6 @@ def _beyond(topology: Topology, start: str) -> frozenset[str]:
 def unknown(name: str, known: Iterable[str]) -> str:
     """Words for a name that is not there, and the nearest that is."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     few = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-    return "which is not there" + (f"; did you mean {near[0]!r}?" if near else f"; there are: {few or 'none'}")
+    known_ones = f"; there are: {few or 'none'}"
+    return f"which is not there{did_you_mean(name, names, known_ones, cutoff=0.4)}"

@@ -95,7 +95,7 @@ def test_a_called_subgraph_costs_what_its_ops_cost() -> None:
         cost, problem = price(srg, call, device)
         assert problem is None
         assert cost.flops == 2 * M * K * K + M * K
-        assert cost.time_s > 2 * device.launch_overhead_s
+        assert cost.time_s > device.launch_overhead_s
 
 
 def test_a_loop_of_unknown_length_is_unpriced() -> None:
