@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
-
-from djinn_fx.errors import SettingsError, UnitError, did_you_mean
-from djinn_fx.files.yaml_bounds import checked, read_text
+from djinn_fx.errors import SettingsError, UnitError
+from djinn_fx.files.yaml_bounds import read_text
 from djinn_fx.hardware.device import Device
+from djinn_fx.hardware.yaml_places import Entry, read_entries
 from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
 
 SCHEMA = "djinn_fx.devices/1"
@@ -31,114 +30,52 @@ def read_devices(path: Path) -> tuple[Rows, Mapping[str, str]]:
 
     Raises:
         SettingsError: no such file, no YAML, not the schema; a row without a source, an unknown or missing field, a
-            field of the wrong kind or out of its range; the message has the file and the line.
+            field of the wrong kind or out of its range; the message has the file, the line and the column.
     """
     return parse_devices(read_text(path, "a file of devices"), str(path))
 
 
 def parse_devices(text: str, where: str) -> tuple[Rows, Mapping[str, str]]:
     """Read the text of a data file; ``where`` names it in errors. Raises what :func:`read_devices` raises."""
-    document = _Document(text, where)
-    data = document.data
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        document.fail((), f"expected schema {SCHEMA!r}, found {found!r}")
-    document.known((), data, _TOP)
-    devices = data.get("devices")
-    if not isinstance(devices, dict) or not devices:
-        document.fail(("devices",), "expected devices: a table of rows by name")
-    rows = {str(name): _device(document, str(name), ("devices", name), row) for name, row in devices.items()}
-    defaults = data.get("default_for") or {}
-    if not isinstance(defaults, dict):
-        document.fail(("default_for",), f"expected default_for: a row for each device type, found {defaults!r}")
-    for kind, name in defaults.items():
-        if name not in rows:
-            document.fail(("default_for", kind), f"default_for {kind} names {name!r}, which is no row")
-    return MappingProxyType(rows), MappingProxyType(dict(defaults))
+    root = read_entries(text, where, expanded=True)
+    top = root.value if root is not None and isinstance(root.value, dict) else {}
+    found = top["schema"].value if "schema" in top else None
+    if root is None or found != SCHEMA:
+        raise SettingsError(f"{where}:1: expected schema {SCHEMA!r}, found {found!r}")
+    root.mapping("a file of devices", _TOP)
+    devices = top.get("devices")
+    if devices is None or not isinstance(devices.value, dict) or not devices.value:
+        raise (devices or root).error("expected devices: a table of rows by name")
+    rows = {name: _device(name, devices.key_places[name], row) for name, row in devices.value.items()}
+    defaults: dict[str, str] = {}
+    given = top.get("default_for")
+    if given is not None and given.value is not None:
+        if not isinstance(given.value, dict):
+            raise root.key_places["default_for"].error("expected default_for: a row for each device type")
+        for kind, name in given.value.items():
+            if name.value not in rows:
+                raise name.error(f"default_for {kind} names {name.value!r}, which is no row")
+            defaults[kind] = name.value
+    return MappingProxyType(rows), MappingProxyType(defaults)
 
 
-class _Document:
-    """A YAML text, and the line of every key in it."""
-
-    def __init__(self, text: str, where: str) -> None:
-        self.where = where
-        self._lines: dict[tuple[Any, ...], int] = {}
-        loader: Any = None
-        try:
-            loader = checked(text, where)
-            node = loader.get_single_node()
-            if node is not None:
-                self._note(loader, node, ())
-            self.data = loader.construct_document(node) if node is not None else None
-        except (yaml.YAMLError, ValueError) as error:
-            mark = getattr(error, "problem_mark", None)
-            at = f":{mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-            raise SettingsError(f"{where}{at}: no YAML: {problem}") from error
-        finally:
-            if loader is not None:
-                loader.dispose()
-
-    def _note(self, loader: Any, node: yaml.Node, path: tuple[Any, ...]) -> None:
-        """Keep the lines of a table's keys, three levels deep: a row's fields and what is in them."""
-        line = node.start_mark.line + 1
-        self._lines.setdefault(path, line)
-        if isinstance(node, yaml.ScalarNode):
-            try:
-                loader.construct_object(node)
-            except ValueError as error:  # a date that is none
-                raise SettingsError(f"{self.where}:{line}: no YAML: {node.value!r}: {error}") from error
-        if not isinstance(node, yaml.MappingNode) or len(path) > 3:
-            return
-        for key_node, value in node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise SettingsError(f"{self.where}:{line}: a key must be a name")
-            key = (*path, loader.construct_object(key_node))
-            if key in self._lines:
-                raise SettingsError(
-                    f"{self.where}:{line}: {key[-1]!r} is there twice, first on line {self._lines[key]}"
-                )
-            self._lines[key] = line
-            self._note(loader, value, key)
-
-    def fail(self, path: tuple[Any, ...], what: str) -> NoReturn:
-        """Raise for the place of ``path``, or of what holds it where it is not there."""
-        while path and path not in self._lines:
-            path = path[:-1]
-        raise SettingsError(f"{self.where}:{self._lines.get(path, 1)}: {what}")
-
-    def known(self, path: tuple[Any, ...], table: Iterable[Any], names: tuple[str, ...], what: str = "key") -> None:
-        """Raise if a table has a key that is none of these."""
-        for key in table:
-            if key not in names:
-                hint = did_you_mean(key, names, f"; known: {', '.join(names)}")
-                self.fail((*path, key), f"{_of(path)}unknown {what} {key!r}{hint}")
-
-
-def _of(path: tuple[Any, ...]) -> str:
-    return f"device {path[1]!r}: " if len(path) > 1 else ""
-
-
-def _device(document: _Document, name: str, path: tuple[Any, ...], row: Any) -> Device:
-    if not isinstance(row, dict):
-        document.fail(path, f"device {name!r}: expected a table of fields, found {type(row).__name__}")
-    document.known(path, row, (*_REQUIRED, *_OPTIONAL), "field")
+def _device(name: str, place: Entry, row: Entry) -> Device:
+    fields = row.mapping(f"device {name!r}", (*_REQUIRED, *_OPTIONAL))
     for field in _REQUIRED:
-        if field not in row:
-            document.fail(path, f"device {name!r}: the field {field!r} is missing")
+        if field not in fields:
+            raise place.error(f"device {name!r}: the field {field!r} is missing")
 
     def read(field: str, convert: Callable[[Any], Any], default: Any = None) -> Any:
-        if field not in row:
+        if field not in fields:
             return default
         try:
-            return convert(row[field])
+            return convert(fields[field].plain)
         except (TypeError, ValueError, OverflowError, UnitError) as error:
-            document.fail((*path, field), f"device {name!r}: {field}: {error}")
+            raise row.key_places[field].error(f"device {name!r}: {field}: {error}") from error
 
     for field, names in (("peak_flops", DTYPES), ("efficiency", (*DTYPES, "bandwidth"))):
-        if isinstance(row.get(field), dict):
-            document.known((*path, field), row[field], names)
+        if field in fields and isinstance(fields[field].value, dict):
+            fields[field].mapping(f"device {name!r}: {field}", names)
     return Device(
         name=name,
         kind=read("kind", _text),

@@ -35,6 +35,13 @@ class Entry:
         """An error at this place."""
         return SettingsError(f"{self.file}:{self.line}:{self.column}: {message}")
 
+    @property
+    def plain(self) -> Any:
+        """The value without places."""
+        if isinstance(self.value, dict):
+            return {key: one.plain for key, one in self.value.items()}
+        return [one.plain for one in self.value] if isinstance(self.value, list) else self.value
+
     def mapping(self, what: str, allowed: Collection[str] | None = None) -> dict[str, Entry]:
         """The value as a dict; with ``allowed``, only those keys.
 
@@ -97,14 +104,19 @@ class Entry:
             raise self.error(f"{what}: {error}") from error
 
 
-def read_entries(text: str, file: str) -> Entry | None:
+def read_entries(text: str, file: str, *, expanded: bool = False) -> Entry | None:
     """A YAML text as entries; None if it is empty.
+
+    Args:
+        text: the YAML.
+        file: what errors call it.
+        expanded: count what an alias stands for each time, as whoever asks for ``plain`` goes through it each time.
 
     Raises:
         SettingsError: not YAML, a key that is no text or is there twice, or an alias that contains itself.
     """
     try:
-        loader = checked(text, file, expanded=False)
+        loader = checked(text, file, expanded=expanded)
         try:
             node = loader.get_single_node()
             return _Composer(loader, file).entry(node, ()) if node is not None else None
