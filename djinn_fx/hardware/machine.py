@@ -12,7 +12,8 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+
+from djinn_fx.files.control_groups import memory_groups, processor_quota, text_of
 
 GIB = 1024**3
 #: Instruction sets that decide how fast numerical code runs, by the names of /proc/cpuinfo.
@@ -25,7 +26,6 @@ ISA_FLAGS = (
 _DEFAULT_CLOCK_HZ = 2.5e9
 _CPUS = "/sys/devices/system/cpu"
 _NODES = "/sys/devices/system/node"
-_CGROUPS = "/sys/fs/cgroup"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +125,11 @@ def machine_identity() -> dict[str, str | int]:
 
 def read_machine() -> Machine:
     """Read this machine anew."""
-    blocks = _processor_blocks(read_text("/proc/cpuinfo"))
+    blocks = _processor_blocks(text_of("/proc/cpuinfo"))
     first = next(iter(blocks.values()), {})
     allowed = _allowed()
-    quota = _quota()
-    limit = _memory_limit()
+    quota = processor_quota()
+    limit = min((bound for bound, _ in memory_groups()), default=None)
     most = math.ceil(quota) if quota else len(allowed)
     flags = frozenset((first.get("flags") or first.get("Features") or "").split())
     total = _physical_memory()
@@ -148,14 +148,6 @@ def read_machine() -> Machine:
         numa=_numa_nodes(),
         virtual="hypervisor" in flags,
     )
-
-
-def read_text(path: str) -> str:
-    """A file of the operating system's, or nothing where there is none."""
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except (OSError, ValueError):
-        return ""
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:
@@ -206,7 +198,7 @@ def _clock_hz(fields: Mapping[str, str]) -> float:
     if named:
         return float(named[1]) * 1e9
     for file in ("base_frequency", "cpuinfo_max_freq"):
-        kilohertz = read_text(f"{_CPUS}/cpu0/cpufreq/{file}").strip()
+        kilohertz = text_of(f"{_CPUS}/cpu0/cpufreq/{file}").strip()
         if kilohertz.isdigit() and int(kilohertz) > 0:
             return int(kilohertz) * 1e3
     present = re.match(r"[0-9.]+", fields.get("cpu MHz", ""))
@@ -220,11 +212,11 @@ def _caches(allowed: Iterable[int]) -> tuple[Cache, ...]:
     for cpu in sorted(mine):
         for index in range(8):
             folder = f"{_CPUS}/cpu{cpu}/cache/index{index}"
-            level, size = read_text(f"{folder}/level").strip(), _cache_size(read_text(f"{folder}/size"))
+            level, size = text_of(f"{folder}/level").strip(), _cache_size(text_of(f"{folder}/size"))
             if not level.isdigit():
                 break
-            if read_text(f"{folder}/type").strip() in ("Data", "Unified") and size:
-                sharers = parse_cpu_list(read_text(f"{folder}/shared_cpu_list")) or (cpu,)
+            if text_of(f"{folder}/type").strip() in ("Data", "Unified") and size:
+                sharers = parse_cpu_list(text_of(f"{folder}/shared_cpu_list")) or (cpu,)
                 found.setdefault(int(level), {})[sharers] = size
     return tuple(
         Cache(
@@ -245,9 +237,9 @@ def _cache_size(text: str) -> int:
 
 def _numa_nodes() -> tuple[NumaNode, ...]:
     nodes = []
-    for number in parse_cpu_list(read_text(f"{_NODES}/online")):
-        memory = re.search(r"MemTotal:\s*([0-9]+) kB", read_text(f"{_NODES}/node{number}/meminfo"))
-        processors = parse_cpu_list(read_text(f"{_NODES}/node{number}/cpulist"))
+    for number in parse_cpu_list(text_of(f"{_NODES}/online")):
+        memory = re.search(r"MemTotal:\s*([0-9]+) kB", text_of(f"{_NODES}/node{number}/meminfo"))
+        processors = parse_cpu_list(text_of(f"{_NODES}/node{number}/cpulist"))
         size = int(memory[1]) * 1024 if memory else 0
         nodes.append(NumaNode(number=number, processors=processors, memory_bytes=size))
     return tuple(nodes)
@@ -258,37 +250,6 @@ def _physical_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return 8 * GIB
-
-
-def _memory_limit() -> int | None:
-    """The least memory limit of this process's control group and those above it; None where there is none."""
-    texts = [read_text(f"{folder}/memory.max") for folder in _group_folders("")]
-    texts += [read_text(f"{folder}/memory.limit_in_bytes") for folder in _group_folders("memory")]
-    # Version 1 writes "no limit" as a number near 2**63.
-    limits = [int(text) for text in map(str.strip, texts) if text.isdigit() and 0 < int(text) < 2**60]
-    return min(limits, default=None)
-
-
-def _quota() -> float | None:
-    """The least processor quota of this process's control groups, in processors; None where there is none."""
-    quotas = []
-    for folder in _group_folders(""):
-        match = re.match(r"([0-9]+) ([0-9]+)", read_text(f"{folder}/cpu.max"))
-        quotas += [(match[1], match[2])] if match else []
-    for controller in ("cpu", "cpu,cpuacct"):
-        for folder in _group_folders(controller):
-            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-            quota, period = (read_text(f"{folder}/{name}").strip() for name in names)
-            quotas += [(quota, period)] if quota.isdigit() and period.isdigit() else []
-    return min((int(quota) / int(period) for quota, period in quotas if int(quota) and int(period)), default=None)
-
-
-def _group_folders(controller: str) -> list[str]:
-    """Folders of this process's control group and of those above it; ``controller`` is empty for version 2."""
-    match = re.search(rf"^[0-9]+:{re.escape(controller)}:(/.*)$", read_text("/proc/self/cgroup"), re.MULTILINE)
-    root = f"{_CGROUPS}/{controller}" if controller else _CGROUPS
-    parts = [part for part in match[1].split("/") if part] if match else []
-    return [root + "".join(f"/{part}" for part in parts[:count]) for count in range(len(parts) + 1)]
 
 
 def _round_up_gib(size: int) -> int:

@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from djinn_fx.pool.procfs import kilobytes, text_of
+from djinn_fx.files.control_groups import PROCESS, ROOT, memory_groups, processor_quota
+from djinn_fx.pool.procfs import kilobytes
 
 GIB = 2**30
 #: Share of the memory this process may use that all builds together may have.
@@ -15,7 +16,6 @@ MEMORY_SHARE = 0.5
 SLACK_BYTES = GIB
 #: Reserved for a build whose need is not known.
 UNKNOWN_BYTES = GIB
-_NO_LIMIT = 2**60  # cgroup v1 writes "no limit" as a number near 2**63
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class PoolLimits:
         return predicted_bytes if predicted_bytes > 0 else min(UNKNOWN_BYTES, self.memory_bytes)
 
 
-def usable_cores(root: Path = Path("/sys/fs/cgroup"), processes: Path = Path("/proc/self/cgroup")) -> int:
+def usable_cores(root: Path = ROOT, processes: Path = PROCESS) -> int:
     """Cores this process may use: its affinity and its control groups' quota, at least 1.
 
     Args:
@@ -76,19 +76,14 @@ def usable_cores(root: Path = Path("/sys/fs/cgroup"), processes: Path = Path("/p
         processes: which groups this process is in.
     """
     affinity = getattr(os, "sched_getaffinity", None)
-    cores = float(len(affinity(0)) if affinity is not None else os.cpu_count() or 1)
-    for folder in _groups(root, processes, "cpu"):
-        quota, period = _words(folder / "cpu.max"), _words(folder / "cpu.max")[1:]
-        if not quota:
-            quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
-        if quota and period and quota[0].isdigit() and period[0].isdigit() and int(period[0]) > 0:
-            cores = min(cores, int(quota[0]) / int(period[0]))
-    return max(1, int(cores))
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    quota = processor_quota(root, processes)
+    return max(1, cores if quota is None else int(min(cores, quota)))
 
 
 def total_bytes(
-    root: Path = Path("/sys/fs/cgroup"),
-    processes: Path = Path("/proc/self/cgroup"),
+    root: Path = ROOT,
+    processes: Path = PROCESS,
     meminfo: Path = Path("/proc/meminfo"),
 ) -> int | None:
     """Memory this process could have if nobody else had any: of the machine, or of its tightest control group.
@@ -96,13 +91,13 @@ def total_bytes(
     None where the machine does not say.
     """
     amounts = [amount for amount in [kilobytes(meminfo, "MemTotal:")] if amount is not None]
-    amounts += [limit for limit, _ in _memory_groups(root, processes)]
+    amounts += [limit for limit, _ in memory_groups(root, processes)]
     return min(amounts, default=None)
 
 
 def available_bytes(
-    root: Path = Path("/sys/fs/cgroup"),
-    processes: Path = Path("/proc/self/cgroup"),
+    root: Path = ROOT,
+    processes: Path = PROCESS,
     meminfo: Path = Path("/proc/meminfo"),
 ) -> int | None:
     """Memory that can be had now without anybody being killed; caches the kernel would give up count as free.
@@ -110,45 +105,5 @@ def available_bytes(
     None where the machine does not say.
     """
     amounts = [amount for amount in [kilobytes(meminfo, "MemAvailable:")] if amount is not None]
-    amounts += [max(0, limit - used) for limit, used in _memory_groups(root, processes)]
+    amounts += [max(0, limit - used) for limit, used in memory_groups(root, processes)]
     return min(amounts, default=None)
-
-
-def _memory_groups(root: Path, processes: Path) -> list[tuple[int, int]]:
-    """Limit and use of every control group above this process that has a limit, bytes."""
-    found = []
-    for folder in _groups(root, processes, "memory"):
-        new = (folder / "memory.max").exists()
-        limit = _words(folder / ("memory.max" if new else "memory.limit_in_bytes"))
-        used = _words(folder / ("memory.current" if new else "memory.usage_in_bytes"))
-        if not limit or not used or not limit[0].isdigit() or int(limit[0]) >= _NO_LIMIT:
-            continue
-        words = _words(folder / "memory.stat")
-        statistics = dict(zip(words[::2], words[1::2], strict=False))
-        cache = int(statistics.get("inactive_file" if new else "total_inactive_file", "0"))
-        found.append((int(limit[0]), max(0, int(used[0]) - cache)))
-    return found
-
-
-def _groups(root: Path, processes: Path, controller: str) -> list[Path]:
-    """Folders of the control groups this process is in for one controller, innermost first, both versions."""
-    found = []
-    for line in text_of(processes).splitlines():
-        number, _, rest = line.partition(":")
-        names, _, path = rest.partition(":")
-        if number == "0" and not names:
-            bases = [root, root / "unified"]
-        elif controller in names.split(","):
-            bases = [root / controller, root / names]
-        else:
-            continue
-        for base in bases:
-            inner = base / path.strip("/")
-            # In a container the path may be the host's, which cannot be seen: the mount's root is the group then.
-            inner = inner if inner.is_dir() else base
-            found += [inner, *(parent for parent in inner.parents if parent == base or base in parent.parents)]
-    return found
-
-
-def _words(path: Path) -> list[str]:
-    return text_of(path).split()

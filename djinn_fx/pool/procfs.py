@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from djinn_fx.files.control_groups import text_of
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _PROC = Path("/proc")
 
@@ -118,11 +120,3 @@ def kilobytes(path: Path, field: str) -> int | None:
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     return None
-
-
-def text_of(path: Path) -> str:
-    """What a file says; nothing if it cannot be read."""
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:  # gone meanwhile, or not ours to read
-        return ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from pathlib import Path
 
 import pytest
 
+from djinn_fx.files.control_groups import memory_groups, processor_quota
 from djinn_fx.hardware import machine
 from djinn_fx.hardware.machine import GIB, Cache, Machine, machine_identity, parse_cpu_list, probe_machine, read_machine
 
@@ -38,10 +41,24 @@ def read(
     monkeypatch: pytest.MonkeyPatch, files: dict[str, str], processors: frozenset[int] = frozenset(range(4))
 ) -> Machine:
     """The machine whose operating system has these files, with 64 GiB."""
-    monkeypatch.setattr(machine, "read_text", lambda path: files.get(path, ""))
+    monkeypatch.setattr(machine, "text_of", lambda path: files.get(path, ""))
     monkeypatch.setattr(machine, "_allowed", lambda: processors)
     monkeypatch.setattr(machine, "_physical_memory", lambda: 64 * GIB)
     return read_machine()
+
+
+def in_groups(monkeypatch: pytest.MonkeyPatch, folder: Path, files: dict[str, str]) -> None:
+    """As if the process were in these control groups."""
+    process = folder / "cgroup"
+    process.write_text(files.get("/proc/self/cgroup", "0::/\n"))
+    root = folder / "groups"
+    for name, text in files.items():
+        path = root / name.removeprefix("/sys/fs/cgroup/")
+        if name.startswith("/sys/fs/cgroup/"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    for reader in (processor_quota, memory_groups):
+        monkeypatch.setattr(machine, reader.__name__, functools.partial(reader, root, process))
 
 
 def cache_files(cpu: int, index: int, level: int, kind: str, size: str, sharers: str) -> dict[str, str]:
@@ -125,8 +142,9 @@ def test_caches_are_counted_by_who_shares_them(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_control_groups_memory_limit_counts(
-    monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limit: int | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str], limit: int | None
 ) -> None:
+    in_groups(monkeypatch, tmp_path, files)
     found = read(monkeypatch, files)
     assert found.memory_limit_bytes == limit
     assert found.memory_bytes == (limit or 64 * GIB)
@@ -139,6 +157,7 @@ def test_a_control_groups_memory_limit_counts(
         ({"/sys/fs/cgroup/cpu.max": "max 100000\n"}, None, 4),
         (
             {
+                "/proc/self/cgroup": "3:cpu:/\n",
                 "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n",
                 "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
             },
@@ -146,16 +165,21 @@ def test_a_control_groups_memory_limit_counts(
             1,
         ),
         (
-            {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
+            {
+                "/proc/self/cgroup": "3:cpu,cpuacct:/\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
             None,
             4,
         ),
     ],
 )
 def test_a_control_groups_quota_counts(
-    monkeypatch: pytest.MonkeyPatch, files: dict[str, str], quota: float | None, threads: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str], quota: float | None, threads: int
 ) -> None:
-    found = read(monkeypatch, {"/proc/cpuinfo": HYPERTHREADS, **files})
+    in_groups(monkeypatch, tmp_path, files)
+    found = read(monkeypatch, {"/proc/cpuinfo": HYPERTHREADS})
     assert (found.quota, found.threads) == (quota, threads)
     assert found.cores == min(threads, 2)
 
