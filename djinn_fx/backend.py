@@ -28,7 +28,7 @@ def djinn(
         gm: Dynamo's graph, parameters lifted to inputs.
         example_inputs: one per placeholder.
         mode: torch.compile's mode; handed to the engine.
-        options: settings of djinn, see the README's table.
+        options: settings of djinn, see docs/settings.md.
 
     Raises:
         SettingsError: an unknown option or a value of the wrong type, before any work.
