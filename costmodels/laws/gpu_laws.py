@@ -2,7 +2,7 @@
 
 A law knows how such kernels work (tiles, waves over the processors, depth, bytes, a launch) and has a few coefficients
 that only measurements tell (what share of peak a full wave attains, how deep a tile's start-up is). It computes whole
-columns of shapes at once. Coefficients are fitted by :mod:`djinn_fx.costmodels.laws.gpu_fit`; all of them are
+columns of shapes at once. Coefficients are fitted by ``bench/cost/gpu_fit.py``; all of them are
 logarithms or plain slopes, so that 0 is neutral, and coefficients of several devices may be averaged.
 
 Sizes are those of PyTorch's own float32 kernels (cuBLAS without TF32); see docs/decisions/0013.
