@@ -217,7 +217,9 @@ def _store(arguments: argparse.Namespace) -> Store:
     logging.getLogger("djinn_fx.store").addHandler(logging.NullHandler())
     settings = Settings.load()
     chosen = arguments.dir or settings.cache_folder
-    return Store(chosen.expanduser().absolute(), settings.cache_limit_bytes)
+    # Where compiling keeps nothing, the commands still must not take everything for too much.
+    limit = (settings if settings.cache else Settings()).cache_limit_bytes
+    return Store(chosen.expanduser().absolute(), limit)
 
 
 def _row(prefix: str, item: FieldDifference) -> tuple[str, str, str]:

@@ -49,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="fail if there is no run to go on with (going on is the default)"
     )
     made.add_argument("--show", action="store_true", help="measure nothing: say what profile there is")
-    made.add_argument("--cache-dir", metavar="DIR", help="where the profile goes; default: the setting's, see docs/settings.md")
+    made.add_argument(
+        "--cache-dir", metavar="DIR", help="where the profile goes; default: the setting's, see docs/settings.md"
+    )
     add_json(made)
     return made
 

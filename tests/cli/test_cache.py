@@ -219,6 +219,17 @@ def test_export_and_import(store: Store, capsys: pytest.CaptureFixture[str], tmp
     assert [entry.key for entry in other.entries()] == [B]
 
 
+def test_where_nothing_is_to_be_kept_importing_drops_nothing(
+    store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle.tar"
+    assert Ran(capsys, store, "export", str(bundle)).code == 0
+    store.clear()
+    monkeypatch.setenv("DJINN_CACHE_LIMIT", "0")
+    assert Ran(capsys, store, "import", str(bundle)).code == 0
+    assert {entry.key for entry in store.entries()} == {A, B}
+
+
 @pytest.mark.parametrize("words", [[], ["cache"], ["cache", "why"], ["cache", "nonsense"], ["nonsense"]])
 def test_bad_arguments_are_exit_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
