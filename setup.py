@@ -34,11 +34,9 @@ TRANSFORMERS = ["transformers>=4.56"]
 # may have moved what is called. oldest.txt and djinn_fx/engines/onnx/serving/trial.py name the same versions.
 ONNX = "onnx>=1.23,<1.24"
 # The TensorRT that builds plans without a GPU; data-centre TensorRT ("tensorrt", from NVIDIA's index) is found too.
-# The ONNX packages are for regions that the direct converter does not take.
 TENSORRT = [
     "tensorrt-rtx>=1.7.1.116,<1.8; sys_platform == 'linux' and platform_machine == 'x86_64'",
     ONNX,
-    "onnxscript>=0.7,<0.8",
 ]
 ONNXRUNTIME = ["onnxruntime>=1.31,<1.33; python_version >= '3.11'", ONNX]
 OPENVINO = ["openvino>=2026.4,<2026.5", ONNX]

@@ -19,7 +19,6 @@ OPTIONAL = (
     "transformers",
     "onnx",
     "onnxruntime",
-    "onnxscript",
     "openvino",
     "tensorrt",
     "tensorrt_rtx",

@@ -1,15 +1,17 @@
-"""Write docs/tensorrt_ops.md: which ops of torch's database the TensorRT converter takes, and why not the others.
+"""Write docs/tensorrt_ops.md: which ops of torch's database TensorRT is given, and why not the others.
 
-    python tools/tensorrt_table.py [--check] [OP …]
+    python tools/tensorrt_table.py [--check] [--part K/N --json FILE] [--from FILE …] [OP …]
 
-Every op and element type is tried on samples of the database: traced, converted, assembled by TensorRT, run by the
-evaluator and compared with eager. With names of ops, their rows are printed and nothing is written.
+Every op and element type is tried on samples of the database: traced, converted, read by TensorRT's parser, run by ONNX
+Runtime and compared with eager. With names of ops, their rows are printed and nothing is written. With ``--part K/N``
+every N-th op from the K-th on is tried and ``--json`` keeps the rows; ``--from`` writes the page of such files.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import sys
 import warnings
 from collections import Counter
@@ -25,11 +27,14 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import OpInfo
 from torch.utils import _pytree as pytree
 
-from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.tensorrt.convert import convert
-from djinn_fx.engines.tensorrt.simulate import simulated
+from djinn_fx.engines.base import Declined, RegionGraph
+from djinn_fx.engines.onnx.convert import OnnxRegion, convert
+from djinn_fx.engines.onnx.values import Refused
+from djinn_fx.engines.ranges.program import Checked
+from djinn_fx.engines.tensorrt.building import parse_onnx
+from djinn_fx.engines.tensorrt.building.messages import logger
+from djinn_fx.engines.tensorrt.building.rehearsal import Rehearsal
 from djinn_fx.pool.jobs import BuildError
-from djinn_fx.reasons import Reason
 
 PAGE = Path(__file__).parent.parent / "docs" / "tensorrt_ops.md"
 
@@ -38,7 +43,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32
 #: Samples of an op and type that are tried.
 SAMPLES = 6
 
-#: What the evaluator's results may be off by: it adds up in another order, and rounds halves where TensorRT does.
+#: What results may be off by: additions in another order, and halves rounded where TensorRT rounds them.
 LIMITS = {
     torch.float32: {"rtol": 2e-5, "atol": 2e-5},
     torch.float16: {"rtol": 4e-3, "atol": 4e-3},
@@ -140,36 +145,81 @@ def _attempt(function: Callable[..., Any], tensors: list[torch.Tensor], defined:
             graph = make_fx(torch.func.functionalize(function, remove="mutations"), tracing_mode="fake")(*tensors)
         except Exception as error:  # noqa: BLE001 (recorded in the table)
             return f"not traced: {type(error).__name__}"
-        region = RegionGraph(
-            gm=graph, structural_hash="", canonical=None, kind="inference", label="sample",
-            example_inputs=tuple(node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")),
-        )  # fmt: skip
-        found = convert(region)
-        if isinstance(found, Reason):
-            detail = found.detail.split(" (at ")[0].removeprefix("tensorrt, support: ")
-            return f"!{detail}" if detail.startswith("tensorrt, convert") else detail
-        try:
-            actual = simulated(trt, found)(_copies(tensors))
-        except (BuildError, ValueError, NotImplementedError, IndexError, RuntimeError) as error:
-            return f"!{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        region = region_of(graph)
+        found = examine(region, _copies(tensors), expected, defined)
+        if isinstance(found, str):
+            return found
+        if found is None or not any(one.dtype in HALVES for one in expected):
+            return None if found is None else f"!{found.problem}"
+        return f"!{found.problem}" if _further(found.results, expected, function, tensors) else None
+
+
+def region_of(graph: torch.fx.GraphModule) -> RegionGraph:
+    """A traced graph as a region."""
+    fakes = tuple(node.meta["val"] for node in graph.graph.find_nodes(op="placeholder"))
+    return RegionGraph(
+        gm=graph, structural_hash="", canonical=None, kind="inference", label="sample", example_inputs=fakes
+    )
+
+
+@dataclass(frozen=True)
+class Different:
+    """Results that are not eager's, and in what."""
+
+    results: list[Any]
+    problem: str
+
+
+def examine(
+    region: RegionGraph, tensors: list[torch.Tensor], expected: list[torch.Tensor], defined: bool
+) -> Different | str | None:
+    """None if the model gives what eager gives; a reason why there is none; or what it gives."""
+    try:
+        found = convert(region, "tensorrt")
+    except Refused as refused:
+        return str(refused).split(" (at ")[0]
+    if not found.signature.fed:
+        return "it takes no tensor"
+    if not found.outputs:
+        return "it computes no tensor"
+    try:
+        parse_onnx.parse(trt, found.model, trt.Builder(logger(trt)))
+    except BuildError as error:
+        return f"TensorRT's parser: {error.detail[:160]}"
+    try:
+        actual = run(found, tensors)
+    except Declined:
+        return None  # torch answers such a call
+    except Exception as error:  # noqa: BLE001 (recorded in the table)
+        return f"!{type(error).__name__}: {str(error).splitlines()[0][-160:]}"
     difference = _difference(actual, expected, defined)
-    if difference is None or not any(one.dtype in HALVES for one in expected):
-        return difference
-    return difference if _further(actual, expected, function, tensors) else None
+    return None if difference is None else Different(actual, difference[1:])
+
+
+def run(found: OnnxRegion, arguments: Sequence[Any]) -> list[Any]:
+    """The region's results, its model run by ONNX Runtime.
+
+    Raises:
+        Declined: torch would answer.
+    """
+    signature, given = found.signature, list(arguments)
+    Checked(signature.program, signature.symbols)(given)
+    outputs = Rehearsal(found.model)([given[one.place] for one in signature.fed])
+    signature.check(outputs)
+    signature.write_back(outputs, given)
+    return signature.assemble(outputs, given)
 
 
 def _further(
-    actual: list[Any], expected: list[torch.Tensor], function: Callable[..., Any], tensors: list[torch.Tensor]
+    actual: Sequence[Any], expected: Sequence[torch.Tensor], function: Callable[..., Any], tensors: list[torch.Tensor]
 ) -> bool:
-    """Whether we are further than eager from what float32 gives: eager may add up in half precision."""
-    with torch.no_grad():
-        torch.manual_seed(0)
-        wide = function(*(one.float() if one.dtype in HALVES else one.clone() for one in tensors))
+    """Whether we are further than eager from what float32 gives: eager may add up in half precision, or overflow."""
+    torch.manual_seed(0)
+    wide = function(*(one.float() if one.dtype in HALVES else one.clone() for one in tensors))
     for mine, other, exact in zip(actual, expected, wide, strict=True):
-        if mine.dtype in HALVES and (
-            not torch.equal(mine.isfinite(), other.isfinite())
-            or (mine - exact).abs().nan_to_num().max() > 2 * (other - exact).abs().nan_to_num().max()
-        ):
+        errors = [float((one.float() - exact.float()).abs().nan_to_num().max()) for one in (mine, other)]
+        finite = (exact.to(other.dtype).isfinite(), other.isfinite())
+        if not any(torch.equal(mine.isfinite(), one) for one in finite) or errors[0] > 2 * errors[1] + 1e-6:
             return True
         if mine.dtype not in HALVES and not torch.equal(mine, other):
             return True
@@ -211,13 +261,14 @@ def page(rows: Sequence[str]) -> str:
     some = sum("yes" in row or " of " in row for row in rows) - yes
     return "\n".join(
         [
-            "# Ops that TensorRT takes",
+            "# Ops that TensorRT is given",
             "",
             "Written by `python tools/tensorrt_table.py`: each op of torch's own database of ops, in each of float32,",
-            f"float16, bfloat16, int64, int32 and bool, tried on up to {SAMPLES} of its samples: traced, converted,",
-            "assembled by TensorRT, run by the evaluator and compared with eager. *yes*: all samples came out as",
-            "eager's. Otherwise how many did, and the reasons of the others. float64, complex and 8-bit types are",
-            "always refused, and so are random numbers and tensors without elements, whose samples are left out here.",
+            f"float16, bfloat16, int64, int32 and bool, tried on up to {SAMPLES} of its samples: traced, converted to",
+            "ONNX, read by TensorRT's parser, run by ONNX Runtime (in float32, halves rounded after each operator)",
+            "and compared with eager. *yes*: all samples came out as eager's, or are left to it for their values.",
+            "Otherwise how many did, and the reasons of the others. float64, complex and 8-bit types are always",
+            "refused, and so are random numbers and tensors without elements, whose samples are left out here.",
             "",
             f"Of {len(rows)} ops {yes} are taken whole and {some} in part.",
             "",
@@ -237,23 +288,30 @@ def rows_of(text: str) -> dict[str, str]:
 
 def main(arguments: list[str]) -> int:
     """Entry point; 1 if a row is wrong, or under --check if the page is out of date."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--part", default="0/1")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--from", dest="sources", type=Path, action="append", default=[])
     parser.add_argument("ops", nargs="*")
     given = parser.parse_args(arguments)
+    place, parts = (int(number) for number in given.part.split("/"))
     chosen = [op for op in op_db if not given.ops or full_name(op) in given.ops or op.name in given.ops]
-    rows = []
-    for op in chosen:
-        rows.append(row(op))
-        if given.ops or "WRONG" in rows[-1]:
-            print(rows[-1], flush=True)
-    if given.ops:
-        return int(any("WRONG" in one for one in rows))
-    text = page(rows)
+    found = {name: line for source in given.sources for name, line in json.loads(source.read_text("utf-8")).items()}
+    for op in chosen[place::parts] if not given.sources else ():
+        found[full_name(op)] = row(op)
+        if given.ops or "WRONG" in found[full_name(op)]:
+            print(found[full_name(op)], flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1), "utf-8")
+    wrong = int(any("WRONG" in one for one in found.values()))
+    if given.ops or parts > 1:
+        return wrong
+    text = page([found[name] for name in dict.fromkeys(map(full_name, op_db))])
     if given.check:
         return int(PAGE.read_text("utf-8") != text)
     PAGE.write_text(text, "utf-8")
-    return int(any("WRONG" in one for one in rows))
+    return wrong
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def plan(model: str, quick: bool, dtype: str, target: str) -> Found:
     from djinn_fx.dispatch.region import region_graph
     from djinn_fx.engines.base import BuildRequest
     from djinn_fx.engines.registry import engine
-    from djinn_fx.engines.tensorrt import worker
+    from djinn_fx.engines.tensorrt.building import worker
     from djinn_fx.settings.table import Settings
 
     module, inputs, _ = build(model, quick)

@@ -90,7 +90,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--target", metavar="SM", help="what to build for, such as sm89; default: the GPU that is here")
     made.add_argument("--flavour", choices=("tensorrt", "tensorrt_rtx"), help="default: the first that can build here")
     made.add_argument("--dtype", choices=tuple(DTYPES), help="convert the model and its floating-point inputs first")
-    made.add_argument("--no-onnx", dest="onnx", action="store_false", help="do not try ONNX for what is refused")
     add_json(made)
     return made
 
@@ -109,7 +108,7 @@ def _run(arguments: argparse.Namespace) -> int:
             reason.detail if reason is not None else "the cache is switched off: there is nowhere to build to"
         )
     engine = TensorRTEngine(
-        target=settings.target, library=arguments.flavour, onnx=arguments.onnx, store=store
+        target=settings.target, library=arguments.flavour, store=store
     )  # fmt: skip
     capability = engine.capability()
     if not capability.can_build:

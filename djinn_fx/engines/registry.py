@@ -27,7 +27,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("precision", "weights", "folder"),
     "openvino": ("precision", "weights", "folder"),
     "packed": ("weights", "folder"),
-    "tensorrt": ("target", "store"),
+    "tensorrt": ("target", "store", "verify"),
 }
 
 

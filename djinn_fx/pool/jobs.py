@@ -13,8 +13,8 @@ from typing import Any
 #: that module, so one that needs no torch starts in a twentieth of a second.
 WORKERS: dict[str, str] = {
     "inductor-region": "djinn_fx.engines.inductor.worker:build",
-    "tensorrt-plan": "djinn_fx.engines.tensorrt.builder:build",
-    "tensorrt-onnx": "djinn_fx.engines.tensorrt.builder:build_from_onnx",
+    "tensorrt-plan": "djinn_fx.engines.tensorrt.building.worker:build",
+    "tensorrt-checked": "djinn_fx.engines.tensorrt.building.builder:build",
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from djinn_fx.cli.main import main
-from djinn_fx.engines.tensorrt.calling import Calling
+from djinn_fx.engines.tensorrt.run.calling import Calling
 from djinn_fx.store.store import Store
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
@@ -106,7 +106,7 @@ def test_the_cache_carries_it(model: str, store: Store, tmp_path: Path, capsys: 
 def test_what_is_refused_is_said(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "random.py"
     path.write_text(REFUSED)
-    code, region = build(capsys, str(path), "--target", "sm89", "--no-onnx")
+    code, region = build(capsys, str(path), "--target", "sm89")
     assert (code, region["state"]) == (1, "refused")
     assert "rand" in str(region["why"])
     assert store.entries() == []

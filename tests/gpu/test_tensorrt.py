@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import djinn_fx.backend
 from djinn_fx.engines.base import Artefact
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
-from djinn_fx.engines.tensorrt.session import Session
+from djinn_fx.engines.tensorrt.run.session import Session
 from djinn_fx.guard.compare import difference
 from djinn_fx.guard.guarded import GuardedRegion, guarded_alone
 from djinn_fx.guard.tolerance import tolerance_in_single

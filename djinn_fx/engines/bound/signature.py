@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import Declined
+from djinn_fx.engines.lowering.formulas import Formula, evaluate
 from djinn_fx.engines.ranges.program import Program
-from djinn_fx.engines.tensorrt.conversion import Formula, evaluate
 
 
 @dataclass(frozen=True, kw_only=True)

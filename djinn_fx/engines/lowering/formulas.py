@@ -1,14 +1,21 @@
-"""Torch's symbolic sizes as formulas that a signature keeps."""
+"""Torch's symbolic sizes as formulas that are kept, and the numbers that these give in a call.
+
+Whoever runs what was compiled needs neither torch's symbols nor sympy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from djinn_fx.engines.onnx.values import Refused
-from djinn_fx.engines.tensorrt.conversion import Formula
+from djinn_fx.engines.lowering.refused import Refused
+
+#: A number; the name of a symbol (``"k0"``); or an operator and its operands: ``["+", "k0", 1]``.
+#: Operators: ``+ *`` (any number), ``// % - min max`` (two; Python's meaning).
+Formula = int | str | list[Any]
 
 
 def expression_of(size: Any) -> Any:
@@ -107,3 +114,39 @@ def is_contiguous(sizes: Sequence[Any], strides: Sequence[Any]) -> bool:
         size = expression_of(size)
         wanted = wanted * (max(size, 1) if isinstance(size, int) else size)
     return True
+
+
+def evaluate(formula: Formula, symbols: Mapping[str, int]) -> int:
+    """The value of a formula.
+
+    Raises:
+        KeyError: a symbol without a value.
+        ValueError: not a formula.
+    """
+    if isinstance(formula, int):
+        return formula
+    if isinstance(formula, str):
+        return symbols[formula]
+    operator, *operands = formula
+    values = [evaluate(one, symbols) for one in operands]
+    if operator == "+":
+        return sum(values)
+    if operator == "*":
+        return math.prod(values)
+    first, second = values
+    if operator == "-":
+        return first - second
+    if operator == "//":
+        return first // second
+    if operator == "%":
+        return first % second
+    if operator == "min":
+        return min(first, second)
+    if operator == "max":
+        return max(first, second)
+    raise ValueError(f"unknown operator {operator!r} in a size")
+
+
+def evaluate_all(formulas: Sequence[Formula], symbols: Mapping[str, int]) -> tuple[int, ...]:
+    """The values of several formulas."""
+    return tuple(evaluate(one, symbols) for one in formulas)

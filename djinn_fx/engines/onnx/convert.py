@@ -12,8 +12,9 @@ from torch.fx import Graph, Node
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.lowering.decompose import parts_of
+from djinn_fx.engines.lowering.effects import Effects
 from djinn_fx.engines.lowering.formulas import Formulas, expression_of
-from djinn_fx.engines.onnx import for_tensorrt, patterns, registry
+from djinn_fx.engines.onnx import for_tensorrt, patterns, registry, stamps
 from djinn_fx.engines.onnx.conditions.integers import Conditions
 from djinn_fx.engines.onnx.for_tensorrt import narrowed
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
@@ -21,8 +22,6 @@ from djinn_fx.engines.onnx.results import Results
 from djinn_fx.engines.onnx.sizes import Symbols
 from djinn_fx.engines.onnx.values import RefusedWhole
 from djinn_fx.engines.ranges.analysis import Ranges
-from djinn_fx.engines.tensorrt.effects import Effects
-from djinn_fx.engines.tensorrt.support import Refused as EffectsRefused
 from djinn_fx.srg.graph import attribute, fake_value, tensors_of
 from djinn_fx.srg.lower import source_of, target_name
 
@@ -69,7 +68,7 @@ def convert(region: RegionGraph, flavour: str) -> OnnxRegion:
     conversion = _Conversion(region, flavour)
     try:
         return conversion.run()
-    except (Refused, EffectsRefused) as refused:
+    except Refused as refused:
         located = Refused(_located(conversion.node, str(refused)))
         located.node = conversion.node.name if conversion.node is not None else ""
         raise located from refused
@@ -85,8 +84,6 @@ def _located(node: Node | None, detail: str) -> str:
 
 #: Ops that leave out what has no elements.
 _JOINS = frozenset({"aten.cat.default", "aten.concatenate.default"})
-#: Takes one of several results, of which others may have no elements.
-_PART = "operator.getitem"
 
 
 class _Conversion:
@@ -206,7 +203,7 @@ class _Conversion:
 
     def _take(self, node: Node) -> None:
         fake = self._fake(node)
-        if isinstance(fake, torch.Tensor) and _is_empty(fake) and self._builder.flavour == "tensorrt":
+        if isinstance(fake, torch.Tensor) and stamps.is_empty(fake) and self._builder.flavour == "tensorrt":
             sizes = [size if isinstance(size, int) else 1 for size in fake.shape]  # only joins take it, for nothing
             self._values[node] = self._builder.constant(torch.empty(sizes, dtype=fake.dtype), fake.dtype)
             return
@@ -216,7 +213,9 @@ class _Conversion:
             self._conditions.take(node)
 
     def _declare(self, place: int, fake: Any) -> Value:
-        shape, symbols = _sizes(fake.shape) if isinstance(fake, torch.Tensor) else ((), (str(expression_of(fake)),))
+        shape, symbols = (
+            stamps.sizes_of(fake.shape) if isinstance(fake, torch.Tensor) else ((), (str(expression_of(fake)),))
+        )
         dtype = fake.dtype if isinstance(fake, torch.Tensor) else torch.int64
         name = f"p{place}"
         self._fed[name] = Fed(name=name, place=place, dtype=str(dtype).removeprefix("torch."), sizes=shape)
@@ -268,10 +267,9 @@ class _Conversion:
             return part
         if name == "aten.copy_.default" and effects is not None:
             return self._write(node, effects)
-        fakes = tensors_of(fake_value(node))
-        if not fakes:
+        if not tensors_of(fake_value(node)):
             raise Refused("it gives no tensor")
-        for fake in fakes:
+        for fake in stamps.read_results(node):
             self._check_tensor(fake)
         held = self._conditions.before(node, checked)
         before = {source: self._values[source] for source in held}
@@ -362,51 +360,16 @@ class _Conversion:
 
     def _check_elements(self, node: Node) -> None:
         """OpenVINO was seen to die (SIGFPE) on tensors without elements, TensorRT has none; joins leave them out."""
-        if self._builder.flavour == "onnxruntime" or target_name(node.target) in (*_JOINS, _PART):
+        if self._builder.flavour == "onnxruntime" or target_name(node.target) in (*_JOINS, stamps.PART):
             return
-        if node.op == "call_function" and all(map(_is_empty, tensors_of(self._fake(node)))):
+        if node.op == "call_function" and all(map(stamps.is_empty, tensors_of(self._fake(node)))):
             return  # who reads the result is asked
         given = (tensor for source in node.all_input_nodes for tensor in tensors_of(self._fake(source)))
-        if any(map(_is_empty, given)):
+        if any(map(stamps.is_empty, given)):
             raise Refused("the runtime is given no tensors without elements")
 
     def _stamped(self, value: Any, node: Node) -> Any:
-        return _stamp(value, fake_value(node))
-
-
-def _is_empty(fake: torch.Tensor) -> bool:
-    """Whether it has no elements, whatever its symbols are."""
-    return any(isinstance(size, int) and size == 0 for size in fake.shape)
-
-
-def _sizes(shape: Any) -> tuple[tuple[int | None, ...], tuple[str | None, ...]]:
-    """Sizes as a Value has them, and the formulas of the symbolic ones."""
-    expressions = [expression_of(size) for size in shape]
-    known = tuple(one if isinstance(one, int) else None for one in expressions)
-    if None not in known:
-        return known, ()
-    return known, tuple(None if isinstance(one, int) else str(one) for one in expressions)
-
-
-def _stamp(value: Any, fake: Any) -> Any:
-    """The value with the sizes torch says it has.
-
-    Raises:
-        Refused: it is of another type or rank, which is a mistake in its converter.
-    """
-    if isinstance(fake, (tuple, list)):
-        return tuple(None if one is None else _stamp(one, other) for one, other in zip(value, fake, strict=True))
-    if not isinstance(fake, torch.Tensor):
-        return value
-    if not isinstance(value, Value):
-        raise Refused(f"its converter gave {value!r}")
-    shape, symbols = _sizes(fake.shape)
-    if value.dtype is not fake.dtype or value.rank != len(shape):
-        raise Refused(f"its converter gave {value.dtype} {list(value.shape)} for {fake.dtype} {list(shape)}")
-    for mine, wanted in zip(value.shape, shape, strict=True):
-        if mine is not None and wanted is not None and mine != wanted:
-            raise Refused(f"its converter gave sizes {list(value.shape)} for {list(shape)}")
-    return Value(value.name, value.dtype, shape, symbols)
+        return stamps.stamp(value, fake_value(node))
 
 
 __all__ = ["CONVERTER_VERSION", "OnnxRegion", "convert"]

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from djinn_fx.engines.lowering.formulas import Formulas, expression_of
+from djinn_fx.engines.lowering.formulas import Formula, Formulas, expression_of
 from djinn_fx.engines.onnx.values import Refused, Value
-from djinn_fx.engines.tensorrt.conversion import Formula
 from djinn_fx.srg.graph import fake_value, tensors_of
 from djinn_fx.srg.lower import target_name
 

@@ -10,10 +10,10 @@ import torch
 from torch.fx import Node
 
 from djinn_fx.engines.bound.signature import Argument, Given, Literal, Result, Same, Size, View
+from djinn_fx.engines.lowering.effects import Effects
 from djinn_fx.engines.lowering.formulas import Formulas, expression_of, is_contiguous
 from djinn_fx.engines.onnx.conditions.floats import stored_whole
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
-from djinn_fx.engines.tensorrt.effects import Effects
 
 
 class Results:

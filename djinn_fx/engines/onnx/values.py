@@ -7,19 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-
-class Refused(Exception):
-    """This op, with these arguments, has no equal in ONNX or in the runtime; the text says why, in plain words.
-
-    Attributes:
-        node: the region's node it is about; "" for none.
-    """
-
-    node = ""
-
-
-class RefusedWhole(Refused):
-    """Nor has it one by way of its parts, which are something else for some numbers."""
+from djinn_fx.engines.lowering.refused import Refused, RefusedWhole
 
 
 @dataclass(frozen=True)
@@ -147,3 +135,6 @@ def _as_array(given: np.ndarray, dtype: torch.dtype) -> np.ndarray:
 
 
 _INTEGERS = frozenset(dtype for dtype in _NUMPY_TYPES if not dtype.is_floating_point and dtype is not torch.bool)
+
+
+__all__ = ["ONNX_TYPES", "Refused", "RefusedWhole", "Value", "onnx_type", "raw_bytes"]

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from djinn_fx.engines.lowering.formulas import Formulas
+from djinn_fx.engines.lowering.formulas import Formula, Formulas
 from djinn_fx.engines.onnx.values import Refused
 from djinn_fx.engines.ranges.intervals import RULES, Interval, within
 from djinn_fx.engines.ranges.operators import TABLE, Numbers
 from djinn_fx.engines.ranges.program import Check, Program, Step
-from djinn_fx.engines.tensorrt.conversion import Formula
 from djinn_fx.srg.graph import attribute, fake_value
 from djinn_fx.srg.lower import op_name
 

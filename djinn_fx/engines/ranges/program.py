@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import Declined
+from djinn_fx.engines.lowering.formulas import Formula, evaluate
 from djinn_fx.engines.ranges.intervals import RULES, Interval, hull, within
-from djinn_fx.engines.tensorrt.conversion import Formula, evaluate
 
 #: Combinations of sizes whose good calls are remembered.
 _MAX_SIZES = 256

@@ -1,1 +1,1 @@
-"""TensorRT: regions become network descriptions, children build plans of them, a CUDA session runs the plans."""
+"""TensorRT: regions become ONNX models, children build plans of them, a CUDA session runs the plans."""

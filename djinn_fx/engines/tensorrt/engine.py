@@ -1,23 +1,21 @@
-"""The TensorRT engine: a region becomes a network description, a plan built in a child process, a CUDA session.
+"""The TensorRT engine: a region becomes an ONNX model, a plan built in a child process, a CUDA session.
 
-A plan is told by its network description and by how it is called, nothing else of the region: identical layers share
-one, and so do the same layers traced on a build farm without a GPU and on the machine that runs them.
+A plan is told by its model and by how it is called, nothing else of the region: identical layers share one, and so do
+the same layers traced on a build farm without a GPU and on the machine that runs them.
 
-Three builders, tried in this order: our converter (:mod:`~djinn_fx.engines.tensorrt.convert`), TensorRT's own ONNX
-parser for what that does not cover, and torch_tensorrt's converters where that library can be imported.
+Two builders, tried in this order: our converter to ONNX (:mod:`djinn_fx.engines.onnx`) with TensorRT's own parser, and
+torch_tensorrt's converters where that library can be imported.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
-import json
+import importlib.util
 import logging
 import re
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,30 +24,30 @@ import torch
 from torch.fx import GraphModule
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
+from djinn_fx.engines.onnx.convert import CONVERTER_VERSION
 from djinn_fx.engines.rounding import may_round
-from djinn_fx.engines.tensorrt import builder, torch_tensorrt_builder
-from djinn_fx.engines.tensorrt.calling import CALLING_SCHEMA, Calling
-from djinn_fx.engines.tensorrt.conversion import Conversion, Options
-from djinn_fx.engines.tensorrt.flavour import Flavour, flavour, gpu_problem
-from djinn_fx.engines.tensorrt.network import NETWORK_SCHEMA, Network
-from djinn_fx.engines.tensorrt.session import Session
-from djinn_fx.engines.tensorrt.worker import WORKER_VERSION
+from djinn_fx.engines.tensorrt.building import torch_tensorrt_builder
+from djinn_fx.engines.tensorrt.building.flavour import Flavour, flavour, gpu_problem
+from djinn_fx.engines.tensorrt.building.worker import WORKER_VERSION
+from djinn_fx.engines.tensorrt.mapping import GROWTH, Conversion, convert
+from djinn_fx.engines.tensorrt.run.calling import CALLING_SCHEMA, Calling
+from djinn_fx.engines.tensorrt.run.session import Session
 from djinn_fx.errors import EngineError
 from djinn_fx.pool.jobs import BuildError, BuildFailed, BuildJob
 from djinn_fx.pool.supervisor import shared_pool
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.srg.form.hashing import NoCanonicalForm
+from djinn_fx.srg.form.rebuild import CannotRebuild, size_hints
 from djinn_fx.srg.graph import fake_value, tensors_of
 from djinn_fx.store.store import Store
 
 log = logging.getLogger("djinn_fx.engines.tensorrt")
 
-PLAN_WORKER, ONNX_WORKER = "tensorrt-plan", "tensorrt-onnx"
+PLAN_WORKER, CHECKED_WORKER = "tensorrt-plan", "tensorrt-checked"
 
-#: A child that holds TensorRT and nothing else, resident; and one that also holds torch and the exporter.
-_CHILD_BYTES, _ONNX_CHILD_BYTES = 350_000_000, 1_200_000_000
-#: Constants are held by the request, the network and the plan, and once more while TensorRT works.
-_COPIES_OF_CONSTANTS = 4
+#: A child that holds TensorRT and little else, resident; and one that also holds torch and ONNX Runtime.
+_CHILD_BYTES, _CHECKED_CHILD_BYTES = 400_000_000, 1_200_000_000
+#: A model is held by the request, the parser and the plan, and once more while TensorRT works.
+_COPIES = 4
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
@@ -65,17 +63,18 @@ class TensorRTEngine:
         target: what to build for, such as ``"sm89"``; None: the GPU that is present.
         library: ``"tensorrt"`` or ``"tensorrt_rtx"``; None: the first that can build here.
         tf32: whether float32 products may be rounded first, as ``torch.set_float32_matmul_precision`` says.
-        onnx: whether ONNX is tried where the converter refuses. It takes seconds a region, in the child.
-        conversion: options of the conversion.
+        growth: a size without an upper bound may grow to this many times its usual value; calls beyond it are not
+            served by the plan.
         store: the cache; None: nothing is kept.
+        verify: as the setting of that name.
     """
 
     target: str | None = None
     library: str | None = None
     tf32: bool = False
-    onnx: bool = True
-    conversion: Options = field(default_factory=Options)
+    growth: int = GROWTH
     store: Store | None = field(default=None, repr=False, compare=False)
+    verify: str = "first"
     name: str = field(default="tensorrt", init=False)
     _found: weakref.WeakKeyDictionary[GraphModule, _Found] = field(
         default_factory=weakref.WeakKeyDictionary, init=False, repr=False, compare=False
@@ -102,19 +101,18 @@ class TensorRTEngine:
         return self._refusal(region)
 
     def request(self, region: RegionGraph) -> BuildRequest | Reason:
-        """What a child process needs: the network and how it is called; or the canonical form, to export it there."""
+        """What a child process needs: the model, between which sizes, and how a plan of it is called."""
         found = self.converted(region)
         if isinstance(found, Reason):
-            return self._onnx_request(region, found)
-        network = found.network
-        calling = builder.calling_of(found, len(region.example_inputs))
-        asked = {"network": _with_lines(network.to_json(), region.gm), "calling": calling.to_json(), **self._asked()}
+            return found
+        asked = {**found.request(), "nodes": _with_lines(found.nodes, region.gm), **self._asked()}
+        checked = self._to_check(region)
         return BuildRequest(
-            worker=PLAN_WORKER,
-            request=asked,
-            blobs=network.blobs,
-            identity=f"tensorrt-network:{_digest([network.digest(), calling.digest()])}",
-            memory_bytes=_CHILD_BYTES + _COPIES_OF_CONSTANTS * _constant_bytes(network),
+            worker=CHECKED_WORKER if checked else PLAN_WORKER,
+            request={**asked, **checked},
+            blobs=(found.model,),
+            identity=f"tensorrt-model:{found.digest()}",
+            memory_bytes=(_CHECKED_CHILD_BYTES if checked else _CHILD_BYTES) + _COPIES * len(found.model),
         )
 
     def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
@@ -169,19 +167,15 @@ class TensorRTEngine:
             "version": chosen.version,
             "target": self.target or present() or "none",
             "tf32": str(self.tf32),
-            "conversion": _digest(self.conversion.to_json())[:16],
-            "converter": f"{_converter_version()}.{NETWORK_SCHEMA}.{CALLING_SCHEMA}.{WORKER_VERSION}",
+            "growth": str(self.growth),
+            "converter": f"{CONVERTER_VERSION}.{CALLING_SCHEMA}.{WORKER_VERSION}",
         }
 
     def converted(self, region: RegionGraph) -> Conversion | Reason:
-        """The region as a network, or why not."""
+        """The region as a model, or why not."""
         known = self._found.get(region.gm)
         if known is None:
-            from djinn_fx.engines.tensorrt.convert import convert
-
-            known = convert(region, options=self.conversion)
-            if isinstance(known, Conversion) and not known.inputs:
-                known = _refused(region, "convert", "it takes no tensor, so its device is not known")
+            known = convert(region, growth=self.growth)
             self._found[region.gm] = known
         return known
 
@@ -189,12 +183,22 @@ class TensorRTEngine:
 
     def _refusal(self, region: RegionGraph) -> Reason | None:
         found = self.converted(region)
-        if isinstance(found, Conversion):
+        if isinstance(found, Conversion) or torch_tensorrt_builder.why_not() is None:
             return None
-        request = self._onnx_request(region, found)
-        if isinstance(request, BuildRequest) or torch_tensorrt_builder.why_not() is None:
-            return None
-        return request
+        return found
+
+    def _to_check(self, region: RegionGraph) -> dict[str, Any]:
+        """What a child needs to run the model beside its graph: where no first answer will be held against eager's,
+        or is on another machine, and ONNX Runtime is at hand.
+        """
+        guarded = self.verify != "off" and (self.target is None or not gpu_problem())
+        if guarded or region.canonical is None or importlib.util.find_spec("onnxruntime") is None:
+            return {}
+        try:
+            hints = size_hints(region.canonical, region.example_inputs)
+        except CannotRebuild:
+            return {}
+        return {"form": region.canonical, "hints": [[hint.value, hint.positive] for hint in hints]}
 
     def _asked(self) -> dict[str, Any]:
         chosen = _chosen(self.library)
@@ -203,45 +207,16 @@ class TensorRTEngine:
         named = target if target in chosen.capability().targets else None
         return {"flavour": chosen.name, "target": named or self.target, "options": {"tf32": self.tf32}}
 
-    def _onnx_request(self, region: RegionGraph, refused: Reason) -> BuildRequest | Reason:
-        """The road through ONNX, or why the converter refused and this road is closed too."""
-        if not self.onnx:
-            return refused
-        from djinn_fx.engines.tensorrt.onnx_fallback import form_of, missing_packages, versions
-        from djinn_fx.srg.form.rebuild import CannotRebuild, size_hints
-
-        try:
-            absent = missing_packages()
-            form = form_of(region) if absent is None else None
-            hints = size_hints(form, region.example_inputs) if form is not None else []
-        except (NoCanonicalForm, CannotRebuild) as error:
-            absent = str(error)
-        if absent is not None:
-            return dataclasses.replace(refused, detail=f"{refused.detail}; ONNX: {absent}")
-        plain = [[hint.value, hint.positive] for hint in hints]
-        asked = {"form": form, "hints": plain, "conversion": self.conversion.to_json(), **self._asked()}
-        known = [_without_devices(form), plain, versions()]
-        return BuildRequest(
-            worker=ONNX_WORKER,
-            request=asked,
-            identity=f"tensorrt-onnx:{_digest(known)}",
-            memory_bytes=_ONNX_CHILD_BYTES,
-        )
-
 
 def describe(error: BuildError, region: RegionGraph) -> str:
     """A builder's error with its stage and the node it is about, which comes with the user's line."""
     return f"tensorrt, {error.stage}: {error.detail} [{error.node or region.label}]"
 
 
-def _with_lines(network: dict[str, Any], gm: GraphModule) -> dict[str, Any]:
-    """The description with the user's line behind each node's name: what a child says of a node then tells it."""
+def _with_lines(nodes: Sequence[str], gm: GraphModule) -> list[str]:
+    """Names of nodes with the user's lines behind them: what a child says of a node then tells it."""
     lines = {node.name: _user_line(node.stack_trace) for node in gm.graph.nodes}
-    for layer in network["layers"]:
-        line = lines.get(layer["node"])
-        if line:
-            layer["node"] = f"{layer['node']}, {line}"
-    return network
+    return [f"{name}, {lines[name]}" if lines.get(name) else name for name in nodes]
 
 
 def _user_line(trace: str | None) -> str:
@@ -297,7 +272,7 @@ _DRIVERS: dict[tuple[str, Path | None], Any] = {}
 
 
 def _driver(library: str, store: Store | None) -> Any:
-    from djinn_fx.engines.tensorrt.cuda import CudaDriver
+    from djinn_fx.engines.tensorrt.run.cuda import CudaDriver
 
     key = (library, store.root if store is not None else None)
     return _DRIVERS.setdefault(key, CudaDriver(Flavour(library), store))
@@ -328,26 +303,6 @@ def _refused(region: RegionGraph, stage: str, detail: str) -> Reason:
     return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=f"tensorrt, {stage}: {detail}", node=region.label)
 
 
-def _converter_version() -> int:
-    from djinn_fx.engines.tensorrt.convert import CONVERTER_VERSION
-
-    return CONVERTER_VERSION
-
-
-def _constant_bytes(network: Network) -> int:
-    return sum(map(len, network.blobs))
-
-
-def _without_devices(form: Any) -> str:
-    """A canonical form as text in which the first device of either kind is the same: a plan has none."""
-    text = json.dumps(form, sort_keys=True, separators=(",", ":"))
-    return text.replace('"cuda#0"', '"device"').replace('"cuda"', '"device"').replace('"cpu"', '"device"')
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def make(*, target: str | None = None, store: Store | None = None) -> TensorRTEngine:
+def make(*, target: str | None = None, store: Store | None = None, verify: str = "first") -> TensorRTEngine:
     """The engine as torch's own switches want it."""
-    return TensorRTEngine(target=target, tf32=may_round(torch.backends.cuda.matmul), store=store)
+    return TensorRTEngine(target=target, tf32=may_round(torch.backends.cuda.matmul), store=store, verify=verify)

@@ -18,21 +18,25 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.bound.signature import Argument, Given, Literal, Same, Size, View
+from djinn_fx.engines.lowering.formulas import Formula
 from djinn_fx.engines.onnx.convert import OnnxRegion
 from djinn_fx.engines.onnx.convert import convert as to_onnx
 from djinn_fx.engines.onnx.proto import size_name
 from djinn_fx.engines.onnx.values import Refused
 from djinn_fx.engines.ranges.program import Program
-from djinn_fx.engines.tensorrt import calling
-from djinn_fx.engines.tensorrt.calling import Calling, Limit, Made, Place
-from djinn_fx.engines.tensorrt.conversion import (
+from djinn_fx.engines.tensorrt.building.parse_onnx import Range
+from djinn_fx.engines.tensorrt.run import calling
+from djinn_fx.engines.tensorrt.run.calling import (
+    Calling,
     Constant,
     Copy,
-    Formula,
     FromInput,
-    FromNetwork,
+    FromPlan,
     FromSizes,
+    Limit,
+    Made,
     Output,
+    Place,
     SameAs,
     ViewOfInput,
     ViewOfOutput,
@@ -43,15 +47,6 @@ from djinn_fx.reasons import Reason, ReasonKind
 GROWTH = 8
 #: The largest size TensorRT has.
 _LARGEST = 2**31 - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """The values a size may have, both ends included."""
-
-    least: int
-    usual: int
-    most: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,15 +168,11 @@ def calling_of(region: OnnxRegion, ranges: Mapping[str, Range], arguments: Seque
     )
     names, extra = _names(signature.symbols, texts)
     named = functools.partial(_named, names=names)
-    targets = {output: place for place, output in signature.mutated}
     shapes = [tuple(map(named, shape)) for _, shape in region.outputs]
+    types = [str(dtype).removeprefix("torch.") for dtype, _ in region.outputs]
     outputs = tuple(
-        Made(
-            name=f"out{place}",
-            dtype=str(dtype).removeprefix("torch."),
-            shape=None if place in targets else shapes[place],
-        )
-        for place, (dtype, _) in enumerate(region.outputs)
+        Made(name=f"out{place}", dtype=dtype, shape=shape)
+        for place, (dtype, shape) in enumerate(zip(types, shapes, strict=True))
     )
     return Calling(
         arguments=len(arguments),
@@ -232,9 +223,9 @@ def _result(one: Any, shapes: Sequence[tuple[Formula, ...]], named: Any) -> Outp
     if isinstance(one, Given):
         if one.sizes is None or one.strides is None:
             shape = shapes[one.output]
-            return FromNetwork(output=one.output, dtype=one.dtype, shape=shape, strides=_contiguous(shape))
+            return FromPlan(output=one.output, dtype=one.dtype, shape=shape, strides=_contiguous(shape))
         sizes, strides = tuple(map(named, one.sizes)), tuple(map(named, one.strides))
-        return FromNetwork(output=one.output, dtype=one.dtype, shape=sizes, strides=strides, shown=one.dense)
+        return FromPlan(output=one.output, dtype=one.dtype, shape=sizes, strides=strides, shown=one.dense)
     if isinstance(one, Argument):
         return FromInput(input=one.place)
     if isinstance(one, Same):

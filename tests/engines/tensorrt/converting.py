@@ -1,4 +1,4 @@
-"""A session on the CPU: torch.compile with a backend that converts each graph and runs its network in torch."""
+"""A session on the CPU: torch.compile with a backend that converts each graph and runs its model in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -6,38 +6,50 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import onnx
+import pytest
 import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from djinn_fx.engines.base import RegionGraph
+from djinn_fx.engines.base import Declined, RegionGraph
 from djinn_fx.engines.eager import EagerEngine
-from djinn_fx.engines.tensorrt.conversion import Conversion, Options
-from djinn_fx.engines.tensorrt.convert import convert
-from djinn_fx.engines.tensorrt.simulate import simulated
+from djinn_fx.engines.tensorrt.building.rehearsal import Rehearsal
+from djinn_fx.engines.tensorrt.mapping import GROWTH, Conversion, convert
+from djinn_fx.engines.tensorrt.run import session as sessions
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import program_of
 from djinn_fx.srg import GraphKind, lower
 from djinn_fx.srg.extract import extract, input_value
+from tests.engines.tensorrt.fake_gpu import ALIGNMENT, FakeDriver
 from tests.running import cut_by_labels, plan_in_order
 
-try:
-    import tensorrt_rtx as trt
-except ImportError:
-    trt = None
+
+def session_of(found: Conversion, twist: Callable[[Any], Any] = lambda made: made) -> sessions.Session:
+    """A session of a conversion whose plan is its model, run by ONNX Runtime."""
+    sessions.ALIGNMENT = ALIGNMENT
+    model = Rehearsal(found.model)
+    driver = FakeDriver(found.calling, lambda given: twist(model(given)))
+    return sessions.Session(b"plan", found.calling, driver, device_type="cpu", label="region")
+
+
+def ops(found: Conversion) -> list[str]:
+    """The operators of a model, in order."""
+    return [node.op_type for node in onnx.load_from_string(found.model).graph.node]
 
 
 @dataclass
 class Session:
     """What became of the graphs of one torch.compile."""
 
-    options: Options = field(default_factory=Options)
+    growth: int = GROWTH
     conversions: list[Conversion] = field(default_factory=list)
     refusals: list[Reason] = field(default_factory=list)
     calls: int = 0
+    declined: int = 0
 
     def backend(self, gm: GraphModule, example_inputs: list[Any]) -> Any:
         """For torch.compile."""
@@ -61,23 +73,28 @@ class Session:
             label="region",
             kind="inference",
         )
-        found = convert(region, options=self.options)
+        found = convert(region, growth=self.growth)
+        engine = EagerEngine()
+        eager: Any = engine.load(engine.compile(region))
         if isinstance(found, Reason):
             self.refusals.append(found)
-            engine = EagerEngine()
-            run: Any = engine.load(engine.compile(region))
+            run = eager
         else:
             self.conversions.append(found)
-            run = self._counted(simulated(trt, found))
+            run = self._counted(session_of(found), eager)
         program, constants = program_of(srg, plan)
         call: Any = executable(program, [run], constants)
         call._boxed_call = True
         return call
 
-    def _counted(self, run: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
+    def _counted(self, run: Callable[[list[Any]], Any], eager: Callable[[list[Any]], Any]) -> Any:
         def counted(args: list[Any]) -> Any:
             self.calls += 1
-            return run(args)
+            try:
+                return run(args)
+            except Declined:
+                self.declined += 1
+                return eager(args)
 
         return counted
 
@@ -86,12 +103,12 @@ def run(
     function: Callable[..., Any],
     *calls: Sequence[Any],
     dynamic: bool | None = False,
-    options: Options | None = None,
+    growth: int = GROWTH,
     copies: bool = True,
 ) -> tuple[Session, list[Any], list[Any]]:
     """Compile a function and call it; what became of it, its results, eager's, arguments after the call behind them."""
     torch._dynamo.reset()
-    session = Session(options or Options())
+    session = Session(growth)
     compiled = torch.compile(function, backend=session.backend, dynamic=dynamic, fullgraph=True)
     actual, expected = [], []
     with torch.no_grad():
@@ -128,14 +145,19 @@ def same(actual: Any, expected: Any, loose: float = 1) -> None:
 
 
 def check(
-    function: Callable[..., Any], *calls: tuple[Any, ...], dynamic: bool | None = False, loose: float = 1
+    function: Callable[..., Any],
+    *calls: tuple[Any, ...],
+    dynamic: bool | None = False,
+    loose: float = 1,
+    declined: int = 0,
 ) -> None:
-    """A function's graph is converted whole, and gives what eager gives."""
+    """A function's graph is converted whole, and gives what eager gives; so many calls are left to eager."""
     session, actual, expected = run(function, *calls, dynamic=dynamic)
     assert not session.refusals, session.refusals
     assert session.calls == len(calls)
+    assert session.declined == declined
     assert len(session.conversions) <= len(calls), "Dynamo may trace again for sizes it has a guard on"
-    assert bool(session.conversions[0].network.symbols) == bool(dynamic)
+    assert bool(session.conversions[0].ranges) == bool(dynamic)
     for mine, other in zip(actual, expected, strict=True):
         same(mine, other, loose)
 
@@ -143,3 +165,13 @@ def check(
 def noise(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
     """Standard normal numbers."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + len(shape))).to(dtype)
+
+
+try:
+    import tensorrt_rtx as trt
+except ImportError:
+    trt = None
+
+needs_tensorrt = pytest.mark.skipif(
+    trt is None, reason="tensorrt_rtx is missing: pip install --no-build-isolation tensorrt_rtx"
+)

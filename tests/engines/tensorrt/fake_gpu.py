@@ -1,6 +1,6 @@
 """A runtime for plans on a machine without a GPU: reads and writes memory at the addresses a session binds.
 
-A plan is a number here; what it computes is the network it was made of, run by the reference evaluator, or any function
+A plan is a number here; what it computes is the model it was made of, run by ONNX Runtime, or any function
 on tensors. Everything a session does besides the CUDA calls themselves is done for real.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.tensorrt.calling import Calling
-from djinn_fx.engines.tensorrt.session import Session
+from djinn_fx.engines.tensorrt.run.calling import Calling
+from djinn_fx.engines.tensorrt.run.session import Session
 from djinn_fx.errors import EngineError
 
 #: What the CPU's allocator promises; the session is told to ask for no more.

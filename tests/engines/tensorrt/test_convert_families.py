@@ -14,9 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from djinn_fx.engines.tensorrt.worker import build
-from tests.engines.tensorrt.converting import run, same
-from tests.engines.tensorrt.making import needs_tensorrt
+from djinn_fx.engines.tensorrt.building.worker import build
+from tests.engines.tensorrt.converting import needs_tensorrt, run, same
 from tests.families import DECODERS, SEQ2SEQ, TEXT_ENCODERS, VISION, ids, noise
 from tests.families import build as model_of
 from tests.sweeps import in_turn
@@ -99,7 +98,7 @@ def function_of(family: str, module: Any) -> Callable[..., Tensor]:
 
 
 def convert_and_build(family: str, dtype: torch.dtype, dynamic: bool) -> None:
-    """No node is refused, the network gives what eager gives, and TensorRT builds it."""
+    """No node is refused, the model gives what eager gives, and TensorRT builds it."""
     module, *calls = FAMILIES[family]()
     function = function_of(family, module.to(dtype))  # type: ignore[attr-defined]
     calls = [
@@ -109,17 +108,19 @@ def convert_and_build(family: str, dtype: torch.dtype, dynamic: bool) -> None:
     session, actual, expected = run(function, *calls[: 1 + dynamic], dynamic=dynamic)
     assert not session.refusals, session.refusals
     assert session.calls == 1 + dynamic
-    assert bool(session.conversions[0].network.symbols) == dynamic
+    assert session.declined == 0
+    assert bool(session.conversions[0].ranges) == dynamic
     for mine, other in zip(actual, expected, strict=True):
         # Against the largest: a half that is rounded once more or less shows in every later layer.
         scale = other[0].abs().max().item()
         same(mine[0] / scale, other[0] / scale, 2)
     for conversion in session.conversions:
-        network = conversion.network
-        request = {"flavour": "tensorrt_rtx", "target": "sm89", "network": json.loads(json.dumps(network.to_json()))}
-        header, plan = build(request, network.blobs)
+        # A flag makes each call wait for the device: T5's buckets of distances are computed indices.
+        assert conversion.calling.flag is None or family == "t5"
+        request = {**json.loads(json.dumps(conversion.request())), "flavour": "tensorrt_rtx", "target": "sm89"}
+        header, plan = build(request, (conversion.model,))
         assert len(plan) > 10_000
-        assert len(header["inputs"]) == len(conversion.inputs)
+        assert [name for name, _, _ in header["inputs"]] == [one.name for one in conversion.calling.inputs]
 
 
 @pytest.mark.parametrize(("family", "dtype"), in_turn(list(FAMILIES), DTYPES), ids=str)
@@ -143,6 +144,6 @@ def test_identical_layers_are_one_network() -> None:
         torch.manual_seed(seed)
         layer = torch.nn.TransformerEncoderLayer(32, 2, 48, 0.0, batch_first=True, norm_first=True).train()
         session, _, _ = run(layer, (noise(2, 5, 32),))
-        return session.conversions[0].network.digest()
+        return session.conversions[0].digest()
 
     assert digest(0) == digest(1), "weights are inputs"

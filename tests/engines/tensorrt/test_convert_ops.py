@@ -1,4 +1,4 @@
-"""Converted ops give what eager gives: the network, run by the evaluator, behind torch.compile."""
+"""Converted ops give what eager gives: the model, run by ONNX Runtime, behind torch.compile."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.engines.tensorrt.converting import check, noise, run
-from tests.engines.tensorrt.making import needs_tensorrt
+from tests.engines.tensorrt.converting import check, needs_tensorrt, noise, ops, run
 
 pytestmark = needs_tensorrt
 
@@ -137,8 +136,7 @@ def test_products(dtype: torch.dtype) -> None:
 
 def test_a_transposed_operand_is_multiplied_as_it_lies() -> None:
     session, _, _ = run(lambda a, w: F.linear(a, w), (noise(3, 4), noise(5, 4)))
-    kinds = [layer.kind for layer in session.conversions[0].network.layers]
-    assert kinds == ["matmul"], "the weight's transposition is the product's flag"
+    assert ops(session.conversions[0]) == ["Gemm"], "the weight's transposition is the product's flag"
 
 
 def images(x: Tensor, w: Tensor, b: Tensor, deep: Tensor, line: Tensor, thin: Tensor) -> list[Tensor]:
@@ -156,7 +154,7 @@ def images(x: Tensor, w: Tensor, b: Tensor, deep: Tensor, line: Tensor, thin: Te
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_convolutions_and_pooling(dtype: torch.dtype) -> None:
     shapes = ((2, 4, 8, 8), (6, 4, 3, 3), (6,), (8, 1, 3, 3), (2, 4, 9), (6, 4, 3))
-    # Eager's float16 convolutions on the CPU add up less exactly than the evaluator's.
+    # Eager's float16 convolutions on the CPU add up less exactly than ONNX Runtime's.
     check(images, *[tuple(noise(*shape, dtype=dtype) for shape in shapes)], loose=4)
 
 

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.engines.tensorrt.converting import check, noise
-from tests.engines.tensorrt.making import needs_tensorrt
+from tests.engines.tensorrt.converting import check, needs_tensorrt, noise
 
 pytestmark = needs_tensorrt
 

@@ -1,6 +1,6 @@
-"""torch.compile with djinn's TensorRT engine, on the CPU: all is real but the GPU, whose part the evaluator plays.
+"""torch.compile with djinn's TensorRT engine, on the CPU: all is real but the GPU, whose part ONNX Runtime plays.
 
-Regions are traced, cut, converted, built into plans and kept; a plan is "run" by evaluating the network it was made of.
+Regions are traced, cut, converted, built into plans and kept; a plan is "run" by running the model it was made of.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ import torch
 from torch import nn
 
 import djinn_fx.backend
+from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, Capability
-from djinn_fx.engines.tensorrt import builder, session
 from djinn_fx.engines.tensorrt import engine as module
-from djinn_fx.engines.tensorrt.assemble import assemble
-from djinn_fx.engines.tensorrt.calling import Calling
+from djinn_fx.engines.tensorrt.building import worker
+from djinn_fx.engines.tensorrt.building.rehearsal import Rehearsal
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
-from djinn_fx.engines.tensorrt.evaluate import evaluate
-from djinn_fx.engines.tensorrt.flavour import logger
-from djinn_fx.engines.tensorrt.network import Network
-from djinn_fx.engines.tensorrt.session import Session
+from djinn_fx.engines.tensorrt.run import session
+from djinn_fx.engines.tensorrt.run.calling import Calling
+from djinn_fx.engines.tensorrt.run.session import Session
 from djinn_fx.settings.table import Settings
 from tests.engines.tensorrt.fake_gpu import ALIGNMENT, FakeDriver
 
@@ -36,22 +35,21 @@ class Machine:
     """What a machine with a GPU would have done."""
 
     def __init__(self) -> None:
-        self.networks: dict[str, Network] = {}
+        self.models: dict[str, bytes] = {}
         self.drivers: list[FakeDriver] = []
         #: Turns what a plan computes into something else.
         self.twist: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]] = lambda made: made
 
     def build(self, request: Any, blobs: Sequence[bytes]) -> tuple[dict[str, Any], bytes]:
-        header, plan = builder.build(request, blobs)
-        self.networks[hashlib.sha256(plan).hexdigest()] = Network.from_json(request["network"], blobs)
+        header, plan = worker.build(request, blobs)
+        self.models[hashlib.sha256(plan).hexdigest()] = blobs[0]
         return header, plan
 
     def load(self, artefact: Artefact) -> Session:
         assert artefact.payload is not None
-        network = self.networks[hashlib.sha256(artefact.payload).hexdigest()]
-        definition = assemble(trt, network, trt.Builder(logger(trt)))
+        model = Rehearsal(self.models[hashlib.sha256(artefact.payload).hexdigest()])
         calling = Calling.from_json(artefact.header["calling"])
-        driver = FakeDriver(calling, lambda given: self.twist(evaluate(trt, definition, given)))
+        driver = FakeDriver(calling, lambda given: self.twist(model(given)))
         self.drivers.append(driver)
         return Session(artefact.payload, calling, driver, device_type="cpu", label="region")
 
@@ -111,8 +109,8 @@ def test_twelve_layers_are_built_once_and_checked_once(machine: Machine) -> None
         close(run(x), model(x))
     (graph,) = djinn_fx.backend.compilations()
     assert len(graph.plan.regions) >= 12
-    assert len(machine.networks) == sum(build.outcome == "built" for build in graph.builds)
-    assert len(machine.networks) == graph.plan.distinct_regions < 12
+    assert len(machine.models) == sum(build.outcome == "built" for build in graph.builds)
+    assert len(machine.models) == graph.plan.distinct_regions < 12
     # The first call is tried twice beside eager, and so is the tenth.
     assert machine.runs == 2 * len(graph.plan.regions) + 2
 
@@ -163,7 +161,10 @@ def test_a_cost_model_without_a_hash_is_no_hindrance(monkeypatch: pytest.MonkeyP
     with pytest.raises(TypeError):
         hash(settings)
     monkeypatch.setattr(module, "_DRIVERS", {})
-    assert module._driver("tensorrt_rtx", settings) is module._driver("tensorrt_rtx", settings)
+    first, second = (registry.engine("tensorrt", settings) for _ in range(2))
+    assert isinstance(first, TensorRTEngine)
+    assert isinstance(second, TensorRTEngine)
+    assert module._driver("tensorrt_rtx", first.store) is module._driver("tensorrt_rtx", second.store)
 
 
 def test_sizes_outside_the_profile_run_eagerly(machine: Machine) -> None:

@@ -19,10 +19,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, BuildRequest, RegionGraph
 from djinn_fx.engines.keys import engine_key
-from djinn_fx.engines.tensorrt import builder, torch_tensorrt_builder
 from djinn_fx.engines.tensorrt import engine as module
-from djinn_fx.engines.tensorrt.calling import Calling
+from djinn_fx.engines.tensorrt.building import builder, torch_tensorrt_builder, worker
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine, describe
+from djinn_fx.engines.tensorrt.run.calling import Calling
 from djinn_fx.errors import EngineError
 from djinn_fx.pool.jobs import WORKERS, BuildError
 from djinn_fx.reasons import Reason, ReasonKind
@@ -101,14 +101,14 @@ class TestSupports:
     def test_hopper_is_not_promised(self) -> None:
         assert not built_for("sm90").capability().can_build
 
-    def test_what_neither_converter_nor_onnx_takes_is_refused_with_its_node(self) -> None:
-        reason = built_for(onnx=False).supports(region_of(lambda x: [torch.rand_like(x) + x], torch.randn(4)))
+    def test_what_the_converter_does_not_take_is_refused_with_its_node(self) -> None:
+        reason = built_for().supports(region_of(lambda x: [torch.rand_like(x) + x], torch.randn(4)))
         assert reason is not None
         assert reason.kind is ReasonKind.ENGINE_REFUSED
         assert "rand" in str(reason.node)
 
     def test_a_region_that_takes_no_tensor(self) -> None:
-        assert built_for(onnx=False).supports(region_of(lambda x: [torch.ones(3)], torch.randn(4))) is not None
+        assert built_for().supports(region_of(lambda x: [torch.ones(3)], torch.randn(4))) is not None
 
     def test_an_unknown_library(self) -> None:
         with pytest.raises(EngineError, match="nothing_rt"):
@@ -127,7 +127,11 @@ class TestKey:
         monkeypatch.setattr(module, "present", lambda: "sm89")
         assert self.key(there, on_gpu) == expected
         assert dict(there.fingerprint()) == dict(farm.fingerprint())
-        assert wanted(there, on_gpu).request == wanted(farm, on_cpu).request
+        mine, theirs = (
+            {key: one for key, one in wanted(*pair).request.items() if key not in ("form", "hints")}
+            for pair in ((there, on_gpu), (farm, on_cpu))
+        )
+        assert mine == theirs
 
     def test_attention_is_the_same_in_the_forms_of_both_devices(self) -> None:
         q = torch.randn(1, 2, 4, 8, dtype=torch.float16)
@@ -202,29 +206,35 @@ class TestBuild:
         with_line = wanted(built_for("sm75"), region)
         assert with_line.identity == plain.identity  # what is said of a node is no part of the plan
         with pytest.raises(BuildError) as caught:  # sm75 multiplies no float32
-            builder.build(with_line.request, with_line.blobs)
+            worker.build(with_line.request, with_line.blobs)
         text = describe(caught.value, region)
         for part in ("support", node.name, "user.py:12"):
             assert part in text
 
     def test_what_tensorrt_refuses_is_an_engine_error(self) -> None:
         with pytest.raises(EngineError, match="sm75"):
-            built_for("sm75", onnx=False).compile(region_of(mlp, *ARGS))
+            built_for("sm75").compile(region_of(mlp, *ARGS))
 
-    def test_onnx_is_asked_where_the_converter_refuses(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-        refusal = Reason(kind=ReasonKind.ENGINE_REFUSED, detail="not this", node="n")
-        monkeypatch.setattr(TensorRTEngine, "converted", lambda self, region: refusal)
+    def test_a_model_is_run_beside_its_graph_where_nobody_else_looks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
         region = region_of(mlp, *ARGS)
-        engine = built_for()
-        request = wanted(engine, region)
-        assert request.worker == module.ONNX_WORKER
-        assert request.identity == wanted(engine, region_of(mlp, *ARGS, device="cuda:0")).identity
-        artefact = engine.compile(region)
-        assert artefact.header["builder"] == "onnx"
-        calling = Calling.from_json(artefact.header["calling"])
-        assert [one.argument for one in calling.inputs] == [0, 1, 2]
-        assert built_for(onnx=False).supports(region) is refusal
+        request = wanted(built_for(), region)
+        assert request.worker == module.CHECKED_WORKER
+        monkeypatch.setattr(module, "gpu_problem", lambda: "")
+        assert wanted(built_for(), region).worker == module.PLAN_WORKER, "the first answer is compared with eager's"
+        unguarded = built_for(verify="off")
+        assert wanted(unguarded, region).worker == module.CHECKED_WORKER
+        assert wanted(unguarded, region).identity == request.identity
+        header, plan = builder.build(request.request, request.blobs)
+        assert (header, plan) == worker.build(request.request, request.blobs)
+
+    def test_a_model_that_gives_other_numbers_is_found_by_running_it(self) -> None:
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        region, other = region_of(mlp, *ARGS), region_of(lambda x, w, b: [torch.addmm(b, x, w) * 1.01], *ARGS)
+        request = wanted(built_for(), region)
+        with pytest.raises(BuildError) as caught:
+            builder.build(request.request, wanted(built_for(), other).blobs)
+        assert caught.value.stage == "convert"
 
 
 class TestLoad:
@@ -275,10 +285,10 @@ class TestTorchTensorrt:
         monkeypatch.setattr(torch_tensorrt_builder, "_present", lambda: "sm89")
         return asked
 
-    def test_is_the_third_way(self, library: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_the_second_way(self, library: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
         refusal = Reason(kind=ReasonKind.ENGINE_REFUSED, detail="not this", node="n")
         monkeypatch.setattr(TensorRTEngine, "converted", lambda self, region: refusal)
-        artefact = built_for(onnx=False).compile(region_of(mlp, *ARGS))
+        artefact = built_for().compile(region_of(mlp, *ARGS))
         assert artefact.header["builder"] == "torch_tensorrt"
         (inputs, settings) = library[0]
         assert settings["disable_tf32"] is True
@@ -306,8 +316,8 @@ def test_the_registry_knows_it() -> None:
     assert made.fingerprint()["target"] == "sm89"
 
 
-def test_a_child_that_builds_from_a_description_imports_no_torch() -> None:
-    code = "import sys, djinn_fx.engines.tensorrt.builder; assert 'torch' not in sys.modules"
+def test_a_child_that_builds_imports_no_torch() -> None:
+    code = "import sys, djinn_fx.engines.tensorrt.building.worker; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from djinn_fx.engines.tensorrt.building.parse_onnx import parse
 from djinn_fx.engines.tensorrt.mapping import Conversion
-from djinn_fx.engines.tensorrt.parse_onnx import parse
 from djinn_fx.reasons import Reason, ReasonKind
-from tests.engines.tensorrt.through_onnx import check, noise, ops, run, same
+from tests.engines.tensorrt.converting import check, noise, ops, run, same
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -127,7 +127,7 @@ def test_a_number_in_double_precision_is_rounded_by_the_caller() -> None:
 
 def test_the_parser_takes_what_is_declared() -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    from djinn_fx.engines.tensorrt.flavour import logger
+    from djinn_fx.engines.tensorrt.building.messages import logger
 
     found = one(lambda x: (x @ x.t()).softmax(-1), noise(4, 5, dtype=torch.float16))
     network = parse(trt, found.model, trt.Builder(logger(trt)))

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from torch.testing._internal.common_methods_invocations import op_db
 
-from tests.engines.tensorrt.making import needs_tensorrt
+from tests.engines.tensorrt.converting import needs_tensorrt
 
 pytestmark = needs_tensorrt
 
@@ -55,9 +55,7 @@ def test_the_committed_table_has_every_op_and_nothing_wrong(table: ModuleType) -
 
 
 def test_a_wrong_number_would_be_seen(table: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    from djinn_fx.engines.tensorrt import support
+    from djinn_fx.engines.onnx import registry
 
-    exp = support.TABLE["aten.sin.default"]
-    wrong = support.Support(op="aten.exp.default", convert=exp.convert, types=exp.types, results=exp.results)
-    monkeypatch.setitem(support.TABLE, "aten.exp.default", wrong)
+    monkeypatch.setitem(registry.load(), "aten.exp.default", registry.load()["aten.sin.default"])
     assert "WRONG" in table.row(next(op for op in op_db if op.name == "exp"))

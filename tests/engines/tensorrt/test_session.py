@@ -16,22 +16,25 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from bench.engines import gpu
-from djinn_fx.engines.tensorrt import builder, session
-from djinn_fx.engines.tensorrt.assemble import assemble
-from djinn_fx.engines.tensorrt.calling import Calling, Given, Limit, Made
-from djinn_fx.engines.tensorrt.conversion import (
+from djinn_fx.engines.base import Declined
+from djinn_fx.engines.ranges.program import Check, Program
+from djinn_fx.engines.tensorrt.run import session
+from djinn_fx.engines.tensorrt.run.calling import (
+    Calling,
     Constant,
-    Conversion,
     Copy,
     FromInput,
-    FromNetwork,
+    FromPlan,
     FromSizes,
+    Given,
+    Limit,
+    Made,
+    Place,
     SameAs,
     ViewOfInput,
+    ViewOfOutput,
 )
-from djinn_fx.engines.tensorrt.evaluate import evaluate
-from djinn_fx.engines.tensorrt.flavour import logger
-from djinn_fx.engines.tensorrt.session import OutsideProfile
+from djinn_fx.engines.tensorrt.run.session import OutsideProfile
 from djinn_fx.errors import EngineError
 from djinn_fx.guard import guarded
 from djinn_fx.guard.compare import difference
@@ -59,7 +62,7 @@ def static(**changes: Any) -> Calling:
             Given(name="w", argument=1, dtype=F32, shape=(2, 3)),
         ),
         "outputs": (Made(name="y", dtype=F32, shape=(2, 3)),),
-        "results": (FromNetwork(output=0, dtype=F32, shape=(2, 3), strides=(3, 1)),),
+        "results": (FromPlan(output=0, dtype=F32, shape=(2, 3), strides=(3, 1)),),
     }
     return Calling(**{**given, **changes})  # type: ignore[arg-type]
 
@@ -71,7 +74,7 @@ def dynamic() -> Calling:
         inputs=(Given(name="x", argument=1, dtype=F32, shape=("k0", 3)),),
         outputs=(Made(name="y", dtype=F32, shape=("k0", 3)),),
         results=(
-            FromNetwork(output=0, dtype=F32, shape=("k0", 3), strides=(1, "k0")),
+            FromPlan(output=0, dtype=F32, shape=("k0", 3), strides=(1, "k0")),
             FromSizes(value=["*", 2, ["+", "k0", 1]]),
             Constant(value=7),
             SameAs(output=0),
@@ -238,7 +241,7 @@ class TestSizes:
         assert made_session(static(), add)[0].accepts is None
 
     def test_an_expanded_result(self) -> None:
-        calling = static(results=(FromNetwork(output=0, dtype=F32, shape=(2, 3), strides=(0, 1)),))
+        calling = static(results=(FromPlan(output=0, dtype=F32, shape=(2, 3), strides=(0, 1)),))
         run, _ = made_session(calling, lambda given: [given[0][:1].expand(2, 3)])
         x = torch.randn(2, 3)
         (y,) = run([x, x])
@@ -280,7 +283,7 @@ class TestWrites:
         assert torch.equal(w, expected)
 
     def test_a_result_made_in_place_does_not_change_with_the_argument(self) -> None:
-        calling = replace(self.calling(), results=(FromNetwork(output=0, dtype=F32, shape=(2, 3), strides=(3, 1)),))
+        calling = replace(self.calling(), results=(FromPlan(output=0, dtype=F32, shape=(2, 3), strides=(3, 1)),))
         run, _ = made_session(calling, add, aliases={"y": "w"})
         x, w = torch.randn(2, 3), torch.randn(2, 3)
         (y,) = run([x, w])
@@ -301,6 +304,55 @@ class TestWrites:
         with pytest.raises(EngineError):
             run(args)
         assert torch.equal(args[1], torch.ones(2, 3))
+
+
+class TestConditions:
+    """What a plan would compute otherwise than torch is declined, and nothing is written."""
+
+    def calling(self, **changes: Any) -> Calling:
+        flag = Made(name="flag", dtype="bool", shape=())
+        return static(
+            outputs=(Made(name="y", dtype=F32, shape=None), flag),
+            copies=(Copy(output=0, input=1),),
+            results=(FromInput(input=1),),
+            **changes,
+        )
+
+    def test_a_flag_that_is_down_leaves_the_call_to_torch(self) -> None:
+        def computed(given: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+            return [given[0] + given[1], torch.tensor(bool(given[0].sum() > 0))]
+
+        run, _ = made_session(self.calling(flag=1), computed)
+        w = torch.ones(2, 3)
+        args = [-torch.ones(2, 3), w]
+        with pytest.raises(Declined):
+            run(args)
+        assert len(args) == 2
+        assert torch.equal(w, torch.ones(2, 3))
+        run([torch.ones(2, 3), w])
+        assert torch.equal(w, torch.full((2, 3), 2.0))
+
+    def test_arguments_are_looked_at_before_anything_runs(self) -> None:
+        indices = Given(name="w", argument=1, dtype="int64", shape=(2, 3))
+        program = Program(places=(1,), checks=(Check(0, 0, ["+", "n0", -1], "an index is out of range"),))
+        calling = static(
+            inputs=(Given(name="x", argument=0, dtype=F32, shape=(2, 3)), indices),
+            program=program,
+            elsewhere=(Place("n0", 0, 1),),
+        )
+        run, driver = made_session(calling, lambda given: [given[0].gather(1, given[1])])
+        x = torch.randn(2, 3)
+        with pytest.raises(Declined):
+            run([x, torch.full((2, 3), 3)])
+        assert driver.contexts == []
+        assert torch.equal(run([x, torch.full((2, 3), 2)])[0], x[:, 2:].expand(2, 3))
+
+    def test_while_a_graph_is_recorded_it_is_declined(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        calling = self.calling(flag=1)
+        run = session.Session(b"plan", calling, FakeDriver(calling, add), label="region")
+        with pytest.raises(Declined):
+            run([torch.ones(2, 3), torch.ones(2, 3)])
 
 
 class TestAnotherPlan:
@@ -330,7 +382,9 @@ class TestAnotherPlan:
 
 class TestMapping:
     def test_json_and_back(self) -> None:
-        for calling in (static(), dynamic(), TestWrites().calling()):
+        views = static(results=(*static().results, ViewOfOutput(output=0, shape=(3,), strides=(1,), offset=3)))
+        conditions = TestConditions().calling(flag=1, elsewhere=(Place("n0", 0, 1),))
+        for calling in (static(), dynamic(), TestWrites().calling(), views, conditions):
             assert Calling.from_json(calling.to_json()) == calling
             assert Calling.from_json(calling.to_json()).digest() == calling.digest()
 
@@ -347,6 +401,9 @@ class TestMapping:
             (("limits",), [{"symbol": "k0", "least": 1, "most": 2}]),
             (("outputs", 0, "shape"), None),
             (("outputs",), None),
+            (("flag",), 7),
+            (("elsewhere",), [["n0", 9, 0]]),
+            (("program",), {}),
         ],
     )
     def test_a_damaged_one_is_refused(self, path: Sequence[Any], value: Any) -> None:
@@ -534,27 +591,8 @@ class TestDifference:
         )
 
 
-def through_session(trt: Any, conversion: Conversion) -> Any:
-    """In the place of ``simulated``: the same network, called by a session."""
-    definition = assemble(trt, conversion.network, trt.Builder(logger(trt)))
-    header = {
-        "inputs": [[f"in {i}", one.dtype, []] for i, one in enumerate(conversion.network.inputs)],
-        "outputs": [[f"out {i}", "", []] for i in range(len(conversion.network.outputs))],
-    }
-    calling = builder.calling_of(conversion, 100)
-    for told, one in zip(header["outputs"], calling.outputs, strict=True):
-        told[1] = one.dtype
-    named = Calling.from_json(builder.named(calling, header).to_json())
-    return made_session(named, lambda given: evaluate(trt, definition, given))[0]
-
-
-@pytest.mark.skipif(converting.trt is None, reason="tensorrt_rtx is not installed")
 class TestWholeWay:
-    """torch.compile, converter, TensorRT's own network objects, the reference evaluator, a session."""
-
-    @pytest.fixture(autouse=True)
-    def _by_session(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(converting, "simulated", through_session)
+    """torch.compile, converter, the model in ONNX Runtime, a session."""
 
     def check(self, function: Any, *calls: Sequence[Any], dynamic: bool | None = False) -> None:
         made, actual, expected = converting.run(function, *calls, dynamic=dynamic)

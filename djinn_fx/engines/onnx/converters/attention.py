@@ -20,17 +20,17 @@ from djinn_fx.engines.onnx.registry import converts, fake
 def flash_for_cpu(
     b: GraphBuilder,
     node: Node,
-    q: Value,
-    k: Value,
-    v: Value,
-    dropout: Number = 0.0,
-    causal: bool = False,
+    query: Value,
+    key: Value,
+    value: Value,
+    dropout_p: Number = 0.0,
+    is_causal: bool = False,
     attn_mask: Value | None = None,
     scale: Number | None = None,
 ) -> Any:
     if reads(node, 1):
         raise Refused("the logarithms of the sums are read")
-    return attention(b, q, k, v, attn_mask, dropout, causal, scale), None
+    return attention(b, query, key, value, attn_mask, dropout_p, is_causal, scale), None
 
 
 @converts(
@@ -56,35 +56,35 @@ def of_gpus(b: GraphBuilder, node: Node, *args: Any, **kwargs: Any) -> Any:
 def plain(
     b: GraphBuilder,
     node: Node,
-    q: Value,
-    k: Value,
-    v: Value,
+    query: Value,
+    key: Value,
+    value: Value,
     attn_mask: Value | None = None,
-    dropout: Number = 0.0,
-    causal: bool = False,
+    dropout_p: Number = 0.0,
+    is_causal: bool = False,
     scale: Number | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    return attention(b, q, k, v, attn_mask, dropout, causal, scale)
+    return attention(b, query, key, value, attn_mask, dropout_p, is_causal, scale)
 
 
 @converts("aten._scaled_dot_product_attention_math.default", "aten._scaled_dot_product_attention_math_for_mps.default")
 def math_form(
     b: GraphBuilder,
     node: Node,
-    q: Value,
-    k: Value,
-    v: Value,
+    query: Value,
+    key: Value,
+    value: Value,
     attn_mask: Value | None = None,
-    dropout: Number = 0.0,
-    causal: bool = False,
+    dropout_p: Number = 0.0,
+    is_causal: bool = False,
     dropout_mask: Value | None = None,
     scale: Number | None = None,
     enable_gqa: bool = False,
 ) -> Any:
     if reads(node, 1) or dropout_mask is not None:
         raise Refused("the attention weights are read, or given a dropout mask")
-    return attention(b, q, k, v, attn_mask, dropout, causal, scale), None
+    return attention(b, query, key, value, attn_mask, dropout_p, is_causal, scale), None
 
 
 def attention(

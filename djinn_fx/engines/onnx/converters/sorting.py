@@ -41,6 +41,8 @@ def _keys(b: GraphBuilder, x: Value) -> Value:
     if not x.is_float:
         return x
     keys = b.cast(x, wide(x.dtype))
+    if b.flavour == "tensorrt" and x.dtype is torch.float32:  # so that the largest number itself is below it
+        keys = binary(b, "Mul", keys, 0.5)
     keys = select(b, equal(b, keys, math.inf), torch.finfo(keys.dtype).max, keys)
     return select(b, isnan(b, keys), math.inf, keys)
 

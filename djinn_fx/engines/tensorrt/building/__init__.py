@@ -1,0 +1,1 @@
+"""What a child process runs to make a plan of a model."""

@@ -1,0 +1,1 @@
+"""A plan called as the region it was made of."""
