@@ -38,7 +38,10 @@ _APART = frozenset(
 )
 #: Of two zeros they choose one by its place in a vector; no zero of these operands has a sign.
 _EXTREMES = frozenset({"aten.amax", "aten.amin", "aten.max", "aten.min"})
+_OF_TWO = frozenset({"aten.maximum", "aten.minimum"})
 _UNSIGNED = frozenset(f"aten.{name}" for name in "abs exp exp2 sigmoid _softmax".split())
+#: And these have one only where they were given it, which convolutions do not give them.
+_POSITIVE = frozenset({"aten.relu", "aten.hardtanh"})
 #: What they give for other strides, torch's rules for fake tensors do not know.
 _CONTIGUOUS = frozenset(f"aten.{name}" for name in "native_group_norm adaptive_max_pool2d adaptive_max_pool3d".split())
 #: Where mean and variance are computed, numbers near the type's ends overflow elsewhere.
@@ -49,7 +52,7 @@ _STATISTICS = frozenset(
     _batch_norm_with_update_functional
     """.split()
 )
-#: Of several NaN they choose one or another place, which matters where it is asked for.
+#: Of two zeros they choose one or another; of several NaN a place, which matters where it is asked for.
 _PLACES = frozenset({"aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices"})
 #: A vector's cast ends at the type's ends; torch's wraps around.
 _CASTS = frozenset({"aten._to_copy", "prims.convert_element_type"})
@@ -78,6 +81,10 @@ def left_to_torch(gm: GraphModule, *, inference: bool = True) -> bool:
             found = inductor_forms.rounded_number(node) or found
         if not results or not results[0].is_floating_point():
             continue
+        if name == "aten.native_layer_norm" and node.args[3] is None:
+            for user in [one for one in node.users if one.args[1] == 0]:
+                inductor_forms.plus_zero(gm, user)
+                found = True
         if inductor_forms.batch_norm(gm, name, node):
             found = True
         elif (inference and _is_apart_in_inference(name, node)) or _is_apart(name, node, results[0].dtype):
@@ -104,7 +111,8 @@ def _is_apart_in_inference(name: str, node: Node) -> bool:
         return False
     if name in _STATISTICS:
         return len(node.args) < 6 or node.args[5] is not False  # else mean and variance are given
-    return any(user.target is operator.getitem and user.args[1] == 1 for user in node.users)
+    placed = any(user.target is operator.getitem and user.args[1] == 1 for user in node.users)
+    return placed or _operand(node) not in _UNSIGNED | _POSITIVE
 
 
 def _is_apart(name: str, node: Node, dtype: torch.dtype) -> bool:
@@ -113,8 +121,9 @@ def _is_apart(name: str, node: Node, dtype: torch.dtype) -> bool:
     if name in _APART:
         return True
     if name in _EXTREMES:
-        operand: Any = node.args[0]
-        return operand.op != "call_function" or target_name(operand.target).rpartition(".")[0] not in _UNSIGNED
+        return _operand(node) not in _UNSIGNED
+    if name in _OF_TWO:
+        return not any(map(_is_no_signed_zero, node.args))
     if name == "aten.div":
         return node.kwargs.get("rounding_mode") == "floor"
     if name == "aten.pow":
@@ -122,6 +131,19 @@ def _is_apart(name: str, node: Node, dtype: torch.dtype) -> bool:
         broken = not isinstance(power, int) and not (isinstance(power, float) and power.is_integer())
         return power == -0.5 if isinstance(power, float) and dtype not in _HALF else dtype in _HALF and broken
     return False
+
+
+def _is_no_signed_zero(operand: Any) -> bool:
+    if not isinstance(operand, Node) or operand.op != "call_function":
+        return False
+    name = target_name(operand.target).rpartition(".")[0]
+    return name in _UNSIGNED or (name == "aten.full" and bool(operand.args[1] != 0))
+
+
+def _operand(node: Node) -> str:
+    """The operation that a node's first operand comes from; of an argument none."""
+    operand: Any = node.args[0]
+    return target_name(operand.target).rpartition(".")[0] if operand.op == "call_function" else ""
 
 
 def _is_bounded(node: Node, dtype: torch.dtype) -> bool:

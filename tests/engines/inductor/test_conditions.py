@@ -205,9 +205,15 @@ def _written_out(x: torch.Tensor, z: torch.Tensor, w: torch.Tensor) -> Any:
     gelus = [F.gelu(one) for one in (x, x.mT, x.bfloat16())]
     chosen = (z.amax(-1), z.amin(0), *z.min(1), z.prod(-1))
     pools = (*F.max_pool2d(x, 3, 2, 1, return_indices=True), *F.adaptive_max_pool2d(x, 3, return_indices=True))
+    zeros = (
+        F.max_pool2d(z, 2),
+        F.layer_norm(z, (8,)),
+        torch.maximum(z, z.flip(0)),
+        torch.minimum(z[..., :3], -z[..., :3]),
+    )
     halves = [((h + 1e8) - 1e8, 7.77 - h, h < 0.1) for h in (x.bfloat16(), z.half())]
     others = (F.group_norm(x, 2), torch.lerp(x, x.flip(0), 0.3))
-    return *norms, *gelus, *chosen, *pools, *(one for half in halves for one in half), *others
+    return *norms, *gelus, *chosen, *pools, *zeros, *(one for half in halves for one in half), *others
 
 
 def test_forms_of_our_own() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from djinn_fx.engines.onnx.conditions.floats import calm_where_cheap
+from djinn_fx.engines.onnx.conditions.floats import LIVELY, calm_where_cheap
 from djinn_fx.engines.onnx.converters import scores
 from djinn_fx.engines.onnx.converters.bounds import clamp
 from djinn_fx.engines.onnx.graph import MICROSOFT, GraphBuilder, Number, Refused, Value
@@ -76,7 +76,8 @@ def relu(b: GraphBuilder, node: Node, x: Value) -> Value:
 def gelu(b: GraphBuilder, node: Node, x: Value, approximate: str = "none") -> Value:
     if x.dtype is torch.float64:
         raise Refused("no kernel computes Gelu in float64")
-    calm_where_cheap(b, x)  # torch's of infinity is NaN
+    # Torch's of infinity is NaN, and of the tiniest bfloat16 numbers 0.
+    calm_where_cheap(b, x, least=LIVELY if x.dtype is torch.bfloat16 else None)
     return unary(b, "Gelu", x, x.dtype, approximate=approximate)
 
 
