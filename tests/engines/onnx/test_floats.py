@@ -268,3 +268,13 @@ def test_the_smallest_bfloat16_numbers_are_stored_or_left_to_eager(flavour: str)
 def test_the_least_whole_number_is_divided_downwards() -> None:
     x = torch.tensor([-(2**63), 2**63 - 1, 7, -7])
     check(lambda x: [x // 3, x // -3, 5 // x], x, flavours=["onnxruntime"])
+
+
+@pytest.mark.parametrize("number", [NAN, INF, 3e38])
+def test_softmax_of_large_tensors_in_the_midst_of_a_graph(number: float) -> None:
+    harmless = torch.rand(8, 1024)
+    telling = harmless.clone()
+    telling[3, 77] = number
+    for function in (lambda x: [(x * 2).softmax(-1)], lambda x: [(x * 2).log_softmax(-1)], lambda x: [x.softmax(0)]):
+        found = answers(function, "openvino", [telling], [harmless])
+        assert found is None or difference(found, function(telling)) is None

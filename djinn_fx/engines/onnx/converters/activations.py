@@ -201,11 +201,14 @@ def log_softmax(b: GraphBuilder, node: Node, x: Value, dim: int, *_: Any, **__: 
     if not x.shape:
         raise Refused("the softmax of a single number")
     value = b.cast(b.cast(x, dtype), wide(b, dtype))
-    if b.flavour == "openvino" or value.dtype is torch.float64:  # onnxruntime's of float64 passes over NaN
+    if b.flavour == "onnxruntime" and value.dtype is torch.float64:  # whose of float64 passes over NaN
         scores.need_top(b, value)
     if b.flavour == "tensorrt":  # whose reader takes the logarithm of the softmax, which loses small ones
         return b.cast(_log_softmax_parts(b, value, dim % x.rank), dtype)
-    return b.cast(b.op("LogSoftmax", [value], axis=dim % x.rank), dtype)
+    result = b.op("LogSoftmax", [value], axis=dim % x.rank)
+    if b.flavour == "openvino":
+        scores.need_whole_rows(b, result, dim % x.rank, logarithms=True)
+    return b.cast(result, dtype)
 
 
 def _log_softmax_parts(b: GraphBuilder, value: Value, dim: int) -> Value:

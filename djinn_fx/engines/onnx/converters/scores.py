@@ -68,15 +68,15 @@ def _behind(node: Node, operands: list[Node], added: list[Node], depth: int = 12
 
 def need_top(b: GraphBuilder, value: Value) -> None:
     """Require of each element that it is neither NaN nor infinite; -inf may be."""
-    if is_cheap(b, value):
-        at_most(b, value, _TOP)
+    at_most(b, value, _TOP)
 
 
-def need_whole_rows(b: GraphBuilder, result: Value, dim: int) -> None:
-    """Require of a softmax that its rows add up to one."""
-    if not is_cheap(b, result):
-        return
+def need_whole_rows(b: GraphBuilder, result: Value, dim: int, *, logarithms: bool = False) -> None:
+    """Require of a softmax that its rows add up to one; of its logarithms that not all of a row are -inf.
+
+    That is one more pass over the result, which took three: however large it is, for of a NaN nothing else is seen.
+    """
     shape: tuple[Any, ...] = tuple(1 if place == dim else size for place, size in enumerate(result.shape))
-    total = b.op("ReduceSum", [result, b.ints([dim])], None, shape, symbols=(None,) * len(shape), keepdims=1)
-    half = b.constant(0.5, result.dtype)
-    b.require(b.op("Less", [half, total], torch.bool, shape), of_floats=True)
+    kind, least = ("ReduceMax", -_TOP) if logarithms else ("ReduceSum", 0.5)
+    whole = b.op(kind, [result, b.ints([dim])], None, shape, symbols=(None,) * len(shape), keepdims=1)
+    b.require(b.op("Less", [b.constant(least, result.dtype), whole], torch.bool, shape), of_floats=True)
