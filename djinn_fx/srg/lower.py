@@ -135,11 +135,6 @@ def _tensor_meta(tensor: torch.Tensor, storages: dict[Any, int]) -> TensorMeta:
     )
 
 
-def _mutated_inputs(node: Node) -> tuple[str, ...]:
-    """Input nodes whose memory the op writes."""
-    return tuple(one.name for one in written_nodes(node))
-
-
 def _is_view(node: Node, outputs: tuple[TensorMeta, ...], srg: SRG) -> bool:
     """Whether a value shares memory with an input: by the op's schema, or because the fake storages are one."""
     if node.op != "call_function" or not outputs:
