@@ -41,7 +41,7 @@ from djinn_fx.saved.contested import (
 from djinn_fx.settings.engines import EAGER
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.rebuild import CannotRebuild
-from djinn_fx.srg.form.replay import CannotReplay, first_loss, replay
+from djinn_fx.srg.form.replay import first_loss, replay
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
 
@@ -131,7 +131,7 @@ def _row(
     try:
         row["devices"] = device_names(graph)
         row["form"] = _proved_form(graph, row["devices"], with_values=bool(entrants))
-    except (CannotRebuild, CannotReplay) as error:
+    except CannotRebuild as error:
         if entry is None:
             raise EngineError(
                 f"region {graph.label} cannot be saved: {error}; torch.compile without aot_compile runs it"
@@ -149,14 +149,14 @@ def _proved_form(graph: RegionGraph, devices: Mapping[str, str], with_values: bo
         with_values: keep what each op gives; running it does not need that.
 
     Raises:
-        CannotReplay: it has none, or what is made of it is not the region.
+        CannotRebuild: it has none, or what is made of it is not the region.
     """
     if graph.canonical is None:
-        raise CannotReplay("it calls something that has no stable name")
+        raise CannotRebuild("it calls something that has no stable name")
     form = json.loads(json.dumps(graph.canonical))
     lost = first_loss(graph.gm, replay(form, devices))
     if lost is not None:
-        raise CannotReplay(f"its graph cannot be written down: {lost}")
+        raise CannotRebuild(f"its graph cannot be written down: {lost}")
     if not with_values:
         for op in form["ops"]:
             op[3] = None
@@ -270,7 +270,7 @@ def _replayed(row: Mapping[str, Any]) -> GraphModule:
     """The region's own ops."""
     try:
         return replay(row["form"], row["devices"])
-    except CannotReplay as error:
+    except CannotRebuild as error:
         raise EngineError(f"region {row['label']} cannot run here: {error}") from error
 
 

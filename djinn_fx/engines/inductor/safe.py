@@ -22,7 +22,8 @@ from djinn_fx.engines.randomness import Randomness
 from djinn_fx.engines.ranges.program import Checked, Program
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.srg.form.replay import CannotReplay, replay
+from djinn_fx.srg.form.replay import replay
+from djinn_fx.srg.form.targets import CannotRebuild
 
 log = logging.getLogger("djinn_fx.engines.inductor")
 
@@ -130,7 +131,7 @@ def from_form(form: Any) -> Callable[[], RegionCallable]:
     def own() -> RegionCallable:
         try:
             return from_graph(replay(form, {}))()
-        except CannotReplay as error:
+        except CannotRebuild as error:
             raise EngineError(f"inductor: the region's own ops cannot be made here: {error}") from error
 
     return own

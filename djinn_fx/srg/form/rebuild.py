@@ -3,15 +3,11 @@
 The rebuilt graph has fake values that are computed anew, op by op, from the inputs as they were written down. That
 it is the region is not assumed but proved: its own canonical form must be the given one. A form that cannot be
 rebuilt, or not exactly, is refused.
-
-A form is data from elsewhere. Names in it are looked up, in torch's table of operators or in short lists here;
-nothing in it is evaluated as code.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,28 +17,16 @@ import torch
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._subclasses import FakeTensorMode
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, compute_unbacked_bindings
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from djinn_fx.srg.form.expressions import parse_bound, parse_size
 from djinn_fx.srg.form.hashing import canonical_form, structural_hash
-from djinn_fx.srg.form.targets import UnknownTarget, find_operator, find_target, takes_tuples
+from djinn_fx.srg.form.reading import TORCH_NAMES, Body, FormReader
+from djinn_fx.srg.form.targets import CannotRebuild
 from djinn_fx.srg.lower import lower
-
-#: More ops than any region has; a form is refused before time is spent on it.
-_MAX_OPS = 200_000
-
-_TORCH_NAMES: dict[str, Any] = {
-    str(value): value
-    for value in vars(torch).values()
-    if isinstance(value, (torch.dtype, torch.layout, torch.memory_format))
-}
-
-
-class CannotRebuild(Exception):
-    """A canonical form from which no equal graph can be made here; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,21 +97,19 @@ def rebuild(form: Any, *, hints: Sequence[SizeHint] = (), devices: Mapping[str, 
         made = _Rebuilder(form, hints, devices or {}).region(form)
     except CannotRebuild:
         raise
-    except UnknownTarget as error:
-        raise CannotRebuild(str(error)) from error
     except Exception as error:  # a form is data: whatever is wrong with it ends here
         text = str(error).strip().splitlines()
         raise CannotRebuild(f"{type(error).__name__}: {text[0][:300] if text else 'no message'}") from error
     return made
 
 
-class _Rebuilder:
+class _Rebuilder(FormReader):
     """What a region and the bodies of its higher-order ops share: the fake mode and the symbols."""
 
     def __init__(self, form: Any, hints: Sequence[SizeHint], devices: Mapping[str, str]) -> None:
         self._shapes = ShapeEnv(duck_shape=False)
         self._mode = FakeTensorMode(shape_env=self._shapes)
-        self._devices = devices
+        super().__init__(devices)
         self._hints: dict[Any, Any] = {}
         self._symbols: dict[str, Any] = {}
         facts = form["symbols"]
@@ -140,7 +122,7 @@ class _Rebuilder:
         outputs = ["list", *(["%", number] for number in form["outputs"])]
         # As the engines do it: autocast and autograd were applied when the region was traced.
         with enable_python_dispatcher(), self._mode, torch.no_grad(), torch._C._DisableAutocast():
-            gm = self._graph(form, outputs, "DjinnRegion")
+            gm = self.graph(form, outputs, "DjinnRegion")
         placeholders = gm.graph.find_nodes(op="placeholder")
         lower(gm)
         ops = [node for node in gm.graph.nodes if node.op == "call_function"]
@@ -171,86 +153,19 @@ class _Rebuilder:
         self._symbols[name] = symbol
         self._hints[symbol] = sympy.Integer(hint.value)
 
-    def _graph(self, form: Any, outputs: Any, name: str) -> GraphModule:
-        """A graph of a form; ``outputs`` is the literal it returns."""
-        if len(form["ops"]) > _MAX_OPS:
-            raise CannotRebuild(f"{len(form['ops'])} ops")
-        made = _Body(Graph())
-        values = self._inputs(form["inputs"])
-        for number, value in enumerate(values):
-            placeholder = made.graph.placeholder(f"in_{number}")
-            placeholder.meta["val"] = value
-            made.nodes.append(placeholder)
-        for op in form["ops"]:
-            self._op(made, op)
-        result = self._literal(outputs, made, tuples=True)
-        made.graph.output(result)
-        return GraphModule(made.bodies, made.graph, class_name=name)
+    def place(self, inputs: Sequence[Any], made: Body) -> None:
+        """With example inputs."""
+        super().place(inputs, made)
+        for node, value in zip(made.nodes, self._inputs(inputs), strict=True):
+            node.meta["val"] = value
 
-    def _op(self, made: _Body, op: Any) -> None:
-        name, args, kwargs, _ = op
-        target = find_target(name)
-        tuples = takes_tuples(target)
-        if args[0] != "list":
-            raise CannotRebuild(f"{name} has no list of arguments")
-        arguments = tuple(self._literal(part, made, tuples=tuples) for part in args[1:])
-        named = {key: self._literal(value, made, tuples=tuples) for key, value in self._entries(kwargs)}
-        node = made.graph.call_function(target, arguments, named)
-        value = target(*_values(node.args, made), **_values(node.kwargs, made))
+    def compute(self, node: Node, made: Body) -> None:
+        """A fake value, by running the op on those of its arguments."""
+        value = node.target(*_values(node.args, made), **_values(node.kwargs, made))  # type: ignore[operator]
         bindings = compute_unbacked_bindings(self._shapes, value)
         if bindings:
             node.meta["unbacked_bindings"] = bindings
         node.meta["val"] = value
-        made.nodes.append(node)
-
-    @staticmethod
-    def _entries(literal: Any) -> list[tuple[str, Any]]:
-        if literal[0] != "dict" or not all(isinstance(key, str) and key.isidentifier() for key, _ in literal[1:]):
-            raise CannotRebuild("keywords that are no names")
-        return [(key, value) for key, value in literal[1:]]
-
-    # -- literals -----------------------------------------------------------------------------------------------
-
-    def _literal(self, form: Any, made: _Body, *, tuples: bool) -> Any:
-        if form is None or type(form) in (str, int):
-            return form
-        kind, *parts = form
-        if kind == "%":
-            return made.node(parts[0])
-        if kind == "list":
-            items = (self._literal(part, made, tuples=tuples) for part in parts)
-            return tuple(items) if tuples else list(items)
-        if kind == "dict":
-            return {key: self._literal(value, made, tuples=tuples) for key, value in self._entries(form)}
-        if kind == "slice":
-            return slice(*(self._literal(part, made, tuples=tuples) for part in parts))
-        if kind == "graph":
-            return self._body(parts[0], made)
-        return self._leaf(kind, parts[0])
-
-    def _leaf(self, kind: str, value: Any) -> Any:
-        if kind == "bool" and type(value) is bool:
-            return value
-        if kind == "float" and isinstance(value, str):
-            return float.fromhex(value) if value.lstrip("-").startswith("0x") else float(value)
-        if kind == "complex" and isinstance(value, str):
-            return complex(value)
-        if kind == "device":
-            return self._device(value)
-        if kind == "torch" and value in _TORCH_NAMES:
-            return _TORCH_NAMES[value]
-        if kind == "op" and isinstance(value, str):
-            return find_operator(value)
-        if kind == "sym" and isinstance(value, str):
-            return self._size(value)
-        raise CannotRebuild(f"a literal {kind!r} of {str(value)[:80]!r}")
-
-    def _body(self, form: Any, made: _Body) -> Node:
-        name = f"body_{len(made.bodies)}"
-        made.bodies[name] = self._graph(form, form["outputs"], "DjinnBody")
-        return made.graph.get_attr(name)
-
-    # -- values -------------------------------------------------------------------------------------------------
 
     def _inputs(self, inputs: Sequence[Any]) -> list[Any]:
         """The example inputs; those that share memory are views of one storage here too."""
@@ -272,11 +187,11 @@ class _Rebuilder:
     def _length(self, value: Any) -> Any:
         """How many elements of memory a tensor reaches over."""
         _, shape, strides, (offset,), *_ = value
-        sizes = [self._size(size) for size in shape]
+        sizes = [self.size(size) for size in shape]
         if any(type(size) is int and size == 0 for size in sizes):
             return 0
-        steps = (self._size(stride) * (size - 1) for size, stride in zip(sizes, strides, strict=True))
-        return self._size(offset) + 1 + sum(steps)
+        steps = (self.size(stride) * (size - 1) for size, stride in zip(sizes, strides, strict=True))
+        return self.size(offset) + 1 + sum(steps)
 
     def _input(self, value: Any, base: Any) -> Any:
         kind = value[0]
@@ -284,21 +199,20 @@ class _Rebuilder:
             return self._symint(value[1])
         if len(value) == 2 and isinstance(value[1], str):
             return _number(kind, value[1])
-        if f"torch.{kind}" not in _TORCH_NAMES or len(value) != 5:
+        if f"torch.{kind}" not in TORCH_NAMES or len(value) != 5:
             raise CannotRebuild(f"an input that is a {kind} {value[5:]}")
         _, shape, strides, (offset,), _ = value
-        sizes, steps = [self._size(size) for size in shape], [self._size(stride) for stride in strides]
+        sizes, steps = [self.size(size) for size in shape], [self.size(stride) for stride in strides]
         if base is None and offset == 0:
             return self._tensor(value, sizes, steps)
         memory = base if base is not None else self._tensor(value, [self._length(value)], [1])
-        return memory.as_strided(sizes, steps, self._size(offset))
+        return memory.as_strided(sizes, steps, self.size(offset))
 
     def _tensor(self, value: Any, sizes: Sequence[Any], strides: Sequence[Any]) -> Any:
-        return torch.empty_strided(
-            sizes, strides, dtype=_TORCH_NAMES[f"torch.{value[0]}"], device=self._device(value[4])
-        )
+        return torch.empty_strided(sizes, strides, dtype=TORCH_NAMES[f"torch.{value[0]}"], device=self.device(value[4]))
 
-    def _size(self, size: Any) -> Any:
+    def size(self, size: Any) -> Any:
+        """A size, by its expression where it is no number."""
         if type(size) is int:
             return size
         expression = parse_size(size, self._symbols)
@@ -306,35 +220,14 @@ class _Rebuilder:
         return self._shapes.create_symintnode(expression, hint=int(hint))
 
     def _symint(self, text: str) -> torch.SymInt:
-        """As :meth:`_size`; what was found to be a number while the graph was traced is still of the symbolic type."""
-        size = self._size(text)
+        """As :meth:`size`; what was found to be a number while the graph was traced is still of the symbolic type."""
+        size = self.size(text)
         if isinstance(size, torch.SymInt):
             return size
         return torch.SymInt(SymNode(sympy.Integer(size), self._shapes, int, size, fx_node=None))
 
-    def _device(self, name: Any) -> torch.device:
-        if name in self._devices:
-            return torch.device(self._devices[name])
-        if not isinstance(name, str) or not re.fullmatch(r"[a-z]{1,20}", name):
-            raise CannotRebuild(f"no device is told for {str(name)[:40]!r}")
-        return torch.device(name)
 
-
-class _Body:
-    """A graph in the making: its nodes by number, and the bodies of its higher-order ops by name."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.nodes: list[Node] = []
-        self.bodies: dict[str, GraphModule] = {}
-
-    def node(self, number: Any) -> Node:
-        if type(number) is not int or not 0 <= number < len(self.nodes):
-            raise CannotRebuild(f"an edge from {str(number)[:40]!r}, which is no earlier value")
-        return self.nodes[number]
-
-
-def _values(arguments: Any, made: _Body) -> Any:
+def _values(arguments: Any, made: Body) -> Any:
     """Arguments of a node with each node in them replaced by its value."""
 
     def value(node: Node) -> Any:
@@ -363,3 +256,6 @@ def _first_difference(made: Any, wanted: Any) -> str:
             if mine != other:
                 return f"{part} {number} comes out as {str(mine)[:300]} instead of {str(other)[:300]}"
     return "the graph that was rebuilt is another one"
+
+
+__all__ = ["CannotRebuild", "Rebuilt", "SizeHint", "rebuild", "size_hints"]

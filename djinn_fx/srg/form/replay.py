@@ -2,31 +2,17 @@
 
 Unlike :mod:`djinn_fx.srg.form.rebuild` this computes no fake values, so it takes microseconds an op; that nothing was
 lost is proved when the form is saved, by comparing what comes out with the region itself (:func:`first_loss`).
-
-A form is data from elsewhere: names in it are looked up, in torch's table of operators or in short lists.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
-from djinn_fx.srg.form.targets import UnknownTarget, find_operator, find_target, takes_tuples
-
-_TORCH_NAMES: dict[str, Any] = {
-    str(value): value
-    for value in vars(torch).values()
-    if isinstance(value, (torch.dtype, torch.layout, torch.memory_format))
-}
-_FLOAT = re.compile(r"-?(inf|nan|0x[01]\.[0-9a-f]+p[+-]\d+)")
-
-
-class CannotReplay(Exception):
-    """A form of which no graph can be made here; the message says why."""
+from djinn_fx.srg.form.reading import FormReader
+from djinn_fx.srg.form.targets import CannotRebuild
 
 
 def replay(form: Mapping[str, Any], devices: Mapping[str, str]) -> GraphModule:
@@ -37,74 +23,14 @@ def replay(form: Mapping[str, Any], devices: Mapping[str, str]) -> GraphModule:
         devices: which device each numbered one of the form is: ``{"cuda#0": "cuda:1"}``.
 
     Raises:
-        CannotReplay: an op that is not known here, or a value that cannot be written down.
+        CannotRebuild: an op that is not known here, or a value that cannot be written down.
     """
     try:
-        return _Replayer(devices).graph(form, ["list", *(["%", number] for number in form["outputs"])])
-    except CannotReplay:
-        raise
-    except UnknownTarget as error:
-        raise CannotReplay(str(error)) from error
+        outputs = ["list", *(["%", number] for number in form["outputs"])]
+        return FormReader(devices).graph(form, outputs, "DjinnReplay")
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         # A form is data: whatever is wrong with it ends here.
-        raise CannotReplay(f"{type(error).__name__}: {str(error)[:300]}") from error
-
-
-class _Replayer:
-    def __init__(self, devices: Mapping[str, str]) -> None:
-        self._devices = devices
-
-    def graph(self, form: Mapping[str, Any], outputs: Any) -> GraphModule:
-        graph, bodies = Graph(), dict[str, GraphModule]()
-        nodes = [graph.placeholder(f"in_{number}") for number in range(len(form["inputs"]))]
-
-        def literal(value: Any, tuples: bool) -> Any:
-            if value is None or type(value) in (str, int):
-                return value
-            kind, *parts = value
-            if kind == "%":
-                return _at(nodes, parts[0])
-            if kind == "list":
-                items = [literal(part, tuples) for part in parts]
-                return tuple(items) if tuples else items
-            if kind == "dict":
-                return {str(key): literal(part, tuples) for key, part in parts}
-            if kind == "slice":
-                return slice(*(literal(part, tuples) for part in parts))
-            if kind == "graph":
-                name = f"body_{len(bodies)}"
-                bodies[name] = self.graph(parts[0], parts[0]["outputs"])
-                return graph.get_attr(name)
-            return self._leaf(kind, parts[0])
-
-        for name, args, kwargs, _ in form["ops"]:
-            target = find_target(name)
-            tuples = takes_tuples(target)
-            given, named = tuple(literal(part, tuples) for part in args[1:]), literal(kwargs, tuples)
-            nodes.append(graph.call_function(target, given, named))
-        graph.output(literal(outputs, True))
-        return GraphModule(bodies, graph, class_name="DjinnReplay")
-
-    def _leaf(self, kind: str, value: Any) -> Any:
-        if kind == "bool" and type(value) is bool:
-            return value
-        if kind == "float" and isinstance(value, str) and _FLOAT.fullmatch(value):
-            return float.fromhex(value) if "x" in value else float(value)
-        if kind == "complex" and isinstance(value, str):
-            return complex(value)
-        if kind == "device" and isinstance(value, str):
-            return torch.device(self._devices.get(value, value))
-        if kind == "torch" and value in _TORCH_NAMES:
-            return _TORCH_NAMES[value]
-        if kind == "op" and isinstance(value, str):
-            return find_operator(value)
-        raise CannotReplay(f"a literal {kind!r} of {str(value)[:80]!r}")
-
-
-def _at(nodes: Sequence[Node], number: Any) -> Node:
-    if type(number) is not int or not 0 <= number < len(nodes):
-        raise CannotReplay(f"an edge from {str(number)[:40]!r}, which is no earlier value")
-    return nodes[number]
+        raise CannotRebuild(f"{type(error).__name__}: {str(error)[:300]}") from error
 
 
 def first_loss(original: GraphModule, copy: GraphModule) -> str | None:

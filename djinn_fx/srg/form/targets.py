@@ -38,15 +38,15 @@ _HIGHER_ORDER = frozenset({"cond", "while_loop", "scan", "associative_scan", "ma
 _REFUSED = frozenset({"aten.from_file"})
 
 
-class UnknownTarget(Exception):
-    """A name of which nothing is known here."""
+class CannotRebuild(Exception):
+    """A canonical form, or a name in it, from which nothing equal can be made here; the message says why."""
 
 
 def find_target(name: str) -> Any:
     """What a node with that target name calls.
 
     Raises:
-        UnknownTarget: an operator that is not registered in this process, or no name of anything a graph may call.
+        CannotRebuild: an operator that is not registered in this process, or no name of anything a graph may call.
     """
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
@@ -55,7 +55,7 @@ def find_target(name: str) -> Any:
         found = getattr(torch.ops.higher_order, rest, None) if rest in _HIGHER_ORDER else None
         if isinstance(found, HigherOrderOperator):
             return found
-        raise UnknownTarget(f"the higher-order op {rest[:100]} cannot be rebuilt")
+        raise CannotRebuild(f"the higher-order op {rest[:100]} cannot be rebuilt")
     return find_operator(name)
 
 
@@ -63,7 +63,7 @@ def find_operator(name: str) -> OpOverload:
     """The operator of a name such as ``aten.add.Tensor``.
 
     Raises:
-        UnknownTarget: none is registered under it in this process.
+        CannotRebuild: none is registered under it in this process.
     """
     family, _, rest = name.partition(".")
     base, _, overload = rest.rpartition(".")
@@ -73,7 +73,7 @@ def find_operator(name: str) -> OpOverload:
         # Operators of TorchScript's interpreter (aten.save writes a file) have no kernel that the dispatcher knows.
         if isinstance(found, OpOverload) and str(found) == name and torch._C._dispatch_has_kernel(found.name()):
             return found
-    raise UnknownTarget(f"no operator {name[:100]} is known here")
+    raise CannotRebuild(f"no operator {name[:100]} is known here")
 
 
 def takes_tuples(target: Any) -> bool:
