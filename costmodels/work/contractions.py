@@ -109,49 +109,36 @@ def _distances(call: Call) -> Counted:
     return 0, 3 * out * k, out, ()
 
 
+def _convolved(call: Call, groups: int, transposed: bool = False) -> Counted:
+    """A kernel position of every channel pair for every output (transposed: every input) position; perhaps no batch."""
+    x, w, out = call.shape(0), call.shape(1), call.output_shape()
+    batch, spatial = (x[0] if len(x) == len(w) else 1), len(w) - 2
+    places, kernel = math.prod((x if transposed else out)[-spatial:]), math.prod(w[2:])
+    return 2 * batch * w[0] * w[1] * places * kernel, 0, 0, (batch, *_channels(w, groups, transposed), places, kernel)
+
+
+def _channels(w: Any, groups: int, transposed: bool) -> tuple[int, int, int]:
+    """Output channels, input channels of a group, and groups."""
+    return (w[1] * groups, w[0] // groups, groups) if transposed else (w[0], w[1], groups)
+
+
 def _convolution(call: Call) -> Counted:
-    return _one_convolution(call, call.shape(0), call.shape(1), call.output_shape())
-
-
-def _one_convolution(call: Call, x: Any, w: Any, out: Any) -> Counted:
-    """A kernel position of every channel pair for every output (transposed: every input) position."""
-    transposed, groups = bool(call.argument(6, "transposed", False)), call.argument(8, "groups", 1)
-    places = math.prod((x if transposed else out)[2:])
-    kernel = math.prod(w[2:])
-    flops = 2 * x[0] * w[0] * w[1] * places * kernel
-    channels = (w[1] * groups, w[0] // groups) if transposed else (w[0], w[1])
-    return flops, 0, 0, (x[0], *channels, groups, places, kernel)
+    return _convolved(call, call.argument(8, "groups", 1), bool(call.argument(6, "transposed", False)))
 
 
 def _plain_convolution(groups_place: int | None) -> CountRule:
     """A kernel library's convolution, never transposed, with the groups at a position."""
-
-    def rule(call: Call) -> Counted:
-        x, w, out = call.shape(0), call.shape(1), call.output_shape()
-        places, kernel = math.prod(out[2:]), math.prod(w[2:])
-        groups = 1 if groups_place is None else call.argument(groups_place, "groups", 1)
-        return 2 * x[0] * w[0] * w[1] * places * kernel, 0, 0, (x[0], w[0], w[1], groups, places, kernel)
-
-    return rule
+    return lambda call: _convolved(call, 1 if groups_place is None else call.argument(groups_place, "groups", 1))
 
 
 def _depthwise(call: Call) -> Counted:
     """``_conv_depthwise2d`` and the like: one input channel a group."""
-    x, w, out = call.shape(0), call.shape(1), call.output_shape()
-    places, kernel = math.prod(out[2:]), math.prod(w[2:])
-    return 2 * x[0] * w[0] * places * kernel, 0, 0, (x[0], w[0], 1, w[0], places, kernel)
+    return _convolved(call, call.shape(1)[0])
 
 
 def _composite_convolution(call: Call) -> Counted:
     """``conv2d`` and the like, before they are decomposed: groups at position 6, perhaps no batch."""
-    x, w, out = call.shape(0), call.shape(1), call.output_shape()
-    batch = x[0] if len(x) == len(w) else 1
-    transposed = "transpose" in call.op
-    spatial = len(w) - 2
-    places, kernel = math.prod((x if transposed else out)[-spatial:]), math.prod(w[2:])
-    groups = call.argument(6, "groups", 1)
-    channels = (w[1] * groups, w[0] // groups) if transposed else (w[0], w[1])
-    return 2 * batch * w[0] * w[1] * places * kernel, 0, 0, (batch, *channels, groups, places, kernel)
+    return _convolved(call, call.argument(6, "groups", 1), "transpose" in call.op)
 
 
 def _convolution_backward(call: Call) -> Counted:
@@ -166,8 +153,7 @@ def _convolution_backward(call: Call) -> Counted:
         flops += 2 * grad[0] * w[0] * w[1] * places * kernel
     if wants_weight:
         flops += 2 * x[0] * x[1] * grad[1] * places * kernel
-    channels = (w[1] * groups, w[0] // groups) if transposed else (w[0], w[1])
-    return flops, 0, 0, (x[0], *channels, groups, places, kernel)
+    return flops, 0, 0, (x[0], *_channels(w, groups, transposed), places, kernel)
 
 
 CONTRACTIONS: dict[str, CountRule] = {
