@@ -119,6 +119,23 @@ def test_no_engine_is_named_outside_its_home(repo: Path) -> None:
     assert found <= OTHERS
 
 
+#: What an engine may import of the folders beside its own.
+SHARED = {"bound", "lowering", "onnx", "ranges"}
+ALSO = {"packed": {"inductor"}}
+
+
+def test_engines_know_nothing_of_each_other(imports: dict[str, set[str]]) -> None:
+    def folder(module: str) -> str:
+        parts = module.split(".")
+        return parts[2] if module.startswith("djinn_fx.engines.") and len(parts) > 3 else ""
+
+    for engine in ("inductor", "onnxruntime", "openvino", "packed", "tensorrt"):
+        own = [module for module in imports if folder(module) == engine]
+        assert own, engine
+        others = {folder(one) for module in own for one in imports[module]} - {"", engine}
+        assert others <= SHARED | ALSO.get(engine, set()), engine
+
+
 def test_every_engine_has_traits() -> None:
     assert set(ENGINES) == set(TRAITS) == set(ENGINE_NAMES)
 
