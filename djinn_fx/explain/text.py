@@ -33,9 +33,11 @@ _MAX_ROWS = 40
 _INDENT = 14
 
 #: What a reader wants to know first: what went wrong, then what was chosen, then what was understood.
-_IMPORTANCE = (
+IMPORTANCE = (
     ReasonKind.FALLBACK,
+    ReasonKind.QUARANTINED,
     ReasonKind.ENGINE_REFUSED,
+    ReasonKind.DECLINED,
     ReasonKind.NOT_RUNNABLE,
     ReasonKind.BUDGET,
     ReasonKind.WAITING,
@@ -53,6 +55,7 @@ _IMPORTANCE = (
     ReasonKind.CACHE_HIT,
     ReasonKind.STATE,
     ReasonKind.PHASE,
+    ReasonKind.RELAID,
     ReasonKind.TRANSFER,
     ReasonKind.PLACED,
     ReasonKind.COLOCATED,
@@ -216,7 +219,7 @@ def _transfers(console: Console, graph: GraphInfo) -> None:
 
 
 def _reasons(console: Console, reasons: tuple[ReasonGroup, ...]) -> None:
-    rank = {kind.value: position for position, kind in enumerate(_IMPORTANCE)}
+    rank = {kind.value: position for position, kind in enumerate(IMPORTANCE)}
     ordered = sorted(reasons, key=lambda reason: (rank.get(reason.kind, len(rank)), -reason.count))
     chosen = _fair_choice(ordered)
     for position, reason in enumerate(chosen):

@@ -19,13 +19,14 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from djinn_fx.errors import SettingsError, UnitError, did_you_mean
 from djinn_fx.files.private import default_cache_dir, default_config_dir
+from djinn_fx.settings.engines import TRAITS
 from djinn_fx.settings.old_names import renewed
 from djinn_fx.settings.sources import Source, from_call, from_environment, from_file
 from djinn_fx.units import parse_bytes, parse_seconds
 
 PROJECT_FILE = "djinn.yaml"
 #: What ``engine`` may name besides "auto".
-ENGINE_NAMES = ("inductor", "openvino", "onnxruntime", "packed", "inductor-packed", "tensorrt", "eager")
+ENGINE_NAMES = tuple(TRAITS)
 #: ``regions`` without a share.
 _BOUNDARY_SHARE = 0.05
 #: What ``cost_model`` may name; anything else is an object.

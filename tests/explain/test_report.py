@@ -26,7 +26,7 @@ from djinn_fx.explain.report import (
     Report,
     group_reasons,
 )
-from djinn_fx.explain.text import WIDTH, check_text, group_label, group_regions, pricing_text, print_report
+from djinn_fx.explain.text import IMPORTANCE, WIDTH, check_text, group_label, group_regions, pricing_text, print_report
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.plan import EngineTime
@@ -179,6 +179,10 @@ def test_important_reasons_come_first_and_no_kind_crowds_out_the_others() -> Non
     assert text.index("fallback: no compiler [region 3]") < text.index("phase: phase 0")
     assert "phase 3" not in text
     assert "+17 more, see --json" in text
+
+
+def test_every_kind_has_its_rank() -> None:
+    assert sorted(IMPORTANCE) == sorted(ReasonKind)
 
 
 def test_reasons_are_grouped_and_counted_once() -> None:
