@@ -84,6 +84,7 @@ def test_our_cache_is_gone(copy: World) -> None:
     assert copy.run()["outcomes"] == ["built"]
 
 
+@pytest.mark.exam  # test_bad_cache.py does as much in one process
 def test_every_entry_is_spoilt(copy: World) -> None:
     spoilt = 0
     for path in copy.ours.rglob("*"):
@@ -103,5 +104,6 @@ def test_other_options_and_training_do_not_mix(world: World) -> None:
     assert world.run()["graphs"] == 0
 
 
+@pytest.mark.exam  # dispatch/test_build.py does as much in one process
 def test_cache_switched_off(world: World) -> None:
     assert world.run("--options", '{"cache_limit": "0"}')["outcomes"] == ["built"]

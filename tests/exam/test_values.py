@@ -20,8 +20,8 @@ SAMPLE = {
     "inductor": ("softmax",),
     "auto": ("log_softmax",),
 }
-#: Asked in ``make exam`` only: the first has tests of its own of such numbers, the second answers by the others.
-WHOLE_ONLY = ("inductor", "auto")
+#: Asked in ``make exam`` only: the first two have tests of their own of such numbers, the last answers by the others.
+WHOLE_ONLY = ("inductor", "packed", "auto")
 NAN, INF = math.nan, math.inf
 
 
