@@ -6,6 +6,8 @@ OpenVINO 2026.4 on the CPU, and tests see to it that they still work:
 - A quotient becomes a product with the reciprocal, which is infinite or 0 for divisors near the ends of float32.
 - Two sums or products with constants become one, as if float32 had no ends: ``x * 1e-30 * 1e30``.
 - A product with one number becomes ``x * number + 0``, and so 0 of -0; a sum with 0 is left out, and so is -0 of -0.
+- Without kernels made for a model (on one thread) a difference becomes ``x + (-1 * y + 0)``, and so 0 of -0, and a
+  maximum that is done as one with what is before it loses NaN.
 - The size of what was joined (``Concat``) becomes what joins sizes, for all who read it: wrong (2026.4).
 - A rounding to a half type and back is dropped, as halves are computed in float32. Of this one the mark cannot be set
   from Python, only read from a model in OpenVINO's own form: so the node is taken out of such a model.
@@ -25,6 +27,7 @@ opset13 = optional("openvino.opset13")
 
 _KEEP_DIVISION = "nonconvertable_divide_0"
 _KEEP_CONSTANT = "DisableConstantFolding_0"
+_KEEP_DIFFERENCE = "dequantization_node_0"
 _LINEAR = ("Add", "Subtract", "Multiply", "Divide")
 #: Factors between these ends, and all they make with each other, do not leave float32.
 _LEAST, _MOST = 1e-12, 1e12
@@ -35,6 +38,10 @@ _ABSORBING = frozenset(
     Cos Abs Less LessEqual Greater GreaterEqual Equal NotEqual
     """.split()
 )
+
+_PRODUCTS = frozenset("MatMul Convolution GroupConvolution ConvolutionBackpropData".split())
+#: Of which no kernel goes on with a maximum.
+_APART = _PRODUCTS | frozenset("Parameter Constant Reshape Transpose Concat StridedSlice Gather MVN MaxPool".split())
 
 _ROUNDING = """<?xml version="1.0"?><net name="rounding" version="11"><layers>
 <layer id="0" name="from" type="Parameter" version="opset1"><data shape="" element_type="f32"/>
@@ -47,8 +54,13 @@ _ROUNDING = """<?xml version="1.0"?><net name="rounding" version="11"><layers>
 <edge from-layer="1" from-port="1" to-layer="2" to-port="0"/></edges></net>"""
 
 
-def keep_exact(graph: Any) -> None:
-    """Mark what OpenVINO must not rewrite in a model that is about to be compiled."""
+def keep_exact(graph: Any, *, snippets: bool = True) -> None:
+    """Mark what OpenVINO must not rewrite in a model that is about to be compiled.
+
+    Args:
+        graph: the model; changed.
+        snippets: whether it is compiled with kernels made for it. Without them some operations are done otherwise.
+    """
     ordered = graph.get_ordered_ops()
     seen = _seen(ordered)
     for node in ordered:
@@ -57,8 +69,12 @@ def keep_exact(graph: Any) -> None:
             _negate(node)
         if kind == "Abs" and node.input_value(0).get_node().get_type_name() == "Concat":
             _hold_apart(node)
+        if kind == "Maximum" and not snippets and _is_real(node) and _is_elementwise(node.input_value(1).get_node()):
+            _choose(node)
         if kind not in _LINEAR or not _is_real(node):
             continue
+        if kind == "Subtract" and not snippets and node.get_friendly_name() in seen and not _holds_constant(node):
+            node.get_rt_info()[_KEEP_DIFFERENCE] = 1
         if kind == "Divide" and not _is_harmless_division(node):
             node.get_rt_info()[_KEEP_DIVISION] = 1
         if _follows_constant(node) or (node.get_friendly_name() in seen and _loses_sign(node)):
@@ -102,6 +118,23 @@ def _negate(node: Any) -> None:
     product = opset13.multiply(node.input_value(0), _hidden(np.array(-1, np.float32)))
     product.set_friendly_name(node.get_friendly_name())
     node.output(0).replace(product.output(0))
+
+
+def _is_elementwise(node: Any) -> bool:
+    """Whether a node may be done as one with the maximum that follows; products, and what belongs to them, may not."""
+    kind = node.get_type_name()
+    if kind == "BatchNormInference" or (kind in _LINEAR and _holds_constant(node)):
+        before = [one.get_node() for one in node.input_values() if one.get_node().get_type_name() != "Constant"]
+        return not before or before[0].get_type_name() not in _PRODUCTS
+    return kind not in _APART
+
+
+def _choose(node: Any) -> None:
+    """A maximum of 0 and something, written so that NaN stays."""
+    zero, value = node.input_value(0), node.input_value(1)
+    chosen = opset13.select(opset13.less(value, zero), zero, value)
+    chosen.set_friendly_name(node.get_friendly_name())
+    node.output(0).replace(chosen.output(0))
 
 
 def _hold_apart(node: Any) -> None:

@@ -116,8 +116,9 @@ class OpenVinoSession:
             self.memory_bytes = packed_bytes(proto.graph, named)
             graph = core().read_model(proto.SerializeToString())
             _bind(graph, named)
-            keep_exact(graph)
-            self._compiled = core().compile_model(graph, "CPU", settings(threads, precision, graph))
+            how = settings(threads, precision, graph)
+            keep_exact(graph, snippets="SNIPPETS_MODE" not in how)
+            self._compiled = core().compile_model(graph, "CPU", how)
         except Exception as error:
             raise EngineError(f"openvino: cannot open {label}: {useful_line(error)}") from error
         give_back(self.memory_bytes)

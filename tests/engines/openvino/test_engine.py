@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from djinn_fx.reasons import ReasonKind
 from djinn_fx.settings.table import Settings
 from tests.engines.onnx import engine_cases as onnx_engine_cases
 from tests.engines.onnx.engine_cases import WIDTH, Traced, close, linear, parameters
+from tests.exam.values import difference
 
 pytest.importorskip("openvino")
 pytest.importorskip("onnx")
@@ -143,3 +145,21 @@ def test_bfloat16_is_rounded_with_one_thread_too() -> None:
             two.call(two.opened(OpenVinoEngine()), x.bfloat16(), torch.randn(16, 16).bfloat16())
     finally:
         torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def test_on_one_thread_nan_stays_and_differences_keep_the_sign_of_zero() -> None:
+    """There OpenVINO makes no kernels for a model, and what it does as one it does otherwise."""
+
+    def function(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return (x + y).relu(), (x * y).relu().sqrt(), x - y, x.diff(), (x - y) / 1.0, F.batch_norm(x, y[0], y[1]).relu()
+
+    region = Traced(function, torch.rand(2, 2), torch.rand(2, 2))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        opened = region.opened(OpenVinoEngine())
+        telling = torch.tensor([[math.nan, 0.0], [-0.0, 0.0]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+        assert difference(region.call(opened, *telling), function(*telling)) is None
+    finally:
+        torch.set_num_threads(before)

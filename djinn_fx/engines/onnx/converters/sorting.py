@@ -153,8 +153,7 @@ def _sort(
     if not x.rank or 0 in x.shape:
         raise Refused("of a single number, or of none")
     at = axis(dim, x.rank)
-    if b.flavour == "openvino":
-        plain_zeros(b, x)  # they are equal to others
+    plain_zeros(b, x)  # they are equal to others
     best, found, places = _ordered(b, x, b.size(x, at), at, descending)
     if b.flavour == "tensorrt" and (owned or (placed and stable)):
         _distinct(b, best, at)
