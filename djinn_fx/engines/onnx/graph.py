@@ -326,6 +326,8 @@ class GraphBuilder(Shaping):
             nodes, self.sources = without_copies(nodes, self.sources)
         self._graph.node.extend(nodes)
         inputs = [one for one in self._inputs if one.name in read]
+        if self.flavour == "tensorrt":  # which has to be told the device, of what is made of numbers alone
+            inputs = inputs or self._inputs[:1]
         for one in named_by_place(inputs) if self.flavour == "tensorrt" else inputs:
             declare(self._graph.input.add(), one)
         for (dtype, shape, raw), value in self._constants.items():

@@ -155,3 +155,8 @@ def test_results_that_show_another_and_orders_of_memory() -> None:
 )
 def test_what_tensorrt_has_no_equal_for_is_refused(function: Callable[..., Any]) -> None:
     refused(function, noise(8))
+
+
+def test_what_is_made_of_numbers_alone_still_takes_a_tensor() -> None:
+    found = one(lambda x: torch.zeros_like(x) + 1, noise(3, 4))
+    assert len(found.calling.inputs) == 1, "its device is the result's"
