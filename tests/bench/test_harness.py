@@ -174,8 +174,8 @@ def test_table_is_plain_text_in_columns() -> None:
 
 
 def test_srg_speed_measures_every_step() -> None:
-    gm = srg_speed.loop(20)
-    assert srg_speed.op_count(gm) == 20
+    gm = srg_speed.loop(24)
+    assert srg_speed.op_count(gm) == 24
     found = srg_speed.measure(gm, repeats=2)
     assert {"lower", "hash", "pass find-regions", "pipeline"} <= found.keys()
     assert {len(seconds) for seconds in found.values()} == {2}
