@@ -23,7 +23,7 @@ from djinn_fx.pool.jobs import BuildError
 from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild
 from djinn_fx.srg.graph import size_hint
 
-log = logging.getLogger("djinn_fx.engines.tensorrt.builder")
+log = logging.getLogger("djinn_fx.engines.tensorrt")
 
 #: Regions with larger inputs are not run: random weights of that size take seconds, and memory.
 MAX_BYTES = 1 << 28

@@ -8,7 +8,6 @@ as JSON, so that a stored plan can be called without the graph it came from.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -326,10 +325,6 @@ class Calling:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a mapping of arguments: {error!r}") from error
-
-    def digest(self) -> str:
-        """SHA-256 of the mapping."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
 
 def _result(data: Mapping[str, Any]) -> Output:
