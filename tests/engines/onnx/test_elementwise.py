@@ -76,10 +76,11 @@ def test_comparisons_hold_for_no_nan() -> None:
 
 
 def test_bounds_keep_nan() -> None:
-    check(lambda x, y: (torch.maximum(x, y), torch.minimum(x, y)), WILD, OTHER)
+    some = (WILD != 0) & (OTHER != 0)  # which of 0 and -0 is the larger is not the runtimes' to say
+    check(lambda x, y: (torch.maximum(x, y), torch.minimum(x, y)), WILD[some], OTHER[some])
     check(lambda x: (x.clamp(-1, 1), x.clamp(min=0.5), x.clamp(max=-0.5), x.clamp(3, 1)), WILD)
     check(lambda x: (x.clamp(-1, 1), x.clamp(min=2), x.clamp(max=2.5)), WHOLE)
-    check(lambda x, y: x.clamp(y, y + 1), WILD, OTHER)
+    check(lambda x, y: x.clamp(y, y + 1), WILD[some], OTHER[some])
 
 
 def test_where_of_each_type() -> None:

@@ -30,9 +30,7 @@ def _scaled(b: GraphBuilder, kind: str, x: Tensorlike, y: Tensorlike, alpha: Ten
         return arithmetic(b, kind, [first, second], dtype)
     inner = wide(b, dtype)
     product = arithmetic(b, "Mul", [b.cast(second, inner), b.tensor(alpha, inner)], inner)
-    if (
-        dtype is torch.float32 and b.flavour != "tensorrt" and is_cheap(b, second)
-    ):  # beyond the type torch's product is exact
+    if dtype is torch.float32 and b.flavour != "tensorrt" and is_cheap(b, second):
         size = b.op("Abs", [product])  # beyond the type torch's product is exact
         b.require(b.op("Less", [size, b.constant(math.inf, inner)], torch.bool), of_floats=True)
     return b.cast(arithmetic(b, kind, [b.cast(first, inner), product], inner), dtype)
