@@ -42,7 +42,7 @@ tests: $(READY)
 
 # For the edit loop: the core, at most three minutes on two cores.
 test-fast: $(READY)
-	$(PYTEST) -m "not exam and not slow" $(CORE_TESTS)
+	$(PYTEST) -m "not exam and not slow" --ignore-glob="*/test_coverage_*" $(CORE_TESTS)
 
 # The engines' tests on the newest and on the oldest libraries that the extras allow, each in an environment of its own.
 # Run both before a bound in setup.py is moved, and before an issue is resolved.
