@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from djinn_fx.settings.engines import traits_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.opening import open_store
 from djinn_fx.store.store import Store
+from djinn_fx.units import now_text
 
 log = logging.getLogger("djinn_fx.dispatch")
 
@@ -273,7 +273,7 @@ class Tier:
             **header,
             "schema": 1,
             "label": prepared.graph.label,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": now_text(),
             "structural_hash": prepared.graph.structural_hash,
             "fields": dict(variant.fields),
             "canonical": prepared.graph.canonical,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 import torch
 
+from djinn_fx.engines.keys import digest_of
 from djinn_fx.hardware.machine import machine_identity
 
 
@@ -23,4 +22,4 @@ def here() -> dict[str, Any]:
 
 def here_digest() -> str:
     """The same in 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(here(), sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of(here())[:16]

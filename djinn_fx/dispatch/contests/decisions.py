@@ -6,16 +6,16 @@ where it is not to be had the trial is run again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 from djinn_fx.engines.here import here
+from djinn_fx.engines.keys import digest_of
 from djinn_fx.store.store import Store
+from djinn_fx.units import now_text
 
 log = logging.getLogger("djinn_fx.dispatch.contests.contest")
 
@@ -58,8 +58,7 @@ def decision_key(
         **here(),
         "engines": sorted(json.dumps(dict(one), sort_keys=True) for one in fingerprints),
     }
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_of(fields)
 
 
 def remember(store: Store | None, key: str, label: str, engine: str, seconds: Mapping[str, float]) -> None:
@@ -72,7 +71,7 @@ def remember(store: Store | None, key: str, label: str, engine: str, seconds: Ma
         "engine": engine,
         "label": label,
         "seconds": dict(seconds),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": now_text(),
     }
     store.put(key, header, b"")
 
