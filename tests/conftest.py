@@ -48,6 +48,14 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
         pytest.fail("gradients were left switched off")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _what_a_file_leaves_stays() -> Iterator[None]:
+    """Modules and caches that a file's tests brought: later collections need not look at them again."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def repo() -> Path:
     """The repository's root."""
