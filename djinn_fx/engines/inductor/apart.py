@@ -43,7 +43,9 @@ _UNSIGNED = frozenset(f"aten.{name}" for name in "abs exp exp2 sigmoid _softmax"
 #: And these have one only where they were given it, which convolutions do not give them.
 _POSITIVE = frozenset({"aten.relu", "aten.hardtanh"})
 #: What they give for other strides, torch's rules for fake tensors do not know.
-_CONTIGUOUS = frozenset(f"aten.{name}" for name in "native_group_norm adaptive_max_pool2d adaptive_max_pool3d".split())
+_CONTIGUOUS = frozenset(
+    f"aten.{name}" for name in "native_group_norm adaptive_max_pool2d adaptive_max_pool3d grid_sampler_2d".split()
+)
 #: Where mean and variance are computed, numbers near the type's ends overflow elsewhere.
 _STATISTICS = frozenset(
     f"aten.{name}"

@@ -33,7 +33,7 @@ from djinn_fx.srg.graph import fake_value, tensors_of
 log = logging.getLogger("djinn_fx.engines.inductor")
 
 #: Raised when this module changes what it hands to Inductor; part of every key.
-CONVERTER_VERSION = 4
+CONVERTER_VERSION = 5
 
 #: Peak memory in bytes of a child and the compilers it runs: whole Llama graphs of 221, 1041, 2122 and 3362 ops took
 #: 605, 633, 685 and 721 MiB together (torch 2.13 for CPU, g++ 12, one compiler at a time).

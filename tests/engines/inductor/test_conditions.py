@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -265,3 +266,15 @@ def test_two_threads_and_a_bad_index_do_not_end_the_process() -> None:
     process.join(120)
     assert process.exitcode == 0
     assert done.get(timeout=60) == ["IndexError", "RuntimeError"]
+
+
+def test_a_grid_that_leads_far_away_or_nowhere() -> None:
+    def function(image: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        pads = ("zeros", "border", "reflection")
+        return tuple(F.grid_sample(image, grid, padding_mode=pad, align_corners=True) for pad in pads)
+
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    run = InductorEngine().compile(region_of(function, image, torch.zeros(1, 1, 4, 2))).ready
+    assert run is not None
+    grid = T([math.nan, 0.5, INF, -INF, 1e19, -1e30, 0.25, 3e38]).view(1, 1, 4, 2)
+    assert difference(run([image, grid]), function(image, grid)) is None
