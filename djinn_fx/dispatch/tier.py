@@ -15,7 +15,7 @@ from djinn_fx.dispatch.memory import MEMORY, Loaded, load_entry
 from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import EngineKey, Guards, engine_key
 from djinn_fx.engines.registry import engine
-from djinn_fx.errors import EngineError
+from djinn_fx.errors import DjinnError, EngineError, useful_line
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.pool.jobs import BuildDone
 from djinn_fx.reasons import Reason, ReasonKind
@@ -227,7 +227,7 @@ class Tier:
             alone: somebody else seems to be stuck building it: wait for no lock of the engine's own either.
 
         Raises:
-            EngineError: the engine failed; put on record.
+            EngineError: the engine failed; put on record, unless it is a fault nobody foresaw.
         """
         key = prepared.key
         # An artefact that says itself which calls it takes relies on no facts about the graph's symbols.
@@ -238,6 +238,12 @@ class Tier:
             if key is not None:
                 self.note_failure(key, Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=prepared.graph.label))
             raise
+        except DjinnError:
+            raise
+        except Exception as error:  # a fault of the engine's: the key is not to blame, so it is not put on record
+            log.exception("region %s: %s", prepared.graph.label, self.name)
+            what = f"{self.name} could not compile {prepared.graph.label}"
+            raise EngineError(f"{what}: {type(error).__name__}: {useful_line(error)}") from error
         if not self._keyed_by_request:
             guards = Guards.of(symints)
         if artefact.ready is None and not self.engine.capability().can_run:

@@ -291,6 +291,23 @@ def test_a_region_that_fails_runs_eagerly_alone(engine: Counting, settings: Sett
     check_results(srg, made)
 
 
+def test_a_fault_that_nobody_foresaw_is_a_failure_that_is_tried_again(engine: Counting, settings: Settings) -> None:
+    def faulty(region: RegionGraph) -> None:
+        if is_layer(region):
+            raise TypeError("an engine's own fault")
+
+    engine.on_compile = faulty
+    srg = layers()
+    made = built(srg, settings)
+    failed = [one for one in made.builds if one.outcome == "fallback"]
+    assert len(failed) == LAYERS
+    assert all([reason.kind for reason in one.reasons] == [ReasonKind.FALLBACK] for one in failed)
+    check_results(srg, made)
+    MEMORY.clear()
+    engine.on_compile = lambda region: None
+    assert all(one.outcome != "fallback" for one in built(layers(), settings).builds)
+
+
 def test_a_failure_is_remembered_and_not_tried_again(engine: Counting, settings: Settings) -> None:
     engine.fails = is_layer
     built(layers(), settings)
