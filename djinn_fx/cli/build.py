@@ -107,9 +107,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise StoreError(
             reason.detail if reason is not None else "the cache is switched off: there is nowhere to build to"
         )
-    engine = TensorRTEngine(
-        target=settings.target, library=arguments.flavour, store=store
-    )  # fmt: skip
+    engine = TensorRTEngine(target=settings.target, library=arguments.flavour, store=store)
     capability = engine.capability()
     if not capability.can_build:
         raise SettingsError(str(capability.why_not))

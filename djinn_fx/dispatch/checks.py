@@ -20,7 +20,6 @@ from djinn_fx.guard.guarded import GuardedRegion, guarded
 from djinn_fx.guard.precise import Precise, fp64_reference
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.guard.repro.write import Reproducer
-from djinn_fx.guard.tolerance import tolerance_in_single
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import traits_of
 from djinn_fx.settings.table import Settings
@@ -113,7 +112,6 @@ class Checks:
             on_passed=passed,
             any_layout=traits_of(engine).chooses_strides,
             passed=before,
-            bounds=tolerance_in_single if runner.double_in_single else None,
         )
 
 
@@ -127,10 +125,11 @@ class Beside(Runner):
         loaded: the artefact.
     """
 
+    wants_reference = True
+
     def __init__(self, checks: Checks, tier: Tier, prepared: Prepared, loaded: Loaded) -> None:
         self._checks, self._tier, self._prepared, self._loaded = checks, tier, prepared, loaded
         self.accepts = as_runner(loaded.run).accepts
-        self.wants_reference = True
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """As the artefact's."""

@@ -25,7 +25,7 @@ from djinn_fx.engines.base import Declined, RegionCallable, RegionGraph, Runner,
 from djinn_fx.engines.failures import nothing_written, said
 from djinn_fx.engines.randomness import Randomness
 from djinn_fx.errors import EngineError
-from djinn_fx.guard.compare import ANY, Bounds
+from djinn_fx.guard.compare import ANY
 from djinn_fx.guard.examine import Comparison, Finding, examine
 from djinn_fx.guard.facts import Facts
 from djinn_fx.guard.later import Look, ShapeCalls, finite
@@ -83,7 +83,6 @@ def guarded(
     on_passed: Callable[[], None] | None = None,
     any_layout: bool = False,
     passed: bool = False,
-    bounds: Bounds | None = None,
 ) -> GuardedRegion:
     """An engine's callable with the region's own ops beside it.
 
@@ -104,17 +103,17 @@ def guarded(
         on_passed: told once that the engine's first answer was right.
         any_layout: strides are the engine's own choice (Inductor's, in a region).
         passed: first answers were compared by an earlier process: only later ones are.
-        bounds: how far numbers may differ, where that is not for the region's ops to say.
 
     Raises:
         ValueError: ``verify`` is none of these.
     """
-    facts = Facts(region, bindings, allow_bf16)
-    facts.bounds = bounds or facts.bounds
+    runner, facts = as_runner(run), Facts(region, bindings, allow_bf16)
+    if runner.double_in_single:
+        facts.bounds = tolerance_in_single
     if any_layout:
         facts.layouts = (ANY,) * len(facts.layouts)
     return GuardedRegion(
-        as_runner(run),
+        runner,
         reference,
         label=label,
         engine=engine,
@@ -152,7 +151,6 @@ def guarded_alone(
         on_quarantine=dropped,
         reproduce=None,
         high_precision=None,
-        bounds=tolerance_in_single if run.double_in_single else None,
     )
 
 
@@ -167,6 +165,8 @@ class GuardedRegion(Runner):
         mutated: the arguments that a call writes into.
         compared: how many calls were compared so far: those took eager's time as well.
     """
+
+    partial = True
 
     def __init__(
         self,
@@ -188,7 +188,6 @@ class GuardedRegion(Runner):
         self._passed = on_passed
         self.label, self.engine, self.mutated = label, engine, tuple(mutated)
         self.accepts = run.accepts
-        self.partial = True
         self.verdict: bool | None = True if passed else None
         self._passed_before = passed
         self.compared = 0

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from djinn_fx.guard import compare
 from djinn_fx.guard.compare import alias_miss, difference, gap_of, misses
-from djinn_fx.guard.tolerance import Arithmetic, tolerance, work_of
+from djinn_fx.guard.tolerance import Arithmetic, tolerance, tolerance_in_single, work_of
 from djinn_fx.srg.effects import draws_random_numbers
 from tests.graphs import trace
 
@@ -174,3 +174,40 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = gap_of(found, expected)
     assert parts.norm == pytest.approx(whole.norm)
     assert (parts.worst, parts.of_worst) == (whole.worst, whole.of_worst)
+
+
+class TestInSingle:
+    """Of an engine that computes double precision in single: TensorRT."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_rounding_is_no_difference(self, dtype: torch.dtype) -> None:
+        exact = torch.randn(64, 64)
+        assert difference([exact.to(dtype) * 1.0], [(exact * (1 + 1e-4)).to(dtype)], tolerance_in_single) is None
+
+    @pytest.mark.parametrize(
+        ("found", "expected"),
+        [
+            (torch.zeros(3), torch.ones(3)),
+            (torch.ones(3), torch.zeros(3)),
+            (torch.tensor([1.0, float("nan")]), torch.tensor([float("nan"), 1.0])),
+            (torch.tensor([1.0, float("inf")]), torch.tensor([1.0, float("-inf")])),
+            (torch.tensor([1, 2]), torch.tensor([1, 3])),
+            (torch.ones(3), torch.ones(4)),
+            (torch.ones(3), torch.ones(3).half()),
+            (torch.ones(2, 3), torch.ones(3, 2).t()),
+            (torch.cat([torch.ones(999), torch.tensor([1.5])]), torch.ones(1000)),
+            (None, torch.ones(3)),
+            (3, 4),
+        ],
+    )
+    def test_is_found(self, found: Any, expected: Any) -> None:
+        assert difference([found], [expected], tolerance_in_single) is not None
+
+    def test_the_same_infinities_and_an_empty_tensor_are_none(self) -> None:
+        odd = torch.tensor([1.0, float("inf"), float("-inf"), float("nan")])
+        assert difference([odd, torch.empty(0)], [odd.clone(), torch.empty(0)], tolerance_in_single) is None
+
+    def test_the_stride_of_one_element_says_nothing(self) -> None:
+        assert (
+            difference([torch.ones(1, 3)], [torch.ones(1, 3).as_strided((1, 3), (77, 1))], tolerance_in_single) is None
+        )

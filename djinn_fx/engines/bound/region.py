@@ -111,6 +111,8 @@ class BoundRegion(Runner):
         reason: why the region reads its weights on every call, once it does so because they change too often.
     """
 
+    partial = True
+
     def __init__(
         self,
         *,
@@ -121,7 +123,6 @@ class BoundRegion(Runner):
         opener: Opener,
         mode: str = "auto",
     ) -> None:
-        self.partial = True
         self.engine, self.label, self.mode = engine, label, mode
         self.mutated = tuple(sorted({place for place, _ in signature.mutated}))
         self.reason: Reason | None = None

@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from djinn_fx.engines.bound.feeding import Feeder, plain
 from djinn_fx.engines.bound.signature import Signature
 from djinn_fx.engines.onnx.serving.inplace import InPlace, write_in_place
-from djinn_fx.engines.onnx.serving.session import Finisher, give_back, packed_bytes
+from djinn_fx.engines.onnx.serving.session import Wiring, give_back, packed_bytes
 from djinn_fx.engines.onnxruntime import vectors as onnxruntime_vectors
 from djinn_fx.engines.optional import optional
-from djinn_fx.engines.ranges.program import Checked
 from djinn_fx.errors import EngineError, useful_line
 
 onnx = optional("onnx")
@@ -94,20 +92,19 @@ class OrtSession:
     ) -> None:
         self._label = label
         options = session_options(threads)
-        named = {one.name: plain(weights[one.place]) for one in signature.fed if one.place in weights}
+        wiring = Wiring(signature, weights)
         try:
             proto = onnx.ModelProto.FromString(model)
             shared = write_in_place(proto.graph, signature) if signature.writes_first else {}
-            self.memory_bytes = _bind(proto.graph, named, options)
+            self.memory_bytes = _bind(proto.graph, wiring.named, options)
             providers = ["CPUExecutionProvider"]
             self._session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=providers)
         except Exception as error:
             raise EngineError(f"onnxruntime: cannot open {label}: {useful_line(error)}") from error
         give_back(self.memory_bytes)
-        self._weights = named  # ONNX Runtime reads them where they are, and does not own them
-        fed = [one for one in signature.fed if one.place not in weights]
-        self._feeder, self._finisher = Feeder(fed), Finisher(signature)
-        self._checked = Checked(signature.program, signature.symbols, weights)
+        self._weights = wiring.named  # ONNX Runtime reads them where they are, and does not own them
+        fed = wiring.fed
+        self._feeder, self._finisher, self._checked = wiring.feeder, wiring.finisher, wiring.checked
         self._names = [one.name for one in fed]
         self._types = [_element_type(one.dtype) for one in fed]
         outputs = self._session.get_outputs()

@@ -16,15 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from djinn_fx.engines.bound.feeding import Feeder, plain
 from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.onnx.serving.inplace import InPlace, write_in_place
-from djinn_fx.engines.onnx.serving.session import Finisher, give_back, packed_bytes
+from djinn_fx.engines.onnx.serving.session import Wiring, give_back, packed_bytes
 from djinn_fx.engines.openvino.exact import keep_exact
 from djinn_fx.engines.openvino.extensions import core
 from djinn_fx.engines.openvino.integers import is_narrow
 from djinn_fx.engines.optional import optional
-from djinn_fx.engines.ranges.program import Checked
 from djinn_fx.errors import EngineError, useful_line
 
 onnx = optional("onnx")
@@ -108,8 +106,8 @@ class OpenVinoSession:
         label: str,
     ) -> None:
         self._label = label
-        named = {one.name: plain(weights[one.place]) for one in signature.fed if one.place in weights}
-        fed = [one for one in signature.fed if one.place not in weights]
+        wiring = Wiring(signature, weights)
+        named, fed = wiring.named, wiring.fed
         try:
             proto = onnx.ModelProto.FromString(model)
             shared = write_in_place(proto.graph, signature) if signature.writes_first else {}
@@ -125,7 +123,7 @@ class OpenVinoSession:
         self._kept = named
         if not all(map(is_narrow, named.values())):
             raise EngineError(f"openvino: {label}: a weight holds numbers beyond OpenVINO's 32 bits")
-        self._feeder, self._finisher = Feeder(fed), Finisher(signature)
+        self._feeder, self._finisher, self._checked = wiring.feeder, wiring.finisher, wiring.checked
         # OpenVINO drops what it finds unused; a tensor may have several names.
         index = {name: place for place, port in enumerate(self._compiled.inputs) for name in port.get_names()}
         self._used = [place for place, one in enumerate(fed) if one.name in index]
@@ -135,7 +133,6 @@ class OpenVinoSession:
         self._all_used = len(self._used) == len(fed)
         used = [fed[place] for place in self._used]
         shared = {argument: output for argument, output in shared.items() if argument in {one.place for one in used}}
-        self._checked = Checked(signature.program, signature.symbols, weights)
         self._in_place = InPlace(shared, signature, used) if shared else None
         self._requests: list[_Request] = []
 

@@ -37,9 +37,7 @@ from djinn_fx.engines.tensorrt.run.calling import (
 from djinn_fx.engines.tensorrt.run.session import OutsideProfile
 from djinn_fx.errors import EngineError
 from djinn_fx.guard import guarded
-from djinn_fx.guard.compare import difference
 from djinn_fx.guard.guarded import GuardedRegion, guarded_alone
-from djinn_fx.guard.tolerance import tolerance_in_single
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.engines.tensorrt import converting
 from tests.engines.tensorrt.fake_gpu import ALIGNMENT, FakeDriver
@@ -553,41 +551,6 @@ class TestFirstRun:
         run([torch.randn(2, 3), torch.randn(2, 3)])
         assert eager == [2]
         assert len(driver.contexts) == 1
-
-
-class TestDifference:
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-    def test_rounding_is_no_difference(self, dtype: torch.dtype) -> None:
-        exact = torch.randn(64, 64)
-        assert difference([exact.to(dtype) * 1.0], [(exact * (1 + 1e-4)).to(dtype)], tolerance_in_single) is None
-
-    @pytest.mark.parametrize(
-        ("found", "expected"),
-        [
-            (torch.zeros(3), torch.ones(3)),
-            (torch.ones(3), torch.zeros(3)),
-            (torch.tensor([1.0, float("nan")]), torch.tensor([float("nan"), 1.0])),
-            (torch.tensor([1.0, float("inf")]), torch.tensor([1.0, float("-inf")])),
-            (torch.tensor([1, 2]), torch.tensor([1, 3])),
-            (torch.ones(3), torch.ones(4)),
-            (torch.ones(3), torch.ones(3).half()),
-            (torch.ones(2, 3), torch.ones(3, 2).t()),
-            (torch.cat([torch.ones(999), torch.tensor([1.5])]), torch.ones(1000)),
-            (None, torch.ones(3)),
-            (3, 4),
-        ],
-    )
-    def test_is_found(self, found: Any, expected: Any) -> None:
-        assert difference([found], [expected], tolerance_in_single) is not None
-
-    def test_the_same_infinities_and_an_empty_tensor_are_none(self) -> None:
-        odd = torch.tensor([1.0, float("inf"), float("-inf"), float("nan")])
-        assert difference([odd, torch.empty(0)], [odd.clone(), torch.empty(0)], tolerance_in_single) is None
-
-    def test_the_stride_of_one_element_says_nothing(self) -> None:
-        assert (
-            difference([torch.ones(1, 3)], [torch.ones(1, 3).as_strided((1, 3), (77, 1))], tolerance_in_single) is None
-        )
 
 
 class TestWholeWay:

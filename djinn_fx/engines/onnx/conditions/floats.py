@@ -44,7 +44,7 @@ def calm(b: GraphBuilder, *values: Value | None, least: float | None = None) -> 
     for value in values if _passes_over(b) else ():
         if value is None or not _varies(b, value):
             continue
-        number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
+        number = _number(b, value)
         # OpenVINO's reader takes the sum of squares apart into two passes, the norm not.
         kind = "ReduceL2" if b.flavour == "openvino" else "ReduceSumSquare"
         total = b.op(kind, [number], None, (), keepdims=0) if number.rank else b.op("Abs", [number])
@@ -91,7 +91,7 @@ def for_products(b: GraphBuilder, *factors: Value, bias: Value | None = None) ->
         return
     plain = [one for one in map(b.before_moved, factors) if one.name in b.given and _varies(b, one)]
     for value in dict.fromkeys(plain):
-        number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
+        number = _number(b, value)
         total = b.op("ReduceL1", [number], None, (), keepdims=0) if number.rank else b.op("Abs", [number])
         b.require(b.op("Less", [total, b.constant(_MOST_L1, number.dtype)], torch.bool, ()), of_floats=True)
         if bias is None:
@@ -116,7 +116,7 @@ def plain_extremes(b: GraphBuilder, value: Value, result: Value) -> None:
     """
     if not _varies(b, value) or not _passes_over(b) or not is_cheap(b, value):
         return
-    number = b.cast(result, torch.float32) if result.dtype in (torch.float16, torch.bfloat16) else result
+    number = _number(b, result)
     zero = b.op("Equal", [number, b.constant(0.0, number.dtype)], torch.bool)
     some, all_plain = _over_all(b, zero, "ReduceMax"), _over_all(b, _plain(b, value), "ReduceMin")
     b.require(b.op("Or", [b.opposite(some), all_plain], torch.bool, ()), of_floats=True)
@@ -124,7 +124,7 @@ def plain_extremes(b: GraphBuilder, value: Value, result: Value) -> None:
 
 def _plain(b: GraphBuilder, value: Value) -> Value:
     """Whether the reciprocals are other than -inf, which those of -0 and of the tiniest negative numbers are."""
-    number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
+    number = _number(b, value)
     turned = b.op("Reciprocal", [number])
     return b.opposite(b.op("Equal", [turned, b.constant(-math.inf, number.dtype)], torch.bool))
 
@@ -160,7 +160,7 @@ def exceeds(b: GraphBuilder, value: Value, least: float) -> None:
 def at_most(b: GraphBuilder, value: Value, most: float) -> None:
     """Require that no element is NaN, or above a number."""
     if _varies(b, value):
-        number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
+        number = _number(b, value)
         b.require(b.op("LessOrEqual", [number, b.constant(most, number.dtype)], torch.bool), of_floats=True)
 
 
@@ -169,7 +169,7 @@ def ordinary(b: GraphBuilder, *values: Value | None, least: float = ORDINARY[0],
     for value in values if _passes_over(b) else ():
         if value is None or not _varies(b, value):
             continue
-        number = b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
+        number = _number(b, value)
         size = b.op("Abs", [number])
         low, high, zero = (b.constant(one, number.dtype) for one in (least, most, 0.0))
         above = b.op("LessOrEqual", [low, size], torch.bool, size.shape)
@@ -220,6 +220,11 @@ def _floats(given: Iterable[Any]) -> list[Value]:
         elif isinstance(one, (list, tuple)):
             found += _floats(one)
     return found
+
+
+def _number(b: GraphBuilder, value: Value) -> Value:
+    """A value in a type whose sums of squares hold what the value may be: halves in float32."""
+    return b.cast(value, torch.float32) if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def _varies(b: GraphBuilder, value: Value) -> bool:

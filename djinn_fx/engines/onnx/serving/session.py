@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from djinn_fx.engines.bound.feeding import Feeder, plain
 from djinn_fx.engines.bound.signature import Given, Signature
+from djinn_fx.engines.ranges.program import Checked
 
 #: Operators for which runtimes keep a copy of a constant operand in an order of their own.
 _PACKING = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul", "FusedConv", "FusedGemm"})
@@ -17,6 +19,27 @@ _PACKING = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul", 
 _PASSING = frozenset({"Transpose", "Reshape", "Cast", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Expand"})
 #: Bytes packed from which on freed memory is given back.
 _WORTH_GIVING_BACK = 32 << 20
+
+
+class Wiring:
+    """How a session's model is fed and read, with some weights in it as constants.
+
+    Args:
+        signature: of the model.
+        weights: by place: what is constant.
+
+    Attributes:
+        named: the weights by their names in the model.
+        fed: the inputs that are left.
+        feeder, finisher: make its inputs of a call's arguments, and the region's results of its outputs.
+        checked: what must hold of a call's whole numbers.
+    """
+
+    def __init__(self, signature: Signature, weights: Mapping[int, torch.Tensor]) -> None:
+        self.named = {one.name: plain(weights[one.place]) for one in signature.fed if one.place in weights}
+        self.fed = [one for one in signature.fed if one.place not in weights]
+        self.feeder, self.finisher = Feeder(self.fed), Finisher(signature)
+        self.checked = Checked(signature.program, signature.symbols, weights)
 
 
 class Finisher:
