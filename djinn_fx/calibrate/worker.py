@@ -22,6 +22,7 @@ from djinn_fx.calibrate.program import Traced, traced
 from djinn_fx.calibrate.timing import Canary, timed_quietly
 from djinn_fx.costmodels.profile import Sample
 from djinn_fx.dispatch.build import Builder
+from djinn_fx.dispatch.region import RegionWork
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
 from djinn_fx.settings.engines import EAGER
@@ -69,9 +70,10 @@ def callable_of(name: str, made: Traced) -> Callable[[list[Any]], Sequence[Any]]
         eager = engine(name, settings)
         return eager.load(eager.compile(made.graph))
     plan = Plan(regions=(made.region,), order=(0,))
-    found, reasons = Builder(settings, mode="blocking").each(made.srg, plan, made.region, [name])
+    work = RegionWork.of(made.srg, plan, made.region)
+    found = Builder(settings, mode="blocking").each(work, [name])
     if not found:
-        raise EngineError("; ".join(reason.detail for reason in reasons) or f"{name} takes no such graph")
+        raise EngineError("; ".join(reason.detail for reason in work.reasons) or f"{name} takes no such graph")
     return found[0].loaded.run
 
 

@@ -28,7 +28,7 @@ from djinn_fx.command_line import (
     write_json,
 )
 from djinn_fx.compiling.readiness import ModelStatus, status, wait_until_ready
-from djinn_fx.dispatch.contests.entrant import ContestStatus, EntrantStatus
+from djinn_fx.dispatch.entrant import DispatchStatus, EntrantStatus
 from djinn_fx.errors import DjinnError, ModelFileError
 from djinn_fx.explain.check import copy_inputs
 from djinn_fx.explain.find_model import FoundModel, find_model
@@ -150,14 +150,14 @@ def _row(one: EntrantStatus, best: float | None) -> tuple[str, ...]:
     ratio = f"{one.median_s / best:.2f}" if one.median_s is not None and best else "-"
     packed = format_bytes(one.memory_bytes) if one.memory_bytes else "-"
     why = f": {one.reason.detail}" if one.reason is not None else ""
-    return one.engine, took, ratio, packed, f"{one.standing.value}{why}"
+    return one.engine, took, ratio, packed, f"{one.state.value}{why}"
 
 
 def _as_json(tuned: Tuned) -> list[dict[str, Any]]:
     return [_contest_as_json(contest) for contest in tuned.status.contests]
 
 
-def _contest_as_json(contest: ContestStatus) -> dict[str, Any]:
+def _contest_as_json(contest: DispatchStatus) -> dict[str, Any]:
     return {
         "label": contest.label,
         "engine": contest.engine,
@@ -166,7 +166,7 @@ def _contest_as_json(contest: ContestStatus) -> dict[str, Any]:
         "engines": [
             {
                 "engine": one.engine,
-                "standing": one.standing.value,
+                "standing": one.state.value,
                 "median_s": one.median_s,
                 "answers": one.answers,
                 "memory_bytes": one.memory_bytes,

@@ -20,19 +20,20 @@ from torch._guards import TracingContext
 from torch.fx import GraphModule
 
 from djinn_fx.compiling.captured import CapturedGraph
-from djinn_fx.compiling.choice import Chosen, compete, contenders, outlook
+from djinn_fx.compiling.choice import contenders, in_one_piece, outlook, planned_whole
 from djinn_fx.compiling.deferred import DeferredGraph, deferrable
 from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.compiling.learning import learning
 from djinn_fx.compiling.pricing import pricing_for
 from djinn_fx.compiling.readiness import HANDLES, GraphHandle
 from djinn_fx.compiling.session import compile_session
-from djinn_fx.dispatch.build import Builder, tier_names
+from djinn_fx.dispatch.build import Builder, Whole
 from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.dispatch.refusals import told_of_refusals
 from djinn_fx.dispatch.region import RegionBuild
+from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.engines.here import here_digest
-from djinn_fx.engines.inductor.prewarm import prewarm
+from djinn_fx.engines.registry import prewarm
 from djinn_fx.errors import SettingsError
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.passes.base import Pass, PassContext, run_passes
@@ -170,7 +171,7 @@ class GraphCompiler:
     def compile(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Trace, plan and build one of Dynamo's graphs, or take it whole from torch's cache."""
         if self._inductor_is_next():
-            prewarm(example_inputs)
+            prewarm(STANDBY, example_inputs)
         if not self._cacheable:
             return self.through_aot(gm, example_inputs)
         from djinn_fx.saved.torch_cache import keeping
@@ -233,25 +234,26 @@ class GraphCompiler:
         captured = self.plan(kind, gm)
         srg, plan = captured.srg, captured.plan
         names = contenders(self.settings, kind, _device_of(srg))
-        chosen = compete(srg, plan, self.settings, names, captured.pricing)
-        if isinstance(chosen, Chosen):
-            if self._handle is not None:
-                self._handle.add(chosen.callables)
-            captured = replace(captured, plan=chosen.plan, builds=(chosen.build,))
-            return captured, chosen.run, self._kept(chosen.program, chosen.constants, captured.builds)
-        plan = replace(plan, reasons=(*plan.reasons, *chosen))
-        captured = replace(captured, plan=plan)
-        built = self._builder(names).build(srg, plan)
-        captured = replace(captured, builds=built.builds)
+        builder, whole = self._builder(names), in_one_piece(captured, self.settings, names)
+        built = builder.whole(whole) if isinstance(whole, Whole) else None
+        cut, refusals = built is None, (whole.work.reasons if isinstance(whole, Whole) else [whole] if whole else [])
+        if isinstance(whole, Whole) and built is not None:
+            plan = planned_whole(plan, whole, built)
+        else:
+            plan = replace(plan, reasons=(*plan.reasons, *refusals))
+            built = builder.build(srg, plan)
+        captured = replace(captured, plan=plan, builds=built.builds)
         told: tuple[str, ...] = ()
         if self._handle is not None:
             self._handle.add((*built.callables, *built.standbys))
-            told = told_of_refusals(self.settings, chosen, built.builds)
+            told = told_of_refusals(self.settings, refusals, built.builds) if cut else ()
             self._handle.refused += told
         program, constants = program_of(srg, plan)
+        if not cut:  # of what competes, each sees to its own strides, or the guard does
+            program = replace(program, layouts=None)
         strays = self._handle.strays() if self._handle is not None else None
         run = executable(program, built.callables, constants, strays)
-        if self._ahead is None:
+        if cut and self._ahead is None:
             run = learning(run, program, built, constants, captured, self.settings)
         # A graph that an engine refused which was asked for is planned anew by each process: the user may have followed
         # the remedy, and is told again if not.

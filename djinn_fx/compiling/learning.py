@@ -16,8 +16,7 @@ from djinn_fx.costmodels.learning import Drift, shares
 from djinn_fx.costmodels.measured import Timing
 from djinn_fx.costmodels.work.work import WorkGraph
 from djinn_fx.dispatch.build import Built
-from djinn_fx.dispatch.contests.contest import Contest
-from djinn_fx.dispatch.lazy import LazyRegion
+from djinn_fx.dispatch.entrant import Dispatcher
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.runtime.program import Program
@@ -95,7 +94,7 @@ def learning(
     work = {index: part_of(srg, plan.regions[index].nodes) for index in set(first)}
 
     def told(times: Times) -> None:
-        if any(isinstance(one, (LazyRegion, Contest)) and one.pending for one in built.callables):
+        if any(isinstance(one, Dispatcher) and one.pending for one in built.callables):
             return  # what was timed while builders used the processor says nothing
         together: dict[tuple[int, str], list[float]] = {}
         for (index, engine), seconds in times.items():
@@ -109,7 +108,7 @@ def learning(
 
 def _engine_of(run: RegionCallable, build: RegionBuild) -> Callable[[], str]:
     """Tells which engine a region runs on; a lazy one moves, and each call of a contest may be another's."""
-    if isinstance(run, (LazyRegion, Contest)):
+    if isinstance(run, Dispatcher):
         return lambda: run.engine
     return lambda: build.engine
 

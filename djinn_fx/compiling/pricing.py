@@ -10,7 +10,7 @@ import torch
 from djinn_fx.compiling.region_times import RegionTimes, lessons
 from djinn_fx.costmodels.choose import Pricing, pricing
 from djinn_fx.costmodels.profile import conditions
-from djinn_fx.dispatch.build import tier_names
+from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.passes.base import Pass
 from djinn_fx.passes.estimate_cost import EstimateCost
 from djinn_fx.settings.engines import EAGER

@@ -15,10 +15,10 @@ from torch._dynamo.eval_frame import innermost_fn
 from torch.fx import GraphModule
 
 from djinn_fx.compiling.deferred import DeferredGraph
-from djinn_fx.dispatch.contests.by_size import ContestBySize
 from djinn_fx.dispatch.contests.contest import Contest
-from djinn_fx.dispatch.contests.entrant import ContestStatus, Standing
-from djinn_fx.dispatch.lazy import CHANGED, LazyRegion, RegionStatus, State, TierStatus
+from djinn_fx.dispatch.contests.contestants import ContestBySize
+from djinn_fx.dispatch.entrant import CHANGED, OF_BUILDING, DispatchStatus, EntrantStatus, State
+from djinn_fx.dispatch.lazy import LazyRegion
 from djinn_fx.dispatch.standby import Standby
 from djinn_fx.engines.bound.write_protection import table, why_not
 from djinn_fx.errors import DjinnError
@@ -47,9 +47,9 @@ class ModelStatus:
 
     graphs: int
     unplanned: int
-    regions: tuple[RegionStatus, ...]
+    regions: tuple[DispatchStatus, ...]
     reasons: tuple[Reason, ...] = ()
-    contests: tuple[ContestStatus, ...] = ()
+    contests: tuple[DispatchStatus, ...] = ()
     unprotected: str | None = None
     refused: tuple[str, ...] = ()
     caches: tuple[str, ...] = ()
@@ -59,22 +59,22 @@ class ModelStatus:
     def ready(self) -> bool:
         """Whether nothing is left to be planned or built: calls go to the best that runs here. False where a region is
         left to its own ops because every build for it failed. A trial between engines needs calls, it may go on."""
-        preparing = any(one.standing is Standing.PREPARING for contest in self.contests for one in contest.entrants)
-        built = all(_settled(region.tiers) for region in self.regions)
+        preparing = any(one.state is State.PREPARING for contest in self.contests for one in contest.entrants)
+        built = all(_settled(region.entrants) for region in self.regions)
         return not self.unplanned and not self.reasons and not preparing and built
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many (region, engine) pairs are in each state; every state is named."""
-        counts = Counter(tier.state for region in self.regions for tier in region.tiers)
-        return {state.value: counts[state] for state in State}
+        """How many (region, engine) pairs are in each state of being built; every one is named."""
+        counts = Counter(one.state for region in self.regions for one in region.entrants)
+        return {state.value: counts[state] for state in OF_BUILDING}
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count) or "nothing to build"
         waiting = f"; {self.unplanned} of {self.graphs} graphs not planned yet" if self.unplanned else ""
         lines = [f"{'ready' if self.ready else 'not ready'}: {counts}{waiting}"]
         lines += [f"  {_line(region)}" for region in self.regions]
-        lines += [f"  {_contest_line(contest)}" for contest in self.contests]
+        lines += [f"  {_line(one, ', decided' if one.decided else ', on trial')}" for one in self.contests]
         compared = f"compared with what was packed, in part: {self.unprotected}"
         lines.append(f"  weights are {'write-protected' if self.unprotected is None else compared}")
         lines += [f"  {sentence}" for sentence in self.refused]
@@ -82,47 +82,37 @@ class ModelStatus:
         return "\n".join([*lines, *(f"  {reason}" for reason in (*self.reasons, *self.relaid))])
 
 
-def _settled(tiers: Sequence[TierStatus]) -> bool:
+def _settled(entrants: Sequence[EntrantStatus]) -> bool:
     """Whether an engine runs it and no better one may still come; or none failed, they only do not run here."""
     failed = False
-    for tier in tiers:
-        if tier.state is State.READY:
+    for one in entrants:
+        if one.state is State.READY:
             return True
-        if tier.state is State.FAILED and tier.retry_after_s is None:
+        if one.state is State.FAILED and one.retry_after_s is None:
             failed = True
-        elif tier.state is not State.BUILT_NOT_RUNNABLE:
+        elif one.state is not State.BUILT_NOT_RUNNABLE:
             return False
     return not failed
 
 
-def _line(region: RegionStatus) -> str:
-    tiers = []
-    for tier in region.tiers:
-        text = f"{tier.engine} {tier.state.value}"
-        if tier.pays_after_calls is not None:
-            text += f", pays after {tier.pays_after_calls} more calls"
-        if tier.retry_after_s is not None:
-            text += f", tried again in {tier.retry_after_s:.0f} s"
-        if tier.reason is not None:
-            text += f" ({tier.reason.detail})"
-        tiers.append(text)
-    times = f" x{region.repeats}" if region.repeats > 1 else ""
-    return f"{region.label}{times} runs on {region.engine}; {'; '.join(tiers)}"
+def _line(now: DispatchStatus, how: str = "") -> str:
+    times = f" x{now.repeats}" if now.repeats > 1 else ""
+    return f"{now.label}{times} runs on {now.engine}{how}; {'; '.join(map(_told, now.entrants))}"
 
 
-def _contest_line(contest: ContestStatus) -> str:
-    entrants = []
-    for one in contest.entrants:
-        text = f"{one.engine} {one.standing.value}"
-        if one.median_s is not None:
-            text += f" {format_seconds(one.median_s)}"
-        if one.memory_bytes:
-            text += f", {format_bytes(one.memory_bytes)} of packed weights"
-        if one.reason is not None:
-            text += f" ({one.reason.detail})"
-        entrants.append(text)
-    how = "decided" if contest.decided else "on trial"
-    return f"{contest.label} runs on {contest.engine}, {how}; {'; '.join(entrants)}"
+def _told(one: EntrantStatus) -> str:
+    text = f"{one.engine} {one.state.value}"
+    if one.median_s is not None:
+        text += f" {format_seconds(one.median_s)}"
+    if one.memory_bytes:
+        text += f", {format_bytes(one.memory_bytes)} of packed weights"
+    if one.pays_after_calls is not None:
+        text += f", pays after {one.pays_after_calls} more calls"
+    if one.retry_after_s is not None:
+        text += f", tried again in {one.retry_after_s:.0f} s"
+    if one.reason is not None:
+        text += f" ({one.reason.detail})"
+    return text
 
 
 class GraphHandle:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from djinn_fx.dispatch.contests.pays import EXPERIENCE, Budget
-from djinn_fx.dispatch.lazy import PENDING, Candidate, LazyRegion, State
+from djinn_fx.dispatch.entrant import PENDING, Entrant, State
+from djinn_fx.dispatch.lazy import LazyRegion
 from djinn_fx.dispatch.memory import BUILDING, Loaded, load_entry
 from djinn_fx.dispatch.progress import watch
 from djinn_fx.dispatch.region import RegionWork
@@ -38,7 +39,7 @@ _TRANSIENT = frozenset(
 )
 
 
-class BackgroundBuild(Candidate):
+class BackgroundBuild(Entrant):
     """One engine's way to one lazy region. Holds the region weakly: pool threads must not keep a freed model alive.
 
     Args:
@@ -65,7 +66,7 @@ class BackgroundBuild(Candidate):
     ) -> None:
         assert isinstance(prepared.request, BuildRequest), "can be built in a child"
         assert prepared.key is not None, "can be built in a child"
-        self.engine = tier.name
+        super().__init__(tier.name)
         self._region = weakref.ref(region)
         self._tier, self._prepared, self._budget = tier, prepared, budget
         self._request, self._key = prepared.request, prepared.key
@@ -79,13 +80,13 @@ class BackgroundBuild(Candidate):
         tell_of_fork(self)
 
     def submit(self) -> None:
-        """See :meth:`Candidate.submit`."""
+        """See :meth:`Entrant.submit`."""
         may = self.state is State.COLD or (self.state is State.FAILED and self.retry_at is not None)
         if may:
             self._submit(self._request)
 
     def extend(self, sizes: Sequence[int]) -> None:
-        """See :meth:`Candidate.extend`."""
+        """See :meth:`Entrant.extend`."""
         region = self._region()
         if region is None or self._variants >= MAX_VARIANTS:
             return
@@ -96,7 +97,7 @@ class BackgroundBuild(Candidate):
             self._submit(request)
 
     def cancel(self) -> None:
-        """See :meth:`Candidate.cancel`."""
+        """See :meth:`Entrant.cancel`."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None and self._pool is not None:
             self._pool.cancel(ticket)
@@ -105,7 +106,7 @@ class BackgroundBuild(Candidate):
                 self.move(State.COLD)
 
     def after_fork(self) -> None:
-        """See :meth:`Candidate.after_fork`: the next look at it has it built anew."""
+        """See :meth:`Entrant.after_fork`: the next look at it has it built anew."""
         self._ticket = None
         self._settle(0.0)
         if self.state in PENDING:

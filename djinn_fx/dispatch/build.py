@@ -9,33 +9,39 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from djinn_fx.dispatch.checks import Beside, Checks, has_passed
-from djinn_fx.dispatch.contests.by_size import ContestBySize
-from djinn_fx.dispatch.contests.contestants import Contestants, Made
+from djinn_fx.dispatch.contests.contestants import Made, contest_between
+from djinn_fx.dispatch.contests.decisions import Outcomes
 from djinn_fx.dispatch.contests.pays import EXPERIENCE, Budget
-from djinn_fx.dispatch.lazy import Adopted, LazyRegion, Policy
-from djinn_fx.dispatch.memory import BUILDING, MEMORY, Loaded, load_entry
+from djinn_fx.dispatch.entrant import Entrant
+from djinn_fx.dispatch.lazy import LazyRegion, Policy, lazy_region
+from djinn_fx.dispatch.memory import BUILDING, Loaded
 from djinn_fx.dispatch.progress import Progress
-from djinn_fx.dispatch.region import RegionBuild, RegionWork, built_again, distinct_first, region_values
+from djinn_fx.dispatch.region import (
+    RegionBuild,
+    RegionWork,
+    built_again,
+    devices_of,
+    distinct_first,
+    region_values,
+)
 from djinn_fx.dispatch.standby import Standby
-from djinn_fx.dispatch.tier import Prepared, Tier, patience_s, tiers_for
-from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, as_runner
-from djinn_fx.engines.keys import Guards, device_order, symbolic_inputs
-from djinn_fx.engines.registry import engine
-from djinn_fx.errors import EngineError
+from djinn_fx.dispatch.tier import Prepared, Tier, patience_s, tier_names, tiers_for
+from djinn_fx.engines.base import Engine, RegionCallable, as_runner
+from djinn_fx.engines.keys import Guards, symbolic_inputs
+from djinn_fx.engines.registry import engine, import_runtime
+from djinn_fx.errors import DjinnError, EngineError, useful_line
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.engines import BOUND, EAGER, STANDBY, TRAITS
+from djinn_fx.settings.engines import EAGER, traits_of
 from djinn_fx.settings.table import Settings
-from djinn_fx.srg.extract import input_value
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
-from djinn_fx.store.opening import open_store
 
 log = logging.getLogger("djinn_fx.dispatch")
 
@@ -46,11 +52,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """The callables of a plan's regions, by region index, how each came about, and what stands by behind them."""
+    """The callables of a plan's regions, by region index, how each came about, and what stands by behind them.
+
+    Of a graph in one piece: the engines that take it so.
+    """
 
     callables: tuple[RegionCallable, ...]
     builds: tuple[RegionBuild, ...]
     standbys: tuple[Standby, ...] = ()
+    takers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A graph in one piece, for which engines are to compete.
+
+    Attributes:
+        work: the graph as a region.
+        wanted: engines that are tried, in the order in which they answer.
+        hopeless: engines that are tried if none of those takes it.
+        known: the engine that won an earlier trial.
+        standby: the graph cut into regions, on Inductor.
+        tried: whether that takes part, not only once no other engine is left.
+        outcomes: see :func:`contest_between`; ``timed`` likewise.
+    """
+
+    work: RegionWork
+    wanted: Sequence[str]
+    hopeless: Sequence[str] = ()
+    known: str | None = None
+    standby: Standby | None = None
+    tried: bool = False
+    outcomes: Callable[[Sequence[int]], Outcomes] | None = None
+    timed: Callable[[Mapping[str, Sequence[float]]], None] | None = None
 
 
 class Builder:
@@ -100,10 +134,34 @@ class Builder:
         standbys, self._standbys = tuple(self._standbys), []
         return Built(callables=tuple(run for run, _ in found), builds=tuple(how for _, how in found), standbys=standbys)
 
-    def each(self, srg: SRG, plan: Plan, region: Region, names: Sequence[str]) -> tuple[list[Made], list[Reason]]:
-        """What each of these engines makes of a region, in this process, and why the others make nothing of it."""
-        work = RegionWork(srg, plan, region, symbolic_inputs(region_values(srg, region)))
-        return self._each(work, tiers_for(self._settings, names)), work.reasons
+    def whole(self, whole: Whole) -> Built | None:
+        """The callable of a graph in one piece; None if no engine takes it so, which its work's Reasons tell."""
+        made = self.each(whole.work, whole.wanted) or self.each(whole.work, whole.hopeless)
+        if not made:
+            return None
+        run = contest_between(
+            whole.work.graph,
+            made,
+            self._own_ops(whole.work),
+            self._settings,
+            standby=whole.standby,
+            tried=whole.tried,
+            outcomes=whole.outcomes,
+            timed=whole.timed,
+        )
+        first = made[0].loaded
+        # Who won an earlier trial has been checked on this machine: it needs nothing beside it any more.
+        build = replace(whole.work.build(first, "built"), alone=first.engine == whole.known)
+        build = replace(build, checked=self._settings.verify == "first")
+        if whole.standby is not None:
+            whole.standby.begin()
+        standbys = (whole.standby,) if whole.standby is not None else ()
+        takers = tuple(one.tier.name for one in made)
+        return Built(callables=(run,), builds=(build,), standbys=standbys, takers=takers)
+
+    def each(self, work: RegionWork, names: Sequence[str]) -> list[Made]:
+        """What each of these engines makes of a region, in this process; the work's Reasons tell why others do not."""
+        return self._each(work, tiers_for(self._settings, names))
 
     def _each(self, work: RegionWork, tiers: Sequence[Tier]) -> list[Made]:
         made = []
@@ -129,12 +187,15 @@ class Builder:
         if isinstance(prepared, Reason):
             work.reasons.append(prepared)
             return None
-        loaded, _ = self._now(tier, prepared, work)
-        return Made(tier=tier, prepared=prepared, loaded=loaded) if loaded is not None else None
+        loaded, outcome = self._now(tier, prepared, work)
+        return Made(tier=tier, prepared=prepared, loaded=loaded, outcome=outcome) if loaded is not None else None
+
+    def _own_ops(self, work: RegionWork) -> RegionCallable:
+        return self._eager.load(self._eager.compile(work.graph))
 
     def _may_share(self, srg: SRG, region: Region, symints: Sequence[torch.SymInt], build: RegionBuild) -> bool:
         """Whether a repeat may use the artefact of its twin: same device indices, and true size facts."""
-        if _devices(srg, region) != _devices(srg, srg.regions[build.region]):
+        if devices_of(srg, region) != devices_of(srg, srg.regions[build.region]):
             return False
         return Guards(expression=build.guards).hold(symints)
 
@@ -142,28 +203,23 @@ class Builder:
         """Ask the engines in order; what none of them takes runs eagerly."""
         made = self._each(work, self._bound)
         if made:
-            reference = self._eager.load(self._eager.compile(work.graph))
-            contestants = Contestants(work.graph, made, reference, self._settings, work.repeats)
             standby = None
             if EAGER not in self._settings.engines:
                 standby = Standby(functools.partial(self._others, work))
                 self._standbys.append(standby)
-            contest = functools.partial(contestants.contest, standby=standby)
-            run: RegionCallable = ContestBySize(work.places, lambda _: contest()) if work.places else contest()
+            run: RegionCallable = contest_between(
+                work.graph, made, self._own_ops(work), self._settings, repeats=work.repeats, standby=standby
+            )
             return run, replace(work.build(made[0].loaded, "built"), key="", alone=False)
         if not self._tiers:
-            return self._eager.load(self._eager.compile(work.graph)), work.build(None, "built")
+            return self._own_ops(work), work.build(None, "built")
         if self._mode != "blocking":
             return self._lazily(work)
         for tier in self._tiers:
-            prepared = tier.prepare(work.graph, for_child=False)
-            if isinstance(prepared, Reason):
-                work.reasons.append(prepared)
-                continue
-            loaded, outcome = self._now(tier, prepared, work)
-            if loaded is not None:
-                run = self._serving(work, self._checked(work, tier, prepared, loaded))
-                return run, work.build(loaded, outcome)
+            one = self._one(work, tier)
+            if one is not None:
+                run = self._serving(work, self._checked(work, tier, one.prepared, one.loaded))
+                return run, work.build(one.loaded, one.outcome)
         return self._fallback(work)
 
     def _others(self, work: RegionWork) -> tuple[RegionCallable | None, tuple[LazyRegion, ...]]:
@@ -174,20 +230,21 @@ class Builder:
 
     def _checked(self, work: RegionWork, tier: Tier, prepared: Prepared, loaded: Loaded) -> Loaded:
         """An artefact whose answers are compared with eager's, where that can be and has not been done before."""
-        checks = Checks(work.graph, self._eager.load(self._eager.compile(work.graph)), self._settings)
+        checks = Checks(work.graph, self._own_ops(work), self._settings)
         if as_runner(loaded.run).wants_reference:
             return replace(loaded, run=Beside(checks, tier, prepared, loaded))
         if not checks.possible:
             return loaded
         work.checked = True
         passed = self._settings.verify == "first" and has_passed(tier.store, loaded.key)
-        return replace(loaded, run=checks.artefact(tier, prepared, loaded, _said_already, passed=passed))
+        # What is dropped the guard has logged, and it answers by the region's own ops from then on.
+        return replace(loaded, run=checks.artefact(tier, prepared, loaded, lambda _: None, passed=passed))
 
     def _serving(self, work: RegionWork, loaded: Loaded) -> RegionCallable:
         """An artefact as a region's callable; one that checks itself has the region's own ops beside it."""
         if not as_runner(loaded.run).wants_reference:
             return loaded.run
-        region, adopted = self._new_lazy(work, None), Adopted(loaded.engine)
+        region, adopted = lazy_region(work, self._own_ops(work), self._policy), Entrant(loaded.engine)
         names = [tier.name for tier in self._tiers]
         behind = self._tiers[names.index(loaded.engine) + 1 :] if loaded.engine in names else ()
         prepared = [(tier, tier.prepare(work.graph, for_child=True)) for tier in behind]
@@ -209,13 +266,10 @@ class Builder:
             return self._compile(tier, prepared, work), "built"
         with BUILDING.of(prepared.key.digest):
             wrong = tier.quarantined(prepared.key)
-            if wrong is not None:
-                work.note(wrong)
-                return None, ""
-            found = tier.find(prepared.key, work.holds)
+            found = tier.find(prepared.key, work.holds) if wrong is None else None
             if found is not None:
                 return found
-            idle = tier.not_runnable(prepared.key, work.graph, work.holds)
+            idle = wrong or tier.not_runnable(prepared.key, work.graph, work.holds)
             if idle is not None:
                 work.note(idle)
                 return None, ""
@@ -245,7 +299,7 @@ class Builder:
             return None
         began = time.perf_counter()
         try:
-            loaded = tier.compile(prepared, work.symints, alone=alone)
+            loaded = _compiled(tier, prepared, work.symints, alone=alone)
         except EngineError as error:
             if self._settings.on_failure == "raise":
                 raise
@@ -263,10 +317,9 @@ class Builder:
         failed = any(reason.kind is ReasonKind.FALLBACK for reason in work.reasons)
         detail = "; ".join(reason.detail for reason in work.reasons) or "the settings say so"
         log.log(logging.WARNING if failed else logging.INFO, "region %s runs eagerly: %s", work.region.label, detail)
-        run = self._eager.load(self._eager.compile(work.graph))
         # What was missing from the cache is no news where nothing could have been there.
         work.reasons = [reason for reason in work.reasons if reason.kind is not ReasonKind.CACHE_MISS]
-        return run, work.build(None, "fallback")
+        return self._own_ops(work), work.build(None, "fallback")
 
     # Lazily
 
@@ -281,49 +334,27 @@ class Builder:
                 work.reasons.append(prepared)
                 continue
             wrong = tier.quarantined(prepared.key) if prepared.key is not None else None
-            if wrong is not None:
-                work.note(wrong)
-                continue
-            found = tier.find(prepared.key, work.holds) if prepared.key is not None else None
+            found = tier.find(prepared.key, work.holds) if prepared.key is not None and wrong is None else None
             if found is not None:
                 start, outcome = self._checked(work, tier, prepared, found.loaded), found.outcome
                 break
-            known = self._known(tier, prepared, work)
-            if known is not None:
-                work.note(known)
-            elif self._can_build_elsewhere(tier, prepared, work):
+            why_not = wrong or tier.no_use_building(prepared, work.holds)
+            if why_not is None and prepared.key is not None:
                 wanted.append((tier, prepared))
+                why_not = tier.note_miss(prepared.key, work.graph)
+            work.note(why_not)
         if not wanted:
             return (
                 (self._serving(work, start), work.build(start, outcome)) if start is not None else self._fallback(work)
             )
         return self._lazy_region(work, wanted, start, outcome)
 
-    def _known(self, tier: Tier, prepared: Prepared, work: RegionWork) -> Reason | None:
-        """Why there is no point in building: it does not run here, or it failed before."""
-        if prepared.key is None:
-            return None
-        return tier.not_runnable(prepared.key, work.graph, work.holds) or tier.known_failure(prepared.key)
-
-    def _can_build_elsewhere(self, tier: Tier, prepared: Prepared, work: RegionWork) -> bool:
-        if isinstance(prepared.request, BuildRequest) and prepared.key is not None:
-            work.note(tier.note_miss(prepared.key, work.graph))
-            return True
-        if isinstance(prepared.request, Reason):
-            work.reasons.append(prepared.request)
-        else:
-            detail = f"{tier.name}: the region has no key, so it is built in this process or not at all"
-            work.note(Reason(kind=ReasonKind.ENGINE_REFUSED, detail=detail, node=work.region.label))
-        return False
-
     def _lazy_region(
         self, work: RegionWork, wanted: Sequence[tuple[Tier, Prepared]], start: Loaded | None, outcome: str
     ) -> tuple[RegionCallable, RegionBuild]:
-        if any(tier.name == STANDBY for tier, _ in wanted):
-            from djinn_fx.engines.inductor.engine import import_runtime
-
-            import_runtime()  # here, where the user waits anyway: in a pool thread it would hold up calls
-        region = self._new_lazy(work, start)
+        for tier, _ in wanted:
+            import_runtime(tier.name)  # here, where the user waits anyway: in a pool thread it would hold up calls
+        region = lazy_region(work, self._own_ops(work), self._policy, start)
         candidates = self._builds(work, region, wanted)
         for candidate in candidates:
             after = region.pays_after(candidate.engine)
@@ -337,62 +368,33 @@ class Builder:
         build = work.build(start, outcome)
         return region, replace(build, key=key.digest if only and key is not None else build.key)
 
-    def _new_lazy(self, work: RegionWork, start: Loaded | None) -> LazyRegion:
-        return LazyRegion(
-            label=work.region.label,
-            eager=self._eager.load(self._eager.compile(work.graph)),
-            start=start,
-            ops=len(work.region.nodes),
-            repeats=work.repeats,
-            places=work.places,
-            predicted_s=work.region.eager_s,
-            saved_share=work.region.saved_share,
-            clock_tells=work.region.device.startswith("cpu"),
-            policy=self._policy,
-        )
 
+def _compiled(tier: Tier, prepared: Prepared, symints: Sequence[torch.SymInt], *, alone: bool = False) -> Loaded | None:
+    """Compile a region in this process, and keep it. None if it was built but does not run here.
 
-def _said_already(reason: Reason) -> None:
-    """The guard has logged it, and answers by the region's own ops from now on."""
-
-
-def tier_names(settings: Settings) -> tuple[str, ...]:
-    """The engines that regions may run on besides eager, the best first.
-
-    Those the settings name, and below them Inductor, which is ready earlier or takes what others cannot.
+    Raises:
+        EngineError: the engine failed; put on record, unless it is a fault nobody foresaw.
     """
-    if settings.engine == EAGER:
-        return ()
-    named = [name for name in settings.engines if name not in ("auto", EAGER, *BOUND)]
-    if settings.engine == "auto" and torch.cuda.is_available():
-        named = [name for name in TRAITS if TRAITS[name].needs_gpu and engine(name, settings).capability().can_run]
-    return tuple(dict.fromkeys((*named, STANDBY)))
-
-
-def load_artefact(settings: Settings, key: str, *, passed: bool = False) -> RegionCallable | None:
-    """The callable of a stored artefact by its key alone; None if it is not there or cannot be loaded.
-
-    Args:
-        settings: in force.
-        key: of the artefact.
-        passed: whether its answers must have been compared with eager's before, here.
-    """
-    if passed and not has_passed(open_store(settings)[0], key):
-        return None
-    known = MEMORY.exactly(key)
-    if known is not None:
-        return known.run
-    store, _ = open_store(settings)
-    entry = store.get(key) if store is not None else None
-    if entry is None:
-        return None
-    artefact = Artefact(header=entry.header, payload=entry.payload)
+    key = prepared.key
+    # An artefact that says itself which calls it takes relies on no facts about the graph's symbols.
+    guards = Guards(expression=None)
     try:
-        return load_entry(engine(str(entry.header.get("engine")), settings), artefact, key).run
+        artefact = tier.engine.compile(prepared.graph, alone=alone)
     except EngineError as error:
-        log.warning("a stored artefact cannot be used: %s", error)
+        if key is not None:
+            tier.note_failure(key, Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=prepared.graph.label))
+        raise
+    except DjinnError:
+        raise
+    except Exception as error:  # a fault of the engine's: the key is not to blame, so it is not put on record
+        log.exception("region %s: %s", prepared.graph.label, tier.name)
+        what = f"{tier.name} could not compile {prepared.graph.label}"
+        raise EngineError(f"{what}: {type(error).__name__}: {useful_line(error)}") from error
+    if not traits_of(tier.name).keyed_by_request:
+        guards = Guards.of(symints)
+    if artefact.ready is None and not tier.engine.capability().can_run:
+        if key is not None:
+            tier.write(prepared, artefact.header, artefact.payload, guards)
         return None
-
-
-def _devices(srg: SRG, region: Region) -> tuple[str, ...]:
-    return device_order(input_value(srg, srg.node(name)) for name in (*region.inputs, *region.nodes))
+    run = artefact.ready if artefact.ready is not None else tier.engine.load(artefact)
+    return tier.keep(prepared, artefact, run, guards)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from djinn_fx.dispatch.memory import MEMORY, Loaded
+from djinn_fx.dispatch.memory import MEMORY, Loaded, load_entry
 from djinn_fx.dispatch.tier import Prepared, Tier
-from djinn_fx.engines.base import RegionCallable, RegionGraph, Runner, as_runner
+from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph, Runner, as_runner
 from djinn_fx.engines.here import here_digest
 from djinn_fx.engines.keys import device_order
+from djinn_fx.engines.registry import engine
+from djinn_fx.errors import EngineError
 from djinn_fx.guard.guarded import GuardedRegion, guarded
 from djinn_fx.guard.precise import Precise, fp64_reference
 from djinn_fx.guard.quarantine import QUARANTINE
@@ -24,7 +27,10 @@ from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import traits_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.effects import draws_random_numbers
+from djinn_fx.store.opening import open_store
 from djinn_fx.store.store import Store
+
+log = logging.getLogger("djinn_fx.dispatch")
 
 
 class Checks:
@@ -152,6 +158,31 @@ def has_passed(store: Store | None, entry: str) -> bool:
     """Whether the artefact's first answer was right on a machine and with versions like these."""
     known = store.get(_note(entry)) if store is not None else None
     return known is not None and known.header.get("what") == "passed"
+
+
+def load_artefact(settings: Settings, key: str, *, passed: bool = False) -> RegionCallable | None:
+    """The callable of a stored artefact by its key alone; None if it is not there or cannot be loaded.
+
+    Args:
+        settings: in force.
+        key: of the artefact.
+        passed: whether its answers must have been compared with eager's before, here.
+    """
+    if passed and not has_passed(open_store(settings)[0], key):
+        return None
+    known = MEMORY.exactly(key)
+    if known is not None:
+        return known.run
+    store, _ = open_store(settings)
+    entry = store.get(key) if store is not None else None
+    if entry is None:
+        return None
+    artefact = Artefact(header=entry.header, payload=entry.payload)
+    try:
+        return load_entry(engine(str(entry.header.get("engine")), settings), artefact, key).run
+    except EngineError as error:
+        log.warning("a stored artefact cannot be used: %s", error)
+        return None
 
 
 def _note(entry: str) -> str:

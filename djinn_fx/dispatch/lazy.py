@@ -12,79 +12,25 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from djinn_fx.dispatch.checks import Beside
 from djinn_fx.dispatch.contests.pays import EXPERIENCE, Budget, Estimate
+from djinn_fx.dispatch.entrant import Dispatcher, DispatchStatus, Entrant, State
 from djinn_fx.dispatch.memory import Loaded
+from djinn_fx.dispatch.region import RegionWork
 from djinn_fx.engines.base import RegionCallable, as_runner
 from djinn_fx.engines.keys import Guards
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.engines import EAGER
-from djinn_fx.threads import new_condition, new_lock
+from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.dispatch.lazy")
 
-#: Told whenever a state changes: who waits for readiness sleeps on it.
-CHANGED = new_condition()
 #: Executions between two looks at whether something is to be built or tried again.
 _LOOK_EVERY = 16
 #: Sizes without an artefact that are counted; a call with yet others runs the region's own ops.
 _MAX_UNSERVED = 64
-
-
-class State(str, Enum):
-    """Where an engine stands with a region."""
-
-    COLD = "cold"
-    QUEUED = "queued"
-    BUILDING = "building"
-    READY = "ready"
-    FAILED = "failed"
-    BUILT_NOT_RUNNABLE = "built-not-runnable"
-
-
-#: States in which an engine may still become ready by itself.
-PENDING = frozenset({State.QUEUED, State.BUILDING})
-
-
-@dataclass(frozen=True, kw_only=True)
-class TierStatus:
-    """One engine's state for one region.
-
-    Attributes:
-        engine: its name.
-        state: see :class:`State`.
-        reason: why it failed, cannot run or is not built yet; None if there is nothing to say.
-        retry_after_s: seconds until a failed build is tried again; None if it is not.
-        pays_after_calls: calls of the graph until building pays for itself; None if it never does, 0 if it does now.
-    """
-
-    engine: str
-    state: State
-    reason: Reason | None = None
-    retry_after_s: float | None = None
-    pays_after_calls: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegionStatus:
-    """A lazy region now.
-
-    Attributes:
-        label: the region's.
-        repeats: how many regions of the graph it serves.
-        engine: what its calls go to.
-        executions: how often it ran while something was still to be built.
-        tiers: its engines, the best first.
-    """
-
-    label: str
-    repeats: int
-    engine: str
-    executions: int
-    tiers: tuple[TierStatus, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,42 +46,12 @@ class Policy:
     budget: Budget
 
 
-class Candidate:
-    """One engine on its way to a lazy region. Subclassed by what knows how to build (``background.py``)."""
-
-    engine: str
-    state: State = State.COLD
-    reason: Reason | None = None
-    retry_at: float | None = None
-
-    def submit(self) -> None:
-        """Have it built; does nothing unless it is cold or failed and may be tried again."""
-        raise NotImplementedError
-
-    def extend(self, sizes: Sequence[int]) -> None:
-        """It is ready, but serves not these sizes: have one more artefact built, for these."""
-        raise NotImplementedError
-
-    def cancel(self) -> None:
-        """It is no longer wanted."""
-        raise NotImplementedError
-
-    def after_fork(self) -> None:
-        """In a forked process: whoever was building it is not there."""
-
-    def move(self, state: State, reason: Reason | None = None) -> None:
-        """Go to a state and tell whoever waits."""
-        with CHANGED:
-            self.state, self.reason = state, reason
-            CHANGED.notify_all()
-
-
-class LazyRegion:
-    """The callable of a region whose engines are still being built.
+class LazyRegion(Dispatcher):
+    """The callable of a region whose engines are still being built: the best that is ready answers, without a trial.
 
     Args:
         label: for messages.
-        eager: the region's own ops: what is always right.
+        eager: the region's own ops.
         start: what to begin with if something better is in the cache already.
         ops: how many ops it has.
         repeats: how many regions of the graph it serves.
@@ -160,15 +76,15 @@ class LazyRegion:
         clock_tells: bool = True,
         policy: Policy,
     ) -> None:
-        self.label, self.ops, self.repeats, self.places = label, ops, repeats, tuple(places)
+        super().__init__(label, eager)
+        self.ops, self.repeats, self.places = ops, repeats, tuple(places)
         self.run: RegionCallable = eager if start is None else start.run
         self.engine = EAGER if start is None else start.engine
         self.executions = 0
-        self._eager, self._policy = eager, policy
+        self._policy = policy
         self._predicted_s, self._saved_share, self._clock_tells = predicted_s, saved_share, clock_tells
         self._seconds = 0.0
         self._began = time.monotonic()
-        self._candidates: tuple[Candidate, ...] = ()
         self._variants: tuple[Variant, ...] = ()
         self._unserved: dict[tuple[int, ...], int] = {}
         self._watching = False
@@ -182,11 +98,11 @@ class LazyRegion:
 
     # Building
 
-    def build(self, candidates: Sequence[Candidate], ready: tuple[Candidate, Loaded] | None = None) -> None:
+    def build(self, entrants: Sequence[Entrant], ready: tuple[Entrant, Loaded] | None = None) -> None:
         """Start to look after these engines, the best first. One of them may be ready: those behind it then wait."""
-        self._candidates = tuple(candidates)
+        self.entrants = tuple(entrants)
         # Freeing the region cancels its builds; the finalizer must not hold the region itself.
-        weakref.finalize(self, _cancel_all, self._candidates)
+        weakref.finalize(self, _cancel_all, self.entrants)
         if ready is not None:
             self.adopt(*ready)
         self._watching = True
@@ -194,46 +110,45 @@ class LazyRegion:
 
     def submit_all(self) -> None:
         """Build whatever can be built, whether it pays or not: somebody waits for it."""
-        for candidate in self._candidates:
-            candidate.submit()
+        for entrant in self.entrants:
+            entrant.submit()
 
     def cancel(self) -> None:
         """Nothing is to be built for it any more."""
         self._watching = False
-        _cancel_all(self._candidates)
+        _cancel_all(self.entrants)
 
-    def adopt(self, candidate: Candidate, loaded: Loaded) -> None:
+    def adopt(self, entrant: Entrant, loaded: Loaded) -> None:
         """An artefact of this engine is ready: calls it can serve go to it from now on, or to a better engine's."""
-        rank = self._candidates.index(candidate)
+        rank = self.entrants.index(entrant)
         run = loaded.run
         if isinstance(run, Beside):
-            run = run.checked(Dropping(weakref.ref(self), rank))
+            run = run.checked(self.dropping(entrant.engine))
         one = Variant(run, loaded.guards, as_runner(run).accepts, loaded.engine, rank)
-        candidate.move(State.READY)
+        entrant.move(State.READY)
         self._serve((one, *self._variants))
         if one.serves_all:
-            for worse in self._candidates[rank + 1 :]:
+            for worse in self.entrants[rank + 1 :]:
                 worse.cancel()
-        self._watching = any(map(self._may_still_come, self._wanted))
+        self._watching = any(map(_may_still_come, self._wanted))
         log.info("region %s runs on %s", self.label, loaded.engine)
 
-    def drop(self, rank: int, reason: Reason) -> None:
-        """An engine turned out to give wrong answers, or none: calls go to the next one, built now if it was not."""
+    def drop(self, engine: str, reason: Reason) -> None:
+        """See the base class: calls go to the next one, built now if it was not."""
+        rank = [one.engine for one in self.entrants].index(engine)
         self._serve([one for one in self._variants if one.rank != rank])
-        candidate = self._candidates[rank]
-        candidate.retry_at = None
-        candidate.move(State.FAILED, reason)
-        log.warning("region %s no longer runs on %s: %s", self.label, candidate.engine, reason.detail)
+        self.entrants[rank].fail(reason)
+        log.warning("region %s no longer runs on %s: %s", self.label, engine, reason.detail)
         for one in self._wanted[rank + 1 :]:
             if one.state is State.COLD:
                 one.submit()
-        self._watching = any(map(self._may_still_come, self._wanted))
+        self._watching = any(map(_may_still_come, self._wanted))
 
     @property
-    def _wanted(self) -> Sequence[Candidate]:
+    def _wanted(self) -> Sequence[Entrant]:
         """Engines up to the one that takes every call: those behind it are not needed as long as it serves."""
-        last = min((one.rank for one in self._variants if one.serves_all), default=len(self._candidates))
-        return self._candidates[: last + 1]
+        last = min((one.rank for one in self._variants if one.serves_all), default=len(self.entrants))
+        return self.entrants[: last + 1]
 
     def _serve(self, variants: Sequence[Variant]) -> None:
         """Send calls to the first of these that takes them, the best engine's first."""
@@ -242,16 +157,11 @@ class LazyRegion:
             first = self._variants[0] if self._variants else None
             self.engine = first.engine if first is not None else EAGER
             if first is None:
-                self.run = self._eager
+                self.run = self._reference
             elif first.serves_all:
                 self.run = first.run
             else:
-                self.run = Dispatch(self.places, self._variants, self._eager, weakref.ref(self))
-
-    def _may_still_come(self, one: Candidate) -> bool:
-        return one.state in (State.COLD, State.QUEUED, State.BUILDING) or (
-            one.state is State.FAILED and one.retry_at is not None
-        )
+                self.run = _BySizes(self.places, self._variants, self._reference, weakref.ref(self))
 
     def unserved(self, sizes: Sequence[int]) -> None:
         """A call had sizes that no artefact serves. The second time, one is built for them."""
@@ -259,7 +169,7 @@ class LazyRegion:
         if len(self._unserved) < _MAX_UNSERVED:
             self._unserved[tuple(sizes)] = count
         if count == 2:
-            ready = next((one for one in self._candidates if one.state is State.READY), None)
+            ready = next((one for one in self.entrants if one.state is State.READY), None)
             if ready is not None:
                 ready.extend(sizes)
 
@@ -277,17 +187,17 @@ class LazyRegion:
     def consider(self) -> None:
         """Submit what pays; stop watching when nothing can come any more."""
         now = time.monotonic()
-        for candidate in self._wanted:
-            cold = candidate.state is State.COLD and self._pays(candidate)
-            failed = candidate.state is State.FAILED and candidate.retry_at is not None and now >= candidate.retry_at
+        for entrant in self._wanted:
+            cold = entrant.state is State.COLD and self._pays(entrant)
+            failed = entrant.state is State.FAILED and entrant.retry_at is not None and now >= entrant.retry_at
             if cold or failed:
-                candidate.submit()
-        self._watching = any(map(self._may_still_come, self._wanted))
+                entrant.submit()
+        self._watching = any(map(_may_still_come, self._wanted))
 
-    def _pays(self, candidate: Candidate) -> bool:
+    def _pays(self, entrant: Entrant) -> bool:
         if self._policy.at_once:
             return True
-        estimate = self.estimate(candidate.engine)
+        estimate = self.estimate(entrant.engine)
         elapsed = max(time.monotonic() - self._began, 1e-9)
         return estimate.pays(self.executions, self.executions / elapsed)
 
@@ -302,32 +212,43 @@ class LazyRegion:
         needed = self.estimate(engine).break_even
         return None if needed is None else max(0, -(-(needed - self.executions) // self.repeats))
 
-    def status(self) -> RegionStatus:
+    def status(self) -> DispatchStatus:
         """A snapshot."""
-        now = time.monotonic()
-        tiers = tuple(
-            TierStatus(
-                engine=one.engine,
-                state=one.state,
-                reason=one.reason,
-                retry_after_s=max(0.0, one.retry_at - now) if one.retry_at is not None else None,
-                pays_after_calls=self.pays_after(one.engine) if one.state is State.COLD else None,
-            )
-            for one in self._candidates
-        )
-        return RegionStatus(
-            label=self.label, repeats=self.repeats, engine=self.engine, executions=self.executions, tiers=tiers
+        told = [one.status(self.pays_after(one.engine) if one.state is State.COLD else None) for one in self.entrants]
+        return DispatchStatus(
+            label=self.label,
+            engine=self.engine,
+            entrants=tuple(told),
+            repeats=self.repeats,
+            executions=self.executions,
         )
 
-    @property
-    def pending(self) -> bool:
-        """Whether something better is queued or being built."""
-        return any(one.state in PENDING for one in self._candidates)
+
+def lazy_region(work: RegionWork, reference: RegionCallable, policy: Policy, start: Loaded | None = None) -> LazyRegion:
+    """The lazy region of a region. The arguments are those of :class:`LazyRegion`."""
+    return LazyRegion(
+        label=work.region.label,
+        eager=reference,
+        start=start,
+        ops=len(work.region.nodes),
+        repeats=work.repeats,
+        places=work.places,
+        predicted_s=work.region.eager_s,
+        saved_share=work.region.saved_share,
+        clock_tells=work.region.device.startswith("cpu"),
+        policy=policy,
+    )
 
 
-def _cancel_all(candidates: Sequence[Candidate]) -> None:
-    for candidate in candidates:
-        candidate.cancel()
+def _may_still_come(one: Entrant) -> bool:
+    return one.state in (State.COLD, State.QUEUED, State.BUILDING) or (
+        one.state is State.FAILED and one.retry_at is not None
+    )
+
+
+def _cancel_all(entrants: Sequence[Entrant]) -> None:
+    for entrant in entrants:
+        entrant.cancel()
 
 
 @dataclass(frozen=True)
@@ -347,37 +268,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Dropping:
-    """Told why an engine is not to be used any more (``checked`` of an engine that compares its first answer)."""
-
-    region: weakref.ref[LazyRegion]
-    rank: int
-
-    def __call__(self, reason: Reason) -> None:
-        """Take it out of use."""
-        region = self.region()
-        if region is not None:
-            region.drop(self.rank, reason)
-
-
-class Adopted(Candidate):
-    """An engine whose artefact was there from the start: nothing is to be built."""
-
-    def __init__(self, engine: str) -> None:
-        self.engine = engine
-
-    def submit(self) -> None:
-        """Nothing to do."""
-
-    def extend(self, sizes: Sequence[int]) -> None:
-        """Sizes it does not serve run on the region's own ops."""
-
-    def cancel(self) -> None:
-        """Nothing to do."""
-
-
-@dataclass(frozen=True)
-class Dispatch:
+class _BySizes:
     """Sends a call to the first artefact that serves its sizes, else to the region's own ops.
 
     At compile time such facts guard the graph; an artefact that comes later must be asked on every call.

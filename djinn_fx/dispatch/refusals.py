@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from djinn_fx.dispatch.entrant import Entrant, State
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER, STANDBY
@@ -87,3 +88,18 @@ def _said_by(name: str, reasons: Sequence[Reason]) -> str | None:
     """The first refusal of an engine: their details begin with its name."""
     found = (one.detail for one in reasons if one.kind in _TOLD and one.detail.startswith((f"{name}:", f"{name},")))
     return next(found, None)
+
+
+def engines_left(entrants: Sequence[Entrant]) -> bool:
+    """Whether an engine other than own ops is still in the contest, or will come by itself."""
+    return any(one.state is not State.FAILED and not one.reserve and one.engine != EAGER for one in entrants)
+
+
+def refused(entrants: Sequence[Entrant], label: str) -> str | None:
+    """What to tell where no engine that was asked for is left; None while there is one."""
+    out = [(one.engine, one.reason.detail) for one in entrants if one.state is State.FAILED and one.reason]
+    others = [one for one in entrants if one.state is not State.FAILED and one.engine != EAGER]
+    if not out or not all(one.late for one in others):
+        return None
+    instead = next((one.engine for one in others if one.building or one.arrived()), None)
+    return cannot_serve(out, instead, label)

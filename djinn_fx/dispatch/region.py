@@ -11,7 +11,7 @@ import torch
 
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.engines.base import RegionGraph, as_runner
-from djinn_fx.engines.keys import Guards, symbol_places
+from djinn_fx.engines.keys import Guards, device_order, symbol_places, symbolic_inputs
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.engines import EAGER
 from djinn_fx.srg.effects import written_nodes
@@ -63,6 +63,11 @@ class RegionWork:
         #: Whether the answers of what it runs on are compared with eager's, or were before.
         self.checked = False
         self._began = time.perf_counter()
+
+    @classmethod
+    def of(cls, srg: SRG, plan: Plan, region: Region) -> RegionWork:
+        """A region as it is now."""
+        return cls(srg, plan, region, symbolic_inputs(region_values(srg, region)))
 
     def holds(self, guards: Guards) -> bool:
         """Whether size facts are true here; the graph is then guarded by them."""
@@ -132,6 +137,11 @@ def _weights(srg: SRG, region: Region) -> tuple[int, ...]:
 def region_values(srg: SRG, region: Region) -> tuple[Any, ...]:
     """The compile-time values of a region's inputs."""
     return tuple(input_value(srg, srg.node(name)) for name in region.inputs)
+
+
+def devices_of(srg: SRG, region: Region) -> tuple[str, ...]:
+    """The devices of a region's values, in their order."""
+    return device_order(input_value(srg, srg.node(name)) for name in (*region.inputs, *region.nodes))
 
 
 def distinct_first(regions: Sequence[Region]) -> Iterator[Region]:

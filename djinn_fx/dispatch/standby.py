@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from djinn_fx.dispatch.contests.entrant import Entrant
+from djinn_fx.dispatch.entrant import Entrant
 from djinn_fx.dispatch.lazy import LazyRegion
 from djinn_fx.engines.base import RegionCallable, Runner
 from djinn_fx.errors import useful_line
@@ -25,7 +25,7 @@ class Standby(Runner):
 
     Args:
         build: has the regions built.
-        at_once: they are built without being asked for; else only when no other engine is left.
+        at_once: they are built without being asked for; else once no other engine is left.
 
     Attributes:
         regions: empty until they are being built.
@@ -47,8 +47,12 @@ class Standby(Runner):
 
     def entrant(self) -> Entrant:
         """It, for a contest."""
-        summon = None if self._at_once else self.summon
-        return Entrant(STANDBY, self, arrived=self.arrived, summon=summon, building=self.building)
+        return _Regions(self, reserve=not self._at_once)
+
+    def begin(self) -> None:
+        """Have the regions built, if that is not to wait until they are asked for."""
+        if self._at_once:
+            self.build()
 
     def build(self) -> None:
         """Have the regions built, once."""
@@ -79,3 +83,23 @@ class Standby(Runner):
         for region in self.regions:
             region.consider()  # a build that failed for the time being is tried again when it is time
         return self._run is not None and not any(one.pending or one.engine == EAGER for one in self.regions)
+
+
+class _Regions(Entrant):
+    """What stands by, in one contest."""
+
+    late = True
+
+    def __init__(self, standby: Standby, *, reserve: bool) -> None:
+        super().__init__(STANDBY, standby)
+        self._standby, self.reserve = standby, reserve
+
+    @property
+    def building(self) -> bool:
+        return self._standby.building()
+
+    def arrived(self) -> bool:
+        return self._standby.arrived()
+
+    def submit(self) -> None:
+        self._standby.summon()

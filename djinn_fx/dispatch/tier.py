@@ -1,4 +1,4 @@
-"""One engine with its part of the cache: find an artefact in memory or on disk, compile it, keep it."""
+"""One engine's part of the cache: the key of what it makes of a region, looked for in memory and on disk, and kept."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from djinn_fx.dispatch.memory import MEMORY, Loaded, load_entry
 from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import EngineKey, Guards, engine_key
 from djinn_fx.engines.registry import engine
-from djinn_fx.errors import DjinnError, EngineError, useful_line
+from djinn_fx.errors import EngineError
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.pool.jobs import BuildDone
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.engines import traits_of
+from djinn_fx.settings.engines import BOUND, EAGER, STANDBY, TRAITS, traits_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.opening import open_store
 from djinn_fx.store.store import Store
@@ -79,7 +79,7 @@ class Tier:
     """See the module's text.
 
     Args:
-        engine: the engine.
+        engine: whose it is.
         store: the disk cache, or None.
         store_reason: why there is none, if it was asked for.
     """
@@ -191,6 +191,17 @@ class Tier:
         """Why building it failed, if that is on record."""
         return self.store.get_negative(key.digest) if self.store is not None else None
 
+    def no_use_building(self, prepared: Prepared, holds: Holds) -> Reason | None:
+        """Why there is no point in having it built by a child, or no way; None if there is."""
+        key, graph = prepared.key, prepared.graph
+        known = (self.not_runnable(key, graph, holds) or self.known_failure(key)) if key is not None else None
+        if known is not None or prepared.for_child:
+            return known
+        if isinstance(prepared.request, Reason):
+            return prepared.request
+        detail = f"{self.name}: the region has no key, so it is built in this process or not at all"
+        return Reason(kind=ReasonKind.ENGINE_REFUSED, detail=detail, node=graph.label)
+
     def note_miss(self, key: EngineKey, graph: RegionGraph) -> Reason | None:
         """Put a miss on record; the Reason to tell."""
         if self.store is None:
@@ -216,42 +227,7 @@ class Tier:
         detail = f"{self.name}: another process has been building it for over {patience:.0f} s and is not waited for"
         return Reason(kind=ReasonKind.WAITING, detail=detail, node=graph.label)
 
-    # Building
-
-    def compile(self, prepared: Prepared, symints: Sequence[torch.SymInt], *, alone: bool = False) -> Loaded | None:
-        """Compile a region in this process, and keep it. None if it was built but does not run here.
-
-        Args:
-            prepared: the region.
-            symints: its symbolic sizes.
-            alone: somebody else seems to be stuck building it: wait for no lock of the engine's own either.
-
-        Raises:
-            EngineError: the engine failed; put on record, unless it is a fault nobody foresaw.
-        """
-        key = prepared.key
-        # An artefact that says itself which calls it takes relies on no facts about the graph's symbols.
-        guards = Guards(expression=None)
-        try:
-            artefact = self.engine.compile(prepared.graph, alone=alone)
-        except EngineError as error:
-            if key is not None:
-                self.note_failure(key, Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=prepared.graph.label))
-            raise
-        except DjinnError:
-            raise
-        except Exception as error:  # a fault of the engine's: the key is not to blame, so it is not put on record
-            log.exception("region %s: %s", prepared.graph.label, self.name)
-            what = f"{self.name} could not compile {prepared.graph.label}"
-            raise EngineError(f"{what}: {type(error).__name__}: {useful_line(error)}") from error
-        if not self._keyed_by_request:
-            guards = Guards.of(symints)
-        if artefact.ready is None and not self.engine.capability().can_run:
-            if key is not None:
-                self.write(prepared, artefact.header, artefact.payload, guards)
-            return None
-        run = artefact.ready if artefact.ready is not None else self.engine.load(artefact)
-        return self.keep(prepared, artefact, run, guards)
+    # Keeping
 
     def note_failure(self, key: EngineKey, reason: Reason) -> None:
         """Remember for a day that this key cannot be built."""
@@ -308,3 +284,16 @@ def tiers_for(settings: Settings, names: Sequence[str]) -> tuple[Tier, ...]:
     """These engines, each with its part of the cache."""
     store, reason = open_store(settings)
     return tuple(Tier(engine(name, settings), store, reason) for name in names)
+
+
+def tier_names(settings: Settings) -> tuple[str, ...]:
+    """The engines that regions may run on besides eager, the best first.
+
+    Those the settings name, and below them Inductor, which is ready earlier or takes what others cannot.
+    """
+    if settings.engine == EAGER:
+        return ()
+    named = [name for name in settings.engines if name not in ("auto", EAGER, *BOUND)]
+    if settings.engine == "auto" and torch.cuda.is_available():
+        named = [name for name in TRAITS if TRAITS[name].needs_gpu and engine(name, settings).capability().can_run]
+    return tuple(dict.fromkeys((*named, STANDBY)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from djinn_fx.engines.base import Engine
@@ -29,6 +30,22 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "packed": ("weights", "folder"),
     "tensorrt": ("target", "store", "verify"),
 }
+#: What an engine does once a process, as "module:function": beside the tracing, given the graph's example inputs; and
+#: before what a child built for it is loaded.
+PREWARM: dict[str, str] = {"inductor": "djinn_fx.engines.inductor.prewarm:prewarm"}
+RUNTIME: dict[str, str] = {"inductor": "djinn_fx.engines.inductor.engine:import_runtime"}
+
+
+def prewarm(name: str, example_inputs: Sequence[Any]) -> None:
+    """Start in a thread what an engine does once a process, if it does such a thing."""
+    if name in PREWARM:
+        _named(PREWARM[name])(example_inputs)
+
+
+def import_runtime(name: str) -> None:
+    """Import what an engine needs to run what was built, if that takes long."""
+    if name in RUNTIME:
+        _named(RUNTIME[name])()
 
 
 def engine(name: str, settings: Settings) -> Engine:
@@ -39,10 +56,14 @@ def engine(name: str, settings: Settings) -> Engine:
     """
     if name not in ENGINES:
         raise SettingsError(f"unknown engine {name!r}; known: {', '.join(sorted(ENGINES))}")
-    module, _, factory = ENGINES[name].partition(":")
     options = {option: _option(option, settings) for option in OPTIONS.get(name, ())}
-    made: Engine = getattr(importlib.import_module(module), factory)(**options)
+    made: Engine = _named(ENGINES[name])(**options)
     return made
+
+
+def _named(what: str) -> Any:
+    module, _, name = what.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _option(name: str, settings: Settings) -> Any:

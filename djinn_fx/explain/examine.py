@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from djinn_fx.dispatch.build import tier_names
+from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.errors import DjinnError, ModelFileError
 from djinn_fx.explain.check import compare, copy_inputs, is_random, results, run_eager
 from djinn_fx.explain.find_model import FoundModel

@@ -16,15 +16,13 @@ import torch
 from torch.fx import GraphModule
 
 from djinn_fx.dispatch.build import Builder
-from djinn_fx.dispatch.contests.by_size import ContestBySize
-from djinn_fx.dispatch.contests.contest import Contest
-from djinn_fx.dispatch.contests.contestants import Contestants, Made
+from djinn_fx.dispatch.contests.contestants import Made, contest_between
 from djinn_fx.dispatch.contests.decisions import Outcomes, decision_key
 from djinn_fx.dispatch.memory import MEMORY, load_entry
-from djinn_fx.dispatch.region import RegionBuild
+from djinn_fx.dispatch.region import RegionBuild, RegionWork
 from djinn_fx.dispatch.tier import Prepared, Tier
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
-from djinn_fx.engines.keys import EngineKey, symbol_places
+from djinn_fx.engines.keys import EngineKey
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
@@ -52,9 +50,8 @@ def entrants_of(srg: SRG, plan: Plan, region: Region, settings: Settings, carrie
     """The engines whose artefacts can be carried, each with its artefact's key."""
     names = WHOLE if settings.engine == "auto" else [name for name in BOUND if name in settings.engines]
     names = [name for name in names if engine(name, settings).capability().can_run]
-    made, _ = Builder(settings, mode="blocking").each(srg, plan, region, names)
     found = []
-    for one in made:
+    for one in Builder(settings, mode="blocking").each(RegionWork.of(srg, plan, region), names):
         if one.loaded.key and carried.get(one.loaded.key) is not None:
             found.append({"engine": one.tier.name, "key": one.loaded.key})
         else:
@@ -142,16 +139,13 @@ def contest_of(
     mode = "blocking" if waits_for_engine(settings) else "background"
     settings = settings.model_copy(update={"compile": mode})
     made = [_made(one, graph, carried, settings) for one in row["entrants"]]
-    contestants = Contestants(graph, made, reference, settings)
     store, _ = open_store(Settings.load())
     fingerprints = [one.tier.engine.fingerprint() for one in made]
 
-    def contest(sizes: Sequence[int]) -> Contest:
-        key = decision_key(graph.structural_hash, graph.weights, sizes, fingerprints)
-        return contestants.contest(memory=Outcomes(store, key, graph.label))
+    def outcomes(sizes: Sequence[int]) -> Outcomes:
+        return Outcomes(store, decision_key(graph.structural_hash, graph.weights, sizes, fingerprints), graph.label)
 
-    places = symbol_places(graph.example_inputs)
-    return ContestBySize(places, contest) if places else contest(())
+    return contest_between(graph, made, reference, settings, outcomes=outcomes)
 
 
 def _made(one: Mapping[str, str], graph: RegionGraph, carried: Carried, settings: Settings) -> Made:

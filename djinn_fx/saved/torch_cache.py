@@ -22,7 +22,7 @@ from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache
 from torch._functorch._aot_autograd.schemas import SerializableAOTDispatchCompiler
 from torch._inductor.output_code import OutputCode
 
-from djinn_fx.dispatch.build import load_artefact
+from djinn_fx.dispatch.checks import load_artefact
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.errors import StoreError
 from djinn_fx.runtime.executor import executable

@@ -12,7 +12,7 @@ from torch import nn
 
 import djinn_fx
 from djinn_fx.backend import compilations
-from djinn_fx.dispatch.contests.entrant import ContestStatus, Standing
+from djinn_fx.dispatch.entrant import DispatchStatus, State
 from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, RegionGraph
 from djinn_fx.engines.eager import EagerEngine
@@ -50,7 +50,7 @@ def same(run: Any, module: nn.Module, x: torch.Tensor, times: int = 1) -> None:
         torch.testing.assert_close(run(x), module(x), rtol=1e-4, atol=1e-5)
 
 
-def contest_of(run: Any) -> ContestStatus:
+def contest_of(run: Any) -> DispatchStatus:
     (contest,) = djinn_fx.status(run).contests
     return contest
 
@@ -203,7 +203,7 @@ class TestGuard:
         contest = contest_of(run)
         assert contest.engine == "eager"
         entrant = next(one for one in contest.entrants if one.engine == "packed")
-        assert entrant.standing is Standing.OUT
+        assert entrant.state is State.FAILED
         assert entrant.reason is not None
         assert entrant.reason.kind is ReasonKind.QUARANTINED
 

@@ -14,7 +14,7 @@ import djinn_fx
 from djinn_fx.backend import compilations
 from djinn_fx.compiling.readiness import ModelStatus
 from djinn_fx.dispatch import background
-from djinn_fx.dispatch.lazy import State
+from djinn_fx.dispatch.entrant import State
 from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.errors import DjinnError, EngineError
 from djinn_fx.pool.limits import PoolLimits
@@ -78,7 +78,7 @@ def test_calls_are_right_before_while_and_after_engines_are_built() -> None:
         same(compiled(x), expected)
         status = djinn_fx.status(compiled)
         assert status.unplanned == 0
-        assert {tier.state for region in status.regions for tier in region.tiers} <= {State.QUEUED, State.BUILDING}
+        assert {tier.state for region in status.regions for tier in region.entrants} <= {State.QUEUED, State.BUILDING}
         status = ready(compiled)
         assert {region.engine for region in status.regions} == {"inductor"}
         same(compiled(x), expected)
@@ -177,7 +177,7 @@ class TestWithoutBuilding:
             status = djinn_fx.wait_until_ready(compiled, 0.0)
         assert not status.ready
         assert idle_pool.counters.submitted == 1
-        assert [tier.state for region in status.regions for tier in region.tiers] == [State.QUEUED]
+        assert [tier.state for region in status.regions for tier in region.entrants] == [State.QUEUED]
 
     def test_a_graph_that_is_called_once_is_never_planned(self, idle_pool: BuildPool) -> None:
         noted = Noted()
@@ -212,7 +212,7 @@ class TestWithoutBuilding:
                 same(compiled(x), module(x))
         assert idle_pool.counters.submitted == 0
         told = [reason.kind for reason in noted.reasons()]
-        told += [tier.reason.kind for r in djinn_fx.status(compiled).regions for tier in r.tiers if tier.reason]
+        told += [tier.reason.kind for r in djinn_fx.status(compiled).regions for tier in r.entrants if tier.reason]
         assert ReasonKind.BUDGET in told
 
     def test_waiting_for_what_was_never_called(self) -> None:
@@ -280,7 +280,7 @@ def test_a_builder_that_dies_costs_nothing_but_its_engine(
         assert not status.ready
         assert until(lambda: djinn_fx.status(compiled).counts["failed"] == 1)
         (region,) = djinn_fx.status(compiled).regions
-        (tier,) = region.tiers
+        (tier,) = region.entrants
         assert (region.engine, tier.state, tier.retry_after_s) == ("eager", State.FAILED, None)
         assert tier.reason is not None
         assert tier.reason.kind is ReasonKind.FALLBACK

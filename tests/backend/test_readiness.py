@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from djinn_fx.compiling.readiness import ModelStatus
-from djinn_fx.dispatch.lazy import RegionStatus, State, TierStatus
+from djinn_fx.dispatch.entrant import DispatchStatus, EntrantStatus, State
 from djinn_fx.reasons import Reason, ReasonKind
 
 
 def model(*states: State, retry_after_s: float | None = None, unplanned: int = 0) -> ModelStatus:
-    tiers = tuple(
-        TierStatus(
+    entrants = tuple(
+        EntrantStatus(
             engine=f"engine {place}", state=state, retry_after_s=retry_after_s if state is State.FAILED else None
         )
         for place, state in enumerate(states)
     )
-    region = RegionStatus(label="layer", repeats=12, engine="eager", executions=1, tiers=tiers)
+    region = DispatchStatus(label="layer", repeats=12, engine="eager", executions=1, entrants=entrants)
     return ModelStatus(graphs=1, unplanned=unplanned, regions=(region,))
 
 

@@ -12,7 +12,8 @@ import torch
 from djinn_fx.dispatch import background
 from djinn_fx.dispatch.background import BackgroundBuild, _for_sizes, _OnlyBuilder
 from djinn_fx.dispatch.contests.pays import Budget
-from djinn_fx.dispatch.lazy import LazyRegion, Policy, State
+from djinn_fx.dispatch.entrant import State
+from djinn_fx.dispatch.lazy import LazyRegion, Policy
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.dispatch.tier import STORED_AS, Prepared, Tier, patience_s
 from djinn_fx.engines.base import BuildRequest, RegionGraph

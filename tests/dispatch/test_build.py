@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from djinn_fx.dispatch import build, tier
-from djinn_fx.dispatch.build import MEMORY, Builder, Built, load_artefact
+from djinn_fx.dispatch.build import Builder, Built
+from djinn_fx.dispatch.checks import load_artefact
+from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, Capability, RegionCallable, RegionGraph
 from djinn_fx.errors import EngineError

@@ -16,7 +16,8 @@ from djinn_fx.dispatch import lazy as lazy_module
 from djinn_fx.dispatch import progress
 from djinn_fx.dispatch.checks import Beside
 from djinn_fx.dispatch.contests.pays import Budget, Estimate, Experience
-from djinn_fx.dispatch.lazy import Adopted, Candidate, LazyRegion, Policy, State
+from djinn_fx.dispatch.entrant import Entrant, State
+from djinn_fx.dispatch.lazy import LazyRegion, Policy
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.engines.keys import Guards
 from djinn_fx.reasons import Reason, ReasonKind
@@ -29,11 +30,11 @@ def _no_experience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lazy_module, "EXPERIENCE", Experience())
 
 
-class ByHand(Candidate):
+class ByHand(Entrant):
     """An engine whose builds end when the test says so."""
 
     def __init__(self, engine: str = "inductor") -> None:
-        self.engine = engine
+        super().__init__(engine)
         self.submitted = self.cancelled = 0
         self.extended: list[tuple[int, ...]] = []
 
@@ -157,7 +158,7 @@ class TestChecked:
         assert best.reason.kind is ReasonKind.FALLBACK
 
     def test_adopted_from_the_start(self) -> None:
-        region, one = lazy(), Adopted("tensorrt")
+        region, one = lazy(), Entrant("tensorrt")
         region.build([one])
         region.adopt(one, loaded("from the cache", "tensorrt"))
         assert (region([]), one.state) == (["from the cache"], State.READY)

@@ -15,8 +15,7 @@ import djinn_fx
 import djinn_fx.backend
 from djinn_fx.dispatch import refusals
 from djinn_fx.dispatch.contests.contest import Contest
-from djinn_fx.dispatch.contests.entrant import Entrant, Standing
-from djinn_fx.dispatch.lazy import CHANGED
+from djinn_fx.dispatch.entrant import CHANGED, Entrant, State
 from djinn_fx.dispatch.refusals import cannot_serve
 from djinn_fx.dispatch.standby import Standby
 from djinn_fx.engines.base import Runner
@@ -60,12 +59,11 @@ class Reserve:
 
     def __init__(self, takes_s: float = 0.0) -> None:
         self.takes_s, self.made, self.summoned = takes_s, 0, 0
-        self._ready = threading.Event()
+        self.ready = threading.Event()
 
     def entrant(self) -> Entrant:
         self.made += 1
-        building = lambda: self.summoned > 0 and not self._ready.is_set()  # noqa: E731
-        return Entrant("reserve", plus_one, arrived=self._ready.is_set, summon=self.summon, building=building)
+        return Asked(self)
 
     def summon(self) -> None:
         self.summoned += 1
@@ -73,8 +71,28 @@ class Reserve:
 
     def finish(self) -> None:
         with CHANGED:
-            self._ready.set()
+            self.ready.set()
             CHANGED.notify_all()
+
+
+class Asked(Entrant):
+    """It, in one contest."""
+
+    late = reserve = True
+
+    def __init__(self, made: Reserve) -> None:
+        super().__init__("reserve", plus_one)
+        self.made = made
+
+    @property
+    def building(self) -> bool:
+        return self.made.summoned > 0 and not self.arrived()
+
+    def arrived(self) -> bool:
+        return self.made.ready.is_set()
+
+    def submit(self) -> None:
+        self.made.summon()
 
 
 def contest_of(*entrants: Entrant, waits: bool = True, standby: Callable[[], Entrant] | None = None) -> Contest:
@@ -116,7 +134,7 @@ def test_own_ops_in_the_contest_do_not_keep_it_from_being_built() -> None:
     contest = contest_of(Entrant("broken", Broken()), reserve.entrant(), Entrant("eager", plus_one))
     call(contest, 40)
     assert reserve.summoned == 1
-    assert {one.engine: one.standing for one in contest.entrants}["reserve"] is not Standing.WAITING
+    assert {one.engine: one.state for one in contest.entrants}["reserve"] is not State.COLD
 
 
 def test_in_the_background_it_is_built_without_a_further_call() -> None:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from djinn_fx.dispatch.contests.contest import Contest
-from djinn_fx.dispatch.contests.entrant import Entrant, Standing
-from djinn_fx.dispatch.lazy import CHANGED
+from djinn_fx.dispatch.entrant import CHANGED, Entrant, State
 from djinn_fx.engines.base import Runner
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.engines.bound.signature import Fed, Given, Signature
@@ -76,7 +75,7 @@ def contest(engine: Engine, *, waits: bool = True) -> tuple[Contest, Entrant]:
 def settled(entrant: Entrant) -> bool:
     """Wait until it is not being made ready any more."""
     with CHANGED:
-        return CHANGED.wait_for(lambda: entrant.standing is not Standing.PREPARING, timeout=60)
+        return CHANGED.wait_for(lambda: entrant.state is not State.PREPARING, timeout=60)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
@@ -87,7 +86,7 @@ def test_eager_answers_and_the_engine_is_out_with_a_reason(where: str, waits: bo
     for value in range(3):
         assert tried([value]) == [value + 1]
         assert settled(entrant)
-    assert entrant.standing is Standing.OUT
+    assert entrant.state is State.FAILED
     assert entrant.reason is not None
     assert entrant.reason.kind is ReasonKind.FALLBACK
 
@@ -98,14 +97,14 @@ def test_who_stops_the_program_stops_it(where: str, stop: type[BaseException]) -
     tried, entrant = contest(Engine(**{where: stop()}))
     with pytest.raises(stop):
         tried([1])
-    assert entrant.standing is not Standing.OUT
+    assert entrant.state is not State.FAILED
 
 
 def test_what_may_be_half_written_is_told_to_the_caller_once() -> None:
     tried, entrant = contest(Engine(mutated=(0,), run=HalfWrittenError("in the middle")))
     with pytest.raises(HalfWrittenError):
         tried([1])
-    assert entrant.standing is Standing.OUT
+    assert entrant.state is State.FAILED
     assert tried([1]) == [2]
 
 
@@ -118,7 +117,7 @@ def test_a_call_that_eager_refuses_too_says_nothing_against_the_engine() -> None
     tried, entrant = contest(Engine(run=IndexError("index out of range")))
     with pytest.raises(TypeError):
         tried(["a text"])
-    assert entrant.standing is Standing.TRIAL
+    assert entrant.state is State.TRIAL
 
 
 def test_an_engine_is_made_ready_once_however_many_ask() -> None:
@@ -131,10 +130,10 @@ def test_an_engine_is_made_ready_once_however_many_ask() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert entrant.standing is Standing.PREPARING
+    assert entrant.state is State.PREPARING
     engine.held.set()
     assert settled(entrant)
-    assert entrant.standing is Standing.TRIAL
+    assert entrant.state is State.TRIAL
 
 
 def test_an_engine_dropped_while_it_is_made_ready_stays_out() -> None:
@@ -148,7 +147,7 @@ def test_an_engine_dropped_while_it_is_made_ready_stays_out() -> None:
     with CHANGED:
         assert CHANGED.wait_for(lambda: engine.ready, timeout=60)
     assert tried([1]) == [2]
-    assert entrant.standing is Standing.OUT
+    assert entrant.state is State.FAILED
 
 
 def test_in_a_forked_process_it_is_made_ready_anew() -> None:
@@ -160,7 +159,7 @@ def test_in_a_forked_process_it_is_made_ready_anew() -> None:
     assert tried.pending
 
     def anew() -> bool:
-        begun_anew = not tried.pending and entrant.standing is Standing.TRIAL
+        begun_anew = not tried.pending and entrant.state is State.TRIAL
         engine.held = threading.Event()
         engine.held.set()
         return begun_anew and tried([1]) == [2] and settled(entrant) and engine.ready and tried([1]) == [2]

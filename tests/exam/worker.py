@@ -137,7 +137,7 @@ def answers_of(compiled: list[Any]) -> tuple[set[str], list[Reason]]:
         answered |= {build.engine for build in all_builds}
     reasons = [reason for graph in compilations() for reason in graph.reasons]
     reasons += [entrant.reason for entrant in entrants if entrant.reason is not None]
-    reasons += [tier.reason for state in states for one in state.regions for tier in one.tiers if tier.reason]
+    reasons += [tier.reason for state in states for one in state.regions for tier in one.entrants if tier.reason]
     return answered, reasons
 
 

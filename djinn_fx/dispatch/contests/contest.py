@@ -18,17 +18,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from djinn_fx.dispatch.contests.entrant import (
-    ContestStatus,
-    Entrant,
-    Standing,
-    engines_left,
-    refused,
-    wait_for,
-    why_chosen,
-)
-from djinn_fx.dispatch.contests.preparations import Preparations
-from djinn_fx.dispatch.refusals import warn, without_name
+from djinn_fx.dispatch.contests.decisions import why_chosen
+from djinn_fx.dispatch.entrant import Dispatcher, DispatchStatus, Entrant, State, wait_for
+from djinn_fx.dispatch.refusals import engines_left, refused, warn, without_name
 from djinn_fx.engines.base import Declined, RegionCallable
 from djinn_fx.engines.failures import nothing_written, said
 from djinn_fx.errors import EngineError
@@ -48,8 +40,8 @@ HOPELESS = 2.0
 _LOOK_EVERY = 16
 
 
-class Contest:
-    """See the module's text. A ``RegionCallable``.
+class Contest(Dispatcher):
+    """See the module's text.
 
     Args:
         label: for messages.
@@ -68,7 +60,7 @@ class Contest:
         self,
         *,
         label: str,
-        entrants: Sequence[Entrant],
+        entrants: Sequence[Entrant] = (),
         reference: RegionCallable,
         waits: bool,
         synchronise: Callable[[], None] | None = None,
@@ -78,15 +70,12 @@ class Contest:
         releases: bool = True,
         standby: Callable[[], Entrant] | None = None,
     ) -> None:
-        self._releases, self._standby = releases, standby
-        self._preparations = Preparations()
+        super().__init__(label, reference, entrants)
+        self._releases, self.standby = releases, standby
         #: Whether all engines were out once, so that nobody else can be asked for.
         self._alone = False
-        self.label, self.entrants = label, tuple(entrants)
         self.reason: Reason | None = None
-        #: Engine of the latest answer.
-        self.engine = EAGER
-        self._reference, self._waits, self._synchronise = reference, waits, synchronise
+        self._waits, self._synchronise = waits, synchronise
         self._decided, self._timed, self._remembered = decided, timed, remembered
         self._lock = new_rlock()
         self._serving: Entrant | None = None
@@ -132,7 +121,7 @@ class Contest:
 
     def _stand_in(self, entrant: Entrant, args: list[Any]) -> Sequence[Any]:
         """The engine cannot answer now: make it ready, or let the region's own ops answer while that is done."""
-        if entrant.standing is Standing.OUT:
+        if entrant.state is State.FAILED:
             self._reopen(entrant)
             return self._on_trial(args)
         if self._ready(entrant, args) and entrant.run.partial:
@@ -154,7 +143,7 @@ class Contest:
             return False
         if work is None:
             return True
-        if entrant.standing is Standing.PREPARING:
+        if entrant.pending:
             return False
         if self._waits and not self._anybody_else(entrant):
             return self._do(entrant, work)
@@ -163,12 +152,12 @@ class Contest:
             if not self._do(entrant, work):
                 self._call_reserves()
 
-        self._preparations.begin(entrant, prepare)
+        entrant.prepare(prepare)
         return False
 
     def _anybody_else(self, entrant: Entrant) -> bool:
         """Whether another engine has answered already, so that nobody needs to wait for this one."""
-        return any(one.answers for one in self.entrants if one is not entrant and one.standing is Standing.TRIAL)
+        return any(one.answers for one in self.entrants if one is not entrant and one.state is State.TRIAL)
 
     def _do(self, entrant: Entrant, work: Callable[[], None]) -> bool:
         try:
@@ -179,25 +168,18 @@ class Contest:
         return True
 
     def _out(self, entrant: Entrant, why: str) -> None:
-        entrant.standing = Standing.OUT
         detail = f"{entrant.engine}: {without_name(entrant.engine, why)}"
-        entrant.reason = Reason(kind=ReasonKind.FALLBACK, detail=detail, node=self.label)
+        entrant.fail(Reason(kind=ReasonKind.FALLBACK, detail=detail, node=self.label))
         # Where no engine is left, a warning that tells more is about to come.
-        log.log(
-            logging.WARNING if engines_left(self.entrants) else logging.INFO,
-            "%s no longer runs on %s",
-            self.label,
-            detail,
-        )
-        entrant.release()
+        level = logging.WARNING if engines_left(self.entrants) else logging.INFO
+        log.log(level, "%s no longer runs on %s", self.label, detail)
 
     def drop(self, engine: str, reason: Reason) -> None:
-        """An engine is not to be used any more: its answers were wrong, or it failed."""
+        """See the base class: the others compete again, or who stands by is built."""
         for entrant in self.entrants:
-            if entrant.engine == engine and entrant.standing is not Standing.OUT:
-                entrant.standing, entrant.reason = Standing.OUT, reason
+            if entrant.engine == engine and entrant.state is not State.FAILED:
+                entrant.fail(reason)
                 log.debug("%s no longer runs on %s: %s", self.label, engine, reason.detail)
-                entrant.release()
                 self._reopen(entrant)
                 self._call_reserves()
 
@@ -208,18 +190,18 @@ class Contest:
         if engines_left(self.entrants) or self._alone:
             return any(one.building for one in self.entrants)
         with self._lock:
-            self._alone, standby, self._standby = True, self._standby, None
+            self._alone, standby, self.standby = True, self.standby, None
             if standby is not None:
                 self.entrants = (*self.entrants, standby())
-            summons = [one.summon for one in self.entrants if one.summon is not None]
-            for one in self.entrants:
-                one.summon = None
+            called = [one for one in self.entrants if one.reserve]
+            for one in called:
+                one.reserve = False
             self._remembered = None
-        for summon in summons:
-            summon()
+        for one in called:
+            one.submit()
         if self.refused is not None:
             warn(self.refused)
-        return bool(summons)
+        return bool(called)
 
     @property
     def refused(self) -> str | None:
@@ -261,7 +243,7 @@ class Contest:
         # A call in which the answer was compared took eager's time too. An engine that is being made ready uses the
         # processor: times taken beside it say nothing.
         alone = entrant.run.compared == compared and not self.pending
-        if entrant.standing is Standing.TRIAL and entrant.answers > 1 and alone:
+        if entrant.state is State.TRIAL and entrant.answers > 1 and alone:
             entrant.seconds.append(seconds)
         self._judge()
         return made
@@ -280,19 +262,19 @@ class Contest:
         return next(ready, None)
 
     def _on_trial_now(self) -> list[Entrant]:
-        return [one for one in self.entrants if one.standing is Standing.TRIAL]
+        return [one for one in self.entrants if one.state is State.TRIAL]
 
     def _admit(self) -> None:
         """Let those that have come take part. Where somebody knows the winner already, it alone."""
         for entrant in self.entrants:
-            if entrant.standing is Standing.WAITING and (entrant.arrived is None or entrant.arrived()):
+            if entrant.state is State.COLD and entrant.arrived():
                 known = self._remembered
-                entrant.standing = Standing.TRIAL if known in (None, entrant.engine) else Standing.BEATEN
+                entrant.state = State.TRIAL if known in (None, entrant.engine) else State.BEATEN
         if self._serving is None and not self._on_trial_now() and not self.pending:
             self._remembered = None  # nobody is there: those that were beaten or passed over
             for entrant in self.entrants:
-                if entrant.standing is Standing.BEATEN:
-                    entrant.standing = Standing.TRIAL
+                if entrant.state is State.BEATEN:
+                    entrant.state = State.TRIAL
 
     def _judge(self) -> None:
         """Put out who is hopeless; decide when everybody who takes part has answered often enough."""
@@ -305,12 +287,12 @@ class Contest:
                 best = min(min(one.seconds) for one in timed)
                 for one in timed:
                     if min(one.seconds) > HOPELESS * best:
-                        one.standing = Standing.BEATEN
+                        one.state = State.BEATEN
                 on_trial = self._on_trial_now()
             alone = len(on_trial) == 1 and not any(
-                one.standing in (Standing.WAITING, Standing.PREPARING) and one.summon is None for one in self.entrants
+                one.state in (State.COLD, State.PREPARING) and not one.reserve for one in self.entrants
             )
-            preparing = any(one.standing is Standing.PREPARING for one in self.entrants)
+            preparing = any(one.state is State.PREPARING for one in self.entrants)
             if not preparing and all(len(one.seconds) >= (1 if alone else _rounds(one)) for one in on_trial):
                 self._decide(on_trial)
 
@@ -322,26 +304,26 @@ class Contest:
             best = held
         for one in on_trial:
             if one is not best:
-                one.standing = Standing.BEATEN
-        best.standing = Standing.SERVING
+                one.state = State.BEATEN
+        best.state = State.SERVING
         best.unwrap()
         self._serving = best
         self.engine = best.engine
         self.reason = why_chosen(best, self.entrants, self.label)
         for one in self.entrants:
-            if one.standing is Standing.BEATEN and self._releases:
-                one.release()
+            if one.state is State.BEATEN and self._releases:
+                one.run.release()
         log.info("%s", self.reason)
         if self._decided is not None:
             self._decided(best.engine, self.medians())
         if self._timed is not None:
             self._timed({one.engine: tuple(one.seconds) for one in self.entrants if len(one.seconds) >= ROUNDS})
         # Who is there only if summoned does not come by itself.
-        waiting = any(one.standing is Standing.WAITING and one.summon is None for one in self.entrants)
+        waiting = any(one.state is State.COLD and not one.reserve for one in self.entrants)
         self._answer = self._serve_and_look if waiting else self._fast(best)
 
     def _fast(self, best: Entrant) -> RegionCallable:
-        return self._serve if best.run.partial or best.arrived is not None else best.run.direct
+        return self._serve if best.run.partial else best.run.direct
 
     def medians(self) -> dict[str, float]:
         """Median seconds of an answer, by engine, of those that were timed."""
@@ -353,7 +335,7 @@ class Contest:
         """As :meth:`_serve`, with a look from time to time at who has come since."""
         self._calls += 1
         if self._calls % _LOOK_EVERY == 0:
-            came = [o for o in self.entrants if o.standing is Standing.WAITING and (o.arrived is None or o.arrived())]
+            came = [one for one in self.entrants if one.state is State.COLD and one.arrived()]
             if came:
                 with self._lock:
                     self._rematch(came)
@@ -364,7 +346,7 @@ class Contest:
         """Who serves and who has come answer in turn, all timed anew."""
         assert self._serving is not None, "somebody serves"
         for one in (self._serving, *came):
-            one.standing, one.answers, one.seconds = Standing.TRIAL, 0, []
+            one.state, one.answers, one.seconds = State.TRIAL, 0, []
         self._remembered = None
         self._answer = self._on_trial
 
@@ -375,14 +357,9 @@ class Contest:
         """Whether the trial is over and nobody is still to come."""
         return self._serving is not None and self._answer != self._on_trial
 
-    @property
-    def pending(self) -> bool:
-        """Whether an engine is being made ready."""
-        return bool(self._preparations) or any(one.standing is Standing.PREPARING for one in self.entrants)
-
-    def status(self) -> ContestStatus:
+    def status(self) -> DispatchStatus:
         """A snapshot."""
-        return ContestStatus(
+        return DispatchStatus(
             label=self.label,
             engine=self.engine,
             decided=self.decided,

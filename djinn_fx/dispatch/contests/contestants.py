@@ -1,37 +1,57 @@
-"""A contest between what several engines made of one region: each one's answers are checked before they count."""
+"""A contest between what several engines made of one region: each one's answers are checked before they count.
+
+Who is the fastest depends on the sizes: where these differ from call to call, each order of magnitude has a contest of
+its own.
+"""
 
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from djinn_fx.dispatch.checks import Checks
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.decisions import Outcomes
-from djinn_fx.dispatch.contests.entrant import Entrant
+from djinn_fx.dispatch.entrant import Entrant
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.dispatch.standby import Standby
 from djinn_fx.dispatch.tier import Prepared, Tier
 from djinn_fx.engines.base import RegionCallable, RegionGraph
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.reasons import Reason
-from djinn_fx.settings.engines import EAGER
+from djinn_fx.settings.engines import EAGER, STANDBY
 from djinn_fx.settings.table import Settings
+from djinn_fx.threads import new_lock
+
+#: Contests for different sizes of one graph; further sizes share the latest.
+_MAX_SIZES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What an engine made of a region."""
+    """What an engine made of a region, and whence: ``memory``, ``store``, ``built``."""
 
     tier: Tier
     prepared: Prepared
     loaded: Loaded
+    outcome: str = "built"
 
 
-class Contestants:
-    """What every contest for one region shares.
+def contest_between(
+    graph: RegionGraph,
+    made: Sequence[Made],
+    reference: RegionCallable,
+    settings: Settings,
+    *,
+    repeats: int = 1,
+    standby: Standby | None = None,
+    tried: bool = False,
+    outcomes: Callable[[Sequence[int]], Outcomes] | None = None,
+    timed: Callable[[Mapping[str, Sequence[float]]], None] | None = None,
+) -> Contest | ContestBySize:
+    """A contest between the engines, and the region's own ops where the settings let them take part.
 
     Args:
         graph: the region.
@@ -39,61 +59,79 @@ class Contestants:
         reference: the region's own ops.
         settings: in force.
         repeats: how many regions of the graph it serves, each with weights of its own.
+        standby: Inductor, for when no other engine is left.
+        tried: Inductor takes part, not only then.
+        outcomes: what is known of earlier contests for such sizes; given the number of bits of each.
+        timed: told the times of a trial, where sizes do not differ.
+    """
+    places, checks = symbol_places(graph.example_inputs), Checks(graph, reference, settings, repeats)
+
+    def contest(sizes: Sequence[int] = ()) -> Contest:
+        memory = outcomes(sizes) if outcomes is not None else None
+        known = memory.known if memory is not None else None
+        held = Contest(
+            label=graph.label,
+            reference=reference,
+            waits=settings.compile == "blocking",
+            decided=memory.decided if memory is not None else None,
+            timed=timed if not places else None,
+            remembered=known.engine if known is not None else None,
+            releases=not places,
+        )
+        entrants = []
+        for one in made:
+            name = one.tier.name
+            run = checks.artefact(one.tier, one.prepared, one.loaded, held.dropping(name))
+            entrants.append(Entrant(name, run))
+        if standby is not None:
+            late = functools.partial(_checked, standby, checks, held.dropping(STANDBY))
+            if tried:
+                entrants.append(late())
+            else:
+                held.standby = late
+        if settings.engine == "auto" or EAGER in settings.engines:
+            entrants.append(Entrant(EAGER, reference))
+        held.entrants = tuple(entrants)
+        return held
+
+    return ContestBySize(places, contest) if places else contest()
+
+
+def _checked(standby: Standby, checks: Checks, dropped: Callable[[Reason], None]) -> Entrant:
+    entrant = standby.entrant()
+    entrant.use(checks.checked(entrant.engine, entrant.run, dropped))
+    return entrant
+
+
+class ContestBySize:
+    """A contest for each order of magnitude of the sizes that differ from call to call. A ``RegionCallable``.
+
+    Args:
+        places: where the size symbols are read off the arguments (``keys.symbol_places``).
+        make: makes the contest for sizes like these; given the number of bits of each.
     """
 
-    def __init__(
-        self, graph: RegionGraph, made: Sequence[Made], reference: RegionCallable, settings: Settings, repeats: int = 1
-    ) -> None:
-        self._label, self._made, self._reference, self._settings = graph.label, tuple(made), reference, settings
-        self._sizes_differ = bool(symbol_places(graph.example_inputs))
-        self._checks = Checks(graph, reference, settings, repeats)
+    def __init__(self, places: Sequence[tuple[int, int | None]], make: Callable[[tuple[int, ...]], Contest]) -> None:
+        self._places, self._make = tuple(places), make
+        self.contests: dict[tuple[int, ...], Contest] = {}
+        self._lock = new_lock()
 
-    def contest(
-        self,
-        *others: Entrant,
-        memory: Outcomes | None = None,
-        timed: Callable[[Mapping[str, Sequence[float]]], None] | None = None,
-        standby: Standby | None = None,
-    ) -> Contest:
-        """A contest between the engines, these others, and the region's own ops where they may take part.
-
-        With ``standby`` for when all of them refuse.
-        """
-        told, known = _Told(), memory.known if memory is not None else None
-        entrants = [self._entrant(one, told) for one in self._made]
-        entrants += [self._other(one, told) for one in others]
-        if self._settings.engine == "auto" or EAGER in self._settings.engines:
-            entrants.append(Entrant(EAGER, self._reference))
-        contest = Contest(
-            label=self._label,
-            entrants=entrants,
-            reference=self._reference,
-            waits=self._settings.compile == "blocking",
-            decided=memory.decided if memory is not None else None,
-            timed=timed,
-            remembered=known.engine if known is not None else None,
-            releases=not self._sizes_differ,
-            standby=(lambda: self._other(standby.entrant(), told)) if standby is not None else None,
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        """Answer a call."""
+        sizes = tuple(
+            [int(args[place] if dim is None else args[place].shape[dim]).bit_length() for place, dim in self._places]
         )
-        told.contest = weakref.ref(contest)
-        return contest
+        contest = self.contests.get(sizes)
+        return (contest if contest is not None else self._new(sizes))(args)
 
-    def _other(self, entrant: Entrant, told: _Told) -> Entrant:
-        entrant.use(self._checks.checked(entrant.engine, entrant.run, functools.partial(told.about, entrant.engine)))
-        return entrant
+    @property
+    def distinct(self) -> list[Contest]:
+        """Each contest once."""
+        return list({id(one): one for one in list(self.contests.values())}.values())
 
-    def _entrant(self, made: Made, told: _Told) -> Entrant:
-        name = made.tier.name
-        tell = functools.partial(told.about, name)
-        return Entrant(name, self._checks.artefact(made.tier, made.prepared, made.loaded, tell))
-
-
-class _Told:
-    """Passes on to the contest why an engine is not used any more."""
-
-    contest: weakref.ref[Contest] | None = None
-
-    def about(self, name: str, reason: Reason) -> None:
-        contest = self.contest() if self.contest is not None else None
-        if contest is not None:
-            contest.drop(name, reason)
+    def _new(self, sizes: tuple[int, ...]) -> Contest:
+        with self._lock:
+            if sizes not in self.contests:
+                full = len(self.contests) >= _MAX_SIZES
+                self.contests[sizes] = next(reversed(self.contests.values())) if full else self._make(sizes)
+            return self.contests[sizes]

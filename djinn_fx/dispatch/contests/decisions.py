@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from djinn_fx.dispatch.entrant import Entrant
 from djinn_fx.engines.here import here
 from djinn_fx.engines.keys import digest_of
+from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.store.store import Store
-from djinn_fx.units import now_text
+from djinn_fx.units import format_seconds, now_text
 
 log = logging.getLogger("djinn_fx.dispatch.contests.contest")
 
@@ -107,3 +109,27 @@ class Outcomes:
         """Keep an outcome, if there was somebody to beat."""
         if self.key and len(seconds) > 1:
             remember(self.store, self.key, self.label, engine, seconds)
+
+
+def why_chosen(best: Entrant, entrants: Sequence[Entrant], label: str) -> Reason:
+    """That an engine is the fastest, and the second."""
+    seconds = {one.engine: one.median_s for one in entrants if one.median_s is not None}
+    own = f"{format_seconds(best.median_s)} a call" if best.median_s is not None else "the only one there is"
+    return _chosen(best.engine, own, seconds, label)
+
+
+def chosen_before(known: Decision, label: str) -> Reason:
+    """That an earlier trial found an engine to be the fastest, and the second."""
+    return _chosen(known.engine, f"the fastest in the trial of {known.created}", known.seconds, label)
+
+
+def _chosen(engine: str, why: str, seconds: Mapping[str, float], label: str) -> Reason:
+    others = {name: median_s for name, median_s in seconds.items() if name != engine}
+    second = min(others, key=lambda name: others[name], default=None)
+    return Reason(
+        kind=ReasonKind.ENGINE_CHOSEN,
+        detail=f"{engine}: {why}",
+        node=label,
+        runner_up=second,
+        runner_up_cost=f"{format_seconds(others[second])} a call" if second is not None else None,
+    )

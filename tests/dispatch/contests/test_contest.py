@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from djinn_fx.dispatch.contests import contest as contest_module
-from djinn_fx.dispatch.contests.by_size import ContestBySize
 from djinn_fx.dispatch.contests.contest import MARGIN, MAX_ROUNDS, ROUNDS, Contest
-from djinn_fx.dispatch.contests.entrant import Entrant, Standing
+from djinn_fx.dispatch.contests.contestants import ContestBySize
+from djinn_fx.dispatch.entrant import Entrant, State
 from djinn_fx.engines.base import Declined, Runner
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
@@ -76,6 +76,23 @@ class Bound(Plain, Runner):
         self.released += 1
 
 
+class Late(Entrant):
+    """An engine that is there once it has come; a reserve comes when it is asked for."""
+
+    late = True
+
+    def __init__(self, engine: str, run: Any, *, reserve: bool = False) -> None:
+        super().__init__(engine, run)
+        self.reserve, self.here, self.summoned = reserve, False, 0
+
+    def arrived(self) -> bool:
+        return self.here
+
+    def submit(self) -> None:
+        self.summoned += 1
+        self.here = True
+
+
 def call(contest: Any, times: int = 1) -> None:
     for value in range(times):
         args = [value]
@@ -118,7 +135,7 @@ class TestDeclined:
         assert run.calls >= 2 * MAX_ROUNDS - 1
         assert reference.calls == 2 * MAX_ROUNDS
         (status,) = contest.status().entrants
-        assert status.standing is Standing.SERVING
+        assert status.state is State.SERVING
         assert status.reason is not None
         assert status.reason.kind is ReasonKind.DECLINED
 
@@ -138,12 +155,12 @@ class TestDeclined:
         for _ in range(5):
             with pytest.raises(IndexError):
                 contest([2000])
-        assert contest.entrants[0].standing in (Standing.TRIAL, Standing.SERVING)
+        assert contest.entrants[0].state in (State.TRIAL, State.SERVING)
         before = run.calls
         call(contest, 4)
         assert run.calls > before
         assert list(contest([102])) == [103]  # eager can, so the engine is at fault
-        assert contest.entrants[0].standing is Standing.OUT
+        assert contest.entrants[0].state is State.FAILED
 
 
 class TestTrial:
@@ -245,7 +262,7 @@ class TestReadiness:
         call(contest)
         assert reference.calls == before + 1
         wait_for(lambda: engine.ready)
-        wait_for(lambda: contest.entrants[0].standing is Standing.SERVING)
+        wait_for(lambda: contest.entrants[0].state is State.SERVING)
         call(contest)
         assert reference.calls == before + 1
         assert engine.prepared == 2
@@ -288,45 +305,38 @@ class TestReadiness:
 
 
 class TestNewcomers:
-    def contest(self, clock: Clock, seconds: float) -> tuple[Contest, list[bool]]:
-        here = [False]
-        late = Entrant("late", Plain(clock, seconds), arrived=lambda: here[0])
+    def contest(self, clock: Clock, seconds: float) -> Contest:
+        late = Late("late", Plain(clock, seconds))
         contest, _ = make(clock, [Entrant("a", Plain(clock, 1.0)), late])
         call(contest, 30)
         assert contest.engine == "a"
-        here[0] = True
+        late.here = True
         call(contest, 60)
-        return contest, here
+        return contest
 
     def test_a_faster_one_takes_over(self, clock: Clock) -> None:
-        contest, _ = self.contest(clock, 0.5)
+        contest = self.contest(clock, 0.5)
         assert contest.engine == "late"
         assert contest.decided
 
     def test_one_that_is_hardly_faster_does_not(self, clock: Clock) -> None:
-        contest, _ = self.contest(clock, 1.0 - MARGIN / 2)
+        contest = self.contest(clock, 1.0 - MARGIN / 2)
         assert contest.engine == "a"
         assert contest.decided
 
     def test_what_nobody_asked_for_is_built_when_nobody_else_is_left(self, clock: Clock) -> None:
-        summoned: list[bool] = []
-        reserve = Entrant(
-            "reserve", Plain(clock, 1.0), arrived=lambda: bool(summoned), summon=lambda: summoned.append(True)
-        )
+        reserve = Late("reserve", Plain(clock, 1.0), reserve=True)
         broken = Bound(clock, 1.0, fails="broken")
         contest, _ = make(clock, [Entrant("a", broken), reserve])
         call(contest, 10)
-        assert summoned == [True]
+        assert reserve.summoned == 1
         assert contest.engine == "reserve"
 
     def test_it_is_not_built_as_long_as_somebody_serves(self, clock: Clock) -> None:
-        summoned: list[bool] = []
-        reserve = Entrant(
-            "reserve", Plain(clock, 1.0), arrived=lambda: bool(summoned), summon=lambda: summoned.append(True)
-        )
+        reserve = Late("reserve", Plain(clock, 1.0), reserve=True)
         contest, _ = make(clock, [Entrant("a", Plain(clock, 1.0)), reserve])
         call(contest, 40)
-        assert not summoned
+        assert not reserve.summoned
         assert contest.decided
 
 

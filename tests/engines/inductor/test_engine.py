@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from djinn_fx.dispatch.build import MEMORY, Builder
+from djinn_fx.dispatch.build import Builder
+from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.dispatch.region import region_graph
 from djinn_fx.engines.base import Artefact, RegionGraph
 from djinn_fx.engines.inductor.engine import InductorEngine
@@ -75,7 +76,7 @@ def test_a_stored_artefact_runs_in_a_new_process(settings: Settings, tmp_path: P
     torch.save([arguments, list(found)], tmp_path / "values.pt")
     script = f"""
 import torch
-from djinn_fx.dispatch.build import load_artefact
+from djinn_fx.dispatch.checks import load_artefact
 from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.settings.table import Settings
 

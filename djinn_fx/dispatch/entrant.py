@@ -1,0 +1,289 @@
+"""One engine for one piece of work, which may arrive later, and what every dispatcher of calls is.
+
+A dispatcher sends the calls of a region, or of a whole graph, to one of its entrants, or to the region's own ops: by
+rank (``lazy.py``), or by the time they take (``contests/contest.py``).
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from djinn_fx.engines.base import RegionCallable, Runner, as_runner
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import EAGER
+from djinn_fx.threads import new_condition, start_thread, tell_of_fork
+
+#: Told whenever a state changes: who waits for readiness sleeps on it.
+CHANGED = new_condition()
+#: A caller waits for an engine to be built no longer than this, in seconds.
+_PATIENCE_S = 300.0
+
+
+class State(str, Enum):
+    """Where an engine stands with a piece of work."""
+
+    COLD = "cold"
+    QUEUED = "queued"
+    BUILDING = "building"
+    READY = "ready"
+    FAILED = "failed"
+    BUILT_NOT_RUNNABLE = "built-not-runnable"
+    #: Of engines that compete: made ready for the arguments at hand, tried, chosen, slower than another.
+    PREPARING = "preparing"
+    TRIAL = "trial"
+    SERVING = "serving"
+    BEATEN = "beaten"
+
+
+#: States in which an engine may still become ready by itself.
+PENDING = frozenset({State.QUEUED, State.BUILDING, State.PREPARING})
+#: States on the way to being built.
+OF_BUILDING = tuple(State)[:6]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntrantStatus:
+    """One engine now.
+
+    Attributes:
+        engine: its name.
+        state: see :class:`State`.
+        reason: why it failed, cannot run, is not built yet, or declined a call; None if there is nothing to say.
+        retry_after_s: seconds until a failed build is tried again; None if it is not.
+        pays_after_calls: calls of the graph until building pays for itself; None if it never does, 0 if it does now.
+        median_s: seconds of an answer, where answers are timed.
+        answers: how many it gave in a trial.
+        memory_bytes: of its copies of weights.
+    """
+
+    engine: str
+    state: State
+    reason: Reason | None = None
+    retry_after_s: float | None = None
+    pays_after_calls: int | None = None
+    median_s: float | None = None
+    answers: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DispatchStatus:
+    """What answers the calls of a piece of work now.
+
+    Attributes:
+        label: what is computed.
+        engine: the one that answers.
+        entrants: the engines; the best first, where they are ordered by rank.
+        repeats: how many regions of the graph it serves.
+        executions: how often it ran while something was still to be built.
+        decided: whether no trial is under way.
+        reason: why the one that serves was chosen, with the runner-up.
+        refused: a sentence, if no engine that was asked for serves: what it said, and what answers in its place.
+    """
+
+    label: str
+    engine: str
+    entrants: tuple[EntrantStatus, ...]
+    repeats: int = 1
+    executions: int = 0
+    decided: bool = True
+    reason: Reason | None = None
+    refused: str | None = None
+
+
+class Entrant:
+    """One engine for one piece of work. Subclassed by what has it built (``background.py``, ``standby.py``).
+
+    Args:
+        engine: its name.
+        run: answers; None: what does is still to come.
+
+    Attributes:
+        late: it was not there from the start.
+        reserve: it takes part only once no other engine is left, and is built then.
+        retry_at: when a failed build may be tried again, by the monotonic clock; None if it may not.
+        seconds: of its timed answers.
+        declined: how many calls it left to eager for their values, and why it did the latest; None if none.
+    """
+
+    late = False
+    reserve = False
+    retry_at: float | None = None
+
+    def __init__(self, engine: str, run: RegionCallable | None = None) -> None:
+        self.engine = engine
+        self.state = State.COLD
+        self.reason: Reason | None = None
+        self.run = Runner() if run is None else as_runner(run)
+        self.seconds: list[float] = []
+        self.answers = 0
+        self.declined: Reason | None = None
+        self._declined = 0
+        #: How it stood before it was made ready in a thread; None: it is not being made ready.
+        self._before: State | None = None
+
+    # Arriving
+
+    def arrived(self) -> bool:
+        """Whether it can take part."""
+        return True
+
+    @property
+    def building(self) -> bool:
+        """Whether it is being built."""
+        return self.state in (State.QUEUED, State.BUILDING)
+
+    def submit(self) -> None:
+        """Have it built; does nothing unless it is cold or failed and may be tried again."""
+
+    def extend(self, sizes: Sequence[int]) -> None:
+        """It is ready, but serves not these sizes: have one more artefact built, for these."""
+
+    def cancel(self) -> None:
+        """It is no longer wanted."""
+
+    def after_fork(self) -> None:
+        """In a forked process: whoever was building it or making it ready is not there."""
+        self._as_before()
+
+    def move(self, state: State, reason: Reason | None = None) -> None:
+        """Go to a state and tell whoever waits."""
+        with CHANGED:
+            self.state, self.reason = state, reason
+            CHANGED.notify_all()
+
+    # Being made ready
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is being built or made ready."""
+        return self.state in PENDING or self._before is not None
+
+    def prepare(self, work: Callable[[], None]) -> None:
+        """Have it made ready in a thread, unless somebody is at it. It stands as before when that is done."""
+        with CHANGED:
+            if self._before is not None or self.state is State.FAILED:
+                return
+            self._before, self.state = self.state, State.PREPARING
+        tell_of_fork(self)
+
+        def prepare() -> None:
+            try:
+                work()
+            finally:
+                self._made_ready()
+
+        if start_thread(prepare, f"djinn prepares {self.engine}") is None:
+            self._made_ready()
+
+    def _made_ready(self) -> None:
+        with CHANGED:
+            self._as_before()
+            CHANGED.notify_all()
+
+    def _as_before(self) -> None:
+        before, self._before = self._before, None
+        if before is not None and self.state is State.PREPARING:  # it has not failed
+            self.state = before
+
+    # Answering
+
+    def use(self, run: RegionCallable) -> None:
+        """Answer by this callable."""
+        self.run = as_runner(run)
+
+    def unwrap(self) -> None:
+        """Go straight to the engine where none of its answers is ever compared (``guard/``)."""
+        self.run = self.run.trusted or self.run
+
+    def leave_to_eager(self, why: str, label: str) -> None:
+        """Put down that it declined a call (``engines.base.Declined``)."""
+        self._declined += 1
+        calls = "a call was" if self._declined == 1 else f"{self._declined} calls were"
+        self.declined = Reason(
+            kind=ReasonKind.DECLINED, detail=f"{self.engine}: {calls} left to eager: {why}", node=label
+        )
+
+    def fail(self, reason: Reason) -> None:
+        """It is not to be used any more: let go of its copies of weights."""
+        self.retry_at = None
+        self.move(State.FAILED, reason)
+        self.run.release()
+
+    @property
+    def median_s(self) -> float | None:
+        """Median seconds of an answer; None before the first that was timed."""
+        return statistics.median(self.seconds) if self.seconds else None
+
+    def status(self, pays_after_calls: int | None = None) -> EntrantStatus:
+        """A snapshot."""
+        return EntrantStatus(
+            engine=self.engine,
+            state=State.BUILDING if self.state is State.COLD and self.building else self.state,
+            reason=self.reason or self.declined,
+            retry_after_s=max(0.0, self.retry_at - time.monotonic()) if self.retry_at is not None else None,
+            pays_after_calls=pays_after_calls,
+            median_s=self.median_s,
+            answers=self.answers,
+            memory_bytes=self.run.memory_bytes,
+        )
+
+
+class Dispatcher:
+    """See the module's text. A ``RegionCallable``.
+
+    Args:
+        label: for messages.
+        reference: the region's own ops: always right.
+        entrants: the engines.
+
+    Attributes:
+        engine: the one that calls go to, or that gave the latest answer.
+    """
+
+    def __init__(self, label: str, reference: RegionCallable, entrants: Sequence[Entrant] = ()) -> None:
+        self.label, self.engine = label, EAGER
+        self.entrants = tuple(entrants)
+        self._reference = reference
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        """Answer a call; empties the list."""
+        raise NotImplementedError
+
+    def drop(self, engine: str, reason: Reason) -> None:
+        """An engine is not to be used any more: its answers were wrong, or it failed."""
+        raise NotImplementedError
+
+    def status(self) -> DispatchStatus:
+        """A snapshot."""
+        raise NotImplementedError
+
+    def dropping(self, engine: str) -> Callable[[Reason], None]:
+        """Told why an engine is not to be used any more. Does not keep the dispatcher alive."""
+        return functools.partial(_drop, weakref.ref(self), engine)
+
+    @property
+    def pending(self) -> bool:
+        """Whether an engine is queued, being built or made ready."""
+        return any(one.pending for one in self.entrants)
+
+
+def _drop(ref: weakref.ref[Dispatcher], engine: str, reason: Reason) -> None:
+    dispatcher = ref()
+    if dispatcher is not None:
+        dispatcher.drop(engine, reason)
+
+
+def wait_for(entrants: Sequence[Entrant]) -> None:
+    """Wait while one of them is being built."""
+    until = time.monotonic() + _PATIENCE_S
+    with CHANGED:
+        while any(one.building for one in entrants) and time.monotonic() < until:
+            CHANGED.wait(1.0)
