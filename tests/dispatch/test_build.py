@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from djinn_fx.dispatch import build, tier
+from djinn_fx.dispatch import build, checks, tier
 from djinn_fx.dispatch.build import Builder, Built
 from djinn_fx.dispatch.checks import load_artefact
 from djinn_fx.dispatch.memory import MEMORY
@@ -81,7 +81,7 @@ def _run(gm: GraphModule) -> RegionCallable:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
     counting = Counting()
-    for module in (build, tier):
+    for module in (build, checks, tier):
         monkeypatch.setattr(
             module, "engine", lambda name, given: counting if name == "inductor" else registry.engine(name, given)
         )
