@@ -19,7 +19,7 @@ from djinn_fx.compiling.learning import Learner
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import graph_work
 from djinn_fx.dispatch.build import Builder, Built, Whole
-from djinn_fx.dispatch.contests.decisions import Outcomes, chosen_before, decision_key
+from djinn_fx.dispatch.contests.decisions import Outcomes, chosen_before, decision_key, fingerprints_of
 from djinn_fx.dispatch.lazy import LazyRegion
 from djinn_fx.dispatch.region import RegionWork, region_graph
 from djinn_fx.dispatch.standby import Standby
@@ -117,10 +117,10 @@ class _Choice:
             work=self._work,
             wanted=wanted,
             hopeless=hopeless,
-            known=known.engine if known is not None else None,
             standby=self._cut(),
             tried=self._tries_inductor,
             outcomes=self._memory,
+            competing=self._competing,
             timed=self._learning(),
         )
 
@@ -128,10 +128,13 @@ class _Choice:
         """Under which the outcome is kept: all engines that could take part count; empty if it cannot be kept."""
         if not self._work.graph.structural_hash:
             return ""
-        named = (*self._names, *tier_names(self._settings))
-        engines = [engine(name, self._settings) for name in named]
-        fingerprints = [one.fingerprint() for one in engines if one.capability().can_build]
+        fingerprints = fingerprints_of(self._competing, self._settings)
         return decision_key(self._work.graph.structural_hash, self._work.graph.weights, sizes, fingerprints)
+
+    @property
+    def _competing(self) -> tuple[str, ...]:
+        """The engines under which the outcome is noted, whether or not they take the graph."""
+        return tuple(dict.fromkeys((*self._names, *tier_names(self._settings))))
 
     def _memory(self, sizes: Sequence[int]) -> Outcomes:
         return Outcomes(self._store, self._key(sizes), self._work.region.label)

@@ -176,8 +176,11 @@ class GraphCompiler:
             return self.through_aot(gm, example_inputs)
         from djinn_fx.saved.torch_cache import keeping
 
-        with keeping(self.settings, self.tag()):
-            return self.through_aot(gm, example_inputs)
+        with keeping(self.settings, self.tag()) as loaded:
+            compiled = self.through_aot(gm, example_inputs)
+        if self._handle is not None:
+            self._handle.add(loaded)
+        return compiled
 
     def _inductor_is_next(self) -> bool:
         """Whether the caller will wait for Inductor, as far as can be told before tracing."""
@@ -257,6 +260,8 @@ class GraphCompiler:
             run = learning(run, program, built, constants, captured, self.settings)
         # A graph that an engine refused which was asked for is planned anew by each process: the user may have followed
         # the remedy, and is told again if not.
+        if isinstance(whole, Whole) and not cut:
+            return captured, run, self._kept_contest(captured, program, constants, built.takers, whole.competing)
         return captured, run, self._kept(program, constants, built.builds) if not told else None
 
     def _kept(self, program: Program, constants: Mapping[int, Any], builds: Sequence[RegionBuild]) -> str | None:
@@ -267,6 +272,22 @@ class GraphCompiler:
 
         keys = [one.key if one.alone else "" for one in builds]
         return kept_form(program, keys, self.settings, [one.key for one in builds if one.checked])
+
+    def _kept_contest(
+        self,
+        captured: CapturedGraph,
+        program: Program,
+        constants: Mapping[int, Any],
+        takers: Mapping[str, str],
+        competing: Sequence[str],
+    ) -> str | None:
+        """The stored form of a graph for which engines compete: of use once the trial is decided."""
+        entrants = [{"engine": name, "key": key} for name, key in takers.items() if key]
+        if not self._cacheable or constants or not entrants:
+            return None
+        from djinn_fx.saved.form import form_of_contest
+
+        return form_of_contest(captured.srg, captured.plan, program, entrants, competing, self.settings)
 
     def _outlook(self, kind: GraphKind, gm: GraphModule) -> CapturedGraph:
         """The plan, and which engines would rather have the graph whole; nothing is built."""

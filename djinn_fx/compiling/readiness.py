@@ -25,6 +25,7 @@ from djinn_fx.errors import DjinnError
 from djinn_fx.files.signing import why_alone
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.layouts import Strays
+from djinn_fx.saved.contested import EnginesLater
 from djinn_fx.store.ledger import told_of_caches
 from djinn_fx.units import format_bytes, format_seconds
 
@@ -43,6 +44,7 @@ class ModelStatus:
         refused: a sentence for each graph or region that an engine which was asked for does not serve.
         caches: what this process does not use of the disk cache, because somebody else wrote it (docs/trust.md).
         relaid: values that came to a region with other strides than were traced, and so were copied.
+        loading: how many graphs of an earlier process run on their own ops while their engines are loaded.
     """
 
     graphs: int
@@ -54,6 +56,7 @@ class ModelStatus:
     refused: tuple[str, ...] = ()
     caches: tuple[str, ...] = ()
     relaid: tuple[Reason, ...] = ()
+    loading: int = 0
 
     @property
     def ready(self) -> bool:
@@ -61,7 +64,7 @@ class ModelStatus:
         left to its own ops because every build for it failed. A trial between engines needs calls, it may go on."""
         preparing = any(one.state is State.PREPARING for contest in self.contests for one in contest.entrants)
         built = all(_settled(region.entrants) for region in self.regions)
-        return not self.unplanned and not self.reasons and not preparing and built
+        return not self.unplanned and not self.reasons and not self.loading and not preparing and built
 
     @property
     def counts(self) -> dict[str, int]:
@@ -72,6 +75,7 @@ class ModelStatus:
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count) or "nothing to build"
         waiting = f"; {self.unplanned} of {self.graphs} graphs not planned yet" if self.unplanned else ""
+        waiting += f"; the engines of {self.loading} of {self.graphs} graphs are being loaded" if self.loading else ""
         lines = [f"{'ready' if self.ready else 'not ready'}: {counts}{waiting}"]
         lines += [f"  {_line(region)}" for region in self.regions]
         lines += [f"  {_line(one, ', decided' if one.decided else ', on trial')}" for one in self.contests]
@@ -128,7 +132,7 @@ class GraphHandle:
         self.backend_id = str(gm.meta.get("backend_id", ""))
         self.deferred: weakref.ref[DeferredGraph] | None = None
         self._regions: list[weakref.ref[LazyRegion]] = []
-        self._contests: list[weakref.ref[Contest | ContestBySize]] = []
+        self._contests: list[weakref.ref[Contest | ContestBySize | EnginesLater]] = []
         self._standbys: list[weakref.ref[Standby]] = []
         #: Sentences about engines that were asked for and refused when the graph was planned.
         self.refused: tuple[str, ...] = ()
@@ -151,7 +155,7 @@ class GraphHandle:
                 self._regions.append(weakref.ref(one))
             elif isinstance(one, Standby):
                 self._standbys.append(weakref.ref(one))
-            elif isinstance(one, (Contest, ContestBySize)):
+            elif isinstance(one, (Contest, ContestBySize, EnginesLater)):
                 self._contests.append(weakref.ref(one))
 
     def strays(self) -> Strays:
@@ -171,6 +175,12 @@ class GraphHandle:
         return tuple(contest for one in alive for contest in ([one] if isinstance(one, Contest) else one.distinct))
 
     @property
+    def loaded(self) -> tuple[EnginesLater, ...]:
+        """Graphs that came from an earlier process, those that are still alive."""
+        alive = (ref() for ref in self._contests)
+        return tuple(one for one in alive if isinstance(one, EnginesLater))
+
+    @property
     def regions(self) -> tuple[LazyRegion, ...]:
         """Those that are still alive."""
         own = [region for ref in self._regions if (region := ref()) is not None]
@@ -180,7 +190,11 @@ class GraphHandle:
     @property
     def pending(self) -> bool:
         """Whether something is being built or made ready."""
-        return any(one.pending for one in self.regions) or any(one.pending for one in self.contests)
+        return (
+            any(one.pending for one in self.regions)
+            or any(one.pending for one in self.contests)
+            or any(one.loading for one in self.loaded)
+        )
 
     def reads_any_of(self, storages: frozenset[int]) -> bool:
         """Whether an input of the graph lies in one of these storages, by identity."""
@@ -208,18 +222,21 @@ def status(model: Callable[..., Any]) -> ModelStatus:
     """See :func:`djinn_fx.status`."""
     handles = handles_of(model)
     deferred = [graph for handle in handles if (graph := handle.graph) is not None]
+    loaded = [one for handle in handles for one in handle.loaded]
+    reasons = [*(one.reason for one in deferred), *(one.reason for one in loaded)]
     contests = tuple(contest.status() for handle in handles for contest in handle.contests)
     told = [sentence for handle in handles for sentence in handle.refused]
     return ModelStatus(
         graphs=len(handles),
         unplanned=sum(not graph.planned for graph in deferred),
         regions=tuple(region.status() for handle in handles for region in handle.regions),
-        reasons=tuple(graph.reason for graph in deferred if graph.reason is not None),
+        reasons=tuple(reason for reason in reasons if reason is not None),
         contests=contests,
         refused=tuple(dict.fromkeys((*told, *(one.refused for one in contests if one.refused is not None)))),
         unprotected=None if table() is not None else why_not(),
         caches=_caches(),
         relaid=tuple(reason for handle in handles for reason in handle.relaid),
+        loading=sum(one.loading for one in loaded),
     )
 
 

@@ -10,7 +10,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,13 +54,13 @@ if TYPE_CHECKING:
 class Built:
     """The callables of a plan's regions, by region index, how each came about, and what stands by behind them.
 
-    Of a graph in one piece: the engines that take it so.
+    Of a graph in one piece: the engines that take it so, with their artefacts' keys (empty: it is not kept).
     """
 
     callables: tuple[RegionCallable, ...]
     builds: tuple[RegionBuild, ...]
     standbys: tuple[Standby, ...] = ()
-    takers: tuple[str, ...] = ()
+    takers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Whole:
         work: the graph as a region.
         wanted: engines that are tried, in the order in which they answer.
         hopeless: engines that are tried if none of those takes it.
-        known: the engine that won an earlier trial.
+        competing: all engines under which the outcome is noted, whether or not they take the graph.
         standby: the graph cut into regions, on Inductor.
         tried: whether that takes part, not only once no other engine is left.
         outcomes: see :func:`contest_between`; ``timed`` likewise.
@@ -80,7 +80,7 @@ class Whole:
     work: RegionWork
     wanted: Sequence[str]
     hopeless: Sequence[str] = ()
-    known: str | None = None
+    competing: Sequence[str] = ()
     standby: Standby | None = None
     tried: bool = False
     outcomes: Callable[[Sequence[int]], Outcomes] | None = None
@@ -149,14 +149,12 @@ class Builder:
             outcomes=whole.outcomes,
             timed=whole.timed,
         )
-        first = made[0].loaded
-        # Who won an earlier trial has been checked on this machine: it needs nothing beside it any more.
-        build = replace(whole.work.build(first, "built"), alone=first.engine == whole.known)
-        build = replace(build, checked=self._settings.verify == "first")
+        checked = self._settings.verify == "first"
+        build = replace(whole.work.build(made[0].loaded, "built"), alone=False, checked=checked)
         if whole.standby is not None:
             whole.standby.begin()
         standbys = (whole.standby,) if whole.standby is not None else ()
-        takers = tuple(one.tier.name for one in made)
+        takers = {one.tier.name: one.loaded.key for one in made}
         return Built(callables=(run,), builds=(build,), standbys=standbys, takers=takers)
 
     def each(self, work: RegionWork, names: Sequence[str]) -> list[Made]:

@@ -1,4 +1,7 @@
-"""Regions that several engines take, in a saved function: every artefact is carried, the contest is held where it runs.
+"""Regions for which engines compete, in a saved function or a kept graph: the contest is held where it runs.
+
+A saved function carries every artefact. A graph that torch keeps names those of the cache, and is used only once the
+trial between them was decided (:func:`known_winner`): until then a later process plans it anew, with all contestants.
 
 Such engines open sessions with copies of the weights, which takes longer than a call. So the first call is answered by
 the regions' own ops, with nothing beside it that would slow it down; then the engines' libraries and artefacts are
@@ -16,8 +19,10 @@ import torch
 from torch.fx import GraphModule
 
 from djinn_fx.dispatch.build import Builder
-from djinn_fx.dispatch.contests.contestants import Made, contest_between
-from djinn_fx.dispatch.contests.decisions import Outcomes, decision_key
+from djinn_fx.dispatch.contests.contest import Contest
+from djinn_fx.dispatch.contests.contestants import ContestBySize, Made, contest_between
+from djinn_fx.dispatch.contests.decisions import Outcomes, decision_key, fingerprints_of
+from djinn_fx.dispatch.entrant import CHANGED
 from djinn_fx.dispatch.memory import MEMORY, load_entry
 from djinn_fx.dispatch.region import RegionBuild, RegionWork
 from djinn_fx.dispatch.tier import Prepared, Tier
@@ -33,6 +38,7 @@ from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild, size_hin
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.store.opening import open_store
+from djinn_fx.store.store import Store
 from djinn_fx.threads import start_thread, tell_of_fork
 
 log = logging.getLogger("djinn_fx.runtime")
@@ -59,8 +65,16 @@ def entrants_of(srg: SRG, plan: Plan, region: Region, settings: Settings, carrie
     return found
 
 
-def contest_row(graph: RegionGraph, entrants: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """What a contest needs besides the region's form."""
+def contest_row(
+    graph: RegionGraph, entrants: Sequence[Mapping[str, str]], competing: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a contest needs besides the region's form.
+
+    Args:
+        graph: the region.
+        entrants: engines that are there, with their artefacts' keys.
+        competing: of a kept graph, all engines under which the outcome of the trial is noted.
+    """
     try:
         hints = [[hint.value, hint.positive] for hint in size_hints(graph.canonical, graph.example_inputs)]
     except CannotRebuild as error:
@@ -71,6 +85,7 @@ def contest_row(graph: RegionGraph, entrants: Sequence[Mapping[str, str]]) -> di
         "hash": graph.structural_hash,
         "kind": graph.kind,
         "weights": list(graph.weights),
+        "competing": list(competing),
     }
 
 
@@ -82,6 +97,10 @@ def waits_for_engine(settings: Settings) -> bool:
     return settings.compile == "blocking" and settings.engine != "auto" and len(settings.engines) == 1
 
 
+#: A graph on engines, and the contests in it.
+OnEngines = tuple[RegionCallable, Sequence[Contest | ContestBySize]]
+
+
 class EnginesLater:
     """A graph whose first call runs on the regions' own ops, and later ones on what is made after it.
 
@@ -90,12 +109,13 @@ class EnginesLater:
         make: the graph on engines; called in a thread, once. Raises EngineError where it cannot be made.
     """
 
-    def __init__(self, own: RegionCallable, make: Callable[[], RegionCallable]) -> None:
+    def __init__(self, own: RegionCallable, make: Callable[[], OnEngines]) -> None:
         self._own, self._make = own, make
         self._run: RegionCallable | None = None
         self._started = False
         #: Why the engines cannot be used.
         self.reason: Reason | None = None
+        self._contests: tuple[Contest | ContestBySize, ...] = ()
         tell_of_fork(self)
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
@@ -108,25 +128,61 @@ class EnginesLater:
             start_thread(self._prepare, "djinn loads engines")
         return results
 
+    def load(self) -> None:
+        """Make the graph on engines, here and now.
+
+        Raises:
+            EngineError: it cannot be made.
+        """
+        self._started = True
+        run, contests = self._make()
+        self._contests, self._run = tuple(contests), run
+
+    @property
+    def distinct(self) -> list[Contest]:
+        """Its contests; none until the engines are loaded."""
+        return [one for each in self._contests for one in ([each] if isinstance(each, Contest) else each.distinct)]
+
+    @property
+    def loading(self) -> bool:
+        """Whether calls run on own ops while the engines are loaded."""
+        return self._started and self._run is None and self.reason is None
+
     def after_fork(self) -> None:
         """In a forked process: whoever was loading the engines is not there."""
         self._started = self.reason is not None
 
     def _prepare(self) -> None:
         try:
-            self._run = self._make()
+            self.load()
         except Exception as error:  # noqa: BLE001  (becomes the Reason; the regions' own ops are always right)
             self.reason = Reason(kind=ReasonKind.FALLBACK, detail=f"a loaded graph stays on its own ops: {error}")
             log.warning("%s", self.reason.detail)
+        with CHANGED:
+            CHANGED.notify_all()
+
+
+def known_winner(row: Mapping[str, Any], settings: Settings) -> str | None:
+    """The entrant that an earlier trial of a kept graph chose; None if there was none, or it chose somebody else.
+
+    Of a graph whose sizes differ from call to call each size has its trial: any entrant stands for them.
+    """
+    names = [str(one["engine"]) for one in row["entrants"]]
+    if row["form"]["symbols"]:
+        return names[0]
+    store, _ = open_store(settings)
+    fingerprints = fingerprints_of(row["competing"], settings)
+    known = Outcomes(store, decision_key(row["hash"], row["weights"], (), fingerprints), row["label"]).known
+    return known.engine if known is not None and known.engine in names else None
 
 
 def contest_of(
     row: Mapping[str, Any], gm: GraphModule, reference: RegionCallable, carried: Carried, settings: Settings
-) -> RegionCallable:
+) -> Contest | ContestBySize:
     """The contest of a row's engines.
 
     Args:
-        row: of a saved graph's table, see :func:`contest_row`.
+        row: of a graph's table, see :func:`contest_row`.
         gm: the region's own ops.
         reference: the same as a callable.
         carried: the artefacts.
@@ -135,12 +191,15 @@ def contest_of(
     Raises:
         EngineError: an artefact or the form does not fit this process.
     """
-    graph = _graph(row, gm)
+    graph, kept = _graph(row, gm), bool(row.get("competing"))
     mode = "blocking" if waits_for_engine(settings) else "background"
     settings = settings.model_copy(update={"compile": mode})
-    made = [_made(one, graph, carried, settings) for one in row["entrants"]]
-    store, _ = open_store(Settings.load())
-    fingerprints = [one.tier.engine.fingerprint() for one in made]
+    store, _ = open_store(settings if kept else Settings.load())
+    made = [_made(one, graph, carried, settings, store if kept else None) for one in row["entrants"]]
+    if kept:
+        fingerprints = fingerprints_of(row["competing"], settings)
+    else:
+        fingerprints = [one.tier.engine.fingerprint() for one in made]
 
     def outcomes(sizes: Sequence[int]) -> Outcomes:
         return Outcomes(store, decision_key(graph.structural_hash, graph.weights, sizes, fingerprints), graph.label)
@@ -148,14 +207,19 @@ def contest_of(
     return contest_between(graph, made, reference, settings, outcomes=outcomes)
 
 
-def _made(one: Mapping[str, str], graph: RegionGraph, carried: Carried, settings: Settings) -> Made:
+def _made(
+    one: Mapping[str, str], graph: RegionGraph, carried: Carried, settings: Settings, store: Store | None
+) -> Made:
     key = one["key"]
-    tier = Tier(engine(one["engine"], settings), None)
+    tier = Tier(engine(one["engine"], settings), store)
     entry = carried.get(key)
     assert entry is not None, "looked for before"
     artefact = Artefact(header=entry.header, payload=entry.payload)
     known = MEMORY.exactly(key) or load_entry(tier.engine, artefact, key)
     prepared = Prepared(graph=graph, key=EngineKey(digest=key, fields=entry.header.get("fields", {})))
+    wrong = tier.quarantined(prepared.key) if prepared.key is not None else None
+    if wrong is not None:
+        raise EngineError(wrong.detail)
     return Made(tier=tier, prepared=prepared, loaded=known)
 
 

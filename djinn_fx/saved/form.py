@@ -28,14 +28,16 @@ from djinn_fx.errors import EngineError, StoreError
 from djinn_fx.guard.guarded import guarded_alone
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.executor import executable
-from djinn_fx.runtime.program import program_from_json, program_of, program_to_json
+from djinn_fx.runtime.program import Program, program_from_json, program_of, program_to_json
 from djinn_fx.saved.carried import Carried
 from djinn_fx.saved.contested import (
     EnginesLater,
+    OnEngines,
     contest_of,
     contest_row,
     entrants_of,
     is_contested,
+    known_winner,
     waits_for_engine,
 )
 from djinn_fx.settings.engines import EAGER
@@ -44,6 +46,7 @@ from djinn_fx.srg.form.rebuild import CannotRebuild
 from djinn_fx.srg.form.replay import first_loss, replay
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
+from djinn_fx.store.opening import open_store
 
 log = logging.getLogger("djinn_fx.runtime")
 
@@ -114,6 +117,44 @@ def form_of(srg: SRG, plan: Plan, builds: Sequence[RegionBuild], settings: Setti
         return json.dumps(form)
     except TypeError as error:
         raise EngineError(f"the graph cannot be saved: it returns a value that is no JSON value ({error})") from error
+
+
+def form_of_contest(
+    srg: SRG,
+    plan: Plan,
+    program: Program,
+    entrants: Sequence[Mapping[str, str]],
+    competing: Sequence[str],
+    settings: Settings,
+) -> str | None:
+    """The text of a graph for which engines compete, as one region; None if it has none.
+
+    Args:
+        srg: the graph.
+        plan: with the whole graph as its one region.
+        program: what runs it.
+        entrants: engines whose artefacts are in the cache, with these artefacts' keys.
+        competing: all engines under which the outcome of the trial is noted.
+        settings: in force.
+    """
+    graph = region_graph(srg, plan.regions[0])
+    devices = device_order(node.meta.get("val") for node in srg.gm.graph.nodes)
+    try:
+        row = {"label": graph.label, "engine": entrants[0]["engine"], **contest_row(graph, entrants, competing)}
+        row["devices"] = device_names(graph)
+        row["form"] = _proved_form(graph, row["devices"], with_values=True)
+        form = {
+            "settings": settings.model_dump(mode="json", exclude={"passes"}),
+            "program": program_to_json(program),
+            "callables": [0],
+            "table": [row],
+            "constants": [],
+            "devices": list(devices),
+        }
+        return json.dumps(form)
+    except (CannotRebuild, EngineError, TypeError) as error:  # each process plans it anew
+        log.debug("graph not kept: %s", error)
+        return None
 
 
 def _row(
@@ -197,9 +238,10 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
         EngineError: an artefact or a form does not fit this process.
     """
     settings = Settings(**form["settings"])
-    carried = carried_now() or Carried()
+    carried = carried_now() or Carried(open_store(settings)[0])
     carried.devices.update(form["devices"])
-    keys = [one["key"] for row in form["table"] for one in (row, *row.get("entrants", ())) if "key" in one]
+    table = [_of_the_winner(row, settings) if row.get("competing") else row for row in form["table"]]
+    keys = [one["key"] for row in table for one in (row, *row.get("entrants", ())) if "key" in one]
     missing = [key[:12] for key in keys if carried.get(key) is None]
     if missing:
         raise StoreError(f"artefacts are neither carried nor in the cache: {', '.join(missing)}")
@@ -209,22 +251,38 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
     def graph(made: Sequence[RegionCallable]) -> RegionCallable:
         return executable(program, [made[one] for one in form["callables"]], constants)
 
-    graphs = {number: _replayed(row) for number, row in enumerate(form["table"]) if "entrants" in row}
+    graphs = {number: _replayed(row) for number, row in enumerate(table) if "entrants" in row}
     loaded = [
         as_callable(graphs[number]) if number in graphs else _region(row, carried, settings)
-        for number, row in enumerate(form["table"])
+        for number, row in enumerate(table)
     ]
 
-    def with_contests() -> RegionCallable:
+    def with_contests() -> OnEngines:
         contests = {
-            number: contest_of(form["table"][number], gm, loaded[number], carried, settings)
-            for number, gm in graphs.items()
+            number: contest_of(table[number], gm, loaded[number], carried, settings) for number, gm in graphs.items()
         }
-        return graph([contests.get(number, own) for number, own in enumerate(loaded)])
+        return graph([contests.get(number, own) for number, own in enumerate(loaded)]), tuple(contests.values())
 
     if not graphs:
         return graph(loaded)
-    return with_contests() if waits_for_engine(settings) else EnginesLater(graph(loaded), with_contests)
+    later = EnginesLater(graph(loaded), with_contests)
+    if waits_for_engine(settings):
+        later.load()
+    return later
+
+
+def _of_the_winner(row: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
+    """A row of a kept graph with the entrants that are to answer.
+
+    Raises:
+        StoreError: no trial has chosen one of them.
+    """
+    winner = known_winner(row, settings)
+    if winner is None:
+        raise StoreError("no engine of the graph's was chosen yet")
+    if row["form"]["symbols"]:
+        return row
+    return {**row, "entrants": [one for one in row["entrants"] if one["engine"] == winner]}
 
 
 def _tensor(header: Mapping[str, Any], text: str) -> torch.Tensor:

@@ -14,12 +14,16 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch._functorch.config
+from torch._functorch._aot_autograd import autograd_cache
 from torch._functorch._aot_autograd.autograd_cache import BypassAOTAutogradCache
 from torch._functorch._aot_autograd.schemas import SerializableAOTDispatchCompiler
+from torch._inductor import codecache
 from torch._inductor.output_code import OutputCode
 
 from djinn_fx.dispatch.checks import load_artefact
@@ -31,6 +35,10 @@ from djinn_fx.settings.table import Settings
 from djinn_fx.version import VERSION
 
 log = logging.getLogger("djinn_fx.runtime")
+
+
+#: Callables of graphs that torch has found in its cache, since :func:`keeping` was entered.
+_LOADED: ContextVar[list[RegionCallable] | None] = ContextVar("djinn_fx_loaded", default=None)
 
 
 class DjinnGraph(OutputCode):
@@ -73,10 +81,13 @@ class DjinnGraph(OutputCode):
             return
         assert self._stored is not None, "only kept graphs are loaded"
         form = json.loads(self._stored)
-        if "table" in form:  # compiled ahead of time
+        if "table" in form:  # compiled ahead of time, or engines compete for it
             from djinn_fx.saved.form import restore
 
             self._run = restore(form)
+            loaded = _LOADED.get()
+            if loaded is not None:
+                loaded.append(self._run)
             return
         program, keys, settings = program_from_json(form["program"]), form["keys"], Settings(**form["settings"])
         checked = frozenset(form["checked"])
@@ -122,11 +133,49 @@ def cacheable(compiler: Callable[..., Any]) -> Any:
 
 
 @contextlib.contextmanager
-def keeping(settings: Settings, engine_tag: str) -> Iterator[None]:
-    """Let torch keep whole graphs, under a tag that changes with our version, settings and engine."""
+def keeping(settings: Settings, engine_tag: str) -> Iterator[list[RegionCallable]]:
+    """Let torch keep whole graphs, under a tag that changes with our version, settings and engine.
+
+    Yields:
+        The callables of those that torch has found in its cache meanwhile and for which engines compete.
+    """
     tag = f"{torch.compiler.config.cache_key_tag}djinn-{VERSION}-{settings.digest()[:16]}-{engine_tag}"
     with (
         torch.compiler.config.patch("cache_key_tag", tag),  # type: ignore[attr-defined]
         torch._functorch.config.patch("bundled_autograd_cache", True),
+        _keys_without_code_generators(),
     ):
+        loaded: list[RegionCallable] = []
+        token = _LOADED.set(loaded)
+        try:
+            yield loaded
+        finally:
+            _LOADED.reset(token)
+
+
+#: What torch's key holds of Inductor's code generators: for each kind of device None, or what a user has registered.
+_REGISTERED = ("custom_backend_passes", "custom_backend_codegen_configs")
+
+
+@contextlib.contextmanager
+def _keys_without_code_generators() -> Iterator[None]:
+    """Let torch compute keys without importing Inductor's code generators, which takes most of a second.
+
+    Their registration only adds what is None for each kind of device, and is done by Inductor itself where it compiles.
+    What users have registered stays in the key.
+    """
+    key_of = getattr(autograd_cache, "autograd_cache_key", None)
+    if key_of is None or not all(hasattr(codecache, name) for name in ("init_backend_registration", *_REGISTERED)):
+        yield  # a torch that does this in another way
+        return
+
+    def light(*args: Any, **kwargs: Any) -> Any:
+        registered = {name: getattr(codecache, name) for name in _REGISTERED}
+        only = {name: {key: one for key, one in found.items() if one} for name, found in registered.items()}
+        with contextlib.ExitStack() as stack:
+            for name, value in {**only, "init_backend_registration": lambda: None}.items():
+                stack.enter_context(patch.object(codecache, name, value))
+            return key_of(*args, **kwargs)
+
+    with patch.object(autograd_cache, "autograd_cache_key", light):
         yield

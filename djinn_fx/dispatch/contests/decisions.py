@@ -15,7 +15,9 @@ from typing import Any
 from djinn_fx.dispatch.entrant import Entrant
 from djinn_fx.engines.here import here
 from djinn_fx.engines.keys import digest_of
+from djinn_fx.engines.registry import engine
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.table import Settings
 from djinn_fx.store.store import Store
 from djinn_fx.units import format_seconds, now_text
 
@@ -61,6 +63,12 @@ def decision_key(
         "engines": sorted(json.dumps(dict(one), sort_keys=True) for one in fingerprints),
     }
     return digest_of(fields)
+
+
+def fingerprints_of(names: Sequence[str], settings: Settings) -> list[Mapping[str, str]]:
+    """Of those of these engines that can build here: what a decision between them holds for."""
+    engines = [engine(name, settings) for name in dict.fromkeys(names)]
+    return [one.fingerprint() for one in engines if one.capability().can_build]
 
 
 def remember(store: Store | None, key: str, label: str, engine: str, seconds: Mapping[str, float]) -> None:
