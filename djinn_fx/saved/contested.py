@@ -165,12 +165,16 @@ class EnginesLater:
 def known_winner(row: Mapping[str, Any], settings: Settings) -> str | None:
     """The entrant that an earlier trial of a kept graph chose; None if there was none, or it chose somebody else.
 
+    Where the settings name but one engine, that one, if it has answered rightly here.
+
     Of a graph whose sizes differ from call to call each size has its trial: any entrant stands for them.
     """
     names = [str(one["engine"]) for one in row["entrants"]]
     if row["form"]["symbols"]:
         return names[0]
     store, _ = open_store(settings)
+    if waits_for_engine(settings):  # no trial: it must have answered rightly
+        return names[0] if has_passed(store, row["entrants"][0]["key"]) else None
     fingerprints = fingerprints_of(row["competing"], settings)
     known = Outcomes(store, decision_key(row["hash"], row["weights"], (), fingerprints), row["label"]).known
     return known.engine if known is not None and known.engine in names else None

@@ -123,7 +123,12 @@ class TestAuto:
         assert {one.engine for one in first.entrants} >= {*INSTALLED, "packed", "eager"}
         torch._dynamo.reset()
         again = compiled(module)
-        same(again, module, x, 3)
+        same(again, module, x)
+        djinn_fx.wait_until_ready(again, timeout=60)
+        for _ in range(200):
+            same(again, module, x)
+            if contest_of(again).decided:
+                break
         answered = {one.engine for one in contest_of(again).entrants if one.answers}
         assert answered <= {first.engine}
         assert contest_of(again).engine == first.engine

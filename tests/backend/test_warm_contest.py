@@ -1,0 +1,166 @@
+"""A graph for which engines competed, met again: nothing is traced, own ops answer what the engine does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+import djinn_fx
+from djinn_fx.backend import compilations
+from djinn_fx.compiling.graph import forget
+from djinn_fx.settings.table import Settings
+from djinn_fx.store.opening import open_store
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+#: Engines that decline an index out of range, so that torch's own error is raised.
+LOOKING = [name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name) is not None]
+needs_one = pytest.mark.skipif(not LOOKING, reason="neither OpenVINO nor ONNX Runtime is installed")
+
+
+class Words(nn.Module):
+    """Looks rows up and adds in place what it has counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, 32)
+        self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+
+    def forward(self, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = x + self.table(ids)
+        for layer in self.layers:
+            hidden = torch.relu(layer(hidden))
+        return hidden, ids.sum() * 1000
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients() -> Any:
+    with torch.no_grad():
+        yield
+
+
+def inputs(rows: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.arange(rows) % 50, torch.randn(rows, 32)
+
+
+def words() -> nn.Module:
+    torch.manual_seed(0)
+    return Words().eval()
+
+
+def same(run: Any, module: nn.Module, given: Sequence[torch.Tensor]) -> None:
+    for found, expected in zip(run(*given), module(*given), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def until(true: Callable[[], bool], call: Callable[[], None], calls: int = 300) -> None:
+    """Call until something is so."""
+    for _ in range(calls):
+        call()
+        if true():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it has not become so")
+
+
+def decided(run: Any) -> bool:
+    contests = djinn_fx.status(run).contests
+    return bool(contests) and all(contest.decided for contest in contests)
+
+
+def first_process(module: nn.Module, options: dict[str, Any], dynamic: bool | None = None) -> Any:
+    """Compile and call until the trial is decided; then forget all that is not on disk."""
+    run = torch.compile(module, backend="djinn", options=options, dynamic=dynamic)
+    until(lambda: decided(run), lambda: same(run, module, inputs()))
+    torch._dynamo.reset()
+    forget()
+    counters.clear()
+
+
+def second_process(module: nn.Module, options: dict[str, Any], dynamic: bool | None = None) -> Any:
+    return torch.compile(module, backend="djinn", options=options, dynamic=dynamic)
+
+
+@needs_one
+class TestKept:
+    @pytest.mark.parametrize("engine", [LOOKING[0] if LOOKING else "", [*LOOKING, "packed"]], ids=["one", "several"])
+    def test_the_second_process_traces_nothing(self, engine: Any) -> None:
+        module, options = words(), {"engine": engine}
+        first_process(module, options)
+        run = second_process(module, options)
+        same(run, module, inputs())
+        assert counters["aot_autograd"]["autograd_cache_hit"] == 1
+        assert not compilations()
+        until(lambda: decided(run), lambda: same(run, module, inputs()))
+        (contest,) = djinn_fx.status(run).contests
+        assert len(contest.entrants) == 1
+        assert contest.entrants[0].answers
+
+    @pytest.mark.parametrize("engine", [LOOKING[0] if LOOKING else "", [*LOOKING, "eager"]], ids=["one", "several"])
+    def test_what_the_engine_declines_is_torchs_to_answer(self, engine: Any) -> None:
+        module, options = words(), {"engine": engine}
+        first_process(module, options)
+        run = second_process(module, options)
+        until(lambda: decided(run), lambda: same(run, module, inputs()))
+        ids, x = inputs()
+        for wrong in (-1, 50, 2**40):
+            with pytest.raises(IndexError):
+                run(torch.where(ids == 3, wrong, ids), x)
+        same(run, module, (ids, x))
+        (contest,) = djinn_fx.status(run).contests
+        assert contest.decided
+        assert counters["aot_autograd"]["autograd_cache_hit"] == 1
+
+    def test_before_the_trial_is_decided_it_is_planned_anew(self) -> None:
+        module, options = words(), {"engine": [*LOOKING, "packed"]}
+        run = second_process(module, options)
+        same(run, module, inputs())
+        assert not decided(run)
+        torch._dynamo.reset()
+        forget()
+        counters.clear()
+        same(second_process(module, options), module, inputs())
+        assert counters["aot_autograd"]["autograd_cache_hit"] == 0
+        assert len(compilations()) == 1
+
+    def test_an_artefact_that_is_gone_is_a_miss(self) -> None:
+        module, options = words(), {"engine": [*LOOKING, "packed"]}
+        first_process(module, options)
+        store, _ = open_store(Settings.load())
+        assert store is not None
+        gone = [one.key for one in store.entries() if "what" not in one.header]
+        assert gone
+        for key in gone:
+            store.entry_path(key).unlink()
+        run = second_process(module, options)
+        same(run, module, inputs())
+        assert len(compilations()) == 1
+        until(lambda: decided(run), lambda: same(run, module, inputs()))
+
+    def test_sizes_that_differ_from_call_to_call(self) -> None:
+        module, options = words(), {"engine": [*LOOKING, "packed"]}
+        first_process(module, options, dynamic=True)
+        run = second_process(module, options, dynamic=True)
+        for rows in (8, 3, 40, 8, 5):
+            same(run, module, inputs(rows))
+        assert counters["aot_autograd"]["autograd_cache_hit"] == 1
+        assert not compilations()
+        until(lambda: decided(run), lambda: same(run, module, inputs()))
+
+    def test_other_weights_of_the_same_shape(self) -> None:
+        module, options = words(), {"engine": [*LOOKING, "packed"]}
+        first_process(module, options)
+        for weight in module.parameters():
+            weight.mul_(0.5)
+        run = second_process(module, options)
+        until(lambda: decided(run), lambda: same(run, module, inputs()))
+        for weight in module.parameters():
+            weight.mul_(3)
+        same(run, module, inputs())
