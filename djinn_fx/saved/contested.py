@@ -19,6 +19,7 @@ import torch
 from torch.fx import GraphModule
 
 from djinn_fx.dispatch.build import Builder
+from djinn_fx.dispatch.checks import has_passed
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import ContestBySize, Made, contest_between
 from djinn_fx.dispatch.contests.decisions import Outcomes, decision_key, fingerprints_of

@@ -103,7 +103,7 @@ class TestKept:
         assert len(contest.entrants) == 1
         assert contest.entrants[0].answers
 
-    @pytest.mark.parametrize("engine", [LOOKING[0] if LOOKING else "", [*LOOKING, "eager"]], ids=["one", "several"])
+    @pytest.mark.parametrize("engine", [LOOKING[0] if LOOKING else "", [*LOOKING, "packed"]], ids=["one", "several"])
     def test_what_the_engine_declines_is_torchs_to_answer(self, engine: Any) -> None:
         module, options = words(), {"engine": engine}
         first_process(module, options)
@@ -152,7 +152,11 @@ class TestKept:
             same(run, module, inputs(rows))
         assert counters["aot_autograd"]["autograd_cache_hit"] == 1
         assert not compilations()
-        until(lambda: decided(run), lambda: same(run, module, inputs()))
+
+        def one_is_decided() -> bool:  # those of other sizes have had too few calls
+            return any(contest.decided for contest in djinn_fx.status(run).contests)
+
+        until(one_is_decided, lambda: same(run, module, inputs()))
 
     def test_other_weights_of_the_same_shape(self) -> None:
         module, options = words(), {"engine": [*LOOKING, "packed"]}
