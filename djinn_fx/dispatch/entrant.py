@@ -110,7 +110,8 @@ class Entrant:
         reserve: it takes part only once no other engine is left, and is built then.
         retry_at: when a failed build may be tried again, by the monotonic clock; None if it may not.
         seconds: of its timed answers.
-        declined: how many calls it left to eager for their values, and why it did the latest; None if none.
+        declines: how many calls it left to eager for their values.
+        declined: the same, and why it did the latest; None if none.
     """
 
     late = False
@@ -125,7 +126,7 @@ class Entrant:
         self.seconds: list[float] = []
         self.answers = 0
         self.declined: Reason | None = None
-        self._declined = 0
+        self.declines = 0
         #: How it stood before it was made ready in a thread; None: it is not being made ready.
         self._before: State | None = None
 
@@ -205,8 +206,8 @@ class Entrant:
 
     def leave_to_eager(self, why: str, label: str) -> None:
         """Put down that it declined a call (``engines.base.Declined``)."""
-        self._declined += 1
-        calls = "a call was" if self._declined == 1 else f"{self._declined} calls were"
+        self.declines += 1
+        calls = "a call was" if self.declines == 1 else f"{self.declines} calls were"
         self.declined = Reason(
             kind=ReasonKind.DECLINED, detail=f"{self.engine}: {calls} left to eager: {why}", node=label
         )

@@ -96,7 +96,14 @@ class Declined(Exception):
 
     Nothing was written and the arguments are as they were, so the region's own ops answer. It says nothing against the
     engine: the next call may be one that it serves.
+
+    Attributes:
+        answer: that of the region's own ops, where they have answered already; then the arguments are used up.
     """
+
+    def __init__(self, why: str, answer: Sequence[Any] | None = None) -> None:
+        super().__init__(why)
+        self.answer = answer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,14 +51,14 @@ class Finding:
 
     Attributes:
         ran: whether the engine took the arguments at all.
-        declined: whether it left this call to eager, for its values.
+        declined: why it left this call to eager, for its values; empty if it did not.
         failed: its error; empty if there was none.
         wrong: in what its answer is wrong; empty if in nothing.
         found: its results, of the last try.
     """
 
     ran: bool = True
-    declined: bool = False
+    declined: str = ""
     failed: str = ""
     wrong: str = ""
     found: Sequence[Any] = ()
@@ -80,8 +80,8 @@ def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Comparison, 
         case.rewind()
         try:
             found = run(list(given))
-        except Declined:
-            return Finding(declined=True)
+        except Declined as declined:
+            return Finding(declined=str(declined))
         except (EngineError, torch.OutOfMemoryError) as error:
             return Finding(failed=str(error))
         except Exception as error:  # noqa: BLE001  (eager did it, so the engine is at fault; becomes a Reason)

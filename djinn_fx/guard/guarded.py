@@ -219,8 +219,8 @@ class GuardedRegion(Runner):
         """Run the region: by the engine if it is trusted and takes these arguments, else eagerly. Empties the list."""
         try:
             results = self._served(self._run, args)
-        except Declined:
-            results = None
+        except Declined as declined:
+            results = declined.answer
         return self._reference(args) if results is None else results
 
     def attempt(self, args: list[Any]) -> Sequence[Any] | None:
@@ -229,7 +229,7 @@ class GuardedRegion(Runner):
         On a call that is compared they are eager's unless the engine's were right and nothing was written.
 
         Raises:
-            Declined: as the engine does.
+            Declined: as the engine does; on a call that is compared, with eager's answer.
         """
         return self._served(self._attempt or self._run, args)
 
@@ -287,6 +287,8 @@ class GuardedRegion(Runner):
         try:
             self._count_odd()
             compared = self._compared(run, kept, signature)
+        except Declined as declined:  # this time
+            compared = declined.answer
         finally:
             self._lock.release()
         return results if compared is None else compared
@@ -317,7 +319,11 @@ class GuardedRegion(Runner):
     def _compared(
         self, run: _Answer, args: list[Any], signature: tuple[Any, ...], twice: bool = False
     ) -> Sequence[Any] | None:
-        """The engine's results if they are right, else eager's; None if the engine does not take the arguments."""
+        """The engine's results if they are right, else eager's; None if the engine does not take the arguments.
+
+        Raises:
+            Declined: as the engine does, with eager's answer.
+        """
         if self.verdict is False:
             return None
         if run is self._attempt and self._run.prepare(args) is not None:
@@ -346,14 +352,14 @@ class GuardedRegion(Runner):
         finding = examine(run, case, tries=2 if twice or self.verdict is None else 1)
         if chance is not None:
             chance.set(after)
+        if finding.declined:  # nothing was learned
+            raise Declined(finding.declined, answer=expected)
         right = self._conclude(finding, case, signature)
         # The engine's own, if they are right and nothing was written: then all its answers are equal bit for bit.
         return finding.found if right and not self.mutated else expected
 
     def _conclude(self, finding: Finding, case: Comparison, signature: tuple[Any, ...]) -> bool:
         """Draw the consequences; whether the engine's answer was right."""
-        if finding.declined:
-            return False  # nothing was learned
         if finding.failed:
             self._drop(ReasonKind.FALLBACK, finding.failed)
         elif finding.wrong:

@@ -222,3 +222,33 @@ class TestGuard:
         assert all(
             one.engine != "packed" or not one.answers for c in djinn_fx.status(again).contests for one in c.entrants
         )
+
+
+class Counted(nn.Module):
+    """Sums beyond what OpenVINO computes in 32 bits, in every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = model(1)
+
+    def forward(self, x: torch.Tensor, stamps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.layers(x), stamps.sum() * 10
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="OpenVINO is not installed")
+@pytest.mark.parametrize("engine", ["openvino", ["openvino", "packed"]])
+def test_an_engine_that_declines_every_call_is_judged_by_these(engine: Any) -> None:
+    """A call that is left to eager takes eager's time: the trial ends, and says why eager answered."""
+    module, given = Counted(), (torch.randn(3, 32), torch.full((4,), 2**40))
+    run = compiled(module, engine)
+    for _ in range(200):
+        for found, expected in zip(run(*given), module(*given), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        if contest_of(run).decided:
+            break
+    contest = contest_of(run)
+    assert contest.decided
+    (openvino,) = [one for one in contest.entrants if one.engine == "openvino"]
+    assert openvino.median_s is not None
+    assert openvino.reason is not None
+    assert openvino.reason.kind is ReasonKind.DECLINED

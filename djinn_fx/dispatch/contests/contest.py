@@ -108,7 +108,7 @@ class Contest(Dispatcher):
             return entrant.run.attempt(args), True
         except Declined as declined:
             entrant.leave_to_eager(str(declined), self.label)
-            return self._reference(args), True
+            return (self._reference(args) if declined.answer is None else declined.answer), True
         except Exception as error:
             whole = len(args) == given and nothing_written(error, entrant.run.mutated)
             made = self._reference(args) if whole else None
@@ -221,7 +221,7 @@ class Contest(Dispatcher):
         if entrant is None:
             self.engine = EAGER
             return self._reference(args)
-        answers_before = entrant.answers
+        answers_before, declines = entrant.answers, entrant.declines
         entrant.unwrap()
         compared = entrant.run.compared
         start = time.perf_counter()
@@ -240,9 +240,10 @@ class Contest(Dispatcher):
             return made
         self.engine = entrant.engine
         entrant.answers = answers_before + 1
-        # A call in which the answer was compared took eager's time too. An engine that is being made ready uses the
-        # processor: times taken beside it say nothing.
-        alone = entrant.run.compared == compared and not self.pending
+        # A call in which the answer was compared took eager's time too, and so does one that is declined, whenever it
+        # comes. An engine that is being made ready uses the processor: times taken beside it say nothing.
+        usual = entrant.run.compared == compared or entrant.declines > declines
+        alone = usual and not self.pending
         if entrant.state is State.TRIAL and entrant.answers > 1 and alone:
             entrant.seconds.append(seconds)
         self._judge()
