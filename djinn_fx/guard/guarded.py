@@ -28,7 +28,7 @@ from djinn_fx.errors import EngineError
 from djinn_fx.guard.compare import ANY
 from djinn_fx.guard.examine import Comparison, Finding, examine
 from djinn_fx.guard.facts import Facts
-from djinn_fx.guard.later import Look, ShapeCalls, finite
+from djinn_fx.guard.later import Look, ShapeCalls, finite, sampling
 from djinn_fx.guard.tolerance import tolerance_in_single
 from djinn_fx.guard.trial import capturing, copied
 from djinn_fx.reasons import Reason, ReasonKind
@@ -46,24 +46,6 @@ MAX_SILENCES = 3
 
 #: Writes a reproducer: arguments as they were, the engine's results, eager's, what is wrong. None: it could not.
 Reproduce = Callable[[Sequence[Any], Sequence[Any], Sequence[Any], str], Path | None]
-
-
-def sampling(verify: str) -> int | None:
-    """Of how many later calls one is checked, by the setting ``verify``; None if none is.
-
-    Raises:
-        ValueError: neither ``first``, ``off`` nor ``sample:SHARE`` with a share above 0 and at most 1.
-    """
-    if verify in ("first", "off"):
-        return None
-    kind, _, share = verify.partition(":")
-    try:
-        value = float(share)
-    except ValueError:
-        value = 0.0
-    if kind != "sample" or not 0.0 < value <= 1.0:
-        raise ValueError(f"verify is {verify!r}: it must be first, off, or sample:SHARE with 0 < SHARE <= 1")
-    return max(1, round(1.0 / value))
 
 
 def guarded(

@@ -33,6 +33,24 @@ _SUMMED_AS: dict[torch.dtype, torch.dtype | None] = {
 }
 
 
+def sampling(verify: str) -> int | None:
+    """Of how many later calls one is checked, by the setting ``verify``; None if none is.
+
+    Raises:
+        ValueError: neither ``first``, ``off`` nor ``sample:SHARE`` with a share above 0 and at most 1.
+    """
+    if verify in ("first", "off"):
+        return None
+    kind, _, share = verify.partition(":")
+    try:
+        value = float(share)
+    except ValueError:
+        value = 0.0
+    if kind != "sample" or not 0.0 < value <= 1.0:
+        raise ValueError(f"verify is {verify!r}: it must be first, off, or sample:SHARE with 0 < SHARE <= 1")
+    return max(1, round(1.0 / value))
+
+
 class ShapeCalls:
     """Counts the calls of one shape.
 

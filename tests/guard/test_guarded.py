@@ -13,7 +13,8 @@ from djinn_fx.engines.base import Runner
 from djinn_fx.errors import EngineError
 from djinn_fx.guard import guarded as module
 from djinn_fx.guard.facts import MAX_SIGNATURES
-from djinn_fx.guard.guarded import MAX_SILENCES, sampling
+from djinn_fx.guard.guarded import MAX_SILENCES
+from djinn_fx.guard.later import sampling
 from djinn_fx.reasons import ReasonKind
 from tests.guard.faulty import Beside, Faulty, arguments, beside, eager, layer, region_of
 
