@@ -130,7 +130,7 @@ clean:
 # What builds packages is installed first, and is then not fetched anew by each build.
 $(READY): setup.py constraints.txt oldest.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q $(CONSTRAINTS) 'setuptools>=77'
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) 'setuptools>=77,<82'
 	$(BIN)/python -m pip install -q $(CONSTRAINTS) $(TORCH)
 	$(BIN)/python -m pip install -q $(CONSTRAINTS) --no-build-isolation $(TORCH) -e '.[dev]'
 	$(if $(OVER),$(BIN)/python -m pip install -q $(TORCH) $(OVER))
