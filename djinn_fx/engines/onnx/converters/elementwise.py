@@ -83,9 +83,8 @@ def div_mode(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike, rounding
         inner = wide(b, dtype)
         whole = b.cast(arithmetic(b, "Div", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype), inner)
         return b.cast(truncated(b, whole), dtype)
-    if b.flavour == "tensorrt":  # which does not say how it rounds
-        return _truncated_quotient(b, b.tensor(x, dtype), b.tensor(y, dtype))
-    return arithmetic(b, "Div", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype)
+    inner = wide(b, dtype)
+    return b.cast(_truncated_quotient(b, *(b.cast(b.tensor(one, dtype), inner) for one in (x, y))), dtype)
 
 
 def _floored_quotient(b: GraphBuilder, first: Value, second: Value) -> tuple[Value, Value]:
@@ -96,13 +95,24 @@ def _floored_quotient(b: GraphBuilder, first: Value, second: Value) -> tuple[Val
 
 
 def _truncated_quotient(b: GraphBuilder, first: Value, second: Value) -> Value:
-    """Whole numbers divided and rounded towards zero: one more than rounded down where that is away from zero."""
+    """Whole numbers divided and rounded towards zero."""
+    if b.flavour != "tensorrt":
+        return b.op("Div", [first, second], shape=broadcast(first, second))
+    # TensorRT does not say how it rounds: one more than rounded down where that is away from zero.
     floor, rest = _floored_quotient(b, first, second)
     zero, shape = b.constant(0, first.dtype), floor.shape
     signs = [b.op("Less", [value, zero], torch.bool, value.shape) for value in (first, second)]
     apart = b.op("Xor", signs, torch.bool, shape)
     away = b.op("And", [apart, negate(b, b.op("Equal", [rest, zero], torch.bool))], torch.bool, shape)
     return b.op("Add", [floor, b.cast(away, first.dtype)], shape=shape)
+
+
+def _rest(b: GraphBuilder, first: Value, second: Value, quotient: Value) -> Value:
+    """What a division of whole numbers, rounded towards zero, leaves.
+
+    ONNX has an operator for it, but ONNX Runtime 1.31 reckons it in doubles, which do not hold 2**63 - 1.
+    """
+    return b.op("Sub", [first, b.op("Mul", [quotient, second], shape=quotient.shape)], shape=quotient.shape)
 
 
 def truncated(b: GraphBuilder, value: Value) -> Value:
@@ -123,9 +133,10 @@ def floor_divide(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> V
         return b.cast(_floored_quotient(b, first, second)[0], dtype)
     # Beside the least number the difference that that takes leaves the type.
     shape = broadcast(first, second)
-    rests = [b.op("Mod", [first, second], shape=shape, fmod=kind) for kind in (0, 1)]
+    quotient = _truncated_quotient(b, first, second)
+    rests = [b.op("Mod", [first, second], shape=shape), _rest(b, first, second, quotient)]
     differ = negate(b, b.op("Equal", rests, torch.bool, shape))
-    return b.cast(b.op("Sub", [b.op("Div", [first, second], shape=shape), b.cast(differ, inner)], shape=shape), dtype)
+    return b.cast(b.op("Sub", [quotient, b.cast(differ, inner)], shape=shape), dtype)
 
 
 def _floor_divide_floats(b: GraphBuilder, first: Value, second: Value, dtype: torch.dtype) -> Value:
@@ -177,11 +188,9 @@ def fmod(b: GraphBuilder, node: Node, x: Tensorlike, y: Tensorlike) -> Value:
     if dtype.is_floating_point:
         inner = wide(b, dtype)
         return b.cast(_fmod(b, *(b.cast(b.tensor(one, dtype), inner) for one in (x, y))), dtype)
-    if b.flavour == "tensorrt":
-        first, second = b.tensor(x, dtype), b.tensor(y, dtype)
-        whole = arithmetic(b, "Mul", [_truncated_quotient(b, first, second), second], dtype)
-        return arithmetic(b, "Sub", [first, whole], dtype)
-    return arithmetic(b, "Mod", [b.tensor(x, dtype), b.tensor(y, dtype)], dtype, fmod=1)
+    inner = wide(b, dtype)
+    first, second = (b.cast(b.tensor(one, dtype), inner) for one in (x, y))
+    return b.cast(_rest(b, first, second, _truncated_quotient(b, first, second)), dtype)
 
 
 @converts("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar")
