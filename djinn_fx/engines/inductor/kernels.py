@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from djinn_fx.engines.inductor.folder import cache_folder
+
 log = logging.getLogger("djinn_fx.engines.inductor")
 
 _NAME = re.compile(r"[a-z0-9]{2}/[a-z0-9]{20,80}(\.main)?\.so")
@@ -37,7 +39,7 @@ def carried(modules: Sequence[ModuleType]) -> tuple[dict[str, Any], bytes]:
     """What to add to header and payload of an artefact made of these modules; nothing if a kernel is missing."""
     try:
         files = dict.fromkeys(path for module in modules for path in _libraries(module))
-        contents = {str(path.relative_to(_folder())): path.read_bytes() for path in files}
+        contents = {str(path.relative_to(cache_folder())): path.read_bytes() for path in files}
     except (OSError, ValueError) as error:
         log.info("native kernels are not kept: %s", error)
         return {}, b""
@@ -63,7 +65,7 @@ def restored(header: Mapping[str, Any], payload: bytes) -> bytes:
         end = start
         for name, size in kernels["files"]:
             end, begin = end + size, end
-            _put(_folder() / name, payload[begin:end])
+            _put(cache_folder() / name, payload[begin:end])
     return payload[:start]
 
 
@@ -80,12 +82,6 @@ def toolchain() -> str:
     return hashlib.sha256(places.encode()).hexdigest()[:16]
 
 
-def _folder() -> Path:
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    return Path(cache_dir()).absolute()
-
-
 def _libraries(module: ModuleType) -> list[Path]:
     """The libraries of a generated module's kernels.
 
@@ -94,7 +90,7 @@ def _libraries(module: ModuleType) -> list[Path]:
     """
     owners = [getattr(value, "__self__", None) for value in vars(module).values()]
     files = [Path(getattr(owner, "__file__", None) or "") for owner in owners if isinstance(owner, ModuleType)]
-    found = [path for path in files if path.suffix == ".so" and path.is_relative_to(_folder())]
+    found = [path for path in files if path.suffix == ".so" and path.is_relative_to(cache_folder())]
     wanted = Path(str(module.__file__)).read_text().count(_CALL)
     if len(found) != wanted:
         raise ValueError(f"{len(found)} libraries for {wanted} kernels")

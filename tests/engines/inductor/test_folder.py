@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from djinn_fx.backend import compilations
 from djinn_fx.engines.inductor import folder as inductor_folder
 from djinn_fx.engines.inductor import prewarm
 from djinn_fx.engines.inductor.folder import in_usable, is_at_fault, own_folder, patient
+from djinn_fx.engines.inductor.kernels import _libraries, loaded_modules
 from djinn_fx.reasons import ReasonKind
 
 
@@ -133,6 +135,62 @@ def test_what_is_the_folders_fault(
 def test_a_folder_that_takes_nothing_is_at_fault_whatever_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.TemporaryFile", no_space)
     assert is_at_fault(RuntimeError("Failed to reload cache entry from disk"))
+
+
+@pytest.mark.parametrize("stump", [b"", b"\x7fELF", bytes(4096)])
+def test_what_a_killed_compiler_left_is_taken_away(
+    stump: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    library = tmp_path / "ab" / "kernel.main.so"
+    library.parent.mkdir()
+    library.write_bytes(stump)
+
+    def work() -> str:
+        if library.exists():
+            raise nested(ImportError(f"{library}: file too short"))
+        return os.environ["TORCHINDUCTOR_CACHE_DIR"]
+
+    assert in_usable(work) == str(tmp_path)
+
+
+def test_a_whole_library_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    library = Path(shutil.copy(torch._C.__file__, tmp_path / "kernel.so"))
+    outside = tmp_path.parent / "outside.so"
+    outside.write_bytes(b"")
+    for path in (library, outside):
+        with pytest.raises(RuntimeError):
+            in_usable(lambda path=path: throw(nested(ImportError(f"{path}: undefined symbol"))))
+        assert path.exists()
+
+
+def throw(error: Exception) -> Any:
+    raise error
+
+
+def test_a_stump_in_the_place_of_a_kernel_costs_no_region() -> None:
+    """As the build of another process leaves it that is killed while the compiler writes."""
+    from torch._inductor.codecache import CppPythonBindingsCodeCache, PyCodeCache
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return (x * 0.8125).sigmoid() + 17.25
+
+    def engine() -> str:
+        torch._dynamo.reset()
+        compiled = torch.compile(function, backend="djinn", options={"engine": "inductor", "cache": False})
+        torch.testing.assert_close(compiled(x), function(x))
+        return compilations()[-1].builds[0].engine
+
+    x = torch.randn(3, 5)
+    assert engine() == "inductor"
+    (library,) = _libraries(loaded_modules()[-1])
+    library.unlink()  # not written to: this process runs it
+    library.touch()
+    CppPythonBindingsCodeCache.cache_clear()
+    PyCodeCache.cache_clear()
+    assert engine() == "inductor"
+    assert library.stat().st_size > 0
 
 
 def test_the_variable_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
