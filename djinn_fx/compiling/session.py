@@ -1,11 +1,12 @@
 """Tracing that other threads may call compiled functions beside.
 
-While ``make_fx`` traces, FX sets a flag of the whole process, and a function made by ``torch.compile`` that is called
-in any thread then raises ("using FX to symbolically trace a dynamo-optimized function") unless torch says that it is
-compiling. Dynamo says so while it compiles a frame, and lets one thread at a time do it. We trace outside of Dynamo's
-frames too: a graph that is planned on a later call, a backward graph on the first backward pass. So these do the same,
-under the same lock: everything of FX that belongs to the process (that flag, the patched calls of ``nn.Module``, which
-Dynamo takes back and puts on again) is then in one thread's hands at a time.
+While ``make_fx`` traces, FX sets a flag (of the whole process before torch 2.14), and a function made by
+``torch.compile`` that is called in any thread then raises ("using FX to symbolically trace a dynamo-optimized
+function") unless torch says that it is compiling. Dynamo says so while it compiles a frame, and lets one thread at a
+time do it. We trace outside of Dynamo's frames too: a graph that is planned on a later call, a backward graph on the
+first backward pass. So these do the same, under the same lock: everything of FX that belongs to the process (that
+flag, the patched calls of ``nn.Module``, which Dynamo takes back and puts on again) is then in one thread's hands at a
+time.
 
 A process that is forked meanwhile has no such thread: there the lock is let go and what was set is taken back.
 """
@@ -50,7 +51,9 @@ class _Sessions:
             return
         self.thread = None
         renew(compile_lock)
-        _COMPILER._is_compiling_flag = _FX._is_fx_tracing_flag = False
+        _COMPILER._is_compiling_flag = False
+        if hasattr(_FX, "_is_fx_tracing_flag"):  # before torch 2.14; then it is each thread's own
+            _FX._is_fx_tracing_flag = False
         patcher = getattr(_FX, "CURRENT_PATCHER", None)
         if patcher is not None:
             patcher.revert_all_patches()

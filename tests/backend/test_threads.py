@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch._dynamo.convert_frame import compile_lock
 from torch.fx import Tracer
+from torch.fx._symbolic_trace import is_fx_tracing
 
 import djinn_fx
 from djinn_fx.backend import compilations
@@ -19,6 +20,8 @@ from tests.backend.hammering import MODES, many_models, model, one_model, traini
 from tests.backend.support import Options
 
 THREADS = 8
+#: Whatever the backend, eager too.
+dies = pytest.mark.skipif(torch.__version__ < (2, 12), reason="torch 2.11 dies where two threads trace at once")
 
 
 @pytest.fixture(autouse=True)
@@ -44,24 +47,28 @@ def untidy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+@dies
 @pytest.mark.parametrize("mode", ["background", "lazy"])
 def test_one_model(mode: str, untidy: list[str]) -> None:
     assert one_model(MODES[mode], threads=THREADS, seconds=0.3) == []
     assert untidy == []
 
 
+@dies
 @pytest.mark.parametrize("mode", ["packed"])
 def test_many_models_with_graph_breaks(mode: str, untidy: list[str]) -> None:
     assert many_models(MODES[mode], threads=THREADS, seconds=0.3) == []
     assert untidy == []
 
 
+@dies
 @pytest.mark.parametrize("mode", ["background"])
 def test_training(mode: str, untidy: list[str]) -> None:
     assert training(MODES[mode], threads=THREADS, seconds=0.3) == []
     assert untidy == []
 
 
+@dies
 @pytest.mark.exam
 @pytest.mark.parametrize("kind", [one_model, many_models, training])
 @pytest.mark.parametrize("mode", MODES)
@@ -79,6 +86,7 @@ def test_a_call_beside_one_that_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     create = Tracer.create_args_for_root
 
     def held(self: Tracer, *args: Any, **kwargs: Any) -> Any:
+        assert is_fx_tracing()
         inside.set()
         assert go_on.wait(60)
         return create(self, *args, **kwargs)
@@ -90,7 +98,6 @@ def test_a_call_beside_one_that_plans(monkeypatch: pytest.MonkeyPatch) -> None:
         planning.start()
         try:
             assert inside.wait(60)
-            assert torch.fx._symbolic_trace._is_fx_tracing_flag
             torch.testing.assert_close(compiled(x), expected)
             assert djinn_fx.status(compiled).unplanned == 1
         finally:

@@ -76,7 +76,7 @@ def left_to_torch(gm: GraphModule, *, inference: bool = True) -> bool:
             continue
         results = tensors_of(fake_value(node))
         name = target_name(node.target).rpartition(".")[0]
-        if name in _CASTS and results[0].dtype in (torch.int8, torch.uint8) and not _is_bounded(node, results[0].dtype):
+        if name in _CASTS and (_wraps_around(node, results[0].dtype) or _is_dropped(node, results[0].dtype)):
             node.target = apart(node.target)
             found = True
         if name in inductor_forms.ROUNDING:
@@ -148,15 +148,50 @@ def _operand(node: Node) -> str:
     return target_name(operand.target).rpartition(".")[0] if operand.op == "call_function" else ""
 
 
-def _is_bounded(node: Node, dtype: torch.dtype) -> bool:
-    """Whether a cast's operand holds only numbers that the integer type holds, or is no floating number."""
+def _is_dropped(node: Node, dtype: torch.dtype) -> bool:
+    """Whether a rounding to half precision may be left out, where Inductor cannot be told to keep it."""
+    before = fake_value(node.args[0]).dtype  # type: ignore[arg-type]
+    return dtype in _HALF and before.is_floating_point and before is not dtype and not _keeps_casts()
+
+
+@functools.cache
+def _keeps_casts() -> bool:
+    """Whether ``emulate_precision_casts`` reaches a cast the user wrote: torch 2.11 drops it all the same."""
+    from torch._inductor.fx_passes import joint_graph
+
+    return hasattr(joint_graph, "_is_lossless_fp_widening_cast")
+
+
+@functools.cache
+def keep_roundings() -> None:
+    """Have C++ kernels round between two operations where ``emulate_precision_casts`` asks for it, as from torch 2.13.
+
+    Before, a kernel that has a number rounded and not rounded reads it not rounded.
+    """
+    if _keeps_casts():
+        return
+    from torch._inductor import config
+    from torch._inductor.codegen.cpp import CppKernel
+
+    take_not_rounded = CppKernel.cache_dtype_convert
+
+    def as_asked(self: Any, *args: Any) -> None:
+        if not config.emulate_precision_casts:
+            take_not_rounded(self, *args)
+
+    CppKernel.cache_dtype_convert = as_asked
+
+
+def _wraps_around(node: Node, dtype: torch.dtype) -> bool:
+    """Whether a cast to a narrow integer may meet floating numbers that the type does not hold."""
     source: Any = node.args[0]
-    if not fake_value(source).is_floating_point():
-        return True
+    if dtype not in (torch.int8, torch.uint8) or not fake_value(source).is_floating_point():
+        return False
     least, most = limits(dtype)
     name = target_name(source.target).rpartition(".")[0] if source.op == "call_function" else ""
     low, high = inductor_forms.ends(name, source) if name in ("aten.clamp", "aten.hardtanh") else (None, None)
-    return isinstance(low, (int, float)) and isinstance(high, (int, float)) and least <= low and high <= most
+    bounded = isinstance(low, (int, float)) and isinstance(high, (int, float)) and least <= low and high <= most
+    return not bounded
 
 
 def _sums_few(name: str, node: Node) -> bool:

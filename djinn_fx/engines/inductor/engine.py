@@ -33,7 +33,7 @@ from djinn_fx.srg.graph import fake_value, tensors_of
 log = logging.getLogger("djinn_fx.engines.inductor")
 
 #: Raised when this module changes what it hands to Inductor; part of every key.
-CONVERTER_VERSION = 5
+CONVERTER_VERSION = 6
 
 #: Peak memory in bytes of a child and the compilers it runs: whole Llama graphs of 221, 1041, 2122 and 3362 ops took
 #: 605, 633, 685 and 721 MiB together (torch 2.13 for CPU, g++ 12, one compiler at a time).
@@ -259,7 +259,10 @@ def _rounding(region: RegionGraph) -> dict[str, Any]:
     """Where numbers of half precision are made, they are rounded as the graph says: Inductor would leave out casts."""
     values = [fake_value(node) for node in region.gm.graph.nodes]
     half = any(one.dtype in (torch.float16, torch.bfloat16) for value in values for one in tensors_of(value))
-    return {"emulate_precision_casts": True} if half and _on_cpu(region) else {}
+    if not half or not _on_cpu(region):
+        return {}
+    inductor_apart.keep_roundings()
+    return {"emulate_precision_casts": True}
 
 
 def _announce_fake_mode(gm: torch.fx.GraphModule) -> torch.fx.GraphModule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch._functorch.aot_autograd import aot_function
 
@@ -36,8 +37,7 @@ def region_of(function: Callable[..., Any], tensors: Sequence[torch.Tensor], dyn
 def opened(model: bytes, flavour: str) -> Callable[[Sequence[str], Sequence[torch.Tensor]], list[torch.Tensor]]:
     """A model as a function of named tensors."""
     if flavour == "onnxruntime":
-        import onnxruntime
-
+        onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1

@@ -27,6 +27,8 @@ from djinn_fx.srg.extract import extract, input_value
 from tests.engines.tensorrt.fake_gpu import ALIGNMENT, FakeDriver
 from tests.running import cut_by_labels, plan_in_order
 
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
 
 def session_of(found: Conversion, twist: Callable[[Any], Any] = lambda made: made) -> sessions.Session:
     """A session of a conversion whose plan is its model, run by ONNX Runtime."""

@@ -27,6 +27,7 @@ from djinn_fx.settings.table import Settings
 from tests.engines.tensorrt.fake_gpu import ALIGNMENT, FakeDriver
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 OPTIONS: dict[str, Any] = {"engine": "tensorrt", "target": "sm89", "compile": "blocking", "on_failure": "raise"}
 

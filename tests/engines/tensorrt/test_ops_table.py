@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from torch.testing._internal.common_methods_invocations import op_db
 
 from tests.engines.tensorrt.converting import needs_tensorrt
@@ -49,7 +51,10 @@ def test_the_committed_table_is_the_tools(table: ModuleType) -> None:
 
 def test_the_committed_table_has_every_op_and_nothing_wrong(table: ModuleType) -> None:
     text = table.PAGE.read_text("utf-8")
-    assert list(table.rows_of(text)) == list(dict.fromkeys(map(table.full_name, op_db)))
+    pinned = re.search(r"^TORCH \?= torch==(\S+)$", (table.PAGE.parents[1] / "Makefile").read_text("utf-8"), re.M)
+    assert pinned is not None
+    if torch.__version__.partition("+")[0] == pinned[1]:  # others have other ops
+        assert list(table.rows_of(text)) == list(dict.fromkeys(map(table.full_name, op_db)))
     assert "WRONG" not in text
     assert table.page([line for line in text.splitlines() if line.startswith("| `")]) == text
 
