@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch.fx import Node
 from torch.utils import _pytree as pytree
@@ -25,6 +26,10 @@ from djinn_fx.srg.plan import Region
 from djinn_fx.srg.record import Cost
 
 Options = dict[str, Any]
+#: For tests in which several threads trace at once. Torch's own backends do the same.
+several_trace = pytest.mark.skipif(
+    torch.__version__ < (2, 12), reason="torch 2.11 dies where two threads trace at once"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

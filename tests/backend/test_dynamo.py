@@ -11,7 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from djinn_fx.backend import compilations, reset
-from tests.backend.support import INDUCTOR, REPEATS, WAYS, WHOLE, Noted, check, check_training, djinn, same, stacked
+from tests.backend.support import (
+    INDUCTOR,
+    REPEATS,
+    WAYS,
+    WHOLE,
+    Noted,
+    check,
+    check_training,
+    djinn,
+    same,
+    several_trace,
+    stacked,
+)
 
 
 @pytest.fixture(params=list(WAYS))
@@ -134,6 +146,7 @@ def test_reset_while_a_graph_is_in_use() -> None:
     assert module.head.weight.grad is not None
 
 
+@several_trace
 @pytest.mark.parametrize("engine", ["eager", "inductor"])
 def test_two_threads(engine: str) -> None:
     """Threads that compile and call at the same time all get right results."""

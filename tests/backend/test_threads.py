@@ -17,11 +17,9 @@ from djinn_fx.backend import compilations
 from djinn_fx.compiling.session import compile_session
 from djinn_fx.srg.record import GraphKind
 from tests.backend.hammering import MODES, many_models, model, one_model, training
-from tests.backend.support import Options
+from tests.backend.support import Options, several_trace
 
 THREADS = 8
-#: Whatever the backend, eager too.
-dies = pytest.mark.skipif(torch.__version__ < (2, 12), reason="torch 2.11 dies where two threads trace at once")
 
 
 @pytest.fixture(autouse=True)
@@ -47,28 +45,28 @@ def untidy(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@dies
+@several_trace
 @pytest.mark.parametrize("mode", ["background", "lazy"])
 def test_one_model(mode: str, untidy: list[str]) -> None:
     assert one_model(MODES[mode], threads=THREADS, seconds=0.3) == []
     assert untidy == []
 
 
-@dies
+@several_trace
 @pytest.mark.parametrize("mode", ["packed"])
 def test_many_models_with_graph_breaks(mode: str, untidy: list[str]) -> None:
     assert many_models(MODES[mode], threads=THREADS, seconds=0.3) == []
     assert untidy == []
 
 
-@dies
+@several_trace
 @pytest.mark.parametrize("mode", ["background"])
 def test_training(mode: str, untidy: list[str]) -> None:
     assert training(MODES[mode], threads=THREADS, seconds=0.3) == []
     assert untidy == []
 
 
-@dies
+@several_trace
 @pytest.mark.exam
 @pytest.mark.parametrize("kind", [one_model, many_models, training])
 @pytest.mark.parametrize("mode", MODES)
