@@ -173,13 +173,14 @@ def keep_roundings() -> None:
     from torch._inductor import config
     from torch._inductor.codegen.cpp import CppKernel
 
-    take_not_rounded = CppKernel.cache_dtype_convert
+    kernel: Any = CppKernel
+    take_not_rounded = kernel.cache_dtype_convert
 
     def as_asked(self: Any, *args: Any) -> None:
         if not config.emulate_precision_casts:
             take_not_rounded(self, *args)
 
-    CppKernel.cache_dtype_convert = as_asked
+    kernel.cache_dtype_convert = as_asked
 
 
 def _wraps_around(node: Node, dtype: torch.dtype) -> bool:

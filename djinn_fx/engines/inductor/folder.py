@@ -88,7 +88,7 @@ def _broken_off(path: Path) -> bool:
     if len(content) < _ELF.size:
         return True
     mark, place, size, count = _ELF.unpack_from(content)
-    return mark != b"\x7fELF" or place + size * count > len(content)
+    return bool(mark != b"\x7fELF" or place + size * count > len(content))
 
 
 def is_at_fault(error: BaseException | None) -> bool:
