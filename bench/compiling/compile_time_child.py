@@ -14,20 +14,13 @@ import torch
 import djinn_fx.backend
 from bench.engines.watch import COMPILES, Watch, phases
 from bench.harness.measuring import rotated, time_block, time_calls
-from bench.harness.models import build, result, twin
+from bench.harness.models import backend_of, build, result, twin
 
 # This bench is about what Inductor compiles; bench/engines/engines.py is about the choice between engines.
 os.environ.setdefault("DJINN_ENGINE", "inductor")
 
 #: An answer is wrong if it differs from eager's by more than this share of eager's largest value.
 TOLERANCE = 1e-4
-
-
-def backend_of(name: str) -> Any:
-    """What to give to ``torch.compile``: the name if it is known to torch, djinn's function if it is not installed."""
-    if name == "djinn" and "djinn" not in torch._dynamo.list_backends(None):
-        return djinn_fx.backend.djinn
-    return name
 
 
 def first_call(backend: str, model: str, quick: bool) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import torch._dynamo
 
-from bench.compiling.compile_time_child import backend_of
 from bench.engines.models import Workload, doubled, parameters, workload
 from bench.harness.measuring import no_gc, rotated, time_block
+from bench.harness.models import backend_of
 
 Found = dict[str, Any]
 #: A call's answer: the module's result, then what it wrote into its state.

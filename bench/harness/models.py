@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+import djinn_fx.backend
+
 #: By name: decoders of 4, 12, 24 and 48 layers, two encoders and a convolutional network.
 MODELS = ("llama-4", "llama-12", "llama-24", "llama-48", "bert", "vit", "resnet")
 
@@ -110,3 +112,10 @@ def result(output: Any) -> torch.Tensor:
     value = output[0]
     assert isinstance(value, torch.Tensor)
     return value
+
+
+def backend_of(name: str) -> Any:
+    """What to give to ``torch.compile``: the name if it is known to torch, djinn's function if it is not installed."""
+    if name == "djinn" and "djinn" not in torch._dynamo.list_backends(None):
+        return djinn_fx.backend.djinn
+    return name

@@ -73,10 +73,10 @@ def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Comparison, 
         tries: how often it is run; from two on, results must not lie in memory that the next run writes.
     """
     examination = _Examination(case)
+    watch = ArgumentWatch(case.pristine, case.mutated)
     before: Sequence[Any] = ()
     for _ in range(tries):
         given = copied(case.pristine, case.mutated)
-        watch = ArgumentWatch(given, case.mutated)
         case.rewind()
         try:
             found = run(list(given))

@@ -4,13 +4,14 @@ A saved function carries every artefact. A graph that torch keeps names those of
 trial between them was decided (:func:`known_winner`): until then a later process plans it anew, with all contestants.
 
 Such engines open sessions with copies of the weights, which takes longer than a call. So the first call is answered by
-the regions' own ops, with nothing beside it that would slow it down; then the engines' libraries and artefacts are
-loaded in a thread, and sessions opened while own ops answer. Only where the settings name one engine and ``compile`` is
-``"blocking"`` does loading and the first call wait for it.
+the regions' own ops, while a thread loads the engines' libraries and artefacts and opens sessions with this call's
+weights; further calls are answered by own ops until that is done. Only where the settings name one engine and
+``compile`` is ``"blocking"`` does loading and the first call wait for it.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -98,8 +99,8 @@ def waits_for_engine(settings: Settings) -> bool:
     return settings.compile == "blocking" and settings.engine != "auto" and len(settings.engines) == 1
 
 
-#: A graph on engines, and the contests in it.
-OnEngines = tuple[RegionCallable, Sequence[Contest | ContestBySize]]
+#: A graph on engines, and the contests in it, each with the places of its arguments among those of the graph.
+OnEngines = tuple[RegionCallable, Sequence[tuple[Contest | ContestBySize, Sequence[int]]]]
 
 
 class EnginesLater:
@@ -116,18 +117,17 @@ class EnginesLater:
         self._started = False
         #: Why the engines cannot be used.
         self.reason: Reason | None = None
-        self._contests: tuple[Contest | ContestBySize, ...] = ()
+        self._contests: tuple[tuple[Contest | ContestBySize, Sequence[int]], ...] = ()
         tell_of_fork(self)
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Run the graph; empties the list."""
         if self._run is not None:
             return self._run(args)
-        results = self._own(args)
         if not self._started:
             self._started = True
-            start_thread(self._prepare, "djinn loads engines")
-        return results
+            start_thread(functools.partial(self._prepare, list(args)), "djinn loads engines")
+        return self._own(args)
 
     def load(self) -> None:
         """Make the graph on engines, here and now.
@@ -142,7 +142,8 @@ class EnginesLater:
     @property
     def distinct(self) -> list[Contest]:
         """Its contests; none until the engines are loaded."""
-        return [one for each in self._contests for one in ([each] if isinstance(each, Contest) else each.distinct)]
+        contests = [one for one, _ in self._contests]
+        return [one for each in contests for one in ([each] if isinstance(each, Contest) else each.distinct)]
 
     @property
     def loading(self) -> bool:
@@ -153,9 +154,11 @@ class EnginesLater:
         """In a forked process: whoever was loading the engines is not there."""
         self._started = self.reason is not None
 
-    def _prepare(self) -> None:
+    def _prepare(self, args: list[Any]) -> None:
         try:
             self.load()
+            for contest, places in self._contests:
+                contest.make_ready([args[place] for place in places])
         except Exception as error:  # noqa: BLE001  (becomes the Reason; the regions' own ops are always right)
             self.reason = Reason(kind=ReasonKind.FALLBACK, detail=f"a loaded graph stays on its own ops: {error}")
             log.warning("%s", self.reason.detail)

@@ -261,7 +261,13 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
         contests = {
             number: contest_of(table[number], gm, loaded[number], carried, settings) for number, gm in graphs.items()
         }
-        return graph([contests.get(number, own) for number, own in enumerate(loaded)]), tuple(contests.values())
+        fed = {
+            form["callables"][step.region]: step.inputs
+            for step in reversed(program.steps)
+            if all(place < program.arguments for place in step.inputs)
+        }
+        run = graph([contests.get(number, own) for number, own in enumerate(loaded)])
+        return run, [(one, fed[number]) for number, one in contests.items() if number in fed]
 
     if not graphs:
         return graph(loaded)

@@ -132,7 +132,7 @@ class Contest(Dispatcher):
 
     # Making ready
 
-    def _ready(self, entrant: Entrant, args: list[Any]) -> bool:
+    def _ready(self, entrant: Entrant, args: Sequence[Any]) -> bool:
         """Whether it can answer this call; if not, what it lacks is being done, or it is out."""
         if not entrant.run.partial:
             return True
@@ -154,6 +154,12 @@ class Contest(Dispatcher):
 
         entrant.prepare(prepare)
         return False
+
+    def make_ready(self, args: Sequence[Any]) -> None:
+        """Have that engine made ready which would be the first to answer these arguments."""
+        self._admit()
+        for first in self._on_trial_now()[:1]:
+            self._ready(first, args)
 
     def _anybody_else(self, entrant: Entrant) -> bool:
         """Whether another engine has answered already, so that nobody needs to wait for this one."""

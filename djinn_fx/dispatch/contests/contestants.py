@@ -118,11 +118,18 @@ class ContestBySize:
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Answer a call."""
+        return self._of(args)(args)
+
+    def make_ready(self, args: Sequence[Any]) -> None:
+        """See :meth:`Contest.make_ready`."""
+        self._of(args).make_ready(args)
+
+    def _of(self, args: Sequence[Any]) -> Contest:
         sizes = tuple(
             [int(args[place] if dim is None else args[place].shape[dim]).bit_length() for place, dim in self._places]
         )
         contest = self.contests.get(sizes)
-        return (contest if contest is not None else self._new(sizes))(args)
+        return contest if contest is not None else self._new(sizes)
 
     @property
     def distinct(self) -> list[Contest]:

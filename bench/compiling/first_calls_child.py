@@ -1,0 +1,78 @@
+"""What bench/compiling/first_calls.py runs in a process of its own: the first calls of a model, one by one."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Any
+
+import torch
+
+import djinn_fx
+from bench.harness.models import backend_of, build, result
+
+#: An answer is wrong if it differs from eager's by more than this share of eager's largest value.
+TOLERANCE = 1e-4
+
+
+@torch.no_grad()
+def calls(side: str, model: str, quick: bool, count: int) -> dict[str, Any]:
+    """Make a model, run it eagerly twice, then compile it and call it so many times.
+
+    Args:
+        side: a backend's name, with its default options; ``"eager"`` is Dynamo alone, ``"none"`` the model itself.
+        model: see :func:`bench.harness.models.build`.
+        quick: its small form.
+        count: calls.
+
+    Returns:
+        ``seconds`` of each call, the first from ``torch.compile`` on; eager's first and second call before that; the
+        call from which on djinn's trials are decided; bytes of the process and of the weights; whether all answers
+        looked at are eager's.
+    """
+    net, inputs, _ = build(model, quick)
+    eager_s = [_timed(lambda: net(**inputs)) for _ in range(3)]
+    expected = result(net(**inputs)).double()
+    before = _resident_bytes()
+    seconds, wrong, decided = [], 0, None
+    compiled = net
+    for number in range(1, count + 1):
+        start = time.perf_counter()
+        if number == 1 and side != "none":
+            compiled = torch.compile(net, backend=backend_of(side))
+        answer = compiled(**inputs)
+        seconds.append(time.perf_counter() - start)
+        wrong += not _same(result(answer).double(), expected)
+        if side == "djinn" and decided is None and _decided(compiled):
+            decided = number
+    return {
+        "seconds": seconds,
+        "eager_s": eager_s,
+        "decided": decided,
+        "wrong": wrong,
+        "resident_bytes": _resident_bytes() - before,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "weight_bytes": sum(one.nbytes for one in net.parameters()),
+        "status": str(djinn_fx.status(compiled)) if side == "djinn" else "",
+    }
+
+
+def _timed(call: Any) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _decided(compiled: Any) -> bool:
+    """Whether the engine that is to serve does: no trial is under way, nothing is being loaded."""
+    status = djinn_fx.status(compiled)
+    return status.ready and all(contest.decided for contest in status.contests)
+
+
+def _same(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp(min=1e-30))
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
