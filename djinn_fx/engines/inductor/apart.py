@@ -33,9 +33,11 @@ _APART = frozenset(
     for name in """
     acosh atanh cosh sinh expm1 elu selu celu softshrink fmax fmin remainder floor_divide special_ndtr
     addcmul addcdiv logaddexp2 var std var_mean std_mean nansum upsample_linear1d upsample_bilinear2d
-    upsample_trilinear3d upsample_bicubic2d lerp prod aminmax
+    upsample_trilinear3d upsample_bicubic2d lerp prod aminmax addmv nextafter
     """.split()
 )
+#: Torch brings their indices into range, Inductor reads and writes wherever they lead. Models do not call them.
+_UNSAFE = frozenset({"aten._unsafe_masked_index", "aten._unsafe_masked_index_put_accumulate"})
 #: Of two zeros they choose one by its place in a vector; no zero of these operands has a sign.
 _EXTREMES = frozenset({"aten.amax", "aten.amin", "aten.max", "aten.min"})
 _OF_TWO = frozenset({"aten.maximum", "aten.minimum"})
@@ -59,8 +61,13 @@ _PLACES = frozenset({"aten.max_pool2d_with_indices", "aten.max_pool3d_with_indic
 #: A vector's cast ends at the type's ends; torch's wraps around.
 _CASTS = frozenset({"aten._to_copy", "prims.convert_element_type"})
 #: Torch begins a sum with 0.0; a few summands Inductor adds up as they are, and all of them may be -0.0.
-_FEW_SUMMANDS = frozenset(f"aten.{name}" for name in "sum mean avg_pool1d avg_pool2d avg_pool3d".split())
+_FEW_SUMMANDS = frozenset(
+    f"aten.{name}"
+    for name in "sum mean avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d mm bmm mv dot vdot".split()
+)
 _FEW = 16
+#: Products, of which Inductor writes out some that are small.
+_PRODUCTS = frozenset(f"aten.{name}" for name in "mm bmm mv dot vdot".split())
 
 
 def left_to_torch(gm: GraphModule, *, inference: bool = True) -> bool:
@@ -81,6 +88,9 @@ def left_to_torch(gm: GraphModule, *, inference: bool = True) -> bool:
             found = True
         if name in inductor_forms.ROUNDING:
             found = inductor_forms.rounded_number(node) or found
+        if name in _UNSAFE:
+            node.target = apart(node.target)
+            found = True
         if not results or not results[0].is_floating_point():
             continue
         if name == "aten.native_layer_norm" and node.args[3] is None:
@@ -98,7 +108,7 @@ def left_to_torch(gm: GraphModule, *, inference: bool = True) -> bool:
             found = True
         elif name == "aten.gelu":
             found = inductor_forms.gelu(gm, node) or found
-        elif name in _FEW_SUMMANDS and _sums_few(name, node):
+        elif name in _FEW_SUMMANDS | _PRODUCTS and _sums_few(name, node):
             inductor_forms.plus_zero(gm, node)
             found = True
         elif name in ("aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.hardtanh"):
@@ -124,6 +134,12 @@ def _is_apart(name: str, node: Node, dtype: torch.dtype) -> bool:
         return True
     if name in _EXTREMES:
         return _operand(node) not in _UNSIGNED
+    if name == "aten.erf":
+        return dtype is torch.float32 and not all(map(_outweighs, node.users))
+    if name in _PRODUCTS:  # of halves, a sum with 0.0 comes too late: what is tiny was rounded to a zero of some sign
+        return dtype in _HALF and _multiplies_few(name, node)
+    if name == "aten.addmm":
+        return _is_one_small_row(node)
     if name in _OF_TWO:
         return not any(map(_is_no_signed_zero, node.args))
     if name == "aten.div":
@@ -133,6 +149,19 @@ def _is_apart(name: str, node: Node, dtype: torch.dtype) -> bool:
         broken = not isinstance(power, int) and not (isinstance(power, float) and power.is_integer())
         return power == -0.5 if isinstance(power, float) and dtype not in _HALF else dtype in _HALF and broken
     return False
+
+
+def _outweighs(user: Node) -> bool:
+    """Whether a number is added beside which the tiniest ones do not count, as in a gelu."""
+    name = target_name(user.target).rpartition(".")[0] if user.op == "call_function" else ""
+    return name == "aten.add" and isinstance(user.args[1], (int, float)) and abs(user.args[1]) >= 0.5
+
+
+def _is_one_small_row(node: Node) -> bool:
+    """Whether Inductor writes a product with a bias out: torch begins with the bias, it does not."""
+    rows, (many, columns) = fake_value(node.args[1]).shape[0], fake_value(node.args[2]).shape  # type: ignore[arg-type]
+    small = all(type(size) is not int or size <= _FEW for size in (many, columns))
+    return bool(rows == 1 and (columns == 1 or small)) if type(rows) is int else False
 
 
 def _is_no_signed_zero(operand: Any) -> bool:
@@ -196,6 +225,8 @@ def _wraps_around(node: Node, dtype: torch.dtype) -> bool:
 
 
 def _sums_few(name: str, node: Node) -> bool:
+    if name in _PRODUCTS:
+        return _multiplies_few(name, node)
     if name not in ("aten.sum", "aten.mean"):
         return True
     before, after = fake_value(node.args[0]), tensors_of(fake_value(node))[0]  # type: ignore[arg-type]
@@ -203,6 +234,20 @@ def _sums_few(name: str, node: Node) -> bool:
     if any(type(size) is not int for size in sizes):
         return any(size == 1 for size in before.shape if type(size) is int)
     return bool(before.numel() <= _FEW * after.numel())
+
+
+def _multiplies_few(name: str, node: Node) -> bool:
+    """Whether a product may be written out, as products or as a few of their sums, by Inductor."""
+    left, right = (fake_value(one) for one in node.args[:2])  # type: ignore[arg-type]
+    many = left.shape[-1]
+    if type(many) is not int or many > _FEW:
+        return False
+    if right.dim() == 1:
+        return True
+    (rows, columns), single = (left.shape[-2], right.shape[-1]), many == 1
+    if name == "aten.mm" and left.dtype not in _HALF:
+        single = False  # torch begins such a product of float32 with no 0.0 either
+    return single or (type(rows) is int and rows == 1 and type(columns) is int and columns == 1)
 
 
 def _tensors_only(gm: GraphModule, node: Node, dtype: torch.dtype) -> None:

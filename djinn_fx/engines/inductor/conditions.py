@@ -134,6 +134,8 @@ class _Conditions:
             return
         if type(known) is int and not known:
             raise EngineError(f"inductor: {self._region.label}: an index into nothing")
+        if size.source is node and type(known) is not int:
+            raise EngineError(f"inductor: {self._region.label}: an index into a size known only after the call")
         key = (index, size.key, negative)
         if key not in self._safe:
             with self._graph.inserting_before(node):

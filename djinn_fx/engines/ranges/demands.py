@@ -15,6 +15,8 @@ from djinn_fx.srg.graph import fake_value
 DIVISIONS = frozenset({"aten.floor_divide", "aten.remainder", "aten.fmod"})
 #: Their second operand are classes, of which one means that a row is left out.
 CLASSES = frozenset({"aten.nll_loss_forward", "aten.nll_loss2d_forward"})
+#: Their second operand are places in a result of these last dimensions, counted from the front.
+_UNPOOLS = {"aten.max_unpool2d": (-2, -1), "aten.max_unpool3d": (-3, -2, -1)}
 #: Ops that are given a dimension and an index which counts from the front alone.
 _FROM_FRONT = frozenset(
     f"aten.{name}"
@@ -35,12 +37,12 @@ def divides_whole(name: str, node: Node) -> bool:
 
 
 class Size:
-    """A size that indices must be below: of one dimension of a node, or of all of them."""
+    """A size that indices must be below: of some dimensions of a node, or of all of them."""
 
-    def __init__(self, source: Any, dim: int | None) -> None:
+    def __init__(self, source: Any, *dims: int) -> None:
         shape = fake_value(source).shape
         self.source = source
-        self.dims = tuple(range(len(shape))) if dim is None else (dim % len(shape),) if shape else ()
+        self.dims = tuple(dim % len(shape) for dim in dims or range(len(shape))) if shape else ()
         self.key = (source, self.dims)
 
     @property
@@ -59,10 +61,12 @@ def indices(name: str, node: Node) -> Iterator[tuple[Node, Size, bool]]:
         yield args[1], Size(args[0], 0), False  # type: ignore[misc]
     elif name in _FROM_FRONT:
         yield args[2], Size(args[0], args[1]), False  # type: ignore[arg-type, misc]
+    elif name in _UNPOOLS:
+        yield args[1], Size(node, *_UNPOOLS[name]), False  # type: ignore[misc]
     elif name == "aten.index_fill":
         yield args[2], Size(args[0], args[1]), True  # type: ignore[arg-type, misc]
     elif name in ("aten.take", "aten.put"):
-        yield args[1], Size(args[0], None), True  # type: ignore[misc]
+        yield args[1], Size(args[0]), True  # type: ignore[misc]
     elif name in ("aten.index", "aten.index_put"):
         for dim, index in enumerate(args[1]):  # type: ignore[arg-type]
             if isinstance(index, Node) and fake_value(index).dtype not in (torch.bool, torch.uint8):

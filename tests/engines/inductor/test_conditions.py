@@ -51,6 +51,11 @@ INDICES: dict[str, tuple[Callable[[Any, Any], Any], Sequence[int], Sequence[Sequ
     "index_put": (lambda w, i: w.index_put((i,), w[:2]), [-10, 9], [[10, 0], [-11, 0]]),
     "index_fill": (lambda w, i: w.index_fill(0, i, 1.0), [-10, 9], [[10, 0], [-11, 0]]),
     "take": (lambda w, i: w.take(i), [-20, 19], [[20, 0], [-21, 0]]),
+    "max_unpool2d": (
+        lambda w, i: torch.ops.aten.max_unpool2d(w[:2, 0].view(1, 2, 1), i.view(1, 2, 1), [5, 2]),
+        [0, 9],
+        [[10, 0], [-1, 0]],
+    ),
     "nll_loss": (lambda w, i: F.nll_loss(w[:2], i, reduction="none"), [0, -100], [[2, 0], [-1, 0]]),
     "trunc": (lambda w, i: torch.div(i + 7, i, rounding_mode="trunc"), [1, -3], [[0, 1]]),
     "floor_divide": (lambda w, i: 7 // i, [1, -3], [[0, 1]]),
@@ -235,6 +240,36 @@ def test_forms_of_our_own() -> None:
 def test_powers(dtype: torch.dtype, power: float, apart: bool) -> None:
     region = region_of(lambda x: x**power, torch.ones(3, dtype=dtype))
     assert inductor_apart.left_to_torch(inductor_conditions.copied(region.gm)) is apart
+
+
+def _products(x: torch.Tensor) -> Any:
+    """Products that Inductor writes out."""
+    row, column = x[None, :4], x[:4, None]
+    outer = (torch.bmm(column[None], row[None]), torch.mm(column, row), torch.addmm(x[:4], column, row))
+    inner = (torch.bmm(row[None], column[None]), torch.mm(row, column), torch.addmm(x[:1], row, column), x[:4] @ x[4:8])
+    vectors = (torch.mv(x[:8].view(2, 4), x[:4]), torch.addmv(x[:2], x[:8].view(2, 4), x[:4]), torch.dot(x[:1], x[1:2]))
+    pools = (F.adaptive_avg_pool1d(x[None], 3), F.adaptive_avg_pool2d(x.view(1, 3, 4), 2))
+    return *outer, *inner, *vectors, *pools
+
+
+def test_small_products_and_pools_keep_the_sign_of_zero() -> None:
+    wide = torch.tensor([0.0, -0.0, -0.0, 1.0, -1e-38, 1e-38, -0.0, 1e-39, -1.0, -0.0, -0.0, -0.0])
+    for x in (wide, wide.flip(0), wide.bfloat16()):
+        region = region_of(_products, torch.ones_like(x))
+        run = InductorEngine().compile(region).ready
+        assert run is not None
+        for place, (found, wanted) in enumerate(zip(run([x]), _products(x), strict=True)):
+            assert (place, difference([found], [wanted])) == (place, None)
+
+
+def test_erf_of_small_numbers() -> None:
+    x = T([1e-8, -1e-8, 1e-30, 0.0, -0.0, 2.0])
+    region = region_of(torch.erf, torch.ones_like(x))
+    run = InductorEngine().compile(region).ready
+    assert run is not None
+    torch.testing.assert_close(run([x])[0], torch.erf(x), atol=0.0, rtol=1e-6)
+    gelu = region_of(lambda x: x * (torch.erf(x / 1.4142135) + 1.0), x)
+    assert not inductor_apart.left_to_torch(inductor_conditions.copied(gelu.gm))
 
 
 def test_a_cast_of_what_is_clamped_is_left_to_inductor() -> None:

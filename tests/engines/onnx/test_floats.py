@@ -144,9 +144,20 @@ def test_a_choice_keeps_the_sign_of_zero(flavour: str) -> None:
     y = torch.tensor([1.0, -0.0, NAN, 0.0, 3.0, -INF])
 
     def function(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
-        return [torch.where(mask, x, y), torch.where(mask, x, 1.0), torch.where(mask, 0.0, y), x.masked_fill(mask, 2.0)]
+        chosen = [torch.where(mask, x, y), torch.where(mask, x, 1.0), torch.where(mask, 0.0, y)]
+        return [*chosen, x.masked_fill(mask, 2.0), y.masked_fill(mask, x[0])]
 
     assert difference(answers(function, flavour, [x, y, mask], [x.abs(), y.abs(), mask]), function(x, y, mask)) is None
+
+
+def test_elements_scattered_over_a_mask_keep_the_sign_of_zero() -> None:
+    mask, x, source = torch.tensor([True, False, True]), torch.tensor([0.0, -0.0, 1.0]), torch.tensor([-0.0, -0.0, 2.0])
+
+    def function(x: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> list[torch.Tensor]:
+        return [x.masked_scatter(mask, source)]
+
+    found = answers(function, "onnxruntime", [x, mask, source], [x.abs(), mask, source.abs()])
+    assert difference(found, function(x, mask, source)) is None
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

@@ -8,7 +8,6 @@ may be out of range is brought into it, so that no kernel reads or writes where 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -314,9 +313,6 @@ def places_of(name: str, node: Node) -> Iterator[Place]:
         name: of the op, without its overload.
         node: a call of it.
     """
-    if name in ("aten.max_unpool2d", "aten.max_unpool3d"):
-        index, sizes = node.args[1:3]
-        yield index, 0, math.prod(sizes) - 1  # type: ignore[arg-type, misc]
     for index, size, from_end in indices(name, node):
         yield index, -size.symbolic if from_end else 0, size.symbolic - 1
 

@@ -17,7 +17,6 @@ from djinn_fx.engines.onnx.kernels import (
     compare,
     exactly_chosen,
     negate,
-    select,
     wide,
 )
 from djinn_fx.engines.onnx.registry import converts, promoted, result_dtype
@@ -309,7 +308,7 @@ def where(b: GraphBuilder, node: Node, condition: Value, x: Tensorlike, y: Tenso
 
 @converts("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
 def masked_fill(b: GraphBuilder, node: Node, x: Value, mask: Value, value: Tensorlike) -> Value:
-    return select(b, b.cast(mask, torch.bool), b.tensor(value, x.dtype), x)
+    return exactly_chosen(b, b.cast(mask, torch.bool), b.tensor(value, x.dtype), x)
 
 
 @converts("aten.neg.default")

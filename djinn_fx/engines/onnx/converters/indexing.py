@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.converters.shapes import END
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Tensorlike, Value
-from djinn_fx.engines.onnx.kernels import broadcast, byte, select, wide
+from djinn_fx.engines.onnx.kernels import broadcast, byte, exactly_chosen, wide
 from djinn_fx.engines.onnx.registry import converts, fake
 
 _INDICES = (torch.int64, torch.int32, torch.int16, torch.int8)
@@ -162,7 +162,7 @@ def _masked(b: GraphBuilder, x: Value, dim: int, mask: Value, value: Value) -> V
     """One number wherever a mask holds; the mask stands for dimensions from ``dim`` on."""
     tail = x.rank - dim - mask.rank
     condition = b.unsqueeze(mask, list(range(mask.rank, mask.rank + tail))) if tail else mask
-    return select(b, condition, b.cast(value, x.dtype), x)
+    return exactly_chosen(b, condition, b.cast(value, x.dtype), x)
 
 
 def _scatter_nd(b: GraphBuilder, x: Value, together: Value, values: Value, accumulate: bool) -> Value:

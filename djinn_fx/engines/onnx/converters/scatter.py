@@ -24,6 +24,7 @@ from djinn_fx.engines.onnx.converters.parts import (
     wide,
 )
 from djinn_fx.engines.onnx.graph import GraphBuilder, Tensorlike, Value
+from djinn_fx.engines.onnx.kernels import exactly_chosen
 from djinn_fx.engines.onnx.registry import Refused, converts, sizes_of
 
 #: torch's names of reductions, and ONNX's.
@@ -178,7 +179,7 @@ def _index_fill(b: GraphBuilder, node: Node, x: Value, dim: int, index: Value, v
     hit = equal(b, b.unsqueeze(iota(b, size), [1]), b.unsqueeze(index, [0]))
     number = b.op("ReduceMax", [b.cast(hit, torch.int32), b.ints([1])], None, (own.shape[at],), keepdims=0)
     mask = along(b, less(b, 0, number), at, own.rank)
-    made = select(b, mask, b.tensor(value, x.dtype), own)
+    made = exactly_chosen(b, mask, b.tensor(value, x.dtype), own)
     return made if x.rank else b.squeeze(made, [0])
 
 
@@ -222,7 +223,7 @@ def _masked_scatter(b: GraphBuilder, node: Node, x: Value, mask: Value, source: 
     last = binary(b, "Sub", there, 1)
     before = b.op("Min", [before, last], shape=before.shape, symbols=before.symbols)
     taken = b.op("Gather", [flat(b, source), before], source.dtype, chosen.shape, axis=0)
-    return select(b, mask, b.reshape(taken, sizes), x)
+    return exactly_chosen(b, mask, b.reshape(taken, sizes), x)
 
 
 @converts("aten.diagonal_scatter.default")
