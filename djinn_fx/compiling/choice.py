@@ -113,11 +113,12 @@ class _Choice:
         if known is not None and known.engine in names:
             names = (known.engine,)
         wanted, hopeless = by_forecast(region, names) if self._settings.engine == "auto" else (names, ())
+        at_once = self._tries_inductor and (known is None or STANDBY not in known.seconds)
         return Whole(
             work=self._work,
             wanted=wanted,
             hopeless=hopeless,
-            standby=self._cut(),
+            standby=self._cut(at_once and self._settings.compile == "background"),
             tried=self._tries_inductor,
             outcomes=self._memory,
             competing=self._competing,
@@ -144,18 +145,21 @@ class _Choice:
         """Whether Inductor takes part by the settings' will, not only when all others refuse."""
         return self._settings.engine == "auto" or STANDBY in self._settings.engines
 
-    def _cut(self) -> Standby | None:
+    def _cut(self, at_once: bool) -> Standby | None:
         """The plan's regions on Inductor: to be tried, or for when all others refuse and own ops are not asked for."""
         if not self._tries_inductor and EAGER in self._settings.engines:
             return None
-        background = self._settings.compile == "background" and self._tries_inductor
+        # To be tried it is built while another engine serves, so nobody waits for it.
+        settings = (
+            self._settings.model_copy(update={"compile": "background"}) if self._tries_inductor else self._settings
+        )
 
         def build() -> tuple[RegionCallable, tuple[LazyRegion, ...]]:
-            built = Builder(self._settings, mode="background" if background else "lazy").build(self._srg, self._plan)
+            built = Builder(settings, mode="background" if at_once else "lazy").build(self._srg, self._plan)
             lazy = {id(one): one for one in built.callables if isinstance(one, LazyRegion)}
             return self._as_whole(built), tuple(lazy.values())
 
-        return Standby(build, at_once=background)
+        return Standby(build, at_once=at_once)
 
     def _as_whole(self, built: Built) -> RegionCallable:
         """The plan's regions, one after the other, with the inputs and outputs of the whole region."""

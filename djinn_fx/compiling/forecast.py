@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import part_of, priced
-from djinn_fx.dispatch.contests.contest import HOPELESS
+from djinn_fx.dispatch.contests.trial import HOPELESS
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER, STANDBY
 from djinn_fx.settings.table import Settings

@@ -78,7 +78,7 @@ class ModelStatus:
         waiting += f"; the engines of {self.loading} of {self.graphs} graphs are being loaded" if self.loading else ""
         lines = [f"{'ready' if self.ready else 'not ready'}: {counts}{waiting}"]
         lines += [f"  {_line(region)}" for region in self.regions]
-        lines += [f"  {_line(one, ', decided' if one.decided else ', on trial')}" for one in self.contests]
+        lines += [f"  {_line(one, ', decided' if one.decided else f', trial: {one.trial}')}" for one in self.contests]
         compared = f"compared with what was packed, in part: {self.unprotected}"
         lines.append(f"  weights are {'write-protected' if self.unprotected is None else compared}")
         lines += [f"  {sentence}" for sentence in self.refused]

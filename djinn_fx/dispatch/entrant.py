@@ -84,6 +84,7 @@ class DispatchStatus:
         repeats: how many regions of the graph it serves.
         executions: how often it ran while something was still to be built.
         decided: whether no trial is under way.
+        trial: how far it is: "7 of 20 calls"; empty where none is.
         reason: why the one that serves was chosen, with the runner-up.
         refused: a sentence, if no engine that was asked for serves: what it said, and what answers in its place.
     """
@@ -94,6 +95,7 @@ class DispatchStatus:
     repeats: int = 1
     executions: int = 0
     decided: bool = True
+    trial: str = ""
     reason: Reason | None = None
     refused: str | None = None
 
@@ -107,9 +109,9 @@ class Entrant:
 
     Attributes:
         late: it was not there from the start.
-        reserve: it takes part only once no other engine is left, and is built then.
+        reserve: it is built, and takes part, only once the others were tried or none of them is left.
         retry_at: when a failed build may be tried again, by the monotonic clock; None if it may not.
-        seconds: of its timed answers.
+        seconds: of its timed answers; ``work``: how much each was, in a unit of the trial's.
         declines: how many calls it left to eager for their values.
         declined: the same, and why it did the latest; None if none.
     """
@@ -124,6 +126,7 @@ class Entrant:
         self.reason: Reason | None = None
         self.run = Runner() if run is None else as_runner(run)
         self.seconds: list[float] = []
+        self.work: list[float] = []
         self.answers = 0
         self.declined: Reason | None = None
         self.declines = 0

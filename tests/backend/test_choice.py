@@ -17,6 +17,7 @@ from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, RegionGraph
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.reasons import Reason, ReasonKind
+from tests.waiting import until
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -53,6 +54,12 @@ def same(run: Any, module: nn.Module, x: torch.Tensor, times: int = 1) -> None:
 def contest_of(run: Any) -> DispatchStatus:
     (contest,) = djinn_fx.status(run).contests
     return contest
+
+
+def state_of(run: Any, engine: str) -> State:
+    """Where an engine stands with a model."""
+    (state,) = [one.state for one in contest_of(run).entrants if one.engine == engine]
+    return state
 
 
 def reasons(kind: ReasonKind) -> list[Reason]:
@@ -121,6 +128,8 @@ class TestAuto:
         first = contest_of(run)
         assert first.decided
         assert {one.engine for one in first.entrants} >= {*INSTALLED, "packed", "eager"}
+        # Callers that wait do not wait for Inductor: it is built once the others were tried.
+        assert until(lambda: state_of(run, "inductor") is not State.COLD)
         torch._dynamo.reset()
         again = compiled(module)
         same(again, module, x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from djinn_fx.compiling.forecast import by_forecast, forecast, left_out
-from djinn_fx.dispatch.contests.contest import HOPELESS
+from djinn_fx.dispatch.contests.trial import HOPELESS
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.srg.plan import EngineTime, Region, together
 

@@ -1,12 +1,13 @@
 """A contest between what several engines made of one region: each one's answers are checked before they count.
 
-Who is the fastest depends on the sizes: where these differ from call to call, each order of magnitude has a contest of
-its own.
+Who is the fastest depends on how much a call is: where sizes differ from call to call, calls of similar work share a
+contest.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,6 @@ from djinn_fx.reasons import Reason
 from djinn_fx.settings.engines import EAGER, STANDBY
 from djinn_fx.settings.table import Settings
 from djinn_fx.threads import new_lock
-
-#: Contests for different sizes of one graph; further sizes share the latest.
-_MAX_SIZES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,23 +58,24 @@ def contest_between(
         settings: in force.
         repeats: how many regions of the graph it serves, each with weights of its own.
         standby: Inductor, for when no other engine is left.
-        tried: Inductor takes part, not only then.
-        outcomes: what is known of earlier contests for such sizes; given the number of bits of each.
+        tried: Inductor takes part, not only then: once the others were tried, unless it is being built already.
+        outcomes: what is known of earlier contests for such work; given its class (:class:`ContestBySize`).
         timed: told the times of a trial, where sizes do not differ.
     """
     places, checks = symbol_places(graph.example_inputs), Checks(graph, reference, settings, repeats)
 
-    def contest(sizes: Sequence[int] = ()) -> Contest:
+    def contest(sizes: Sequence[int] = (), others: ContestBySize | None = None) -> Contest:
         memory = outcomes(sizes) if outcomes is not None else None
         known = memory.known if memory is not None else None
         held = Contest(
             label=graph.label,
             reference=reference,
-            waits=settings.compile == "blocking",
+            waits=settings.compile == "blocking" and (others is None or not others.contests),
             decided=memory.decided if memory is not None else None,
             timed=timed if not places else None,
             remembered=known.engine if known is not None else None,
-            releases=not places,
+            in_use=others.uses if others is not None else lambda engine: False,
+            work=others.work if others is not None else lambda args: 1.0,
         )
         entrants = []
         for one in made:
@@ -85,7 +84,7 @@ def contest_between(
             entrants.append(Entrant(name, run))
         if standby is not None:
             late = functools.partial(_checked, standby, checks, held.dropping(STANDBY))
-            if tried:
+            if tried and (known is None or STANDBY not in known.seconds):
                 entrants.append(late())
             else:
                 held.standby = late
@@ -104,16 +103,20 @@ def _checked(standby: Standby, checks: Checks, dropped: Callable[[Reason], None]
 
 
 class ContestBySize:
-    """A contest for each order of magnitude of the sizes that differ from call to call. A ``RegionCallable``.
+    """A contest for each class of calls of similar work. A ``RegionCallable``.
+
+    What the sizes that differ multiply to stands for a call's work: it is within a factor of four in a class.
 
     Args:
         places: where the size symbols are read off the arguments (``keys.symbol_places``).
-        make: makes the contest for sizes like these; given the number of bits of each.
+        make: makes the contest of a class, beside the others.
     """
 
-    def __init__(self, places: Sequence[tuple[int, int | None]], make: Callable[[tuple[int, ...]], Contest]) -> None:
+    def __init__(
+        self, places: Sequence[tuple[int, int | None]], make: Callable[[tuple[int], ContestBySize], Contest]
+    ) -> None:
         self._places, self._make = tuple(places), make
-        self.contests: dict[tuple[int, ...], Contest] = {}
+        self.contests: dict[int, Contest] = {}
         self._lock = new_lock()
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
@@ -125,20 +128,31 @@ class ContestBySize:
         self._of(args).make_ready(args)
 
     def _of(self, args: Sequence[Any]) -> Contest:
-        sizes = tuple(
-            [int(args[place] if dim is None else args[place].shape[dim]).bit_length() for place, dim in self._places]
-        )
-        contest = self.contests.get(sizes)
-        return contest if contest is not None else self._new(sizes)
+        kind = (self.work(args).bit_length() + 1) // 2
+        contest = self.contests.get(kind)
+        return contest if contest is not None else self._new(kind)
+
+    def work(self, args: Sequence[Any]) -> int:
+        """The product of the sizes, at least 1."""
+        sizes = [args[place] if dim is None else args[place].shape[dim] for place, dim in self._places]
+        return max(1, math.prod(map(int, sizes)))
+
+    def uses(self, engine: str) -> bool:
+        """Whether a contest uses an engine: they share its sessions."""
+        return any(one.uses(engine) for one in list(self.contests.values()))
 
     @property
     def distinct(self) -> list[Contest]:
-        """Each contest once."""
-        return list({id(one): one for one in list(self.contests.values())}.values())
+        """The contests."""
+        return list(self.contests.values())
 
-    def _new(self, sizes: tuple[int, ...]) -> Contest:
+    def _new(self, kind: int) -> Contest:
         with self._lock:
-            if sizes not in self.contests:
-                full = len(self.contests) >= _MAX_SIZES
-                self.contests[sizes] = next(reversed(self.contests.values())) if full else self._make(sizes)
-            return self.contests[sizes]
+            if kind not in self.contests:
+                made = self._make((kind,), self)
+                known = sorted(self.contests, key=lambda other: abs(other - kind))
+                # Who serves calls of nearly as much work is ready: it begins.
+                winners = [self.contests[other].engine for other in known if self.contests[other].decided]
+                made.begin_with(winners[0] if winners else None)
+                self.contests[kind] = made
+            return self.contests[kind]

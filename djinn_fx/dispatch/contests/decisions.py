@@ -24,7 +24,7 @@ from djinn_fx.units import format_seconds, now_text
 log = logging.getLogger("djinn_fx.dispatch.contests.contest")
 
 #: Raised when what an entry holds changes its meaning.
-DECISION_SCHEMA = 1
+DECISION_SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def decision_key(
     Args:
         structural_hash: of the work.
         weights: places of its inputs that are weights.
-        sizes: what stands for the values of its size symbols.
+        sizes: the class of the work that the values of its size symbols make.
         fingerprints: of the engines that take part.
     """
     fields = {

@@ -1,0 +1,193 @@
+"""A trial of engines on the user's own calls, which nobody notices: one challenger at a time, and never for long.
+
+Who is expected to be the fastest comes first, and is the best so far. Each of the others in turn is made ready beside
+the calls, and answers calls in turn with the best; the slower of the two is out and lets go of its copies of weights
+before the next one makes its own. So at most one further copy is there at a time. After :data:`CALLS` timed calls, or
+:data:`SECONDS` of them, the best so far has won; who was not tried by then is not.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from djinn_fx.dispatch.entrant import Entrant, State
+from djinn_fx.pool.limits import available_bytes
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import traits_of
+from djinn_fx.units import format_bytes
+
+#: A trial is over after so many timed calls, so many seconds of them, or so many calls, timed or not, that two engines
+#: could answer (a call in which an answer is compared with eager's is not timed).
+CALLS, SECONDS, MOST_CALLS = 20, 5.0, 40
+#: Timed answers of each of two; as many more as there are calls left for, up to the second figure.
+ROUNDS, MAX_ROUNDS = 5, 10
+#: By how much, as a share, a challenger must be faster; slower than the other by this factor: out after two answers.
+MARGIN = 0.03
+HOPELESS = 2.0
+#: A further copy of the weights is made only where so many times its size is free.
+ROOM = 1.5
+#: Fewer timed answers say nothing about an engine.
+TELLING = 3
+
+
+class Trial:
+    """See the module's text.
+
+    Args:
+        known: the engine that an earlier trial of the same work chose: others are not tried.
+
+    Attributes:
+        best: the best so far; None: nobody is ready.
+        rival: who is tried against it.
+        timed: how many calls were timed.
+        beaten: who is to let go of its copies of weights.
+    """
+
+    def __init__(self, known: str | None) -> None:
+        self.known = known
+        self.best: Entrant | None = None
+        self.rival: Entrant | None = None
+        self.timed = 0
+        self.beaten: list[Entrant] = []
+        self._spent_s, self._answered, self._rounds = 0.0, 0, ROUNDS
+        #: Timed answers of the best before the rival came, and who answers next.
+        self._mark, self._rivals_turn = 0, False
+
+    def begin_again(self, best: Entrant | None) -> None:
+        """A new trial: of this one against those that have come, or of all."""
+        self.best, self.rival = best, None
+        self.timed, self._spent_s, self._answered = 0, 0.0, 0
+        if best is not None:
+            best.state, best.seconds, best.work = State.TRIAL, [], []
+
+    # Who answers
+
+    def field(self, entrants: Sequence[Entrant]) -> list[Entrant]:
+        """Those that may answer a call, in the order in which they are asked."""
+        self._forget_failed()
+        if self.known is not None:
+            for one in entrants:
+                if one.state is State.COLD and one.engine != self.known and not one.late:
+                    one.state = State.BEATEN
+        if self.best is None:
+            self.best = self._next(entrants) or self._anybody(entrants)
+        if self.rival is None and self.best is not None and self.best.answers and not self.over:
+            self.rival = self._next(entrants)
+            while self.rival is not None and not self._has_room(self.rival, self.best):
+                self.rival = self._next(entrants)
+            if self.rival is not None:
+                duels = 1 + sum(one.state is State.COLD and one.arrived() for one in entrants)
+                self._rounds = min(MAX_ROUNDS, max(2, (CALLS - self.timed) // (2 * duels)))
+                self._mark, self._rivals_turn = len(self.best.seconds), True
+        pair = [self.rival, self.best] if self._rivals_turn else [self.best, self.rival]
+        return [one for one in pair if one is not None and one.state is State.TRIAL]
+
+    def _forget_failed(self) -> None:
+        if self.rival is not None and self.rival.state is State.FAILED:
+            self.rival = None
+        if self.best is not None and self.best.state is State.FAILED:
+            self.best, self.rival = self.rival, None
+
+    @staticmethod
+    def _next(entrants: Sequence[Entrant]) -> Entrant | None:
+        found = next((one for one in entrants if one.state is State.COLD and one.arrived()), None)
+        if found is not None:
+            found.state, found.answers, found.seconds, found.work = State.TRIAL, 0, [], []
+        return found
+
+    @staticmethod
+    def _has_room(rival: Entrant, best: Entrant) -> bool:
+        """Whether there is memory for a copy of the weights as large as the best's; if not, it is not tried."""
+        needed = best.run.memory_bytes if traits_of(rival.engine).binds_weights else 0
+        free = available_bytes() if needed else None
+        if free is None or free >= ROOM * needed:
+            return True
+        detail = f"{rival.engine}: not tried: a copy of the weights takes about {format_bytes(needed)}"
+        detail += f", {format_bytes(free)} of memory are free"
+        rival.move(State.BEATEN, Reason(kind=ReasonKind.ENGINE_REFUSED, detail=detail))
+        return False
+
+    def _anybody(self, entrants: Sequence[Entrant]) -> Entrant | None:
+        """Nobody is there: those that were beaten, or passed over."""
+        self.known = None
+        for one in entrants:
+            if one.state is State.BEATEN:
+                one.state = State.COLD
+        return self._next(entrants)
+
+    # What answers took
+
+    def answered(self, entrant: Entrant, seconds: float | None, work: float) -> None:
+        """An engine was asked; it took so long for so much work, if that says something."""
+        self._rivals_turn = entrant is not self.rival
+        self._answered += self.rival is not None and self.rival.state is State.TRIAL
+        if seconds is not None:
+            entrant.seconds.append(seconds)
+            entrant.work.append(work)
+            self.timed += 1
+            self._spent_s += seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether it has taken as long as it may."""
+        return self.timed >= CALLS or self._spent_s >= SECONDS or self._answered >= MOST_CALLS
+
+    def winner(self, entrants: Sequence[Entrant]) -> Entrant | None:
+        """The best, if the trial is over: by time, or because everybody who is there was tried."""
+        best, rival = self.best, self.rival
+        if best is None:
+            return None
+        if rival is not None:
+            loser = self._loser(best, rival)
+            if loser is None:
+                return None
+            self.best, self.rival = (best, None) if loser is rival else (rival, None)
+            loser.state = State.BEATEN
+            self.beaten.append(loser)
+        best = self.best
+        there = [one for one in entrants if one.state is State.COLD and one.arrived()]
+        if best is None or best.state is not State.TRIAL or (not self.over and (there or not best.seconds)):
+            return None
+        for one in there:
+            detail = f"{one.engine}: not tried: the trial was over after {self.timed} timed calls"
+            one.move(State.BEATEN, Reason(kind=ReasonKind.ENGINE_REFUSED, detail=detail))
+        return best
+
+    def _loser(self, best: Entrant, rival: Entrant) -> Entrant | None:
+        """Who of the two is out; None: it is too early to tell."""
+        least = min(len(best.seconds), len(rival.seconds))
+        if least >= 2 and min(rival.seconds) > HOPELESS * min(best.seconds):
+            return rival
+        if least >= 2 and min(best.seconds) > HOPELESS * min(rival.seconds):
+            return best
+        recent = best.seconds[self._mark :], best.work[self._mark :]
+        if min(len(recent[0]), len(rival.seconds)) < self._rounds and not self.over:
+            return None
+        if not rival.seconds or not recent[0]:
+            return rival
+        first, second = compared(recent, (rival.seconds, rival.work))
+        return best if second < (1 - MARGIN) * first else rival
+
+
+def compared(
+    one: tuple[Sequence[float], Sequence[float]], other: tuple[Sequence[float], Sequence[float]]
+) -> tuple[float, float]:
+    """Median seconds of two engines whose calls were of different sizes, for equal work.
+
+    Whether a call's time follows its size nobody knows before: it does where seconds for a unit of work differ less
+    from call to call than seconds do.
+
+    Args:
+        one: seconds of its calls, and the work of each.
+        other: of the second.
+    """
+    plain = [tuple(seconds) for seconds, _ in (one, other)]
+    by_work = [tuple(s / w for s, w in zip(seconds, work, strict=True)) for seconds, work in (one, other)]
+    first, second = min(plain, by_work, key=lambda pair: sum(map(_spread, pair)))
+    return statistics.median(first), statistics.median(second)
+
+
+def _spread(times: Sequence[float]) -> float:
+    return statistics.pstdev([math.log(max(time, 1e-12)) for time in times])
