@@ -39,6 +39,7 @@ from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.passes.base import Pass, PassContext, run_passes
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
+from djinn_fx.reasons import Reason
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import Program, program_of
 from djinn_fx.settings.engines import EAGER, STANDBY
@@ -244,6 +245,8 @@ class GraphCompiler:
             plan = planned_whole(plan, whole, built)
         else:
             plan = replace(plan, reasons=(*plan.reasons, *refusals))
+            # What won an earlier trial in the place of the whole graph were regions on engines that bind no weights.
+            builder = self._builder(()) if isinstance(whole, Reason) else builder
             built = builder.build(srg, plan)
         captured = replace(captured, plan=plan, builds=built.builds)
         told: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from torch import nn
 
 import djinn_fx
 from djinn_fx.backend import compilations
+from djinn_fx.dispatch.contests.decisions import Decision, Outcomes
 from djinn_fx.dispatch.entrant import DispatchStatus, State
 from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, RegionGraph
@@ -159,6 +160,31 @@ class TestAuto:
             if contest_of(run).decided:
                 break
         assert contest_of(run).decided
+
+
+class Compiling(EagerEngine):
+    """In Inductor's place."""
+
+    name = "inductor"  # type: ignore[assignment]
+
+    def compile(self, region: RegionGraph, *, alone: bool = False) -> Artefact:
+        return Artefact(header={"engine": "inductor"}, payload=None, ready=super().compile(region).ready)
+
+
+def make_compiling(**_: Any) -> Any:
+    return Compiling()
+
+
+def test_where_inductor_won_an_earlier_trial_the_regions_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Decision(engine="inductor", seconds={"inductor": 1.0, "packed": 2.0}, created="yesterday")
+    monkeypatch.setattr(Outcomes, "known", known)
+    monkeypatch.setitem(registry.ENGINES, "inductor", f"{__name__}:make_compiling")
+    module, x = model(), torch.randn(3, 32)
+    run = compiled(module, ["packed", "inductor"])
+    same(run, module, x, 3)
+    assert not djinn_fx.status(run).contests
+    assert {build.engine for build in compilations()[-1].builds} == {"inductor"}
+    assert reasons(ReasonKind.ENGINE_CHOSEN)
 
 
 class TestWeightsThatChange:

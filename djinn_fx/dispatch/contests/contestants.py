@@ -84,7 +84,7 @@ def contest_between(
             entrants.append(Entrant(name, run))
         if standby is not None:
             late = functools.partial(_checked, standby, checks, held.dropping(STANDBY))
-            if tried and (known is None or STANDBY not in known.seconds):
+            if tried and (known is None or known.engine == STANDBY or STANDBY not in known.seconds):
                 entrants.append(late())
             else:
                 held.standby = late
