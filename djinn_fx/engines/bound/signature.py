@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import Declined
-from djinn_fx.engines.lowering.formulas import Formula, evaluate
+from djinn_fx.engines.lowering.formulas import Formula, evaluate, evaluate_all
 from djinn_fx.engines.ranges.program import Program
 
 
@@ -171,7 +171,7 @@ class Signature:
         """The signature as a JSON object."""
         return {
             "fed": [[one.name, one.place, one.dtype, list(one.sizes)] for one in self.fed],
-            "results": [_to_json(one) for one in self.results],
+            "results": [result_to_json(one) for one in self.results],
             "mutated": [list(pair) for pair in self.mutated],
             "outputs": self.outputs,
             "symbols": {name: list(where) for name, where in self.symbols.items()},
@@ -189,7 +189,7 @@ class Signature:
         """
         return Signature(
             fed=tuple(Fed(name=n, place=p, dtype=d, sizes=tuple(s)) for n, p, d, s in data["fed"]),
-            results=tuple(_from_json(one) for one in data["results"]),
+            results=tuple(result_from_json(one) for one in data["results"]),
             mutated=tuple((place, output) for place, output in data["mutated"]),
             outputs=data["outputs"],
             symbols={name: (place, dim) for name, (place, dim) in data["symbols"].items()},
@@ -202,14 +202,28 @@ class Signature:
 def _result(
     one: Result, outputs: Sequence[torch.Tensor], args: Sequence[Any], symbols: Mapping[str, int], made: list[Any]
 ) -> Any:
-    if isinstance(one, Given):
-        value = outputs[one.output]
-        if one.sizes is None or one.strides is None:
-            return value
-        sizes, strides = ([evaluate(part, symbols) for part in parts] for parts in (one.sizes, one.strides))
-        if one.dense:
-            return value.as_strided(sizes, strides)
-        return torch.empty_strided(sizes, strides, dtype=value.dtype, device=value.device).copy_(value)
+    if not isinstance(one, Given):
+        return result_without_model(one, args, symbols, made)
+    value = outputs[one.output]
+    if one.sizes is None or one.strides is None:
+        return value
+    sizes, strides = evaluate_all(one.sizes, symbols), evaluate_all(one.strides, symbols)
+    if one.dense:
+        return value.as_strided(sizes, strides)
+    return torch.empty_strided(sizes, strides, dtype=value.dtype, device=value.device).copy_(value)
+
+
+def result_without_model(
+    one: Argument | View | Same | Literal | Size, args: Sequence[Any], symbols: Mapping[str, int], made: Sequence[Any]
+) -> Any:
+    """A region output that no model output holds.
+
+    Args:
+        one: how it is made.
+        args: the region's, written back to already.
+        symbols: their values in this call.
+        made: the region's outputs before it.
+    """
     if isinstance(one, Argument):
         return args[one.place]
     if isinstance(one, Same):
@@ -219,18 +233,24 @@ def _result(
     if isinstance(one, Size):
         return evaluate(one.formula, symbols)
     base = made[one.result] if one.result is not None else args[one.place]  # type: ignore[index]
-    sizes, strides = ([evaluate(part, symbols) for part in parts] for parts in (one.sizes, one.strides))
-    return base.as_strided(sizes, strides, base.storage_offset() + evaluate(one.offset, symbols))
+    offset = base.storage_offset() + evaluate(one.offset, symbols)
+    return base.as_strided(evaluate_all(one.sizes, symbols), evaluate_all(one.strides, symbols), offset)
 
 
-def _to_json(one: Result) -> dict[str, Any]:
+def result_to_json(one: Result) -> dict[str, Any]:
+    """A result as a JSON object."""
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(one).items()}
     if isinstance(one, Literal) and isinstance(one.value, float) and not math.isfinite(one.value):
         values["value"] = {"float": str(one.value)}
     return {"kind": type(one).__name__.lower(), **values}
 
 
-def _from_json(data: Mapping[str, Any]) -> Result:
+def result_from_json(data: Mapping[str, Any]) -> Result:
+    """The result from :func:`result_to_json`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
     values: dict[str, Any] = {
         name: tuple(value) if name in ("sizes", "strides") and value is not None else value
         for name, value in data.items()

@@ -17,7 +17,7 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from djinn_fx.engines.base import RegionGraph
-from djinn_fx.engines.bound.signature import Argument, Given, Literal, Same, Size, View
+from djinn_fx.engines.bound.signature import Given, Result, Size, View
 from djinn_fx.engines.lowering.formulas import Formula
 from djinn_fx.engines.onnx.convert import OnnxRegion
 from djinn_fx.engines.onnx.convert import convert as to_onnx
@@ -25,22 +25,7 @@ from djinn_fx.engines.onnx.proto import size_name
 from djinn_fx.engines.onnx.values import Refused
 from djinn_fx.engines.ranges.program import Program
 from djinn_fx.engines.tensorrt.building.parse_onnx import Range
-from djinn_fx.engines.tensorrt.run import calling
-from djinn_fx.engines.tensorrt.run.calling import (
-    Calling,
-    Constant,
-    Copy,
-    FromInput,
-    FromPlan,
-    FromSizes,
-    Limit,
-    Made,
-    Output,
-    Place,
-    SameAs,
-    ViewOfInput,
-    ViewOfOutput,
-)
+from djinn_fx.engines.tensorrt.run.calling import Calling, Copy, Limit, Made, Place, Taken
 from djinn_fx.reasons import Reason, ReasonKind
 
 #: See :func:`convert`.
@@ -155,7 +140,7 @@ def calling_of(region: OnnxRegion, ranges: Mapping[str, Range], arguments: Seque
     signature = region.signature
     texts = {text: size_name(place) for place, text in enumerate(region.sizes)}
     inputs = tuple(
-        calling.Given(
+        Taken(
             name=one.name,
             argument=one.place,
             dtype=one.dtype,
@@ -219,28 +204,16 @@ def _named(formula: Formula, names: Mapping[str, str]) -> Formula:
     return [operator, *(sorted(made, key=repr) if operator in ("+", "*") else made)]
 
 
-def _result(one: Any, shapes: Sequence[tuple[Formula, ...]], named: Any) -> Output:
-    if isinstance(one, Given):
-        if one.sizes is None or one.strides is None:
-            shape = shapes[one.output]
-            return FromPlan(output=one.output, dtype=one.dtype, shape=shape, strides=_contiguous(shape))
-        sizes, strides = tuple(map(named, one.sizes)), tuple(map(named, one.strides))
-        return FromPlan(output=one.output, dtype=one.dtype, shape=sizes, strides=strides, shown=one.dense)
-    if isinstance(one, Argument):
-        return FromInput(input=one.place)
-    if isinstance(one, Same):
-        return SameAs(output=one.result)
-    if isinstance(one, Literal):
-        return Constant(value=one.value)
+def _result(one: Result, shapes: Sequence[tuple[Formula, ...]], named: Callable[[Formula], Formula]) -> Result:
+    """With a plan's symbols, and with the sizes of what the plan computes."""
     if isinstance(one, Size):
-        return FromSizes(value=named(one.formula))
-    assert isinstance(one, View), "there are no others"
-    sizes, strides = tuple(map(named, one.sizes)), tuple(map(named, one.strides))
-    offset = named(one.offset)
-    if one.place is not None:
-        return ViewOfInput(input=one.place, shape=sizes, strides=strides, offset=offset)
-    assert one.result is not None, "it shows one of the two"
-    return ViewOfOutput(output=one.result, shape=sizes, strides=strides, offset=offset)
+        return replace(one, formula=named(one.formula))
+    if isinstance(one, Given) and (one.sizes is None or one.strides is None):
+        shape = shapes[one.output]
+        return replace(one, sizes=shape, strides=_contiguous(shape), dense=False)
+    if isinstance(one, (Given, View)):
+        one = replace(one, sizes=tuple(map(named, one.sizes or ())), strides=tuple(map(named, one.strides or ())))
+    return replace(one, offset=named(one.offset)) if isinstance(one, View) else one
 
 
 def _contiguous(shape: Sequence[Formula]) -> tuple[Formula, ...]:

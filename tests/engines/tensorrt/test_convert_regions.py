@@ -14,10 +14,10 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from djinn_fx.engines.base import RegionGraph
+from djinn_fx.engines.bound.signature import Argument, Given, View
 from djinn_fx.engines.lowering.formulas import evaluate
 from djinn_fx.engines.onnx import registry
 from djinn_fx.engines.tensorrt.mapping import Conversion, convert
-from djinn_fx.engines.tensorrt.run.calling import FromInput, FromPlan, ViewOfInput, ViewOfOutput
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.engines.tensorrt.converting import check, needs_tensorrt, noise, ops, run, same, session_of
 
@@ -54,7 +54,7 @@ def test_written_inputs_are_outputs_to_be_copied_back() -> None:
     found = one(step, noise(2, 8, 4), noise(3), noise(2, 1, 4), torch.tensor([5]))
     assert len(found.calling.copies) == 2
     assert len({copy.input for copy in found.calling.copies}) == 2
-    assert len([one for one in found.calling.results if isinstance(one, FromPlan)]) == 1
+    assert len([one for one in found.calling.results if isinstance(one, Given)]) == 1
 
 
 def test_a_written_input_that_is_returned_is_the_input_itself() -> None:
@@ -126,9 +126,9 @@ def test_an_output_that_shows_an_input_is_a_view_of_it() -> None:
     found = convert(region_of(graph, noise(2, 3)))
     assert isinstance(found, Conversion)
     results = found.calling.results
-    assert results[0] == ViewOfInput(input=0, shape=(3,), strides=(1,), offset=3)
-    assert results[1] == FromInput(input=0)
-    assert isinstance(results[2], FromPlan)
+    assert results[0] == View(place=0, result=None, sizes=(3,), strides=(1,), offset=3)
+    assert results[1] == Argument(place=0)
+    assert isinstance(results[2], Given)
 
 
 def test_outputs_keep_the_strides_their_readers_were_compiled_for() -> None:
@@ -303,7 +303,7 @@ def test_a_view_of_a_result_shows_its_memory() -> None:
 
     session, actual, expected = run(model, (noise(2, 3),))
     same(actual, expected)
-    assert isinstance(session.conversions[0].calling.results[1], ViewOfOutput)
+    assert isinstance(session.conversions[0].calling.results[1], View)
     whole, part = actual[0][0]
     assert part.data_ptr() == whole[1].data_ptr()
 

@@ -17,23 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from bench.engines import gpu
 from djinn_fx.engines.base import Declined
+from djinn_fx.engines.bound.signature import Argument, Given, Literal, Same, Size, View
 from djinn_fx.engines.ranges.program import Check, Program
 from djinn_fx.engines.tensorrt.run import session
-from djinn_fx.engines.tensorrt.run.calling import (
-    Calling,
-    Constant,
-    Copy,
-    FromInput,
-    FromPlan,
-    FromSizes,
-    Given,
-    Limit,
-    Made,
-    Place,
-    SameAs,
-    ViewOfInput,
-    ViewOfOutput,
-)
+from djinn_fx.engines.tensorrt.run.calling import Calling, Copy, Limit, Made, Place, Taken
 from djinn_fx.engines.tensorrt.run.session import OutsideProfile
 from djinn_fx.errors import EngineError
 from djinn_fx.guard import guarded
@@ -56,11 +43,11 @@ def static(**changes: Any) -> Calling:
     given = {
         "arguments": 2,
         "inputs": (
-            Given(name="x", argument=0, dtype=F32, shape=(2, 3)),
-            Given(name="w", argument=1, dtype=F32, shape=(2, 3)),
+            Taken(name="x", argument=0, dtype=F32, shape=(2, 3)),
+            Taken(name="w", argument=1, dtype=F32, shape=(2, 3)),
         ),
         "outputs": (Made(name="y", dtype=F32, shape=(2, 3)),),
-        "results": (FromPlan(output=0, dtype=F32, shape=(2, 3), strides=(3, 1)),),
+        "results": (Given(output=0, dtype=F32, dense=False, sizes=(2, 3), strides=(3, 1)),),
     }
     return Calling(**{**given, **changes})  # type: ignore[arg-type]
 
@@ -69,13 +56,13 @@ def dynamic() -> Calling:
     """Of x, k0 by 3: twice x, its number of rows, and 7."""
     return Calling(
         arguments=2,
-        inputs=(Given(name="x", argument=1, dtype=F32, shape=("k0", 3)),),
+        inputs=(Taken(name="x", argument=1, dtype=F32, shape=("k0", 3)),),
         outputs=(Made(name="y", dtype=F32, shape=("k0", 3)),),
         results=(
-            FromPlan(output=0, dtype=F32, shape=("k0", 3), strides=(1, "k0")),
-            FromSizes(value=["*", 2, ["+", "k0", 1]]),
-            Constant(value=7),
-            SameAs(output=0),
+            Given(output=0, dtype=F32, dense=False, sizes=("k0", 3), strides=(1, "k0")),
+            Size(formula=["*", 2, ["+", "k0", 1]]),
+            Literal(value=7),
+            Same(result=0),
         ),
         limits=(Limit(symbol="k0", least=2, most=5),),
     )
@@ -142,8 +129,8 @@ class TestBinding:
         assert _tensors() == before
 
     def test_a_double_number_in_host_memory_is_rounded(self) -> None:
-        calling = static(inputs=(Given(name="x", argument=0, dtype=F32, shape=(2, 3)),
-                                 Given(name="w", argument=1, dtype=F32, shape=())))  # fmt: skip
+        calling = static(inputs=(Taken(name="x", argument=0, dtype=F32, shape=(2, 3)),
+                                 Taken(name="w", argument=1, dtype=F32, shape=())))  # fmt: skip
         run, _ = made_session(calling, add)
         x = torch.randn(2, 3)
         assert torch.equal(run([x, torch.tensor(0.1, dtype=torch.float64)])[0], x + 0.1)
@@ -226,8 +213,8 @@ class TestSizes:
         calling = replace(
             dynamic(),
             inputs=(
-                Given(name="x", argument=0, dtype=F32, shape=("k0", 3)),
-                Given(name="z", argument=1, dtype=F32, shape=(3, "k0")),
+                Taken(name="x", argument=0, dtype=F32, shape=("k0", 3)),
+                Taken(name="z", argument=1, dtype=F32, shape=(3, "k0")),
             ),
         )
         run, _ = made_session(calling, lambda given: [given[0] + given[1].t()])
@@ -239,7 +226,7 @@ class TestSizes:
         assert made_session(static(), add)[0].accepts is None
 
     def test_an_expanded_result(self) -> None:
-        calling = static(results=(FromPlan(output=0, dtype=F32, shape=(2, 3), strides=(0, 1)),))
+        calling = static(results=(Given(output=0, dtype=F32, dense=False, sizes=(2, 3), strides=(0, 1)),))
         run, _ = made_session(calling, lambda given: [given[0][:1].expand(2, 3)])
         x = torch.randn(2, 3)
         (y,) = run([x, x])
@@ -250,7 +237,7 @@ class TestSizes:
 class TestWrites:
     def calling(self, **changes: Any) -> Calling:
         return static(outputs=(Made(name="y", dtype=F32, shape=None),), copies=(Copy(output=0, input=1),),
-                      results=(FromInput(input=1), ViewOfInput(input=1, shape=(3,), strides=(1,), offset=3)),
+                      results=(Argument(place=1), View(place=1, result=None, sizes=(3,), strides=(1,), offset=3)),
                       **changes)  # fmt: skip
 
     def test_an_argument_is_overwritten_and_handed_through(self) -> None:
@@ -281,7 +268,9 @@ class TestWrites:
         assert torch.equal(w, expected)
 
     def test_a_result_made_in_place_does_not_change_with_the_argument(self) -> None:
-        calling = replace(self.calling(), results=(FromPlan(output=0, dtype=F32, shape=(2, 3), strides=(3, 1)),))
+        calling = replace(
+            self.calling(), results=(Given(output=0, dtype=F32, dense=False, sizes=(2, 3), strides=(3, 1)),)
+        )
         run, _ = made_session(calling, add, aliases={"y": "w"})
         x, w = torch.randn(2, 3), torch.randn(2, 3)
         (y,) = run([x, w])
@@ -312,7 +301,7 @@ class TestConditions:
         return static(
             outputs=(Made(name="y", dtype=F32, shape=None), flag),
             copies=(Copy(output=0, input=1),),
-            results=(FromInput(input=1),),
+            results=(Argument(place=1),),
             **changes,
         )
 
@@ -331,10 +320,10 @@ class TestConditions:
         assert torch.equal(w, torch.full((2, 3), 2.0))
 
     def test_arguments_are_looked_at_before_anything_runs(self) -> None:
-        indices = Given(name="w", argument=1, dtype="int64", shape=(2, 3))
+        indices = Taken(name="w", argument=1, dtype="int64", shape=(2, 3))
         program = Program(places=(1,), checks=(Check(0, 0, ["+", "n0", -1], "an index is out of range"),))
         calling = static(
-            inputs=(Given(name="x", argument=0, dtype=F32, shape=(2, 3)), indices),
+            inputs=(Taken(name="x", argument=0, dtype=F32, shape=(2, 3)), indices),
             program=program,
             elsewhere=(Place("n0", 0, 1),),
         )
@@ -380,7 +369,7 @@ class TestAnotherPlan:
 
 class TestMapping:
     def test_json_and_back(self) -> None:
-        views = static(results=(*static().results, ViewOfOutput(output=0, shape=(3,), strides=(1,), offset=3)))
+        views = static(results=(*static().results, View(place=None, result=0, sizes=(3,), strides=(1,), offset=3)))
         conditions = TestConditions().calling(flag=1, elsewhere=(Place("n0", 0, 1),))
         for calling in (static(), dynamic(), TestWrites().calling(), views, conditions):
             assert Calling.from_json(calling.to_json()) == calling

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch.fx import Interpreter
 
+from djinn_fx.engines.bound.signature import Given
 from djinn_fx.engines.lowering.formulas import evaluate_all
 from djinn_fx.engines.tensorrt.building import worker
 from djinn_fx.engines.tensorrt.building.rehearsal import Rehearsal
-from djinn_fx.engines.tensorrt.run.calling import Calling, FromPlan
+from djinn_fx.engines.tensorrt.run.calling import Calling
 from djinn_fx.pool.jobs import BuildError
 from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild
 from djinn_fx.srg.graph import size_hint
@@ -79,17 +80,17 @@ def difference(form: Any, hints: Sequence[SizeHint], model: bytes, calling: Call
     pairs = [
         (f"result {place}", _shown(found[one.output], one, symbols), expected[place])
         for place, one in enumerate(calling.results)
-        if isinstance(one, FromPlan)
+        if isinstance(one, Given)
     ]
     pairs += [(f"argument {one.input}", found[one.output], arguments[one.input]) for one in calling.copies]
     problems = (f"{name} {problem}" for name, mine, other in pairs if (problem := _unlike(mine, other)))
     return next(problems, None)
 
 
-def _shown(made: torch.Tensor, one: FromPlan, symbols: Mapping[str, int]) -> torch.Tensor:
-    if not one.shown:
+def _shown(made: torch.Tensor, one: Given, symbols: Mapping[str, int]) -> torch.Tensor:
+    if not one.dense:
         return made
-    return made.as_strided(evaluate_all(one.shape, symbols), evaluate_all(one.strides, symbols))
+    return made.as_strided(evaluate_all(one.sizes or (), symbols), evaluate_all(one.strides or (), symbols))
 
 
 def _any_device(form: Any) -> dict[str, str]:

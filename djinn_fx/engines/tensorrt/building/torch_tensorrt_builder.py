@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import Artefact, RegionGraph
+from djinn_fx.engines.bound.signature import Given
 from djinn_fx.engines.lowering.effects import Effects
 from djinn_fx.engines.tensorrt.building.parse_onnx import TYPES
-from djinn_fx.engines.tensorrt.run.calling import Calling, FromPlan, Given, Made
+from djinn_fx.engines.tensorrt.run.calling import Calling, Made, Taken
 from djinn_fx.srg.graph import fake_value
 
 
@@ -81,7 +82,7 @@ def _calling(region: RegionGraph) -> Calling | str:
         form = _form(fake_value(node))
         if form is None:
             return f"argument {place} is no tensor of fixed sizes"
-        given.append(Given(name=node.name, argument=place, dtype=form[0], shape=form[1]))
+        given.append(Taken(name=node.name, argument=place, dtype=form[0], shape=form[1]))
     results: Sequence[Any] = graph.output_node().args[0]  # type: ignore[assignment]
     outputs = []
     for place, node in enumerate(results):
@@ -90,7 +91,8 @@ def _calling(region: RegionGraph) -> Calling | str:
         if form is None or node in placeholders or node in results[:place]:
             return f"result {place} is no tensor of its own of fixed sizes"
         made.append(Made(name=f"output{place}", dtype=form[0], shape=form[1]))
-        outputs.append(FromPlan(output=place, dtype=form[0], shape=form[1], strides=tuple(value.stride())))
+        strides = tuple(value.stride())
+        outputs.append(Given(output=place, dtype=form[0], sizes=form[1], strides=strides, dense=False))
     return Calling(
         arguments=len(placeholders), inputs=tuple(given), outputs=tuple(made), results=tuple(outputs)
     )  # fmt: skip

@@ -14,107 +14,12 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from djinn_fx.engines.bound.signature import Argument, Given, Result, Same, Size, View, result_from_json, result_to_json
 from djinn_fx.engines.lowering.formulas import Formula, evaluate
 from djinn_fx.engines.ranges.program import Program
 
 #: Raised with every change of the form or its meaning; part of every key.
-CALLING_SCHEMA = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class FromPlan:
-    """A region output that the plan computes.
-
-    Attributes:
-        output: which of the plan's, by index; no two region outputs have the same.
-        dtype: torch's name of its type, without the prefix.
-        shape: sizes.
-        strides: in elements, as the readers of this output were compiled for. The plan writes it contiguous.
-        shown: the plan writes the elements in the order of the result's memory, which shows them as they are.
-    """
-
-    output: int
-    dtype: str
-    shape: tuple[Formula, ...]
-    strides: tuple[Formula, ...]
-    shown: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class FromInput:
-    """A region output that is a region input itself, after the copies.
-
-    Attributes:
-        input: which region input, by index.
-    """
-
-    input: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewOfInput:
-    """A region output that shows a region input's memory, after the copies.
-
-    Attributes:
-        input: which region input, by index.
-        shape: sizes.
-        strides: in elements.
-        offset: in elements, from the input's own first element.
-    """
-
-    input: int
-    shape: tuple[Formula, ...]
-    strides: tuple[Formula, ...]
-    offset: Formula
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewOfOutput:
-    """A region output that shows an earlier one's memory.
-
-    Attributes:
-        output: which region output, by index.
-        shape: sizes.
-        strides: in elements.
-        offset: in elements, from that output's own first element.
-    """
-
-    output: int
-    shape: tuple[Formula, ...]
-    strides: tuple[Formula, ...]
-    offset: Formula
-
-
-@dataclass(frozen=True, kw_only=True)
-class FromSizes:
-    """A region output that is a number reckoned from sizes.
-
-    Attributes:
-        value: how.
-    """
-
-    value: Formula
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constant:
-    """A region output that is the same in every call: None or a number."""
-
-    value: int | float | bool | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SameAs:
-    """A region output that is the very object of an earlier one.
-
-    Attributes:
-        output: which region output, by index.
-    """
-
-    output: int
-
-
-Output = FromPlan | FromInput | ViewOfInput | ViewOfOutput | FromSizes | Constant | SameAs
+CALLING_SCHEMA = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +35,8 @@ class Copy:
     input: int
 
 
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (FromPlan, FromInput, ViewOfInput, ViewOfOutput, FromSizes, Constant, SameAs)
-}
-
-
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class Taken:
     """One input of the plan.
 
     Attributes:
@@ -192,7 +92,7 @@ class Calling:
         arguments: how many the region takes.
         inputs: the plan's, in order.
         outputs: the plan's, in order.
-        results: the region's, in order.
+        results: the region's, in order. Those that the plan computes have their sizes and strides.
         copies: which outputs of the plan are written into which arguments.
         limits: one for each symbol in the inputs' shapes.
         elsewhere: where symbols are read that are no size of an input of the plan.
@@ -202,9 +102,9 @@ class Calling:
     """
 
     arguments: int
-    inputs: tuple[Given, ...]
+    inputs: tuple[Taken, ...]
     outputs: tuple[Made, ...]
-    results: tuple[Output, ...]
+    results: tuple[Result, ...]
     copies: tuple[Copy, ...] = ()
     limits: tuple[Limit, ...] = ()
     elsewhere: tuple[Place, ...] = ()
@@ -226,12 +126,14 @@ class Calling:
             _below(copy.output, len(self.outputs), "output")
             _below(copy.input, self.arguments, "argument")
         for place, result in enumerate(self.results):
-            if isinstance(result, FromPlan):
+            if isinstance(result, Given):
                 _below(result.output, len(self.outputs), "output")
-            elif isinstance(result, (FromInput, ViewOfInput)):
-                _below(result.input, self.arguments, "argument")
-            elif isinstance(result, (SameAs, ViewOfOutput)):
-                _below(result.output, place, "earlier result")
+                if result.sizes is None or result.strides is None:
+                    raise ValueError(f"result {place} without sizes")
+            if isinstance(result, Argument) or (isinstance(result, View) and result.result is None):
+                _below(result.place, self.arguments, "argument")
+            elif isinstance(result, (Same, View)):
+                _below(result.result, place, "earlier result")
         for read in self.elsewhere:
             _below(read.argument, self.arguments, "argument")
         if self.flag is not None:
@@ -287,18 +189,18 @@ class Calling:
         for made in self.outputs:
             yield from made.shape or ()
         for result in self.results:
-            if isinstance(result, (FromPlan, ViewOfInput, ViewOfOutput)):
-                yield from (*result.shape, *result.strides)
-            if isinstance(result, (ViewOfInput, ViewOfOutput)):
+            if isinstance(result, (Given, View)):
+                yield from (*(result.sizes or ()), *(result.strides or ()))
+            if isinstance(result, View):
                 yield result.offset
-            if isinstance(result, FromSizes):
-                yield result.value
+            if isinstance(result, Size):
+                yield result.formula
 
     def to_json(self) -> dict[str, Any]:
         """The mapping as a JSON object."""
         form = asdict(replace(self, program=Program()))
         form["program"] = self.program.to_json()
-        form["results"] = [{"kind": type(one).__name__, **asdict(one)} for one in self.results]
+        form["results"] = [result_to_json(one) for one in self.results]
         plain: dict[str, Any] = json.loads(json.dumps({"schema": CALLING_SCHEMA, **form}))
         return plain
 
@@ -314,9 +216,9 @@ class Calling:
         try:
             return Calling(
                 arguments=int(data["arguments"]),
-                inputs=tuple(Given(**_tuples(one)) for one in data["inputs"]),
+                inputs=tuple(Taken(**_tuples(one)) for one in data["inputs"]),
                 outputs=tuple(Made(**_tuples(one)) for one in data["outputs"]),
-                results=tuple(_result(one) for one in data["results"]),
+                results=tuple(result_from_json(one) for one in data["results"]),
                 copies=tuple(Copy(**one) for one in data["copies"]),
                 limits=tuple(Limit(**one) for one in data["limits"]),
                 elsewhere=tuple(Place(*one) for one in data["elsewhere"]),
@@ -327,19 +229,11 @@ class Calling:
             raise ValueError(f"not a mapping of arguments: {error!r}") from error
 
 
-def _result(data: Mapping[str, Any]) -> Output:
-    fields = _tuples(data)
-    made: Output = _KINDS[fields.pop("kind")](**fields)
-    return made
-
-
 def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a data class: their sizes are tuples there, lists in JSON."""
-    return {
-        key: tuple(value) if key in ("shape", "strides") and value is not None else value for key, value in data.items()
-    }
+    return {key: tuple(value) if key == "shape" and value is not None else value for key, value in data.items()}
 
 
-def _below(index: int, count: int, what: str) -> None:
+def _below(index: int | None, count: int, what: str) -> None:
     if not (type(index) is int and 0 <= index < count):
         raise ValueError(f"{what} {index} of {count}")

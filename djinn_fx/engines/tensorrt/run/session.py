@@ -27,20 +27,10 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import Declined, Runner
-from djinn_fx.engines.lowering.formulas import Formula, evaluate, evaluate_all
+from djinn_fx.engines.bound.signature import Given, Result, result_without_model
+from djinn_fx.engines.lowering.formulas import Formula, evaluate_all
 from djinn_fx.engines.ranges.program import Checked
-from djinn_fx.engines.tensorrt.run.calling import (
-    Calling,
-    Constant,
-    FromInput,
-    FromPlan,
-    FromSizes,
-    Given,
-    Made,
-    Output,
-    SameAs,
-    ViewOfOutput,
-)
+from djinn_fx.engines.tensorrt.run.calling import Calling, Made, Taken
 from djinn_fx.engines.tensorrt.run.driver import Context, Driver, Loaded
 from djinn_fx.errors import EngineError
 
@@ -154,8 +144,7 @@ class Session(Runner):
                 args[copy.input].copy_(made[copy.output])
         results: list[Any] = []
         for one in calling.results:
-            given = results[one.output] if isinstance(one, SameAs) else self._result(one, made, args, symbols, results)
-            results.append(given)
+            results.append(self._result(one, made, args, symbols, results))
         args.clear()
         return results
 
@@ -226,7 +215,7 @@ class Session(Runner):
         """
         calling = self._calling
         tensors = dict(loaded.tensors())
-        mine: list[tuple[bool, Given | Made]] = [(True, one) for one in calling.inputs]
+        mine: list[tuple[bool, Taken | Made]] = [(True, one) for one in calling.inputs]
         mine += [(False, one) for one in calling.outputs]
         for is_input, one in mine:
             found = tensors.pop(one.name, None)
@@ -290,32 +279,20 @@ class Session(Runner):
 
     def _result(
         self,
-        one: Output,
+        one: Result,
         made: Sequence[torch.Tensor],
         args: Sequence[Any],
         symbols: Mapping[str, int],
         results: Sequence[Any],
     ) -> Any:
-        if isinstance(one, FromPlan):
-            tensor = made[one.output]
-            if one.output in self._aliases:
-                tensor = tensor.clone()  # it is the argument's memory, and the result must not change with it
-            strides = evaluate_all(one.strides, symbols)
-            if one.shown:
-                return tensor.as_strided(evaluate_all(one.shape, symbols), strides)
-            if tensor.stride() == strides:
-                return tensor
-            return _laid_out(tensor, strides)
-        if isinstance(one, FromInput):
-            return args[one.input]
-        if isinstance(one, FromSizes):
-            return evaluate(one.value, symbols)
-        if isinstance(one, Constant):
-            return one.value
-        assert not isinstance(one, SameAs), "the caller knows the earlier results"
-        source = results[one.output] if isinstance(one, ViewOfOutput) else args[one.input]
-        offset = source.storage_offset() + evaluate(one.offset, symbols)
-        return source.as_strided(evaluate_all(one.shape, symbols), evaluate_all(one.strides, symbols), offset)
+        if not isinstance(one, Given):
+            return result_without_model(one, args, symbols, results)
+        tensor, strides = made[one.output], evaluate_all(one.strides or (), symbols)
+        if one.output in self._aliases:
+            tensor = tensor.clone()  # it is the argument's memory, and the result must not change with it
+        if one.dense:
+            return tensor.as_strided(evaluate_all(one.sizes or (), symbols), strides)
+        return tensor if tensor.stride() == strides else _laid_out(tensor, strides)
 
 
 def _brought(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -353,7 +330,7 @@ def _numbers(sizes: Sequence[Formula] | None) -> tuple[int, ...] | None:
     return numbers if sizes is not None and len(numbers) == len(sizes) else None
 
 
-def _wild(one: Given | Made) -> tuple[int, ...] | None:
+def _wild(one: Taken | Made) -> tuple[int, ...] | None:
     """The shape as TensorRT writes it: -1 where it differs from call to call; None if nothing is said of it."""
     return None if one.shape is None else tuple(size if type(size) is int else -1 for size in one.shape)
 
