@@ -16,75 +16,30 @@ from djinn_fx.engines.onnx.kernels import compare, select
 from djinn_fx.engines.onnx.registry import converts, fake
 
 
-@converts("aten._scaled_dot_product_flash_attention_for_cpu.default")
-def flash_for_cpu(
-    b: GraphBuilder,
-    node: Node,
-    query: Value,
-    key: Value,
-    value: Value,
-    dropout_p: Number = 0.0,
-    is_causal: bool = False,
-    attn_mask: Value | None = None,
-    scale: Number | None = None,
-) -> Any:
-    if reads(node, 1):
-        raise Refused("the logarithms of the sums are read")
-    return attention(b, query, key, value, attn_mask, dropout_p, is_causal, scale), None
-
-
 @converts(
+    "aten.scaled_dot_product_attention.default",
+    "aten._scaled_dot_product_attention_math.default",
+    "aten._scaled_dot_product_attention_math_for_mps.default",
+    "aten._scaled_dot_product_flash_attention_for_cpu.default",
     "aten._scaled_dot_product_flash_attention.default",
     "aten._scaled_dot_product_efficient_attention.default",
     "aten._scaled_dot_product_cudnn_attention.default",
     "aten._scaled_dot_product_fused_attention_overrideable.default",
 )
-def of_gpus(b: GraphBuilder, node: Node, *args: Any, **kwargs: Any) -> Any:
-    """In the forms that a graph traced for a GPU has."""
+def any_form(b: GraphBuilder, node: Node, *args: Any, **kwargs: Any) -> Any:
+    """As the user wrote it, and in the forms that it has for a processor and for GPUs."""
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    count = len(fake(node))
-    if any(reads(node, output) for output in range(1, count)) or given.get("return_debug_mask"):
+    found = fake(node)
+    others = 0 if isinstance(found, torch.Tensor) else len(found) - 1
+    if any(reads(node, output + 1) for output in range(others)) or given.get("return_debug_mask"):
         raise Refused("more than the result is read")
+    if given.get("dropout_mask") is not None:
+        raise Refused("a dropout mask is given")
     mask = given.get("attn_bias", given.get("attn_mask"))
     dropout, causal = given.get("dropout_p", 0.0), bool(given.get("is_causal", False))
     result = attention(b, given["query"], given["key"], given["value"], mask, dropout, causal, given.get("scale"))
-    return (result, *[None] * (count - 1))
-
-
-@converts("aten.scaled_dot_product_attention.default")
-def plain(
-    b: GraphBuilder,
-    node: Node,
-    query: Value,
-    key: Value,
-    value: Value,
-    attn_mask: Value | None = None,
-    dropout_p: Number = 0.0,
-    is_causal: bool = False,
-    scale: Number | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    return attention(b, query, key, value, attn_mask, dropout_p, is_causal, scale)
-
-
-@converts("aten._scaled_dot_product_attention_math.default", "aten._scaled_dot_product_attention_math_for_mps.default")
-def math_form(
-    b: GraphBuilder,
-    node: Node,
-    query: Value,
-    key: Value,
-    value: Value,
-    attn_mask: Value | None = None,
-    dropout_p: Number = 0.0,
-    is_causal: bool = False,
-    dropout_mask: Value | None = None,
-    scale: Number | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    if reads(node, 1) or dropout_mask is not None:
-        raise Refused("the attention weights are read, or given a dropout mask")
-    return attention(b, query, key, value, attn_mask, dropout_p, is_causal, scale), None
+    return (result, *[None] * others) if others else result
 
 
 def attention(

@@ -57,6 +57,15 @@ def layer_norm(
     return (result, None, None) if native else result
 
 
+def _centred(b: GraphBuilder, value: Value, count: int, eps: float) -> tuple[Value, Value, Value]:
+    """Over the last dimensions: the mean, what is left without it, the standard deviation."""
+    axes, kept = b.ints(list(range(value.rank - count, value.rank))), _kept(value, count)
+    mean = b.op("ReduceMean", [value, axes], shape=kept, keepdims=1)
+    centred = b.op("Sub", [value, mean])
+    variance = b.op("ReduceMean", [b.op("Mul", [centred, centred]), axes], shape=kept, keepdims=1)
+    return mean, centred, b.op("Sqrt", [b.op("Add", [variance, b.constant(eps, value.dtype)])])
+
+
 def _layer_norm_parts(
     b: GraphBuilder,
     value: Value,
@@ -67,12 +76,7 @@ def _layer_norm_parts(
     dtype: torch.dtype,
     native: bool,
 ) -> Any:
-    axes = b.ints(list(range(value.rank - count, value.rank)))
-    kept = _kept(value, count)
-    mean = b.op("ReduceMean", [value, axes], shape=kept, keepdims=1)
-    centred = b.op("Sub", [value, mean])
-    variance = b.op("ReduceMean", [b.op("Mul", [centred, centred]), axes], shape=kept, keepdims=1)
-    root = b.op("Sqrt", [b.op("Add", [variance, b.constant(eps, value.dtype)])])
+    mean, centred, root = _centred(b, value, count, eps)
     inverse = b.op("Reciprocal", [root])
     result = b.op("Mul", [centred, inverse])
     if weight is not None:
@@ -142,12 +146,7 @@ def group_norm(
     calm_where_cheap(b, x, least=LIVELY)  # of zeros the sign is another
     calm_where_cheap(b, weight)
     parts = b.op("Reshape", [value, b.ints([0, groups, -1])], None, (x.shape[0], groups, None), symbols=(None,) * 3)
-    axes = b.ints([2])
-    kept = (x.shape[0], groups, 1)
-    mean = b.op("ReduceMean", [parts, axes], shape=kept, keepdims=1)
-    centred = b.op("Sub", [parts, mean])
-    variance = b.op("ReduceMean", [b.op("Mul", [centred, centred]), axes], shape=kept, keepdims=1)
-    root = b.op("Sqrt", [b.op("Add", [variance, b.constant(eps, inner)])])
+    _, centred, root = _centred(b, parts, 1, eps)
     result = b.reshape(b.op("Div", [centred, root]), b.sizes(x))
     tail = list(range(1, x.rank - 1))
     if weight is not None:
