@@ -1,4 +1,4 @@
-"""Convolutions and the pooling that vision models do."""
+"""Convolutions of one to three dimensions, and transposed ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from djinn_fx.engines.onnx.conditions.floats import calm, calm_arguments
-from djinn_fx.engines.onnx.converters.pooling import averaged, batched, largest, spread, surplus, unbatched
-from djinn_fx.engines.onnx.converters.reduce_basic import reduce
+from djinn_fx.engines.onnx.conditions.floats import calm_arguments
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.registry import converts, fake
 
@@ -85,61 +83,3 @@ def convolution(
         spread = b.unsqueeze(apart, [0, *range(2, count + 2)])
         result = b.op("Add", [result, spread], shape=result.shape, symbols=result.symbols)
     return result if batched else b.squeeze(result, [0])
-
-
-@converts("aten.max_pool2d_with_indices.default", "aten.max_pool2d.default")
-def max_pool2d(
-    b: GraphBuilder,
-    node: Node,
-    x: Value,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] | int = 0,
-    dilation: Sequence[int] | int = 1,
-    ceil_mode: bool = False,
-) -> Any:
-    """The largest of each window; where it stood is not computed."""
-    kernel = spread(kernel_size, 2, ())
-    steps, around, apart = spread(stride, 2, kernel), spread(padding, 2, ()), spread(dilation, 2, ())
-    value = batched(b, x if b.flavour == "tensorrt" else b.cast(x, _inner(x.dtype)), 2)
-    calm(b, value)  # a NaN is passed over, and the least is the lowest finite number
-    shape = [*value.shape[:2], *result_shape(node)[-2:]]
-    with_places = "indices" in str(node.target)
-    result = fake(node)[0] if with_places else fake(node)
-    more = surplus(x, result, kernel, steps, around, apart) if ceil_mode else [0, 0]
-    pads = [*around, *(one + two for one, two in zip(around, more, strict=True))]
-    made = largest(b, value, shape, kernel_shape=kernel, strides=steps, pads=pads, dilations=apart)
-    pooled = b.cast(unbatched(b, made, 2, x.rank), x.dtype)
-    return (pooled, None) if with_places else pooled
-
-
-@converts("aten.avg_pool2d.default")
-def avg_pool2d(
-    b: GraphBuilder,
-    node: Node,
-    x: Value,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] | int = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Value:
-    kernel = spread(kernel_size, 2, ())
-    steps, around = spread(stride, 2, kernel), spread(padding, 2, ())
-    value = b.cast(x, _inner(x.dtype))
-    made = averaged(b, node, value, kernel, steps, around, ceil_mode, count_include_pad, divisor_override)
-    return b.cast(made, x.dtype)
-
-
-@converts("aten._adaptive_avg_pool2d.default", "aten.adaptive_avg_pool2d.default")
-def adaptive_avg_pool2d(b: GraphBuilder, node: Node, x: Value, output_size: Sequence[int]) -> Value:
-    value = b.cast(x, _inner(x.dtype))
-    if list(output_size) == [1, 1]:
-        return b.cast(reduce(b, "ReduceMean", value, [x.rank - 2, x.rank - 1], True), x.dtype)
-    windows = []
-    for size, wanted in zip(x.shape[-2:], output_size, strict=True):
-        if size is None or not isinstance(wanted, int) or not wanted or size % wanted:
-            raise Refused("windows that are not all equally large")
-        windows.append(size // wanted)
-    return b.cast(averaged(b, node, value, windows, windows, [0, 0], False, False, None), x.dtype)

@@ -1,4 +1,4 @@
-"""Pools of one to three dimensions besides the two-dimensional ones that convolutional networks are made of."""
+"""Pools of one to three dimensions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from djinn_fx.engines.onnx.conditions.floats import calm, plain_extremes
-from djinn_fx.engines.onnx.converters.parts import binary, isnan, less, select, wide
+from djinn_fx.engines.onnx.converters.parts import binary, isnan, less, reduce, select, wide
 from djinn_fx.engines.onnx.graph import GraphBuilder, Value
 from djinn_fx.engines.onnx.registry import Refused, converts, fake
+
+
+def _inner(x: Value) -> torch.dtype:
+    """The type to compute in.
+
+    Raises:
+        Refused: runtimes pool no such numbers.
+    """
+    if not x.is_float or x.dtype is torch.float64:
+        raise Refused(f"of {x.dtype}")
+    return wide(x.dtype)
 
 
 def spread(given: int | Sequence[int] | None, dims: int, default: Sequence[int]) -> list[int]:
@@ -69,8 +81,12 @@ def largest(b: GraphBuilder, value: Value, shape: Sequence[int | None], **window
     return select(b, met, math.nan, made)
 
 
-@converts("aten.max_pool3d_with_indices.default")
-def _max_pool3d(
+def _sizes(tensor: Any, dims: int) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in tensor.shape[-dims:]]
+
+
+@converts("aten.max_pool2d.default", "aten.max_pool2d_with_indices.default", "aten.max_pool3d_with_indices.default")
+def _max_pool(
     b: GraphBuilder,
     node: Node,
     x: Value,
@@ -79,24 +95,30 @@ def _max_pool3d(
     padding: list[int] | int = 0,
     dilation: list[int] | int = 1,
     ceil_mode: bool = False,
-) -> tuple[Value | None, ...]:
+) -> Any:
     """The largest of each window; where it stood is not computed."""
-    kernel = spread(kernel_size, 3, ())
-    steps, apart = spread(stride, 3, kernel), spread(dilation, 3, ())
-    around = spread(padding, 3, ())
-    if not x.is_float:
-        raise Refused(f"of {x.dtype}")
-    result = fake(node)[0]
-    more = surplus(x, result, kernel, steps, around, apart) if ceil_mode else [0] * 3
-    value = batched(b, x, 3)
-    calm(b, value)
-    shape = [*value.shape[:2], *(size if isinstance(size, int) else None for size in result.shape[-3:])]
+    dims = _dims(node)
+    kernel = spread(kernel_size, dims, ())
+    steps, around, apart = spread(stride, dims, kernel), spread(padding, dims, ()), spread(dilation, dims, ())
+    inner = _inner(x)
+    with_places = "indices" in str(node.target)
+    result = fake(node)[0] if with_places else fake(node)
+    more = surplus(x, result, kernel, steps, around, apart) if ceil_mode else [0] * dims
+    value = batched(b, x if b.flavour == "tensorrt" else b.cast(x, inner), dims)
+    calm(b, value)  # a NaN is passed over, and the least is the lowest finite number
     pads = [*around, *(one + two for one, two in zip(around, more, strict=True))]
+    shape = [*value.shape[:2], *_sizes(result, dims)]
     made = largest(b, value, shape, kernel_shape=kernel, strides=steps, pads=pads, dilations=apart)
-    return unbatched(b, made, 3, x.rank), None
+    pooled = b.cast(unbatched(b, made, dims, x.rank), x.dtype)
+    return (pooled, None) if with_places else pooled
 
 
-@converts("aten.avg_pool3d.default", "aten.avg_pool1d.default")
+def _dims(node: Node) -> int:
+    """How many dimensions an operator's name says it pools."""
+    return next(dims for dims in (1, 2, 3) if f"{dims}d" in str(node.target))
+
+
+@converts("aten.avg_pool1d.default", "aten.avg_pool2d.default", "aten.avg_pool3d.default")
 def _avg_pool(
     b: GraphBuilder,
     node: Node,
@@ -108,7 +130,7 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Value:
-    dims = 3 if "3d" in str(node.target) else 1
+    dims = _dims(node)
     kernel = spread(kernel_size, dims, ())
     steps, around = spread(stride, dims, kernel), spread(padding, dims, ())
     return averaged(b, node, x, kernel, steps, around, ceil_mode, count_include_pad, divisor_override)
@@ -127,13 +149,12 @@ def averaged(
 ) -> Value:
     """An average pool of any number of dimensions, as torch divides."""
     dims = len(kernel)
-    if not x.is_float:
-        raise Refused(f"of {x.dtype}")
+    inner = _inner(x)
     result = fake(node)
     if ceil_mode and any(surplus(x, result, kernel, steps, around, [1] * dims)):
         raise Refused("with windows that reach beyond the padding")
-    value = b.cast(batched(b, x, dims), wide(x.dtype))
-    shape = [*value.shape[:2], *(size if isinstance(size, int) else None for size in result.shape[-dims:])]
+    value = b.cast(batched(b, x, dims), inner)
+    shape = [*value.shape[:2], *_sizes(result, dims)]
     inside = count_include_pad or divisor_override is not None
     made = b.op(
         "AveragePool", [value], None, shape, kernel_shape=kernel, strides=steps, pads=[*around, *around],
@@ -162,8 +183,11 @@ def _even(x: Value, sizes: Sequence[Any]) -> list[int]:
     return windows
 
 
-@converts("aten._adaptive_avg_pool3d.default")
+@converts("aten.adaptive_avg_pool2d.default", "aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool3d.default")
 def _adaptive_average(b: GraphBuilder, node: Node, x: Value, output_size: list[int]) -> Value:
+    if list(output_size) == [1, 1]:
+        mean = reduce(b, "ReduceMean", b.cast(x, _inner(x)), [x.rank - 2, x.rank - 1], True)
+        return b.cast(mean, x.dtype)
     windows = _even(x, output_size)
     return averaged(b, node, x, windows, windows, [0] * len(windows), False, False, None)
 
@@ -175,6 +199,3 @@ def _adaptive_max(b: GraphBuilder, node: Node, x: Value, output_size: list[int])
     calm(b, value)
     made = largest(b, value, [*value.shape[:2], *output_size], kernel_shape=windows, strides=windows)
     return unbatched(b, made, dims, x.rank), None
-
-
-__all__ = ["averaged", "batched", "spread", "surplus", "unbatched"]
