@@ -55,15 +55,20 @@ def byte(b: GraphBuilder) -> torch.dtype:
     return torch.int32 if b.flavour == "tensorrt" else torch.uint8
 
 
-def broadcast(*values: Value) -> tuple[int | None, ...]:
-    """The shape of values broadcast together: a size is known if a number other than 1 is among its operands."""
-    rank = max(value.rank for value in values)
-    shape: list[int | None] = []
+def joint(*shapes: Sequence[int | None]) -> tuple[int | None, ...]:
+    """The sizes that shapes broadcast to: a size is known if a number other than 1 is among them."""
+    rank = max(len(shape) for shape in shapes)
+    sizes: list[int | None] = []
     for place in range(-rank, 0):
-        sizes = [value.shape[place] for value in values if value.rank >= -place]
-        known = [size for size in sizes if size is not None and size != 1]
-        shape.append(known[0] if known else (None if None in sizes else 1))
-    return tuple(shape)
+        at = [shape[place] for shape in shapes if len(shape) >= -place and shape[place] != 1]
+        known = [size for size in at if size is not None]
+        sizes.append(known[0] if known else None if at else 1)
+    return tuple(sizes)
+
+
+def broadcast(*values: Value) -> tuple[int | None, ...]:
+    """The shape of values broadcast together."""
+    return joint(*(value.shape for value in values))
 
 
 def arithmetic(b: GraphBuilder, kind: str, values: Sequence[Value], dtype: torch.dtype, **attributes: Any) -> Value:

@@ -17,7 +17,6 @@ from djinn_fx.engines.onnx.converters.parts import (
     equal,
     exp,
     isnan,
-    joint,
     larger,
     less,
     reduce,
@@ -27,6 +26,7 @@ from djinn_fx.engines.onnx.converters.parts import (
 )
 from djinn_fx.engines.onnx.converters.unary import negative
 from djinn_fx.engines.onnx.graph import GraphBuilder, Tensorlike, Value
+from djinn_fx.engines.onnx.kernels import joint
 from djinn_fx.engines.onnx.registry import Refused, converts, result_dtype
 
 

@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.conditions.floats import is_cheap, rounds_whole
 from djinn_fx.engines.onnx.converters import powers
+from djinn_fx.engines.onnx.converters.parts import truncated
 from djinn_fx.engines.onnx.graph import GraphBuilder, Number, Refused, Tensorlike, Value
 from djinn_fx.engines.onnx.kernels import (
     arithmetic,
@@ -112,12 +113,6 @@ def _rest(b: GraphBuilder, first: Value, second: Value, quotient: Value) -> Valu
     ONNX has an operator for it, but ONNX Runtime 1.31 reckons it in doubles, which do not hold 2**63 - 1.
     """
     return b.op("Sub", [first, b.op("Mul", [quotient, second], shape=quotient.shape)], shape=quotient.shape)
-
-
-def truncated(b: GraphBuilder, value: Value) -> Value:
-    """Rounded towards zero, the sign of zero kept; ONNX has no such operator."""
-    down, up = b.op("Floor", [value]), b.op("Ceil", [value])
-    return b.where(b.op("Less", [b.constant(0.0, value.dtype), value], torch.bool, value.shape), down, up)
 
 
 @converts("aten.floor_divide.default", "aten.floor_divide.Scalar")

@@ -14,7 +14,7 @@ import torch
 
 from djinn_fx.engines.onnx.conditions.floats import plain_extremes
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Tensorlike, Value
-from djinn_fx.engines.onnx.kernels import chosen, raised
+from djinn_fx.engines.onnx.kernels import chosen, joint, raised
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -34,17 +34,6 @@ def axes(dims: int | Sequence[int] | None, rank: int) -> list[int]:
     if dims is None or (not isinstance(dims, int) and not dims):
         return list(range(rank))
     return sorted({axis(dim, rank) for dim in ([dims] if isinstance(dims, int) else dims)}) if rank else []
-
-
-def joint(*shapes: Sequence[int | None]) -> tuple[int | None, ...]:
-    """The sizes that shapes broadcast to."""
-    rank = max(len(shape) for shape in shapes)
-    sizes: list[int | None] = []
-    for place in range(-rank, 0):
-        at = [shape[place] for shape in shapes if len(shape) >= -place and shape[place] != 1]
-        known = [size for size in at if size is not None]
-        sizes.append(known[0] if known else None if at else 1)
-    return tuple(sizes)
 
 
 def binary(b: GraphBuilder, kind: str, x: Tensorlike, y: Tensorlike, dtype: torch.dtype | None = None) -> Value:
@@ -104,6 +93,11 @@ def select(b: GraphBuilder, condition: Value, yes: Tensorlike, no: Tensorlike) -
     if own is torch.bool:  # of which onnxruntime has no Where
         return either(b, both(b, condition, first), both(b, b.opposite(condition), second))
     return chosen(b, condition, first, second, joint(condition.shape, first.shape, second.shape))
+
+
+def truncated(b: GraphBuilder, x: Value) -> Value:
+    """Rounded towards zero; the sign of zero stays."""
+    return select(b, less(b, 0.0, x), unary(b, "Floor", x), unary(b, "Ceil", x))
 
 
 def exp(b: GraphBuilder, x: Value) -> Value:
@@ -179,21 +173,17 @@ def flat(b: GraphBuilder, x: Value) -> Value:
 # Reductions
 
 
-def reduce(
-    b: GraphBuilder, kind: str, x: Value, dims: Sequence[int], keep: bool, dtype: torch.dtype | None = None
-) -> Value:
-    """A ``Reduce…`` operator over these dimensions (counted from the front)."""
-    if not x.rank and b.flavour == "tensorrt":
-        return x  # whose reader reduces no single number
-    if not x.rank:
-        dims = []
-    elif not dims:
-        raise Refused("a reduction over no dimension")
-    shape = [1 if place in dims else size for place, size in enumerate(x.shape)]
-    if not keep:
-        shape = [size for place, size in enumerate(shape) if place not in dims]
-    inputs = [x, b.ints(list(dims))] if dims else [x]
-    return b.op(kind, inputs, dtype, shape, symbols=(None,) * len(shape), keepdims=int(keep))
+def reduced(x: Value, dims: Sequence[int], keep: bool) -> tuple[int | None, ...]:
+    """The shape after a reduction over these dimensions (counted from the front)."""
+    return tuple(1 if place in dims else size for place, size in enumerate(x.shape) if keep or place not in dims)
+
+
+def reduce(b: GraphBuilder, kind: str, x: Value, dims: Sequence[int], keep: bool) -> Value:
+    """A sum, mean, product or extreme over these dimensions; of a single number it is that number."""
+    if not dims or not x.rank:
+        return x
+    shape = reduced(x, dims, keep)
+    return b.op(kind, [x, b.ints(list(dims))], None, shape, symbols=(None,) * len(shape), keepdims=int(keep))
 
 
 def anywhere(b: GraphBuilder, x: Value, dims: Sequence[int], keep: bool) -> Value:
@@ -221,9 +211,7 @@ def extreme(b: GraphBuilder, kind: str, x: Value, dims: Sequence[int], keep: boo
 
 def first_place(b: GraphBuilder, hit: Value, dim: int, keep: bool) -> Value:
     """Along a dimension the first place where a bool is true: int64."""
-    shape = [1 if place == dim else size for place, size in enumerate(hit.shape)]
-    if not keep:
-        del shape[dim]
+    shape = reduced(hit, [dim], keep)
     if b.flavour == "tensorrt":  # whose ArgMax says of several places any
         size = b.size(hit, dim)
         places = along(b, iota(b, size), dim, hit.rank)

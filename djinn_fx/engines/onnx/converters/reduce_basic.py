@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-from djinn_fx.engines.onnx.conditions.floats import calm_arguments, plain_extremes
-from djinn_fx.engines.onnx.converters.parts import first_place
+from djinn_fx.engines.onnx.conditions.floats import calm_arguments
+from djinn_fx.engines.onnx.converters.parts import anywhere, axes, extreme, first_place, isnan, reduce, reduced
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
-from djinn_fx.engines.onnx.kernels import negate, select, wide
+from djinn_fx.engines.onnx.kernels import wide
 from djinn_fx.engines.onnx.registry import converts, result_dtype
 
 
-def axes_of(x: Value, dims: int | Sequence[int] | None) -> list[int]:
-    """The dimensions that are reduced, counted from the front; none given means all."""
-    if dims is None or (not isinstance(dims, int) and len(dims) == 0):
-        return list(range(x.rank))
-    given = [dims] if isinstance(dims, int) else dims
-    return sorted({dim % max(x.rank, 1) for dim in given}) if x.rank else []
-
-
-def reduced(x: Value, axes: Sequence[int], keepdim: bool) -> tuple[int | None, ...]:
-    """The shape after a reduction."""
-    if keepdim:
-        return tuple(1 if dim in axes else size for dim, size in enumerate(x.shape))
-    return tuple(size for dim, size in enumerate(x.shape) if dim not in axes)
-
-
-def reduce(b: GraphBuilder, kind: str, x: Value, axes: Sequence[int], keepdim: bool) -> Value:
-    """One of ONNX's reductions, of a type it has; of a single number it is that number."""
-    if not axes:
-        return x
-    shape = reduced(x, axes, keepdim)
-    return b.op(kind, [x, b.ints(axes)], None, shape, symbols=(None,) * len(shape), keepdims=int(keepdim))
-
-
-def check_not_empty(x: Value, axes: Sequence[int]) -> None:
+def check_not_empty(x: Value, dims: Sequence[int]) -> None:
     """Refuse the extreme of nothing."""
-    if any(x.shape[axis] == 0 for axis in axes):
+    if any(x.shape[axis] == 0 for axis in dims):
         raise Refused("the extreme of no elements")
 
 
@@ -49,7 +25,7 @@ def check_not_empty(x: Value, axes: Sequence[int]) -> None:
 def total(b: GraphBuilder, node: Node, x: Value, dim: Any = None, keepdim: bool = False, **_: Any) -> Value:
     dtype = result_dtype(node)
     value = b.cast(b.cast(x, dtype), wide(b, dtype))
-    return b.cast(unsigned_zero(b, reduce(b, "ReduceSum", value, axes_of(x, dim), keepdim)), dtype)
+    return b.cast(unsigned_zero(b, reduce(b, "ReduceSum", value, axes(dim, x.rank), keepdim)), dtype)
 
 
 def unsigned_zero(b: GraphBuilder, total: Value) -> Value:
@@ -63,64 +39,47 @@ def unsigned_zero(b: GraphBuilder, total: Value) -> Value:
 @converts("aten.mean.dim", "aten.mean.default")
 def mean(b: GraphBuilder, node: Node, x: Value, dim: Any = None, keepdim: bool = False, **_: Any) -> Value:
     dtype = result_dtype(node)
-    axes = axes_of(x, dim)
-    if any(x.shape[axis] == 0 for axis in axes):
+    over = axes(dim, x.rank)
+    if any(x.shape[axis] == 0 for axis in over):
         raise Refused("the mean of no elements")
     calm_arguments(b, x)
     inner = wide(b, dtype)
     value = b.cast(b.cast(x, dtype), inner)
-    return b.cast(unsigned_zero(b, reduce(b, "ReduceMean", value, axes, keepdim)), dtype)
+    return b.cast(unsigned_zero(b, reduce(b, "ReduceMean", value, over, keepdim)), dtype)
 
 
-def extreme(b: GraphBuilder, kind: str, x: Value, axes: Sequence[int], keepdim: bool) -> Value:
-    """``ReduceMax`` or ``ReduceMin`` with torch's meaning: NaN where there is one."""
-    check_not_empty(x, axes)
-    inner = torch.int32 if x.dtype is torch.bool else wide(b, x.dtype, exact=True)
-    value = b.cast(x, inner)
-    result = reduce(b, kind, value, axes, keepdim)
-    if inner.is_floating_point and axes:
-        plain_extremes(b, value, result)
-        if b.flavour == "openvino":  # which begins with the largest finite number, not with infinity
-            least = b.constant(-math.inf if kind == "ReduceMax" else math.inf, inner)
-            beyond = negate(b, b.op("Equal", [value, least], torch.bool))
-            found = b.cast(reduce(b, "ReduceMax", b.cast(beyond, torch.int32), axes, keepdim), torch.bool)
-            result = select(b, found, result, least)
-        result = select(b, has_nan(b, value, axes, keepdim), b.constant(math.nan, inner), result)
-    return b.cast(result, x.dtype)
-
-
-def has_nan(b: GraphBuilder, value: Value, axes: Sequence[int], keepdim: bool) -> Value:
-    """Whether there is a NaN along dimensions; the runtimes' own extremes pass over them."""
-    is_nan = negate(b, b.op("Equal", [value, value], torch.bool))
-    return b.cast(reduce(b, "ReduceMax", b.cast(is_nan, torch.int32), axes, keepdim), torch.bool)
+def _extreme(b: GraphBuilder, kind: str, x: Value, dims: Sequence[int], keepdim: bool) -> Value:
+    check_not_empty(x, dims)
+    value = x if x.dtype is torch.bool else b.cast(x, wide(b, x.dtype, exact=True))
+    return b.cast(extreme(b, kind, value, dims, keepdim), x.dtype)
 
 
 @converts("aten.amax.default")
 def amax(b: GraphBuilder, node: Node, x: Value, dim: Any = (), keepdim: bool = False) -> Value:
-    return extreme(b, "ReduceMax", x, axes_of(x, dim), keepdim)
+    return _extreme(b, "ReduceMax", x, axes(dim, x.rank), keepdim)
 
 
 @converts("aten.amin.default")
 def amin(b: GraphBuilder, node: Node, x: Value, dim: Any = (), keepdim: bool = False) -> Value:
-    return extreme(b, "ReduceMin", x, axes_of(x, dim), keepdim)
+    return _extreme(b, "ReduceMin", x, axes(dim, x.rank), keepdim)
 
 
 @converts("aten.max.default")
 def max_of_all(b: GraphBuilder, node: Node, x: Value) -> Value:
-    return extreme(b, "ReduceMax", x, axes_of(x, None), False)
+    return _extreme(b, "ReduceMax", x, axes(None, x.rank), False)
 
 
 @converts("aten.min.default")
 def min_of_all(b: GraphBuilder, node: Node, x: Value) -> Value:
-    return extreme(b, "ReduceMin", x, axes_of(x, None), False)
+    return _extreme(b, "ReduceMin", x, axes(None, x.rank), False)
 
 
 def _truth(kind: str) -> Any:
     def convert(b: GraphBuilder, node: Node, x: Value, dim: Any = None, keepdim: bool = False) -> Value:
-        axes = axes_of(x, dim)
-        check_not_empty(x, axes)
+        over = axes(dim, x.rank)
+        check_not_empty(x, over)
         value = b.cast(b.cast(x, torch.bool), torch.int32)
-        return b.cast(b.cast(reduce(b, kind, value, axes, keepdim), torch.bool), result_dtype(node))
+        return b.cast(b.cast(reduce(b, kind, value, over, keepdim), torch.bool), result_dtype(node))
 
     return convert
 
@@ -155,11 +114,8 @@ def _place(kind: str) -> Any:
         shape = reduced(value, [axis], keep)
         place = b.op(kind, [value], torch.int64, shape, symbols=(None,) * len(shape), axis=axis, keepdims=int(keep))
         if inner.is_floating_point:
-            is_nan = b.cast(negate(b, b.op("Equal", [value, value], torch.bool)), torch.int32)
-            first = b.op(
-                "ArgMax", [is_nan], torch.int64, shape, symbols=(None,) * len(shape), axis=axis, keepdims=int(keep)
-            )
-            place = b.where(has_nan(b, value, [axis], keep), first, place)
+            broken = isnan(b, value)
+            place = b.where(anywhere(b, broken, [axis], keep), first_place(b, broken, axis, keep), place)
         if dim is None and keepdim:
             place = b.reshape(place, [1] * x.rank)
         return place

@@ -103,14 +103,14 @@ def _nansum(
     if x.is_float:
         x = select(b, isnan(b, x), 0.0, x)
     value = b.cast(x, wide(result_dtype(node)))
-    total = reduce(b, "ReduceSum", value, axes(dim, x.rank), keepdim) if value.rank else value
+    total = reduce(b, "ReduceSum", value, axes(dim, x.rank), keepdim)
     return b.cast(unsigned_zero(b, total), result_dtype(node))
 
 
 @converts("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
 def _count_nonzero(b: GraphBuilder, node: Node, x: Value, dim: list[int] | int | None = None) -> Value:
     number = b.cast(truth(b, x), torch.int64)
-    return reduce(b, "ReduceSum", number, axes(dim, x.rank), False) if x.rank else number
+    return reduce(b, "ReduceSum", number, axes(dim, x.rank), False)
 
 
 # Spread and norms
@@ -133,11 +133,11 @@ def _variance(
     dtype = (results[0] if isinstance(results, (tuple, list)) else results).dtype
     value = b.cast(x, wide(dtype))
     calm(b, value)
-    mean = reduce(b, "ReduceMean", value, over, True) if over else value
+    mean = reduce(b, "ReduceMean", value, over, True)
     mean = unsigned_zero(b, mean)
     away = binary(b, "Sub", value, mean)
     total = binary(b, "Mul", away, away)
-    total = reduce(b, "ReduceSum", total, over, keepdim) if over else total
+    total = reduce(b, "ReduceSum", total, over, keepdim)
     elements, less_by = count(b, x, over), 1.0 if correction is None else float(correction)
     if isinstance(elements, int):
         divisor: Value | float = max(elements - less_by, 0.0)
@@ -181,7 +181,7 @@ def _logsumexp(b: GraphBuilder, node: Node, x: Value, dim: list[int], keepdim: b
     top = extreme(b, "ReduceMax", value, over, True)
     base = select(b, equal(b, unary(b, "Abs", top), math.inf), 0.0, top)
     powers = exp(b, binary(b, "Sub", value, base))
-    total = reduce(b, "ReduceSum", powers, over, True) if over else powers
+    total = reduce(b, "ReduceSum", powers, over, True)
     made = binary(b, "Add", unary(b, "Log", total), base)
     return b.cast(made if keepdim or not over else b.squeeze(made, over), dtype)
 

@@ -18,6 +18,7 @@ from djinn_fx.engines.onnx.converters.parts import (
     isnan,
     less,
     select,
+    truncated,
     unary,
     wide,
 )
@@ -113,11 +114,6 @@ def _rounded(b: GraphBuilder, node: Node, x: Value) -> Value:
     if not x.is_float:
         return x
     return unary(b, str(node.target).split(".")[1].capitalize(), x)
-
-
-def truncated(b: GraphBuilder, x: Value) -> Value:
-    """Rounded towards zero; the sign of zero stays."""
-    return select(b, less(b, 0.0, x), unary(b, "Floor", x), unary(b, "Ceil", x))
 
 
 @converts("aten.trunc.default", "aten.fix.default")
