@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -72,5 +73,5 @@ def test_a_decode_loop_that_trips_conditions_in_its_middle(engine: str, tmp_path
             assert isinstance(mine, type)
         else:
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-    if engine in ("openvino", "onnxruntime"):
+    if engine in ("openvino", "onnxruntime") and importlib.util.find_spec(engine) is not None:
         assert f"runs on {engine}" in str(djinn_fx.status(compiled))
