@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,29 +76,45 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def json_target(name: str | None) -> Path | None:
-    """Where ``--json`` is to be written, checked before any work is done; None for nowhere or stdout.
+@dataclass(frozen=True)
+class JsonTarget:
+    """Where ``--json`` is to be written.
+
+    Attributes:
+        path: a file; None: nowhere, or standard output.
+        quiet: it is standard output, on which nothing else is written then.
+    """
+
+    path: Path | None
+    quiet: bool
+
+    def write(self, text: str) -> None:
+        """Write the report, if it is asked for.
+
+        Raises:
+            ModelFileError: it cannot be written there.
+        """
+        if self.quiet:
+            print(text)
+        if self.path is None:
+            return
+        try:
+            self.path.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ModelFileError(f"--json {self.path}: cannot be written: {error.strerror}") from error
+
+
+def json_target(name: str | None) -> JsonTarget:
+    """What follows ``--json``, checked before any work is done.
 
     Raises:
         ModelFileError: it cannot be written there.
     """
     if name is None or name == "-":
-        return None
+        return JsonTarget(None, quiet=name == "-")
     target = Path(name)
     if target.is_dir():
         raise ModelFileError(f"--json {name}: is a directory; name a file")
     if not target.absolute().parent.is_dir():
         raise ModelFileError(f"--json {name}: there is no directory {target.absolute().parent}")
-    return target
-
-
-def write_json(target: Path, text: str) -> None:
-    """Write a report.
-
-    Raises:
-        ModelFileError: it cannot be written there.
-    """
-    try:
-        target.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ModelFileError(f"--json {target}: cannot be written: {error.strerror}") from error
+    return JsonTarget(target, quiet=False)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from djinn_fx.backend import capture
-from djinn_fx.command_line import FOUND_WRONG, OK, add_json, add_model, carry_out, json_target, write_json
+from djinn_fx.command_line import FOUND_WRONG, OK, add_json, add_model, carry_out, json_target
 from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.compiling.graph import passes_for
 from djinn_fx.compiling.pricing import pricing_for
@@ -114,23 +114,19 @@ def _run(arguments: argparse.Namespace) -> int:
     found = find_model(arguments.model)
     # The user's file may have set float32's precision, as it will on the machine that runs it.
     engine = replace(engine, tf32=may_round(torch.backends.cuda.matmul))
-    quiet = arguments.json == "-"
     fingerprint = engine.fingerprint()
-    if not quiet:
+    if not target.quiet:
         print(f"{fingerprint['flavour']} {fingerprint['version']}, target {fingerprint['target']}, into {store.root}")
     tier = Tier(cast(Engine, engine), store)
     outcomes = []
     for outcome in build_model(found, tier, settings, dtype=arguments.dtype, dynamic=arguments.dynamic):
         outcomes.append(outcome)
-        if not quiet:
+        if not target.quiet:
             print(_line(outcome), flush=True)
     date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     told = {"schema": SCHEMA, "fingerprint": dict(fingerprint), "regions": [*map(asdict, outcomes)], "date": date}
-    if quiet:
-        print(json.dumps(told, indent=1))
-    elif target is not None:
-        write_json(target, json.dumps(told, indent=1))
-    if not quiet:
+    target.write(json.dumps(told, indent=1))
+    if not target.quiet:
         print(_summary(outcomes))
     return OK if all(one.state in ("built", "there") for one in outcomes) else FOUND_WRONG
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from djinn_fx.calibrate.run import Measured, Request, calibrate, installed_engines, usual_threads
 from djinn_fx.calibrate.run import Progress as Step
-from djinn_fx.command_line import FOUND_WRONG, OK, add_json, carry_out, json_target, write_json
+from djinn_fx.command_line import FOUND_WRONG, OK, JsonTarget, add_json, carry_out, json_target
 from djinn_fx.costmodels.profile import PROFILE_FILE, Profile, conditions, profile_folder, read_profile
 from djinn_fx.errors import EngineError, SettingsError
 from djinn_fx.settings.table import ENGINE_NAMES
@@ -65,22 +65,18 @@ def _run(arguments: argparse.Namespace) -> int:
     target = json_target(arguments.json)
     folder = profile_folder(arguments.cache_dir)
     if arguments.show:
-        return _show(folder, as_json=arguments.json == "-", target=target)
+        return _show(folder, target)
     request = request_of(arguments, folder)
-    quiet = arguments.json == "-"
-    if not quiet:
+    if not target.quiet:
         print(f"{', '.join(request.engines)}; {_counted(request.threads)}; up to {request.seconds:.0f} s", flush=True)
     try:
-        with _bar(quiet) as tell:
+        with _bar(target.quiet) as tell:
             profile, measured = calibrate(request, tell)
     except ValueError as error:
         raise EngineError(f"no profile could be made: {error}; give more --seconds, or other --engines") from error
     told = json.dumps({"schema": SCHEMA, "path": str(folder / PROFILE_FILE), **outcome(profile, measured)}, indent=1)
-    if quiet:
-        print(told)
-    elif target is not None:
-        write_json(target, told)
-    if not quiet:
+    target.write(told)
+    if not target.quiet:
         print("\n".join(lines_of(profile, measured, folder / PROFILE_FILE)))
     return FOUND_WRONG if measured.failed else OK
 
@@ -190,7 +186,7 @@ def _counted(threads: Sequence[int]) -> str:
     return " and ".join(f"{count} thread{'s' if count > 1 else ''}" for count in threads)
 
 
-def _show(folder: Path, *, as_json: bool, target: Path | None) -> int:
+def _show(folder: Path, target: JsonTarget) -> int:
     """Say what profile there is, and whether it is used."""
     here = conditions(usual_threads()[0])
     found, anywhere = read_profile(folder, here), read_profile(folder).profile
@@ -203,11 +199,8 @@ def _show(folder: Path, *, as_json: bool, target: Path | None) -> int:
         "noise": dict(anywhere.noise) if anywhere is not None else None,
         "samples": anywhere.samples if anywhere is not None else 0,
     }
-    if as_json:
-        print(json.dumps(told, indent=1))
-    else:
-        if target is not None:
-            write_json(target, json.dumps(told, indent=1))
+    target.write(json.dumps(told, indent=1))
+    if not target.quiet:
         print("\n".join(_shown(found.problem, anywhere, found.path)))
     return OK if found.profile is not None else FOUND_WRONG
 

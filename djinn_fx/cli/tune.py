@@ -25,7 +25,6 @@ from djinn_fx.command_line import (
     carry_out,
     json_target,
     read_options,
-    write_json,
 )
 from djinn_fx.compiling.readiness import ModelStatus, status, wait_until_ready
 from djinn_fx.dispatch.entrant import DispatchStatus, EntrantStatus
@@ -85,12 +84,9 @@ def _run(arguments: argparse.Namespace) -> int:
     told = json.dumps(
         {"schema": SCHEMA, "model": found.file, "calls": tuned.calls, "graphs": _as_json(tuned)}, indent=1
     )
-    if arguments.json == "-":
-        print(told)
-    else:
+    target.write(told)
+    if not target.quiet:
         print_table(tuned)
-        if target is not None:
-            write_json(target, told)
     decided = [contest.decided for contest in tuned.status.contests]
     return OK if decided and all(decided) else FOUND_WRONG
 

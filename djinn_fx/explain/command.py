@@ -15,7 +15,6 @@ from djinn_fx.command_line import (
     carry_out,
     json_target,
     read_options,
-    write_json,
 )
 
 
@@ -52,11 +51,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     found = find_model(arguments.model)
     report = examine(found, settings, build=arguments.build, training=arguments.training, dynamic=arguments.dynamic)
-    if target is not None:
-        write_json(target, report.to_json())
-    if arguments.json == "-":
-        print(report.to_json())
-    else:
+    target.write(report.to_json())
+    if not target.quiet:
         print_report(report, sys.stdout)
     sys.stdout.flush()
     return FOUND_WRONG if report.check is not None and report.check.equal is False else OK

@@ -10,10 +10,10 @@ from torch.fx import Node
 
 from djinn_fx.engines.onnx.conditions.floats import calm_where_cheap
 from djinn_fx.engines.onnx.converters import whole_attention
-from djinn_fx.engines.onnx.converters.normalization import reads
+from djinn_fx.engines.onnx.converters.normalization import by_name, other_results, reads
 from djinn_fx.engines.onnx.graph import DJINN, MICROSOFT, GraphBuilder, Number, Refused, Value
 from djinn_fx.engines.onnx.kernels import compare, select
-from djinn_fx.engines.onnx.registry import converts, fake
+from djinn_fx.engines.onnx.registry import converts
 
 
 @converts(
@@ -28,10 +28,7 @@ from djinn_fx.engines.onnx.registry import converts, fake
 )
 def any_form(b: GraphBuilder, node: Node, *args: Any, **kwargs: Any) -> Any:
     """As the user wrote it, and in the forms that it has for a processor and for GPUs."""
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    found = fake(node)
-    others = 0 if isinstance(found, torch.Tensor) else len(found) - 1
+    given, others = by_name(node, args, kwargs), other_results(node)
     if any(reads(node, output + 1) for output in range(others)) or given.get("return_debug_mask"):
         raise Refused("more than the result is read")
     if given.get("dropout_mask") is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.fx import Node
 from djinn_fx.engines.onnx.conditions.floats import LIVELY, calm, calm_where_cheap
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.kernels import wide
-from djinn_fx.engines.onnx.registry import converts
+from djinn_fx.engines.onnx.registry import converts, fake
 from djinn_fx.engines.onnx.values import RefusedWhole
 from djinn_fx.srg.lower import target_name
 
@@ -21,6 +21,18 @@ def reads(node: Node, output: int) -> bool:
     return any(
         user.args[1] == output and user.users for user in node.users if target_name(user.target) == "operator.getitem"
     )
+
+
+def by_name(node: Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A converter's arguments by their names in the operator's schema: one converter serves several forms."""
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def other_results(node: Node) -> int:
+    """How many results an op gives besides its first; 0 too where that is its only one."""
+    found = fake(node)
+    return 0 if isinstance(found, torch.Tensor) else len(found) - 1
 
 
 def _known(sizes: Sequence[Any]) -> list[int]:
@@ -196,57 +208,20 @@ def check_batch(b: GraphBuilder, x: Value, *others: Value | None) -> None:
     calm(b, *others)
 
 
-@converts("aten._native_batch_norm_legit_no_training.default")
-def batch_norm(
-    b: GraphBuilder,
-    node: Node,
-    x: Value,
-    weight: Value | None,
-    bias: Value | None,
-    mean: Value,
-    var: Value,
-    momentum: float,
-    eps: float,
-) -> Any:
-    return _batch_norm(b, x, weight, bias, mean, var, eps), None, None
-
-
-@converts("aten.cudnn_batch_norm.default", "aten._batch_norm_no_update.default")
-def batch_norm_of_gpus(
-    b: GraphBuilder,
-    node: Node,
-    x: Value,
-    weight: Value | None,
-    bias: Value | None,
-    mean: Value | None,
-    var: Value | None,
-    *given: Any,
-) -> Any:
-    """``training, momentum, eps``, or ``momentum, eps``."""
-    if len(given) == 3 and given[0]:
-        raise Refused("batch statistics in training")
-    if mean is None or var is None or any(reads(node, output) for output in (1, 2, 3)):
-        raise Refused("without running statistics, or with what else it gives")
-    return _batch_norm(b, x, weight, bias, mean, var, given[-1]), None, None, None
-
-
-@converts("aten.native_batch_norm.default", "aten.batch_norm.default")
-def batch_norm_modes(
-    b: GraphBuilder,
-    node: Node,
-    x: Value,
-    weight: Value | None,
-    bias: Value | None,
-    mean: Value | None,
-    var: Value | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    *_: Any,
-) -> Any:
-    if training:
+@converts(
+    "aten.batch_norm.default",
+    "aten.native_batch_norm.default",
+    "aten._native_batch_norm_legit_no_training.default",
+    "aten._batch_norm_no_update.default",
+    "aten.cudnn_batch_norm.default",
+)
+def batch_norm(b: GraphBuilder, node: Node, *args: Any, **kwargs: Any) -> Any:
+    given = by_name(node, args, kwargs)
+    x, weight, mean, var = (given[name] for name in ("input", "weight", "running_mean", "running_var"))
+    if given.get("training"):
         check_batch(b, x, weight)
-    if training or mean is None or var is None:
-        raise Refused("batch statistics in training")
-    result = _batch_norm(b, x, weight, bias, mean, var, eps)
-    return (result, None, None) if "native" in str(node.target) else result
+    others = other_results(node)
+    if given.get("training") or mean is None or var is None or any(reads(node, place + 1) for place in range(others)):
+        raise Refused("batch statistics in training, or with what else it gives")
+    result = _batch_norm(b, x, weight, given["bias"], mean, var, given["epsilon" if "epsilon" in given else "eps"])
+    return (result, *[None] * others) if others else result
