@@ -357,7 +357,7 @@ class TestAnotherPlan:
         run, driver = made_session(static(), add)
         driver.says = says
         with pytest.raises(EngineError, match="load"):
-            run.open_on(torch.device("cpu"))
+            run([torch.randn(2, 3), torch.randn(2, 3)])
         assert driver.contexts == []
 
     def test_on_another_device(self) -> None:

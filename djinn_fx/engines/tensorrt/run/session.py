@@ -104,15 +104,6 @@ class Session(Runner):
         self._checked = Checked(calling.program, places)
         self._has_conditions = bool(calling.program.checks) or calling.flag is not None
 
-    def open_on(self, device: torch.device) -> None:
-        """Deserialise the plan for a device now rather than at the first call.
-
-        Raises:
-            EngineError: it does not fit the device, or not the mapping (stage load).
-        """
-        with self._lock:
-            self._on(device)
-
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run the plan on the current stream. Empties the list, once the work is on the stream.
 
