@@ -246,24 +246,13 @@ def logic(b: GraphBuilder, kind: str, *given: Tensorlike) -> Value:
     return b.op(kind, values, torch.bool, broadcast(*values))
 
 
-@converts("aten.logical_and.default")
-def logical_and(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
-    return logic(b, "And", x, y)
-
-
-@converts("aten.logical_or.default")
-def logical_or(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
-    return logic(b, "Or", x, y)
-
-
-@converts("aten.logical_xor.default")
-def logical_xor(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
-    return logic(b, "Xor", x, y)
-
-
 @converts("aten.logical_not.default")
 def logical_not(b: GraphBuilder, node: Node, x: Value) -> Value:
     return negate(b, b.cast(x, torch.bool))
+
+
+def _logical(kind: str) -> Any:
+    return lambda b, node, x, y: logic(b, kind, x, y)
 
 
 def _bitwise(kind: str, bits: str) -> Any:
@@ -279,13 +268,11 @@ def _bitwise(kind: str, bits: str) -> Any:
     return convert
 
 
-for _name, _kind, _bits in (("and", "And", "BitwiseAnd"), ("or", "Or", "BitwiseOr"), ("xor", "Xor", "BitwiseXor")):
-    converts(f"aten.bitwise_{_name}.Tensor", f"aten.bitwise_{_name}.Scalar", f"aten.bitwise_{_name}.Scalar_Tensor")(
-        _bitwise(_kind, _bits)
-    )
-converts("aten.__and__.Tensor", "aten.__and__.Scalar")(_bitwise("And", "BitwiseAnd"))
-converts("aten.__or__.Tensor", "aten.__or__.Scalar")(_bitwise("Or", "BitwiseOr"))
-converts("aten.__xor__.Tensor", "aten.__xor__.Scalar")(_bitwise("Xor", "BitwiseXor"))
+for _name, _kind in (("and", "And"), ("or", "Or"), ("xor", "Xor")):
+    converts(f"aten.logical_{_name}.default")(_logical(_kind))
+    _overloads = [f"bitwise_{_name}.{one}" for one in ("Tensor", "Scalar", "Scalar_Tensor")]
+    _overloads += [f"__{_name}__.{one}" for one in ("Tensor", "Scalar")]
+    converts(*(f"aten.{one}" for one in _overloads))(_bitwise(_kind, f"Bitwise{_kind}"))
 
 
 @converts("aten.bitwise_not.default")
@@ -306,28 +293,15 @@ def masked_fill(b: GraphBuilder, node: Node, x: Value, mask: Value, value: Tenso
     return exactly_chosen(b, b.cast(mask, torch.bool), b.tensor(value, x.dtype), x)
 
 
-@converts("aten.neg.default")
-def neg(b: GraphBuilder, node: Node, x: Value) -> Value:
-    return arithmetic(b, "Neg", [x], x.dtype)
+@converts("aten.neg.default", "aten.abs.default")
+def sign(b: GraphBuilder, node: Node, x: Value) -> Value:
+    return arithmetic(b, str(node.target).split(".")[1].capitalize(), [x], x.dtype)
 
 
-@converts("aten.abs.default")
-def absolute(b: GraphBuilder, node: Node, x: Value) -> Value:
-    return arithmetic(b, "Abs", [x], x.dtype)
-
-
-@converts("aten.addcmul.default")
-def addcmul(b: GraphBuilder, node: Node, x: Value, y: Value, z: Value, value: Number = 1) -> Value:
-    return _fused(b, "Mul", x, y, z, value, result_dtype(node))
-
-
-@converts("aten.addcdiv.default")
-def addcdiv(b: GraphBuilder, node: Node, x: Value, y: Value, z: Value, value: Number = 1) -> Value:
-    return _fused(b, "Div", x, y, z, value, result_dtype(node))
-
-
-def _fused(b: GraphBuilder, kind: str, x: Value, y: Value, z: Value, value: Number, dtype: torch.dtype) -> Value:
+@converts("aten.addcmul.default", "aten.addcdiv.default")
+def addc(b: GraphBuilder, node: Node, x: Value, y: Value, z: Value, value: Number = 1) -> Value:
     """``x + value * y (* or /) z``, from left to right as torch's kernels do it."""
+    dtype, kind = result_dtype(node), "Mul" if "mul" in str(node.target) else "Div"
     inner = wide(b, dtype)
     x, y, z = (b.cast(b.cast(one, dtype), inner) for one in (x, y, z))
     scaled = y if value == 1 else arithmetic(b, "Mul", [b.constant(value, inner), y], inner)

@@ -48,30 +48,18 @@ def mean(b: GraphBuilder, node: Node, x: Value, dim: Any = None, keepdim: bool =
     return b.cast(unsigned_zero(b, reduce(b, "ReduceMean", value, over, keepdim)), dtype)
 
 
-def _extreme(b: GraphBuilder, kind: str, x: Value, dims: Sequence[int], keepdim: bool) -> Value:
-    check_not_empty(x, dims)
-    value = x if x.dtype is torch.bool else b.cast(x, wide(b, x.dtype, exact=True))
-    return b.cast(extreme(b, kind, value, dims, keepdim), x.dtype)
+def _extreme(kind: str) -> Any:
+    def convert(b: GraphBuilder, node: Node, x: Value, dim: Any = None, keepdim: bool = False) -> Value:
+        dims = axes(dim, x.rank)
+        check_not_empty(x, dims)
+        value = x if x.dtype is torch.bool else b.cast(x, wide(b, x.dtype, exact=True))
+        return b.cast(extreme(b, kind, value, dims, keepdim), x.dtype)
+
+    return convert
 
 
-@converts("aten.amax.default")
-def amax(b: GraphBuilder, node: Node, x: Value, dim: Any = (), keepdim: bool = False) -> Value:
-    return _extreme(b, "ReduceMax", x, axes(dim, x.rank), keepdim)
-
-
-@converts("aten.amin.default")
-def amin(b: GraphBuilder, node: Node, x: Value, dim: Any = (), keepdim: bool = False) -> Value:
-    return _extreme(b, "ReduceMin", x, axes(dim, x.rank), keepdim)
-
-
-@converts("aten.max.default")
-def max_of_all(b: GraphBuilder, node: Node, x: Value) -> Value:
-    return _extreme(b, "ReduceMax", x, axes(None, x.rank), False)
-
-
-@converts("aten.min.default")
-def min_of_all(b: GraphBuilder, node: Node, x: Value) -> Value:
-    return _extreme(b, "ReduceMin", x, axes(None, x.rank), False)
+converts("aten.amax.default", "aten.max.default")(_extreme("ReduceMax"))
+converts("aten.amin.default", "aten.min.default")(_extreme("ReduceMin"))
 
 
 def _truth(kind: str) -> Any:
