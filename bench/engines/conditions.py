@@ -33,7 +33,7 @@ from djinn_fx.engines.onnx.conditions import integers as conditions
 from djinn_fx.engines.onnx.graph import GraphBuilder
 from djinn_fx.engines.onnxruntime.engine import OnnxRuntimeEngine
 from djinn_fx.engines.openvino.engine import OpenVinoEngine
-from djinn_fx.engines.ranges.program import Program
+from djinn_fx.engines.ranges.program import CheckProgram
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.effects import written_places
 
@@ -120,7 +120,7 @@ def compare(
     with_them = opened(name, graph, given, weights)
     with (
         patch.object(convert, "Conditions", NoConditions),
-        patch.object(convert.Ranges, "program", lambda self: Program()),
+        patch.object(convert.Ranges, "program", lambda self: CheckProgram()),
         patch.object(GraphBuilder, "require", lambda *_, **__: None),  # what only it reads is left out of the model
     ):
         without = opened(name, graph, given, weights)

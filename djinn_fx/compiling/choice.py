@@ -25,7 +25,7 @@ from djinn_fx.dispatch.region import RegionWork, region_graph
 from djinn_fx.dispatch.standby import Standby
 from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.engines.base import RegionCallable
-from djinn_fx.engines.registry import engine
+from djinn_fx.engines.registry import engine, import_runtime
 from djinn_fx.passes.find_regions import whole_region
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.executor import executable
@@ -113,12 +113,14 @@ class _Choice:
         if known is not None and known.engine in names:
             names = (known.engine,)
         wanted, hopeless = by_forecast(region, names) if self._settings.engine == "auto" else (names, ())
-        at_once = self._tries_inductor and (known is None or STANDBY not in known.seconds)
+        untried = self._tries_inductor and (known is None or STANDBY not in known.seconds)
+        if untried:
+            import_runtime(STANDBY)  # here, where the user waits anyway: in a thread it would hold up calls
         return Whole(
             work=self._work,
             wanted=wanted,
             hopeless=hopeless,
-            standby=self._cut(at_once and self._settings.compile == "background"),
+            standby=self._cut(untried and self._settings.compile == "background"),
             tried=self._tries_inductor,
             outcomes=self._memory,
             competing=self._competing,

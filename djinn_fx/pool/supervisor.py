@@ -29,7 +29,7 @@ from djinn_fx.pool.jobs import (
 )
 from djinn_fx.pool.limits import PoolLimits
 from djinn_fx.pool.process import Child, ChildError
-from djinn_fx.pool.tickets import GIVEN_UP, Entry, OnDone, OnStart, State, Ticket, report
+from djinn_fx.pool.tickets import GIVEN_UP, Entry, JobState, OnDone, OnStart, Ticket, report
 from djinn_fx.threads import ENDING, at_end, new_lock, start_thread, tell_of_fork
 
 __all__ = ["BuildPool", "Ticket", "shared_pool"]
@@ -142,7 +142,7 @@ class BuildPool:
     def counters(self) -> PoolCounters:
         """What the pool did so far, in this process."""
         with self._lock:
-            building = sum(entry.state is State.BUILDING for entry in self._entries.values())
+            building = sum(entry.state is JobState.BUILDING for entry in self._entries.values())
             return PoolCounters(queued=len(self._entries) - building, building=building, **self._counts)
 
     def pending(self) -> tuple[tuple[str, str, float], ...]:
@@ -237,7 +237,7 @@ class BuildPool:
             if entry.tickets:
                 return
             self._counts["cancelled"] += 1
-            entry.move(State.DROPPED)
+            entry.move(JobState.DROPPED)
             if self._entries.get(entry.job.key) is entry:
                 del self._entries[entry.job.key]  # who wants it from now on starts anew
             entry.wake_up()
@@ -287,7 +287,7 @@ class BuildPool:
             with self._lock:
                 self._busy.add(child)
                 entry.started = True
-                entry.move(State.BUILDING)
+                entry.move(JobState.BUILDING)
             log.info("building %s with %s (process %d)", entry.label, job.worker, child.pid)
             if self._woken(entry):
                 return GIVEN_UP
@@ -300,7 +300,7 @@ class BuildPool:
     def _woken(self, entry: Entry) -> bool:
         """Call what joined since; True if nobody wants it any more."""
         with self._lock:
-            if self._closed or entry.state is State.DROPPED:
+            if self._closed or entry.state is JobState.DROPPED:
                 return True
             tickets = list(entry.tickets)
         for ticket in tickets:
@@ -326,9 +326,9 @@ class BuildPool:
         with self._lock:
             self._active.discard(entry)
             entry.close_pipe()
-            again = elsewhere and entry.state is not State.DROPPED
+            again = elsewhere and entry.state is not JobState.DROPPED
             if again and not self._closed:
-                entry.move(State.ELSEWHERE)
+                entry.move(JobState.ELSEWHERE)
                 entry.running, entry.not_before = False, time.monotonic() + BUSY_RETRY_S
                 self._entries[entry.job.key] = self._entries.pop(entry.job.key)  # to the back of the queue
                 again = False
@@ -339,7 +339,7 @@ class BuildPool:
     def _deliver(self, entry: Entry, outcome: BuildOutcome) -> None:
         """Tell everybody who waits."""
         with self._lock:
-            if isinstance(outcome, BuildFailed) and (self._closed or entry.state is State.DROPPED):
+            if isinstance(outcome, BuildFailed) and (self._closed or entry.state is JobState.DROPPED):
                 outcome = GIVEN_UP  # its child was killed for that, however it looked
             if self._entries.get(entry.job.key) is entry:
                 del self._entries[entry.job.key]

@@ -22,7 +22,7 @@ OnDone = Callable[[BuildOutcome], None]
 GIVEN_UP = BuildFailed(kind=FailureKind.CANCELLED, detail="the build was given up")
 
 
-class State(str, Enum):
+class JobState(str, Enum):
     """Where a job is."""
 
     QUEUED = "queued"
@@ -86,7 +86,7 @@ class Entry:
 
     job: BuildJob
     tickets: list[Ticket] = field(default_factory=list)
-    state: State = State.QUEUED
+    state: JobState = JobState.QUEUED
     since: float = field(default_factory=time.monotonic)
     not_before: float = 0.0
     overtaken: int = 0
@@ -100,9 +100,9 @@ class Entry:
         """For messages."""
         return self.job.label or self.job.key[:12]
 
-    def move(self, state: State) -> None:
+    def move(self, state: JobState) -> None:
         """To another state; what is dropped stays so."""
-        if state is not self.state and self.state is not State.DROPPED:
+        if state is not self.state and self.state is not JobState.DROPPED:
             self.state, self.since = state, time.monotonic()
 
     def open_pipe(self) -> None:

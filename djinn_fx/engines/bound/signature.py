@@ -15,7 +15,7 @@ import torch
 
 from djinn_fx.engines.base import Declined
 from djinn_fx.engines.lowering.formulas import Formula, evaluate, evaluate_all
-from djinn_fx.engines.ranges.program import Program
+from djinn_fx.engines.ranges.program import CheckProgram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ class Signature:
     symbols: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     flag: int | None = None
     writes_first: bool = True
-    program: Program = field(default_factory=Program)
+    program: CheckProgram = field(default_factory=CheckProgram)
 
     def check(self, outputs: Sequence[Any]) -> None:
         """Read the flag.
@@ -195,7 +195,7 @@ class Signature:
             symbols={name: (place, dim) for name, (place, dim) in data["symbols"].items()},
             flag=data["flag"],
             writes_first=data["writes_first"],
-            program=Program.from_json(data["program"]),
+            program=CheckProgram.from_json(data["program"]),
         )
 
 

@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 
 from djinn_fx.engines.base import Declined, RegionCallable, Runner
 from djinn_fx.engines.randomness import Randomness
-from djinn_fx.engines.ranges.program import Checked, Program
+from djinn_fx.engines.ranges.program import Checked, CheckProgram
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.form.replay import replay
@@ -42,7 +42,7 @@ class Needs:
         random: whether a run draws random numbers, which the region's own ops must draw again.
     """
 
-    program: Program = field(default_factory=Program)
+    program: CheckProgram = field(default_factory=CheckProgram)
     symbols: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     results: int = 0
     written: tuple[tuple[int, int], ...] = ()
@@ -65,7 +65,7 @@ class Needs:
     def from_json(data: Mapping[str, Any]) -> Needs:
         """From :meth:`to_json`."""
         return Needs(
-            program=Program.from_json(data["program"]),
+            program=CheckProgram.from_json(data["program"]),
             symbols={name: (place, dim) for name, (place, dim) in data["symbols"].items()},
             results=data["results"],
             written=tuple((place, result) for place, result in data["written"]),

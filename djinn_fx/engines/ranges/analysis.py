@@ -12,7 +12,7 @@ from djinn_fx.engines.lowering.formulas import Formula, Formulas
 from djinn_fx.engines.onnx.values import Refused
 from djinn_fx.engines.ranges.intervals import RULES, Interval, within
 from djinn_fx.engines.ranges.operators import TABLE, Numbers
-from djinn_fx.engines.ranges.program import Check, Program, Step
+from djinn_fx.engines.ranges.program import Check, CheckProgram, Step
 from djinn_fx.srg.graph import attribute, fake_value
 from djinn_fx.srg.lower import op_name
 
@@ -37,8 +37,8 @@ class Ranges:
     """Intervals of a graph's nodes.
 
     What follows from constants and sizes alone is proved. What follows from arguments too can be checked before each
-    call, by a :class:`~djinn_fx.engines.ranges.program.Program` over their extremes. What comes out of floating-point
-    numbers is known to nobody before it is computed.
+    call, by a :class:`~djinn_fx.engines.ranges.program.CheckProgram` over their extremes. What comes out of
+    floating-point numbers is known to nobody before it is computed.
 
     Nodes are looked at when they are asked for: what was assumed of one by then counts for those behind it.
 
@@ -113,7 +113,7 @@ class Ranges:
             self._slots[node] = self._number(low, high, free=True)
             self._raw.pop(node, None)
 
-    def program(self) -> Program:
+    def program(self) -> CheckProgram:
         """The checks to make before each call, and what leads to them."""
         wanted: set[int] = set()
         stack = [check.slot for check in self._checks]
@@ -128,7 +128,7 @@ class Ranges:
         renamed = {slot: places.index(self._inputs[slot]) for slot in inputs}
         renamed.update({slot: len(places) + place for place, slot in enumerate(others)})
         steps = [self._steps[slot] for slot in others]
-        return Program(
+        return CheckProgram(
             places=tuple(places),
             steps=tuple(Step(one.rule, tuple(renamed[s] for s in one.slots), one.numbers) for one in steps),
             checks=tuple(Check(renamed[one.slot], one.least, one.most, one.why) for one in self._checks),

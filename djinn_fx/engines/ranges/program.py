@@ -45,7 +45,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Program:
+class CheckProgram:
     """See the module's text.
 
     Attributes:
@@ -83,7 +83,7 @@ class Program:
         }
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Program:
+    def from_json(data: Mapping[str, Any]) -> CheckProgram:
         """The program from :meth:`to_json`.
 
         Raises:
@@ -91,7 +91,7 @@ class Program:
         """
         if unknown := {rule for rule, _, _ in data["steps"]} - set(RULES):
             raise ValueError(f"unknown rules {sorted(unknown)}")
-        return Program(
+        return CheckProgram(
             places=tuple(data["places"]),
             steps=tuple(Step(rule, tuple(slots), tuple(numbers)) for rule, slots, numbers in data["steps"]),
             checks=tuple(Check(*one) for one in data["checks"]),
@@ -109,7 +109,7 @@ class Checked:
 
     def __init__(
         self,
-        program: Program,
+        program: CheckProgram,
         symbols: Mapping[str, tuple[int, int | None]],
         held: Mapping[int, torch.Tensor] | None = None,
     ) -> None:
@@ -160,7 +160,7 @@ def extremes(value: Any) -> Interval:
     return int(least), int(most)
 
 
-def _formulas(program: Program) -> list[Formula]:
+def _formulas(program: CheckProgram) -> list[Formula]:
     numbers = [number for step in program.steps for number in step.numbers]
     return [*numbers, *(end for check in program.checks for end in (check.least, check.most))]
 

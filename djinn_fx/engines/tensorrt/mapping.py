@@ -23,7 +23,7 @@ from djinn_fx.engines.onnx.convert import OnnxRegion
 from djinn_fx.engines.onnx.convert import convert as to_onnx
 from djinn_fx.engines.onnx.proto import size_name
 from djinn_fx.engines.onnx.values import Refused
-from djinn_fx.engines.ranges.program import Program
+from djinn_fx.engines.ranges.program import CheckProgram
 from djinn_fx.engines.tensorrt.building.parse_onnx import Range
 from djinn_fx.engines.tensorrt.run.calling import Calling, Copy, Limit, Made, Place, Taken
 from djinn_fx.reasons import Reason, ReasonKind
@@ -172,10 +172,10 @@ def calling_of(region: OnnxRegion, ranges: Mapping[str, Range], arguments: Seque
     )
 
 
-def _renamed(program: Program, named: Callable[[Formula], Formula]) -> Program:
+def _renamed(program: CheckProgram, named: Callable[[Formula], Formula]) -> CheckProgram:
     steps = (replace(one, numbers=tuple(map(named, one.numbers))) for one in program.steps)
     checks = (replace(one, least=named(one.least), most=named(one.most)) for one in program.checks)
-    return Program(places=program.places, steps=tuple(steps), checks=tuple(checks))
+    return CheckProgram(places=program.places, steps=tuple(steps), checks=tuple(checks))
 
 
 def _names(

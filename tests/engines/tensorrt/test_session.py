@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from bench.engines import gpu
 from djinn_fx.engines.base import Declined
 from djinn_fx.engines.bound.signature import Argument, Given, Literal, Same, Size, View
-from djinn_fx.engines.ranges.program import Check, Program
+from djinn_fx.engines.ranges.program import Check, CheckProgram
 from djinn_fx.engines.tensorrt.run import session
 from djinn_fx.engines.tensorrt.run.calling import Calling, Copy, Limit, Made, Place, Taken
 from djinn_fx.engines.tensorrt.run.session import OutsideProfile
@@ -321,7 +321,7 @@ class TestConditions:
 
     def test_arguments_are_looked_at_before_anything_runs(self) -> None:
         indices = Taken(name="w", argument=1, dtype="int64", shape=(2, 3))
-        program = Program(places=(1,), checks=(Check(0, 0, ["+", "n0", -1], "an index is out of range"),))
+        program = CheckProgram(places=(1,), checks=(Check(0, 0, ["+", "n0", -1], "an index is out of range"),))
         calling = static(
             inputs=(Taken(name="x", argument=0, dtype=F32, shape=(2, 3)), indices),
             program=program,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from djinn_fx.engines.bound.signature import Argument, Given, Result, Same, Size, View, result_from_json, result_to_json
 from djinn_fx.engines.lowering.formulas import Formula, evaluate
-from djinn_fx.engines.ranges.program import Program
+from djinn_fx.engines.ranges.program import CheckProgram
 
 #: Raised with every change of the form or its meaning; part of every key.
 CALLING_SCHEMA = 3
@@ -109,7 +109,7 @@ class Calling:
     limits: tuple[Limit, ...] = ()
     elsewhere: tuple[Place, ...] = ()
     flag: int | None = None
-    program: Program = field(default_factory=Program)
+    program: CheckProgram = field(default_factory=CheckProgram)
 
     def __post_init__(self) -> None:
         """Check that every index points at something and every formula can be evaluated.
@@ -198,7 +198,7 @@ class Calling:
 
     def to_json(self) -> dict[str, Any]:
         """The mapping as a JSON object."""
-        form = asdict(replace(self, program=Program()))
+        form = asdict(replace(self, program=CheckProgram()))
         form["program"] = self.program.to_json()
         form["results"] = [result_to_json(one) for one in self.results]
         plain: dict[str, Any] = json.loads(json.dumps({"schema": CALLING_SCHEMA, **form}))
@@ -223,7 +223,7 @@ class Calling:
                 limits=tuple(Limit(**one) for one in data["limits"]),
                 elsewhere=tuple(Place(*one) for one in data["elsewhere"]),
                 flag=data["flag"],
-                program=Program.from_json(data["program"]),
+                program=CheckProgram.from_json(data["program"]),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a mapping of arguments: {error!r}") from error
