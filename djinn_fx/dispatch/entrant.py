@@ -222,6 +222,11 @@ class Entrant:
         self.run.release()
 
     @property
+    def least_s(self) -> float | None:
+        """The least seconds that an answer took, where that is known without a trial."""
+        return None
+
+    @property
     def median_s(self) -> float | None:
         """Median seconds of an answer; None before the first that was timed."""
         return statistics.median(self.seconds) if self.seconds else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from djinn_fx.dispatch.entrant import Entrant
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.dispatch.standby import Standby
 from djinn_fx.dispatch.tier import Prepared, Tier
-from djinn_fx.engines.base import RegionCallable, RegionGraph
+from djinn_fx.engines.base import RegionCallable, RegionGraph, Runner
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.engines import EAGER, STANDBY
@@ -62,14 +63,15 @@ def contest_between(
         outcomes: what is known of earlier contests for such work; given its class (:class:`ContestBySize`).
         timed: told the times of a trial, where sizes do not differ.
     """
-    places, checks = symbol_places(graph.example_inputs), Checks(graph, reference, settings, repeats)
+    own, places = OwnOps(reference), symbol_places(graph.example_inputs)
+    checks = Checks(graph, own, settings, repeats)
 
     def contest(sizes: Sequence[int] = (), others: ContestBySize | None = None) -> Contest:
         memory = outcomes(sizes) if outcomes is not None else None
         known = memory.known if memory is not None else None
         held = Contest(
             label=graph.label,
-            reference=reference,
+            reference=own,
             waits=settings.compile == "blocking" and (others is None or not others.contests),
             decided=memory.decided if memory is not None else None,
             timed=timed if not places else None,
@@ -89,11 +91,44 @@ def contest_between(
             else:
                 held.standby = late
         if settings.engine == "auto" or EAGER in settings.engines:
-            entrants.append(Entrant(EAGER, reference))
+            entrants.append(Entrant(EAGER, reference) if places else _Eager(own))
         held.entrants = tuple(entrants)
         return held
 
     return ContestBySize(places, contest) if places else contest()
+
+
+class OwnOps(Runner):
+    """The region's own ops, with a clock: they run wherever an answer is compared."""
+
+    def __init__(self, run: RegionCallable) -> None:
+        self._run = run
+        self.runs, self.least_s = 0, math.inf
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        """Run them."""
+        start = time.perf_counter()
+        results = self._run(args)
+        self.least_s = min(self.least_s, time.perf_counter() - start)
+        self.runs += 1
+        return results
+
+    @property
+    def direct(self) -> RegionCallable:
+        """Without the clock."""
+        return self._run
+
+
+class _Eager(Entrant):
+    """They as an entrant, of a graph whose sizes are always the same."""
+
+    def __init__(self, own: OwnOps) -> None:
+        super().__init__(EAGER, own)
+        self._own = own
+
+    @property
+    def least_s(self) -> float | None:
+        return self._own.least_s if self._own.runs > 1 else None
 
 
 def _checked(standby: Standby, checks: Checks, dropped: Callable[[Reason], None]) -> Entrant:

@@ -25,6 +25,8 @@ CALLS, SECONDS, MOST_CALLS = 20, 5.0, 40
 ROUNDS, MAX_ROUNDS = 5, 10
 #: By how much, as a share, a challenger must be faster; slower than the other by this factor: out after two answers.
 MARGIN = 0.03
+SLOW = 1.5
+#: Who is expected to be slower than the best by this factor, even if all goes its way, is not tried (``forecast.py``).
 HOPELESS = 2.0
 #: A further copy of the weights is made only where so many times its size is free.
 ROOM = 1.5
@@ -74,9 +76,7 @@ class Trial:
         if self.best is None:
             self.best = self._next(entrants) or self._anybody(entrants)
         if self.rival is None and self.best is not None and self.best.answers and not self.over:
-            self.rival = self._next(entrants)
-            while self.rival is not None and not self._has_room(self.rival, self.best):
-                self.rival = self._next(entrants)
+            self.rival = self._challenger(entrants, self.best)
             if self.rival is not None:
                 duels = 1 + sum(one.state is State.COLD and one.arrived() for one in entrants)
                 self._rounds = min(MAX_ROUNDS, max(2, (CALLS - self.timed) // (2 * duels)))
@@ -96,6 +96,16 @@ class Trial:
         if found is not None:
             found.state, found.answers, found.seconds, found.work = State.TRIAL, 0, [], []
         return found
+
+    def _challenger(self, entrants: Sequence[Entrant], best: Entrant) -> Entrant | None:
+        """The next one that is worth a trial."""
+        while (rival := self._next(entrants)) is not None:
+            if rival.least_s is not None and not best.seconds and best.answers < TELLING:
+                rival.state = State.COLD  # a call or two will tell whether it is
+                return None
+            if not _known_to_be_slow(rival, best) and self._has_room(rival, best):
+                return rival
+        return None
 
     @staticmethod
     def _has_room(rival: Entrant, best: Entrant) -> bool:
@@ -158,9 +168,9 @@ class Trial:
     def _loser(self, best: Entrant, rival: Entrant) -> Entrant | None:
         """Who of the two is out; None: it is too early to tell."""
         least = min(len(best.seconds), len(rival.seconds))
-        if least >= 2 and min(rival.seconds) > HOPELESS * min(best.seconds):
+        if least >= 2 and min(rival.seconds) > SLOW * min(best.seconds):
             return rival
-        if least >= 2 and min(best.seconds) > HOPELESS * min(rival.seconds):
+        if least >= 2 and min(best.seconds) > SLOW * min(rival.seconds):
             return best
         recent = best.seconds[self._mark :], best.work[self._mark :]
         if min(len(recent[0]), len(rival.seconds)) < self._rounds and not self.over:
@@ -169,6 +179,15 @@ class Trial:
             return rival
         first, second = compared(recent, (rival.seconds, rival.work))
         return best if second < (1 - MARGIN) * first else rival
+
+
+def _known_to_be_slow(rival: Entrant, best: Entrant) -> bool:
+    """Whether it need not answer to be beaten, as its time is known: own ops run wherever an answer is compared."""
+    known_s = rival.least_s
+    if known_s is None or not best.seconds or known_s <= SLOW * min(best.seconds):
+        return False
+    rival.state, rival.seconds, rival.work = State.BEATEN, [known_s], [1.0]
+    return True
 
 
 def compared(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from djinn_fx.dispatch.contests.contest import Contest
-from djinn_fx.dispatch.contests.contestants import ContestBySize
+from djinn_fx.dispatch.contests.contestants import ContestBySize, OwnOps
 from djinn_fx.dispatch.contests.trial import CALLS, MOST_CALLS, compared
 from djinn_fx.dispatch.entrant import Entrant, State
 from djinn_fx.engines.base import Runner
@@ -175,6 +175,30 @@ def test_status_says_how_far_it_is(clock: Clock) -> None:
     assert (contest.status().trial, contest.status().decided) == (f"7 of {CALLS} calls", False)
     settle(contest)
     assert (contest.status().trial, contest.status().decided) == ("", True)
+
+
+class Known(Entrant):
+    """An engine whose time is known without a trial."""
+
+    least_s = 2.0
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(1.0, 0), (1.4, 3)])
+def test_who_is_known_to_be_slow_need_not_answer(clock: Clock, seconds: float, calls: int) -> None:
+    own = Plain(clock, 2.2)
+    contest, _ = make(clock, [Entrant("a", Plain(clock, seconds)), Known("eager", own)])
+    settle(contest)
+    assert (contest.engine, own.calls) == ("a", calls)
+    assert contest.medians() == {"a": pytest.approx(seconds), "eager": pytest.approx(2.2 if calls else 2.0)}
+
+
+def test_own_ops_are_timed_wherever_they_run(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    monkeypatch.setattr("djinn_fx.dispatch.contests.contestants.time", clock)
+    run = Plain(clock, 3.0)
+    own = OwnOps(run)
+    for value, run.seconds in ((1, 3.0), (2, 2.0), (3, 4.0)):
+        assert list(own([value])) == [value + 1]
+    assert (own.runs, own.least_s, own.direct) == (3, 2.0, run)
 
 
 def test_an_engine_that_never_answers_does_not_hold_it_up(clock: Clock) -> None:
