@@ -120,21 +120,11 @@ def run_passes(srg: SRG, passes: Sequence[Pass], context: PassContext, *, check:
     return result
 
 
-def to_text(one: Pass) -> str:
-    """A pass in text: its name and the options that differ from the default, e.g. ``find-regions{min-ops=4}``."""
-    options = []
-    for option in dataclasses.fields(one):  # type: ignore[arg-type]
-        value = getattr(one, option.name)
-        if value != option.default:
-            options.append(f"{option.name.replace('_', '-')}={value}")
-    return one.name + ("{" + ",".join(options) + "}" if options else "")
-
-
 _PASS_TEXT = re.compile(r"\s*([a-z][a-z0-9-]*)\s*(?:\{([^{}]*)\})?\s*")
 
 
 def from_text(text: str, table: dict[str, type[Pass]]) -> Pass:
-    """Inverse of :func:`to_text`.
+    """A pass from its name and options in text, e.g. ``find-regions{min-ops=4}``.
 
     Raises:
         SettingsError: unknown pass, unknown option, or a value of the wrong type.

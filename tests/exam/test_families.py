@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from djinn_fx.passes.base import to_text
 from tests import families
 from tests.backend.support import AT_REPEATS
 from tests.exam.pool import ask
+from tests.pass_text import to_text
 
 #: Each region's own code, cut wherever structure repeats.
 CUT = {"engine": "eager", "passes": [to_text(one) for one in AT_REPEATS], "expected_calls": 1}

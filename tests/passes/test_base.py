@@ -8,10 +8,11 @@ from typing import ClassVar
 import pytest
 
 from djinn_fx.errors import LoweringError, PassError, SettingsError
-from djinn_fx.passes.base import Pass, PassContext, PassResult, from_text, run_passes, to_text
+from djinn_fx.passes.base import Pass, PassContext, PassResult, from_text, run_passes
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg import SRG
 from tests import graphs
+from tests.pass_text import to_text
 
 
 @dataclass(frozen=True, kw_only=True)

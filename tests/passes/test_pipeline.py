@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from djinn_fx.passes.base import Pass, to_text
+from djinn_fx.passes.base import Pass
 from djinn_fx.passes.pipeline import DEFAULT, parse_passes
 from djinn_fx.srg.verify import INVARIANTS
+from tests.pass_text import to_text
 
 NAMES = [one.name for one in DEFAULT]
 

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from pydantic import BaseModel, Field
 
-SCHEMA = 1
 REGION, PAYLOAD, README = "region.json", "payload.bin", "README.txt"
 INPUTS, FOUND, EXPECTED = "inputs", "found", "expected"
 

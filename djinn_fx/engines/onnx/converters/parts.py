@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from djinn_fx.engines.onnx.conditions.floats import plain_extremes
-from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Tensorlike, Value
+from djinn_fx.engines.onnx.graph import GraphBuilder, Tensorlike, Value
 from djinn_fx.engines.onnx.kernels import chosen, joint, raised
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -152,17 +152,6 @@ def times(b: GraphBuilder, x: int | Value, y: int | Value) -> int | Value:
     if x == 1 or y == 1:
         return y if x == 1 else x
     return binary(b, "Mul", x, y)
-
-
-def known(size: int | Value, what: str) -> int:
-    """A size that must be a number when the model is made.
-
-    Raises:
-        Refused: it is not.
-    """
-    if isinstance(size, int):
-        return size
-    raise Refused(f"{what} is not known before the call")
 
 
 def flat(b: GraphBuilder, x: Value) -> Value:
