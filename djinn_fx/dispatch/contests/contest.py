@@ -322,7 +322,7 @@ class Contest(Dispatcher):
         self._calls += 1
         if self._calls % _LOOK_EVERY == 0:
             with self._lock:
-                came = any(one.state is State.COLD and one.arrived() for one in self.entrants)
+                came = self._somebody_came
                 if came and self._answer == self._serve_and_look:
                     self._trial.begin_again(self._serving)
                     self._trial.known = None
@@ -331,12 +331,16 @@ class Contest(Dispatcher):
                 return self._on_trial(args)
         return self._serve(args)
 
+    @property
+    def _somebody_came(self) -> bool:
+        return any(one.state is State.COLD and one.arrived() for one in self.entrants)
+
     # Telling
 
     @property
     def decided(self) -> bool:
-        """Whether the trial is over."""
-        return self._serving is not None and self._answer != self._on_trial
+        """Whether the trial is over, and nobody has come since who is about to be tried."""
+        return self._serving is not None and self._answer != self._on_trial and not self._somebody_came
 
     def status(self) -> DispatchStatus:
         """A snapshot."""

@@ -218,6 +218,7 @@ def test_one_that_came_later_is_tried_in_as_few_calls(clock: Clock) -> None:
     contest, _ = make(clock, [Entrant("a", Plain(clock, 1.0)), Entrant("b", Plain(clock, 1.1)), late])
     settle(contest)
     late.here = True
+    assert not contest.decided, "it is about to be tried"
     for value in range(16 + CALLS):
         contest([value])
     assert (contest.engine, contest.decided) == ("late", True)
