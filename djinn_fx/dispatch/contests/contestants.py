@@ -156,7 +156,8 @@ class ContestBySize:
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Answer a call."""
-        return self._of(args)(args)
+        contest = self.contests.get((self.work(args).bit_length() + 1) // 2)
+        return (contest if contest is not None else self._of(args))(args)
 
     def make_ready(self, args: Sequence[Any]) -> None:
         """See :meth:`Contest.make_ready`."""
@@ -169,8 +170,10 @@ class ContestBySize:
 
     def work(self, args: Sequence[Any]) -> int:
         """The product of the sizes, at least 1."""
-        sizes = [args[place] if dim is None else args[place].shape[dim] for place, dim in self._places]
-        return max(1, math.prod(map(int, sizes)))
+        work = 1
+        for place, dim in self._places:
+            work *= args[place] if dim is None else args[place].shape[dim]
+        return int(work) or 1
 
     def uses(self, engine: str) -> bool:
         """Whether a contest uses an engine: they share its sessions."""
