@@ -1,7 +1,10 @@
 """What it costs a call to be sure of its values: indices in range, numbers that the runtime computes as torch does.
 
-Each model of the engines' bench is converted twice for each runtime, with the conditions and without; both are called
-in turn, pair by pair, in one process. Bar: at most 1 % of a call.
+Each model of the engines' bench is converted twice for each runtime, with the conditions and without, and called in
+turn in one process: with, without, without, with, so that each is as often called after itself, which finds its
+weights in the processor's cache. Two sessions of one model differ by up to a tenth of a call, by where their weights
+happen to lie: where the two models are the same, and only arguments are looked at, one session is called both ways;
+else both are opened several times. Bar: at most 1 % of a call.
 
     python bench/engines/conditions.py --json bench/results/conditions.json
     python bench/engines/conditions.py --models bert,t5
@@ -13,7 +16,8 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -33,12 +37,15 @@ from djinn_fx.engines.onnx.conditions import integers as conditions
 from djinn_fx.engines.onnx.graph import GraphBuilder
 from djinn_fx.engines.onnxruntime.engine import OnnxRuntimeEngine
 from djinn_fx.engines.openvino.engine import OpenVinoEngine
-from djinn_fx.engines.ranges.program import CheckProgram
+from djinn_fx.engines.ranges.program import Checked, CheckProgram
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.effects import written_places
 
 SHARE = 0.01
-PAIRS, QUICK_PAIRS = 200, 20
+#: Turns of four calls.
+TURNS, QUICK_TURNS = 200, 20
+#: How often both sides are opened anew.
+OPENINGS = 4
 ENGINES = {"onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine}
 
 
@@ -65,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for case in cases:
         for graph, given, weights in graphs(case, arguments.quick):
             for name in ENGINES:
-                found = compare(name, graph, given, weights, QUICK_PAIRS if arguments.quick else PAIRS)
+                found = compare(name, graph, given, weights, QUICK_TURNS if arguments.quick else TURNS)
                 if isinstance(found, str):
                     rows.append([case, name, found, "", "", ""])
                     continue
@@ -114,36 +121,69 @@ def graphs(case: str, quick: bool) -> list[tuple[GraphModule, list[Any], tuple[i
 
 
 def compare(
-    name: str, graph: GraphModule, given: list[Any], weights: tuple[int, ...], pairs: int
+    name: str, graph: GraphModule, given: list[Any], weights: tuple[int, ...], turns: int
 ) -> tuple[float, list[float], float, dict[str, Any]] | str:
-    """Seconds of a call, seconds added pair by pair, the same of a side against itself, and what is checked."""
-    with_them = opened(name, graph, given, weights)
+    """Seconds of a call, seconds added turn by turn, how far two halves of these are apart, and what is checked."""
+    engine, region = ENGINES[name](), whole(graph, weights)
+    refused = engine.supports(region)
+    if isinstance(refused, Reason):
+        return f"refused: {refused.detail[:60]}"
+    made = engine.compile(region)
+    with without_conditions():
+        plain = ENGINES[name]().compile(region)  # the other one remembers what it made of this graph
+    same = made.payload == plain.payload
+    added: list[float] = []
+    calls: list[float] = []
+    for number in range(OPENINGS):
+        run = engine.load(made)
+        sides = [run, run if same else engine.load(plain)]
+        in_turn(sides[:: -1 if number % 2 else 1], given, 2)  # opens them, now the one first, now the other
+        for took_more, call in in_turn(sides, given, -(-turns // OPENINGS)):
+            added.append(took_more)
+            calls.append(call)
+        del run, sides
+    halves = [statistics.median(added[start::2]) for start in (0, 1)]
+    signature = made.header["signature"]
+    facts = {"checks": len(signature["program"]["checks"]), "flag": signature["flag"] is not None, "same_model": same}
+    return statistics.median(calls), added, abs(halves[0] - halves[1]), facts
+
+
+def in_turn(sides: Sequence[Callable[..., Any]], given: list[Any], turns: int) -> list[tuple[float, float]]:
+    """By turn: seconds that the first side takes more than the second, and that the second takes."""
+    found = []
+    checked = Checked.__call__
+    with no_gc():
+        for _ in range(turns):
+            seconds = []
+            for side in (0, 1, 1, 0):
+                Checked.__call__ = unchecked if side else checked  # type: ignore[method-assign]
+                try:
+                    seconds.append(timed(sides[side], given))
+                finally:
+                    Checked.__call__ = checked  # type: ignore[method-assign]
+            found.append(((seconds[0] + seconds[3] - seconds[1] - seconds[2]) / 2, (seconds[1] + seconds[2]) / 2))
+    return found
+
+
+@contextmanager
+def without_conditions() -> Iterator[None]:
+    """Convert without them; what only they read is left out of the model."""
     with (
         patch.object(convert, "Conditions", NoConditions),
         patch.object(convert.Ranges, "program", lambda self: CheckProgram()),
-        patch.object(GraphBuilder, "require", lambda *_, **__: None),  # what only it reads is left out of the model
+        patch.object(GraphBuilder, "require", lambda *_, **__: None),
     ):
-        without = opened(name, graph, given, weights)
-    if isinstance(with_them, str) or isinstance(without, str):
-        return with_them if isinstance(with_them, str) else "refused without conditions"
-    added, noise, calls = [], [], []
-    with no_gc():
-        for turn in range(pairs):
-            sides = [with_them[0], without[0], without[0]]
-            order = [0, 1, 2] if turn % 2 else [2, 1, 0]
-            seconds = {side: timed(sides[side], given) for side in order}
-            added.append(seconds[0] - seconds[1])
-            noise.append(seconds[2] - seconds[1])
-            calls.append(seconds[1])
-    return statistics.median(calls), added, abs(statistics.median(noise)), with_them[1]
+        yield
 
 
-def opened(
-    name: str, graph: GraphModule, given: list[Any], weights: tuple[int, ...]
-) -> tuple[Callable[..., Any], dict[str, Any]] | str:
-    """A graph on an engine, opened; or why not."""
+def unchecked(self: Checked, args: Sequence[Any]) -> None:
+    """In the place of a look at arguments."""
+
+
+def whole(graph: GraphModule, weights: tuple[int, ...]) -> RegionGraph:
+    """A graph as one region."""
     nodes = graph.graph.find_nodes(op="placeholder")
-    region = RegionGraph(
+    return RegionGraph(
         gm=graph,
         structural_hash="",
         canonical=None,
@@ -152,16 +192,6 @@ def opened(
         kind="inference",
         weights=weights,
     )
-    engine = ENGINES[name]()
-    refused = engine.supports(region)
-    if isinstance(refused, Reason):
-        return f"refused: {refused.detail[:60]}"
-    artefact = engine.compile(region)
-    run = engine.load(artefact)
-    for _ in range(3):
-        run(fresh(given))
-    signature = artefact.header["signature"]
-    return run, {"checks": len(signature["program"]["checks"]), "flag": signature["flag"] is not None}
 
 
 def fresh(given: list[Any]) -> list[Any]:

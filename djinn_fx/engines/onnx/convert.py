@@ -98,6 +98,7 @@ class _Conversion:
         self._builder = GraphBuilder(flavour)
         self._builder.reckon = lambda size, sources: self._symbols.reckon(self._builder, size, sources)
         self._builder.value_of = self._value_of
+        self._builder.calls = len([node for node in self._graph.nodes if node.op == "call_function"])
         self._builder.given = frozenset(f"p{place}" for place in self._places.values() if place not in region.weights)
         self._values: dict[Node, Any] = {}
         self._ranges = Ranges(self._places, self._formulas)

@@ -73,8 +73,8 @@ class GraphBuilder(Shaping):
         #: What the model gives, in order.
         self.given_back: list[Value] = []
         self._required: list[Value] = []
-        #: Looks at small tensors so far (``conditions/floats.py``).
-        self.looks = 0
+        #: How many calls the region has, and looks at small tensors so far (``conditions/floats.py``).
+        self.calls = self.looks = 0
         #: What was rounded or cast, by the name of what came of it.
         self.rounded: dict[str, Value] = {}
         #: Whether a run may write before the conditions are read: torch then writes the same places again.

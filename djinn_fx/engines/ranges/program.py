@@ -125,10 +125,9 @@ class Checked:
         Raises:
             Declined: something that follows from them may not be computed as torch does.
         """
-        program = self._program
+        program, fixed = self._program, self._fixed
         if not program.checks:
             return
-        fixed = self._fixed
         given = tuple([fixed[one] if one in fixed else extremes(args[one]) for one in program.places])
         sizes = tuple([int(args[p]) if dim is None else int(args[p].shape[dim]) for _, p, dim in self._symbols])
         good = self._good.get(sizes)
@@ -148,6 +147,9 @@ def extremes(value: Any) -> Interval:
     if not isinstance(value, torch.Tensor):
         return int(value), int(value)
     count = value.numel()
+    if count == 1:  # how far a cache is filled, of which a decoder has one a layer
+        number: int = value.item()  # type: ignore[assignment]
+        return number, number
     if not count:
         return 0, 0
     if count <= _FEW:

@@ -27,8 +27,9 @@ ORDINARY = (1e-30, 1e30)
 LIVELY = 1e-30
 #: So many elements are looked at wherever they are.
 _FEW = 4096
-#: So often in a model: each look is three operators, and in a step of a decoder all tensors are small.
-_LOOKS = 4
+#: So often in a model, of so many calls at most: each look is four operators, and in a step of a decoder, where all
+#: tensors are small, a look at four of its hundreds took 2 to 5 %.
+_LOOKS, _MOST_CALLS = 4, 64
 
 Converter = Callable[..., Any]
 
@@ -54,14 +55,14 @@ def calm(b: GraphBuilder, *values: Value | None, least: float | None = None) -> 
 
 
 def is_cheap(b: GraphBuilder, value: Value) -> bool:
-    """Whether a look at a value costs next to nothing: an argument of the region, or one of the first small tensors.
+    """Whether a look at a value is worth it: at an argument of the region, or at a few small tensors of a small graph.
 
-    For the operators that models are made of. In a large tensor in the middle of a graph a NaN or an infinity shows in
-    the graph's results, which the guard looks at in every call; a look at each of them took 2 to 5 % of a call.
+    For the operators that models are made of. In the middle of a larger graph, or in a large tensor, a NaN or an
+    infinity shows in the graph's results, which the guard looks at in every call.
     """
     if b.before_transpose(value).name in b.given:
         return True
-    if None in value.shape or math.prod(size or 0 for size in value.shape) > _FEW:
+    if b.calls > _MOST_CALLS or None in value.shape or math.prod(size or 0 for size in value.shape) > _FEW:
         return False
     b.looks += 1
     return b.looks <= _LOOKS

@@ -16,6 +16,8 @@ from djinn_fx.engines.onnx.graph import GraphBuilder, Value
 from djinn_fx.srg.lower import op_name
 
 _PRODUCTS = frozenset({"aten.bmm.default", "aten.mm.default", "aten.matmul.default"})
+#: Their first operand is added (Bloom's alibi).
+_SUMS = frozenset({"aten.baddbmm.default", "aten.addmm.default"})
 _PASSING = frozenset(
     f"aten.{name}"
     for name in """
@@ -56,6 +58,10 @@ def _behind(node: Node, operands: list[Node], added: list[Node], depth: int = 12
     tensors = [one for one in node.all_input_nodes if isinstance(one.meta.get("val"), torch.Tensor)]
     if name in _PRODUCTS:
         operands += tensors
+        return True
+    if name in _SUMS and len(tensors) == 3:
+        operands += tensors[1:]
+        added += tensors[:1]
         return True
     if name not in _PASSING or not depth:
         return False
