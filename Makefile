@@ -61,6 +61,7 @@ test-engines: $(READY)
 # before a release: gigabytes of wheels, half an hour each.
 versions:
 	$(MAKE) test-version VENV=.venv-3.10 PYTHON=python3.10 TORCH=torch==2.11.0
+	$(MAKE) test-version VENV=.venv-3.12 PYTHON=python3.12 TORCH=torch==2.15.0
 	$(MAKE) test-version VENV=.venv-3.13 PYTHON=python3.13 TORCH=torch==2.14.1
 
 test-version: $(READY)
@@ -124,7 +125,7 @@ constraints:
 	$(BIN)/python tools/constraints.py
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest .venv-3.10 .venv-3.13 build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-3.10 .venv-3.12 .venv-3.13 build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # torch first, then everything else with the same pin, so that pip cannot exchange it for another build.
 # What builds packages is installed first, and is then not fetched anew by each build.
