@@ -25,7 +25,7 @@ from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import ContestBySize, Made, contest_between
 from djinn_fx.dispatch.contests.decisions import Outcomes, decision_key, fingerprints_of
 from djinn_fx.dispatch.entrant import CHANGED
-from djinn_fx.dispatch.memory import MEMORY, load_entry
+from djinn_fx.dispatch.memory import BUILDING, MEMORY, load_entry
 from djinn_fx.dispatch.region import RegionBuild, RegionWork
 from djinn_fx.dispatch.tier import Prepared, Tier
 from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
@@ -41,7 +41,7 @@ from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.store.opening import open_store
 from djinn_fx.store.store import Store
-from djinn_fx.threads import start_thread, tell_of_fork
+from djinn_fx.threads import new_lock, start_thread, tell_of_fork
 
 log = logging.getLogger("djinn_fx.runtime")
 
@@ -114,36 +114,44 @@ class EnginesLater:
     def __init__(self, own: RegionCallable, make: Callable[[], OnEngines]) -> None:
         self._own, self._make = own, make
         self._run: RegionCallable | None = None
-        self._started = False
+        self._started, self._lock = False, new_lock()
         #: Why the engines cannot be used.
         self.reason: Reason | None = None
-        self._contests: tuple[tuple[Contest | ContestBySize, Sequence[int]], ...] = ()
+        self._contests: tuple[Contest | ContestBySize, ...] = ()
         tell_of_fork(self)
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Run the graph; empties the list."""
         if self._run is not None:
             return self._run(args)
-        if not self._started:
-            self._started = True
+        if not self._started and self._first():
             start_thread(functools.partial(self._prepare, list(args)), "djinn loads engines")
         return self._own(args)
 
-    def load(self) -> None:
-        """Make the graph on engines, here and now.
+    def _first(self) -> bool:
+        """Whether this call is the first: of several at once, one is."""
+        with self._lock:
+            started, self._started = self._started, True
+        return not started
+
+    def load(self, args: Sequence[Any] | None = None) -> None:
+        """Make the graph on engines, here and now; with the arguments of a call, have them made ready for such calls.
 
         Raises:
             EngineError: it cannot be made.
         """
         self._started = True
         run, contests = self._make()
-        self._contests, self._run = tuple(contests), run
+        self._contests = tuple(one for one, _ in contests)
+        if args is not None:
+            for contest, places in contests:
+                contest.make_ready([args[place] for place in places])
+        self._run = run
 
     @property
     def distinct(self) -> list[Contest]:
         """Its contests; none until the engines are loaded."""
-        contests = [one for one, _ in self._contests]
-        return [one for each in contests for one in ([each] if isinstance(each, Contest) else each.distinct)]
+        return [one for each in self._contests for one in ([each] if isinstance(each, Contest) else each.distinct)]
 
     @property
     def loading(self) -> bool:
@@ -156,9 +164,7 @@ class EnginesLater:
 
     def _prepare(self, args: list[Any]) -> None:
         try:
-            self.load()
-            for contest, places in self._contests:
-                contest.make_ready([args[place] for place in places])
+            self.load(args)
         except Exception as error:  # noqa: BLE001  (becomes the Reason; the regions' own ops are always right)
             self.reason = Reason(kind=ReasonKind.FALLBACK, detail=f"a loaded graph stays on its own ops: {error}")
             log.warning("%s", self.reason.detail)
@@ -223,7 +229,8 @@ def _made(
     entry = carried.get(key)
     assert entry is not None, "looked for before"
     artefact = Artefact(header=entry.header, payload=entry.payload)
-    known = MEMORY.exactly(key) or load_entry(tier.engine, artefact, key)
+    with BUILDING.of(key):
+        known = MEMORY.exactly(key) or load_entry(tier.engine, artefact, key)
     prepared = Prepared(graph=graph, key=EngineKey(digest=key, fields=entry.header.get("fields", {})))
     wrong = tier.quarantined(prepared.key) if prepared.key is not None else None
     if wrong is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from torch._dynamo.utils import counters
 import djinn_fx
 from djinn_fx.backend import compilations
 from djinn_fx.compiling.graph import forget
+from djinn_fx.dispatch.memory import MEMORY
+from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.opening import open_store
 
@@ -168,3 +172,24 @@ class TestKept:
         for weight in module.parameters():
             weight.mul_(3)
         same(run, module, inputs())
+
+    def test_graphs_traced_by_several_threads_share_what_is_packed(self) -> None:
+        """Dynamo traces in each thread that comes first; the weights are packed once."""
+        module, options = words(), {"engine": LOOKING}
+        first_process(module, options)
+        run = second_process(module, options)
+        begin = threading.Barrier(3)
+
+        def call() -> None:
+            begin.wait()
+            with torch.no_grad():
+                same(run, module, inputs())
+
+        with ThreadPoolExecutor(3) as pool:
+            for one in [pool.submit(call) for _ in range(3)]:
+                one.result()
+        djinn_fx.wait_until_ready(run, timeout=60)
+        same(run, module, inputs())
+        loaded = [one.run for one in MEMORY.all() if isinstance(one.run, BoundRegion)]
+        assert len(loaded) == 1
+        assert loaded[0].sets == 1
