@@ -1,8 +1,8 @@
 """Noticing writes where the kernel does not tell of them: a part of the memory is read on each call, by turns.
 
-What is read costs at most :data:`SHARE` of the time of the calls; everything has been read once within
-:data:`MAX_CALLS` of them, and much sooner where calls take long: they read all weights, so for weights that are
-multiplied a turn takes some 150 to 400 calls.
+What is read costs, with the rest of a look, at most :data:`SHARE` of the time of the calls; everything has been read
+once within :data:`MAX_CALLS` of them, and much sooner where calls take long: they read all weights, so for weights that
+are multiplied a turn takes some 150 to 400 calls, or up to 1000 where vectors, which are compared in full, are many.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from djinn_fx.engines.bound.mappings import Span
 
-#: Of the time of calls that reading may take.
-SHARE = 0.015
+#: Of the time of calls that looking may take.
+SHARE = 0.018
 #: Within so many calls everything is read, whatever that costs.
 MAX_CALLS = 4096
 #: Bytes of which one digest is kept.
@@ -52,10 +52,15 @@ class Rotation:
         """A call took so long: a share of that may be used."""
         self._credit_s = min(self._credit_s + SHARE * seconds, self._chunk_s * len(self._chunks))
 
-    def unchanged(self) -> bool:
-        """Read the next part. False once some part was not as it was."""
+    def unchanged(self, taken: float = 0.0) -> bool:
+        """Read the next part. False once some part was not as it was.
+
+        Args:
+            taken: seconds that the rest of this look has taken.
+        """
         if self._changed or not self._chunks:
             return not self._changed
+        self._credit_s = max(self._credit_s - taken, 0.0)
         self._due += self._floor
         count = max(int(self._due), int(self._credit_s / self._chunk_s))
         if not count:
@@ -67,8 +72,8 @@ class Rotation:
             if zlib.crc32(view_of(self._chunks[place])) != self._digests[place]:
                 self._changed = True
                 return False
-        taken = time.perf_counter() - begun
+        reading = time.perf_counter() - begun
         self._due = max(self._due - count, 0.0)
-        self._credit_s = max(self._credit_s - taken, 0.0)
-        self._chunk_s += 0.2 * (taken / count - self._chunk_s)
+        self._credit_s = max(self._credit_s - reading, 0.0)
+        self._chunk_s += 0.2 * (reading / count - self._chunk_s)
         return True

@@ -19,6 +19,7 @@ Other sizes or strides over the same memory are not looked for: Dynamo guards th
 from __future__ import annotations
 
 import operator
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -101,6 +102,7 @@ class Watch:
 
     def unchanged(self, weights: Sequence[torch.Tensor]) -> bool:
         """Whether weights at the watched addresses are as they were, as far as can be seen."""
+        begun = time.perf_counter()
         if self._counted is not None:
             try:
                 if list(map(_VERSION, self._counted(weights))) != self._versions:
@@ -113,7 +115,7 @@ class Watch:
             return False
         if self._files and any(state_of(path) != state for path, state in self._files):
             return False
-        return self._rotation.unchanged()
+        return self._rotation.unchanged(time.perf_counter() - begun)
 
     @property
     def rotates(self) -> bool:

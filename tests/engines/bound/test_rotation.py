@@ -65,6 +65,19 @@ def test_what_is_read_is_bounded_by_the_time_of_calls(memory: np.ndarray, monkey
     assert len(read) <= 100 * CHUNKS / MAX_CALLS + 1 + CHUNKS + 1
 
 
+def test_what_the_rest_of_a_look_takes_counts(memory: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Rotation(spans(memory))
+    read: list[int] = []
+    real = rotation.zlib.crc32
+    monkeypatch.setattr(rotation.zlib, "crc32", lambda view: read.append(len(view)) or real(view))
+    found.spent(3600.0)
+    assert found.unchanged(SHARE * 3600.0)
+    assert read == []
+    found.spent(3600.0)
+    assert found.unchanged(1e-6)
+    assert read
+
+
 def test_nothing_to_read_is_never_changed() -> None:
     found = Rotation([])
     assert not found.any
