@@ -142,6 +142,8 @@ def _is_apart(name: str, node: Node, dtype: torch.dtype) -> bool:
         return _is_one_small_row(node)
     if name in _OF_TWO:
         return not any(map(_is_no_signed_zero, node.args))
+    if name == "aten.native_dropout_backward":  # of whole numbers torch's zeros have no sign
+        return not fake_value(node.args[0]).is_floating_point()  # type: ignore[arg-type]
     if name == "aten.div":
         return node.kwargs.get("rounding_mode") == "floor"
     if name == "aten.pow":

@@ -262,6 +262,16 @@ def test_small_products_and_pools_keep_the_sign_of_zero() -> None:
             assert (place, difference([found], [wanted])) == (place, None)
 
 
+def test_dropouts_gradient_of_whole_numbers() -> None:
+    def backward(grad: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten.native_dropout_backward(grad, mask, 2.0)
+
+    given = [T([-3, 3, -1]), T([False, False, True])]
+    run = InductorEngine().compile(region_of(backward, *given)).ready
+    assert run is not None
+    assert difference(list(run(list(given))), [backward(*given)]) is None
+
+
 def test_erf_of_small_numbers() -> None:
     x = T([1e-8, -1e-8, 1e-30, 0.0, -0.0, 2.0])
     region = region_of(torch.erf, torch.ones_like(x))
