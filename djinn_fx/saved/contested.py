@@ -34,7 +34,7 @@ from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.saved.carried import Carried
-from djinn_fx.settings.engines import BOUND, WHOLE
+from djinn_fx.settings.engines import BOUND, EAGER, WHOLE
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild, size_hints
 from djinn_fx.srg.graph import SRG
@@ -173,7 +173,7 @@ class EnginesLater:
 
 
 def known_winner(row: Mapping[str, Any], settings: Settings) -> str | None:
-    """The entrant that an earlier trial of a kept graph chose; None if there was none, or it chose somebody else.
+    """The entrant that an earlier trial of a kept graph chose, or own ops; None if there was none or Inductor won.
 
     Where the settings name but one engine, that one, if it has answered rightly here.
 
@@ -187,7 +187,7 @@ def known_winner(row: Mapping[str, Any], settings: Settings) -> str | None:
         return names[0] if has_passed(store, row["entrants"][0]["key"]) else None
     fingerprints = fingerprints_of(row["competing"], settings)
     known = Outcomes(store, decision_key(row["hash"], row["weights"], (), fingerprints), row["label"]).known
-    return known.engine if known is not None and known.engine in names else None
+    return known.engine if known is not None and known.engine in (*names, EAGER) else None
 
 
 def contest_of(

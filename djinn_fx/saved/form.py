@@ -286,7 +286,7 @@ def _of_the_winner(row: Mapping[str, Any], settings: Settings) -> Mapping[str, A
     winner = known_winner(row, settings)
     if winner is None:
         raise StoreError("no engine of the graph's was chosen yet")
-    if row["form"]["symbols"]:
+    if row["form"]["symbols"] or winner == EAGER:
         return row
     return {**row, "entrants": [one for one in row["entrants"] if one["engine"] == winner]}
 
