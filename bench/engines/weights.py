@@ -170,6 +170,10 @@ def in_turn(call: Callable[[], Any], count: int) -> tuple[list[float], list[floa
     """
     for one in SWEEPERS:
         one.release()  # packed under the other way
+    until = time.monotonic() + 60.0
+    while not any(one.memory_bytes for one in SWEEPERS) and time.monotonic() < until:
+        call()  # beside which they are packed anew
+        time.sleep(0.01)
     for _ in range(8):
         call()
     looking, here = Watch.unchanged, threading.get_ident()
