@@ -150,13 +150,13 @@ def note_passed(store: Store | None, entry: str) -> None:
     """Put on record that the artefact's first answer was right here."""
     if store is not None and entry and not has_passed(store, entry):
         store.put(
-            _note(entry), {"schema": 1, "what": "passed", "label": "a check that was passed", "entry": entry}, b""
+            note_key(entry), {"schema": 1, "what": "passed", "label": "a check that was passed", "entry": entry}, b""
         )
 
 
 def has_passed(store: Store | None, entry: str) -> bool:
     """Whether the artefact's first answer was right on a machine and with versions like these."""
-    known = store.get(_note(entry)) if store is not None else None
+    known = store.get(note_key(entry)) if store is not None else None
     return known is not None and known.header.get("what") == "passed"
 
 
@@ -185,5 +185,6 @@ def load_artefact(settings: Settings, key: str, *, passed: bool = False) -> Regi
         return None
 
 
-def _note(entry: str) -> str:
+def note_key(entry: str) -> str:
+    """Under which it is noted that an artefact's first answer was right here."""
     return hashlib.sha256(f"passed:{entry}:{here_digest()}".encode()).hexdigest()

@@ -4,8 +4,8 @@ A saved function carries every artefact. A graph that torch keeps names those of
 trial between them was decided (:func:`known_winner`): until then a later process plans it anew, with all contestants.
 
 Such engines open sessions with copies of the weights, which takes longer than a call. So the first call is answered by
-the regions' own ops, while a thread loads the engines' libraries and artefacts and opens sessions with this call's
-weights; further calls are answered by own ops until that is done. Only where the settings name one engine and
+the regions' own ops, with nothing beside it that would slow it down; then a thread loads the engines' libraries and
+artefacts and opens sessions with that call's weights, while own ops answer. Only where the settings name one engine and
 ``compile`` is ``"blocking"`` does loading and the first call wait for it.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch.fx import GraphModule
 
 from djinn_fx.dispatch.build import Builder
-from djinn_fx.dispatch.checks import has_passed
+from djinn_fx.dispatch.checks import has_passed, note_key
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import ContestBySize, Made, contest_between
 from djinn_fx.dispatch.contests.decisions import Outcomes, decision_key, fingerprints_of
@@ -124,9 +124,12 @@ class EnginesLater:
         """Run the graph; empties the list."""
         if self._run is not None:
             return self._run(args)
-        if not self._started and self._first():
-            start_thread(functools.partial(self._prepare, list(args)), "djinn loads engines")
-        return self._own(args)
+        if self._started or not self._first():
+            return self._own(args)
+        kept = list(args)
+        results = self._own(args)
+        start_thread(functools.partial(self._prepare, kept), "djinn loads engines")
+        return results
 
     def _first(self) -> bool:
         """Whether this call is the first: of several at once, one is."""
@@ -215,8 +218,11 @@ def contest_of(
     else:
         fingerprints = [one.tier.engine.fingerprint() for one in made]
 
+    proofs = tuple(note_key(one["key"]) for one in row["entrants"]) if kept else ()
+
     def outcomes(sizes: Sequence[int]) -> Outcomes:
-        return Outcomes(store, decision_key(graph.structural_hash, graph.weights, sizes, fingerprints), graph.label)
+        key = decision_key(graph.structural_hash, graph.weights, sizes, fingerprints)
+        return Outcomes(store, key, graph.label, proofs)
 
     return contest_between(graph, made, reference, settings, outcomes=outcomes)
 

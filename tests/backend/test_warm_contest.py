@@ -19,6 +19,7 @@ from djinn_fx.backend import compilations
 from djinn_fx.compiling.graph import forget
 from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.engines.bound.region import BoundRegion
+from djinn_fx.errors import EngineError
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.opening import open_store
 
@@ -147,6 +148,29 @@ class TestKept:
         same(run, module, inputs())
         assert len(compilations()) == 1
         until(lambda: decided(run), lambda: same(run, module, inputs()))
+
+    @pytest.mark.parametrize("engine", [LOOKING[0] if LOOKING else "", [*LOOKING, "packed"]], ids=["one", "several"])
+    def test_an_engine_that_cannot_open_leaves_the_next_process_the_choice(
+        self, engine: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Own ops answer in this process; in the next one the graph is planned anew, with all that may answer it."""
+        module, options = words(), {"engine": engine}
+        first_process(module, options)
+
+        def refuses(*given: Any) -> Any:
+            raise EngineError("no memory")
+
+        with monkeypatch.context() as context:
+            context.setattr(BoundRegion, "_open", refuses)
+            run = second_process(module, options)
+            same(run, module, inputs())
+            assert counters["aot_autograd"]["autograd_cache_hit"] == 1
+            until(lambda: bool(djinn_fx.status(run).refused), lambda: same(run, module, inputs()))
+            same(run, module, inputs())
+        torch._dynamo.reset()
+        forget()
+        same(second_process(module, options), module, inputs())
+        assert len(compilations()) == 1
 
     def test_sizes_that_differ_from_call_to_call(self) -> None:
         module, options = words(), {"engine": [*LOOKING, "packed"]}

@@ -42,6 +42,7 @@ class Contest(Dispatcher):
         waits: whether the first call waits for an engine that can answer it; no later one ever does.
         synchronise: waits for work that a call leaves queued on a device; None where there is none.
         decided: told the outcome: engine, median seconds by engine.
+        lost: told, once, that no engine is left: what an earlier trial chose is of no use.
         timed: told the seconds of the answers that were timed, by engine, when the trial is over.
         remembered: the engine that an earlier trial of the same work chose.
         in_use: whether another contest uses an engine's copies of weights, so that who is beaten must not let go.
@@ -58,6 +59,7 @@ class Contest(Dispatcher):
         waits: bool,
         synchronise: Callable[[], None] | None = None,
         decided: Callable[[str, Mapping[str, float]], None] | None = None,
+        lost: Callable[[], None] | None = None,
         timed: Callable[[Mapping[str, Sequence[float]]], None] | None = None,
         remembered: str | None = None,
         in_use: Callable[[str], bool] = lambda engine: False,
@@ -70,7 +72,7 @@ class Contest(Dispatcher):
         self._alone = False
         self.reason: Reason | None = None
         self._waits, self._synchronise = waits, synchronise
-        self._decided, self._timed, self._work = decided, timed, work
+        self._decided, self._lost, self._timed, self._work = decided, lost, timed, work
         self._trial = Trial(remembered)
         self._lock = new_rlock()
         self._serving: Entrant | None = None
@@ -215,6 +217,8 @@ class Contest(Dispatcher):
             one.submit()
         if self.refused is not None:
             warn(self.refused)
+        if self._lost is not None:
+            self._lost()
         return bool(called)
 
     @property

@@ -74,6 +74,7 @@ def contest_between(
             reference=own,
             waits=settings.compile == "blocking" and (others is None or not others.contests),
             decided=memory.decided if memory is not None else None,
+            lost=memory.forget if memory is not None else None,
             timed=timed if not places else None,
             remembered=known.engine if known is not None else None,
             in_use=others.uses if others is not None else lambda engine: False,

@@ -18,6 +18,7 @@ from djinn_fx.engines.keys import digest_of
 from djinn_fx.engines.registry import engine
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
+from djinn_fx.store import files
 from djinn_fx.store.store import Store
 from djinn_fx.units import format_seconds, now_text
 
@@ -102,11 +103,19 @@ def recall(store: Store | None, key: str) -> Decision | None:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What one contest knows of earlier ones, and tells later ones; of nothing where there is no store or no key."""
+    """What one contest knows of earlier ones, and tells later ones; of nothing where there is no store or no key.
+
+    Attributes:
+        store: the disk cache.
+        key: of the outcome.
+        label: of the work.
+        proofs: keys of notes that go with the outcome when that is forgotten.
+    """
 
     store: Store | None
     key: str
     label: str
+    proofs: tuple[str, ...] = ()
 
     @property
     def known(self) -> Decision | None:
@@ -117,6 +126,16 @@ class Outcomes:
         """Keep an outcome, if there was somebody to beat."""
         if self.key and len(seconds) > 1:
             remember(self.store, self.key, self.label, engine, seconds)
+
+    def forget(self) -> None:
+        """Whoever was noted cannot serve any more: the next process holds a trial."""
+        if self.store is None:
+            return
+        try:
+            for key in filter(None, (self.key, *self.proofs)):
+                files.remove(self.store.entry_path(key))
+        except OSError as error:
+            log.warning("the outcome of a trial could not be deleted: %s", error)
 
 
 def why_chosen(best: Entrant, entrants: Sequence[Entrant], label: str) -> Reason:
