@@ -34,10 +34,13 @@ def djinn(
         SettingsError: an unknown option or a value of the wrong type, before any work.
         EngineError: an engine failed and ``on_failure`` is ``"raise"``.
     """
-    from djinn_fx.compiling.graph import compile_graph
-    from djinn_fx.settings.table import Settings
+    from djinn_fx.threads import old_objects_left_alone
 
-    return compile_graph(gm, example_inputs, Settings.load(mode, options))
+    with old_objects_left_alone():
+        from djinn_fx.compiling.graph import compile_graph
+        from djinn_fx.settings.table import Settings
+
+        return compile_graph(gm, example_inputs, Settings.load(mode, options))
 
 
 def reset() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -164,3 +167,36 @@ def test_who_asked_is_told_for_as_long_as_it_lives() -> None:
     del gone
     assert in_fork(lambda: one.told == 1)
     assert one.told == 0
+
+
+class TestOldObjects:
+    def test_they_are_collected_again_afterwards_and_new_garbage_meanwhile(self) -> None:
+        class Thing:
+            pass
+
+        def cycle() -> weakref.ref[Any]:
+            one: Any = Thing()
+            one.itself = one
+            return weakref.ref(one)
+
+        gc.collect()
+        before = gc.get_freeze_count()
+        with threads.old_objects_left_alone():
+            assert gc.get_freeze_count() > before
+            made = cycle()
+            gc.collect()
+            assert made() is None
+            with threads.old_objects_left_alone():  # another thread's, say
+                pass
+            assert gc.get_freeze_count() > before
+        assert gc.get_freeze_count() == before
+
+    def test_what_somebody_else_has_frozen_stays_frozen(self) -> None:
+        gc.freeze()
+        try:
+            count = gc.get_freeze_count()
+            with threads.old_objects_left_alone():
+                pass
+            assert gc.get_freeze_count() == count
+        finally:
+            gc.unfreeze()

@@ -41,7 +41,7 @@ from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.store.opening import open_store
 from djinn_fx.store.store import Store
-from djinn_fx.threads import new_lock, start_thread, tell_of_fork
+from djinn_fx.threads import new_lock, old_objects_left_alone, start_thread, tell_of_fork
 
 log = logging.getLogger("djinn_fx.runtime")
 
@@ -167,7 +167,8 @@ class EnginesLater:
 
     def _prepare(self, args: list[Any]) -> None:
         try:
-            self.load(args)
+            with old_objects_left_alone():
+                self.load(args)
         except Exception as error:  # noqa: BLE001  (becomes the Reason; the regions' own ops are always right)
             self.reason = Reason(kind=ReasonKind.FALLBACK, detail=f"a loaded graph stays on its own ops: {error}")
             log.warning("%s", self.reason.detail)
