@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import torch
 
 import djinn_fx
+from bench.harness.measuring import time_calls
 from bench.harness.models import backend_of, build, result
+from djinn_fx.pool.procfs import resident_bytes
 
 #: An answer is wrong if it differs from eager's by more than this share of eager's largest value.
 TOLERANCE = 1e-4
@@ -31,9 +34,9 @@ def calls(side: str, model: str, quick: bool, count: int) -> dict[str, Any]:
         looked at are eager's.
     """
     net, inputs, _ = build(model, quick)
-    eager_s = [_timed(lambda: net(**inputs)) for _ in range(3)]
+    eager_s = time_calls(lambda: net(**inputs), 3)
     expected = result(net(**inputs)).double()
-    before = _resident_bytes()
+    before = resident_bytes(os.getpid())
     seconds, wrong, decided = [], 0, None
     compiled = net
     for number in range(1, count + 1):
@@ -50,17 +53,11 @@ def calls(side: str, model: str, quick: bool, count: int) -> dict[str, Any]:
         "eager_s": eager_s,
         "decided": decided,
         "wrong": wrong,
-        "resident_bytes": _resident_bytes() - before,
+        "resident_bytes": resident_bytes(os.getpid()) - before,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "weight_bytes": sum(one.nbytes for one in net.parameters()),
         "status": str(djinn_fx.status(compiled)) if side == "djinn" else "",
     }
-
-
-def _timed(call: Any) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def _decided(compiled: Any) -> bool:
@@ -71,8 +68,3 @@ def _decided(compiled: Any) -> bool:
 
 def _same(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp(min=1e-30))
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
 import time
@@ -11,7 +12,9 @@ import torch
 from torch._dynamo.utils import counters
 
 import djinn_fx
+from bench.harness.measuring import time_calls
 from bench.harness.models import backend_of
+from djinn_fx.pool.procfs import resident_bytes
 
 VOCABULARY = 8000
 
@@ -68,7 +71,7 @@ def generate(
     }
     expected = model.generate(ids, **given)
     clock.take()
-    before = _resident_bytes()
+    before = resident_bytes(os.getpid())
     if side != "none":
         model.forward = torch.compile(model.forward, backend=backend_of(side))
     calls, right, after_ten = [], True, None
@@ -83,7 +86,7 @@ def generate(
         "calls": calls,
         "right": right,
         "graphs": [after_ten, counters["stats"]["unique_graphs"]],
-        "resident_bytes": _resident_bytes() - before,
+        "resident_bytes": resident_bytes(os.getpid()) - before,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "weight_bytes": weights,
         "bandwidth_bytes_s": _bandwidth(weights),
@@ -116,14 +119,4 @@ class _Clock:
 def _bandwidth(nbytes: int) -> float:
     """At which so many bytes are read, by adding them up."""
     memory = torch.ones(max(nbytes // 4, 1 << 20))
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        memory.sum()
-        seconds.append(time.perf_counter() - start)
-    return memory.nbytes / statistics.median(seconds)
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+    return memory.nbytes / statistics.median(time_calls(memory.sum, 5))

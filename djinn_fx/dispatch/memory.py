@@ -44,11 +44,6 @@ class Memory:
         """The artefact whose entry has this key, if it is loaded under it."""
         return next((one for one in self.variants(key) if one.key == key), None)
 
-    def all(self) -> tuple[Loaded, ...]:
-        """Whatever is loaded."""
-        with self._lock:
-            return tuple(one for variants in self._loaded.values() for one in variants)
-
     def add(self, key: str, loaded: Loaded) -> None:
         """Keep one more."""
         with self._lock:

@@ -235,13 +235,13 @@ def _made(
     tier = Tier(engine(one["engine"], settings), store)
     entry = carried.get(key)
     assert entry is not None, "looked for before"
-    artefact = Artefact(header=entry.header, payload=entry.payload)
-    with BUILDING.of(key):
-        known = MEMORY.exactly(key) or load_entry(tier.engine, artefact, key)
     prepared = Prepared(graph=graph, key=EngineKey(digest=key, fields=entry.header.get("fields", {})))
     wrong = tier.quarantined(prepared.key) if prepared.key is not None else None
     if wrong is not None:
         raise EngineError(wrong.detail)
+    artefact = Artefact(header=entry.header, payload=entry.payload)
+    with BUILDING.of(key):
+        known = MEMORY.exactly(key) or load_entry(tier.engine, artefact, key)
     return Made(tier=tier, prepared=prepared, loaded=known)
 
 

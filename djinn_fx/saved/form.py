@@ -105,18 +105,35 @@ def form_of(srg: SRG, plan: Plan, builds: Sequence[RegionBuild], settings: Setti
             entrants = entrants_of(srg, plan, region, settings, carried) if is_contested(build) else []
             table.append(_row(region_graph(srg, region), build, carried, entrants))
         callables.append(known[same])
+    try:
+        return _text(settings_json(asked), program, callables, table, devices, constants)
+    except TypeError as error:
+        raise EngineError(f"the graph cannot be saved: it returns a value that is no JSON value ({error})") from error
+
+
+def _text(
+    settings: Mapping[str, Any],
+    program: Program,
+    callables: Sequence[int],
+    table: Sequence[Mapping[str, Any]],
+    devices: Sequence[str],
+    constants: Mapping[int, Any],
+) -> str:
+    """What :func:`restore` reads.
+
+    Raises:
+        TypeError: the program returns a value that is no JSON value.
+        EngineError: a constant cannot be written down.
+    """
     form = {
-        "settings": settings_json(asked),
+        "settings": settings,
         "program": program_to_json(program),
         "callables": callables,
         "table": table,
         "constants": [[place, *_constant(value)] for place, value in constants.items()],
         "devices": list(devices),
     }
-    try:
-        return json.dumps(form)
-    except TypeError as error:
-        raise EngineError(f"the graph cannot be saved: it returns a value that is no JSON value ({error})") from error
+    return json.dumps(form)
 
 
 def form_of_contest(
@@ -143,15 +160,7 @@ def form_of_contest(
         row = {"label": graph.label, "engine": entrants[0]["engine"], **contest_row(graph, entrants, competing)}
         row["devices"] = device_names(graph)
         row["form"] = _proved_form(graph, row["devices"], with_values=True)
-        form = {
-            "settings": settings.model_dump(mode="json", exclude={"passes"}),
-            "program": program_to_json(program),
-            "callables": [0],
-            "table": [row],
-            "constants": [],
-            "devices": list(devices),
-        }
-        return json.dumps(form)
+        return _text(settings.model_dump(mode="json", exclude={"passes"}), program, [0], [row], devices, {})
     except (CannotRebuild, EngineError, TypeError) as error:  # each process plans it anew
         log.debug("graph not kept: %s", error)
         return None

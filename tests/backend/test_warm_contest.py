@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 import djinn_fx
 from djinn_fx.backend import compilations
 from djinn_fx.compiling.graph import forget
-from djinn_fx.dispatch.memory import MEMORY
+from djinn_fx.engines.bound.holders import SWEEPERS
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.errors import EngineError
 from djinn_fx.settings.table import Settings
@@ -201,6 +201,7 @@ class TestKept:
         """Dynamo traces in each thread that comes first; the weights are packed once."""
         module, options = words(), {"engine": LOOKING}
         first_process(module, options)
+        before = set(SWEEPERS)
         run = second_process(module, options)
         begin = threading.Barrier(3)
 
@@ -214,6 +215,6 @@ class TestKept:
                 one.result()
         djinn_fx.wait_until_ready(run, timeout=60)
         same(run, module, inputs())
-        loaded = [one.run for one in MEMORY.all() if isinstance(one.run, BoundRegion)]
-        assert len(loaded) == 1
-        assert loaded[0].sets == 1
+        packed = [one for one in SWEEPERS if isinstance(one, BoundRegion) and one not in before]
+        assert len(packed) == 1
+        assert packed[0].sets == 1
