@@ -43,13 +43,12 @@ _TRIES = 3
 
 
 class Session(Protocol):
-    """A model opened by a runtime. May be called from several threads at once.
+    """A model opened by a runtime. May be called from several threads at once."""
 
-    Attributes:
-        memory_bytes: of the copies it keeps of weights.
-    """
-
-    memory_bytes: int
+    @property
+    def memory_bytes(self) -> int:
+        """Of the copies it keeps of weights."""
+        ...
 
     def run(self, args: list[Any]) -> list[Any]:
         """The region's results; writes what the region writes. Leaves the list as it is.
@@ -340,7 +339,11 @@ class _Timed:
 
     def __init__(self, session: Session, watch: Watch) -> None:
         self._session, self._watch = session, watch
-        self.memory_bytes = session.memory_bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """The session's."""
+        return self._session.memory_bytes
 
     def run(self, args: list[Any]) -> list[Any]:
         """The session's results."""

@@ -13,6 +13,7 @@ from djinn_fx.engines.packed.alias import Roots, foldable, is_fresh
 from djinn_fx.engines.packed.code import Choice, Products, Writer
 from djinn_fx.engines.packed.conv import conv_shape
 from djinn_fx.engines.packed.graph import convolutions, product_fields, products
+from djinn_fx.engines.packed.shared import Packs
 from djinn_fx.engines.packed.speed import ProductSpeed, Shape
 from djinn_fx.srg.graph import attribute, fake_value, tensors_of
 
@@ -87,10 +88,11 @@ class PackedPlan:
         values: dict[Node, Any] = dict(given)
         bound = all(self._node(place) in given for place in self.watched)
         choices: dict[Node, Choice] = {}
+        packs = Packs()
         for node, how in self._ways().items():
             right: Any = node.args[1]
             may = bound and all(self._places[one] in self.watched for one in self._made_of(right))
-            choices[node] = self._choice(node, how if may else "aten", values)
+            choices[node] = self._choice(node, how if may else "aten", values, packs)
         folded = [node for node in self._folded() if self._is_read(node, choices)] if bound else []
         known = {node: self._value(node, values) for node in folded}
         held = list(given.values())
@@ -100,7 +102,7 @@ class PackedPlan:
         memory += sum(choice.bytes for choice in choices.values())
         writer = Writer(self.graph, {**known, **self._attributes()})
         writer.special = Products(writer, choices)
-        return PackedSession(writer.function(), memory)
+        return PackedSession(writer.function(), memory, packs)
 
     def _is_read(self, node: Node, choices: Mapping[Node, Choice]) -> bool:
         """Whether a constant is read by anything but what reads a packed copy of it."""
@@ -126,7 +128,7 @@ class PackedPlan:
         values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         return values[node]
 
-    def _choice(self, node: Node, how: str, values: dict[Node, Any]) -> Choice:
+    def _choice(self, node: Node, how: str, values: dict[Node, Any], packs: Packs) -> Choice:
         if how == "aten":
             return Choice(how="aten")
         right: Any = node.args[1]
@@ -142,21 +144,21 @@ class PackedPlan:
             return Choice(how=how, packed=packed_ops.pack_convolution(weight, *steps, list(shape.x)), bytes=size)
         rows, plain = rows_of(node), weight.t()
         if how == "onednn":
-            packed = packed_ops.pack_onednn_op()(plain, rows)
-            return Choice(how=how, rows=rows, exact=is_exact(node), packed=packed, bytes=size)
+            return Choice(how=how, rows=rows, exact=is_exact(node), packed=packs.pack(plain, rows))
         return Choice(how=how, rows=rows, weight=plain, packed=packed_ops.pack_mkl_op()(plain, rows), bytes=size)
 
 
 class PackedSession:
-    """A region ready to be called; see ``engines.bound.Session``.
+    """A region ready to be called; see ``engines.bound.Session``."""
 
-    Attributes:
-        memory_bytes: of packed weights and folded constants, counted from their sizes.
-    """
-
-    def __init__(self, function: Any, memory_bytes: int) -> None:
+    def __init__(self, function: Any, memory_bytes: int, packs: Packs) -> None:
         self._function = function
-        self.memory_bytes = memory_bytes
+        self._own_bytes, self._packs = memory_bytes, packs
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of packed weights and folded constants, counted from their sizes; of what sessions share, its share."""
+        return self._own_bytes + self._packs.memory_bytes
 
     def run(self, args: list[Any]) -> list[Any]:
         """The region's results. Leaves the list as it is."""

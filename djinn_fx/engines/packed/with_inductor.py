@@ -25,6 +25,7 @@ from djinn_fx.engines.packed import ops as packed_ops
 from djinn_fx.engines.packed.engine import PackedEngine, fed_of, speeds_in
 from djinn_fx.engines.packed.graph import product_fields, products, rewritten
 from djinn_fx.engines.packed.session import is_exact, rows_of, shape_of
+from djinn_fx.engines.packed.shared import Packs
 from djinn_fx.engines.packed.speed import ProductSpeed
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
@@ -57,11 +58,12 @@ class Packing:
     how: str
     rows: int
 
-    def pack(self, weight: torch.Tensor) -> torch.Tensor:
-        """The packed weight."""
+    def pack(self, weight: torch.Tensor, packs: Packs | None = None) -> torch.Tensor:
+        """The packed weight; among these packs, if they are given and can have it."""
         plain = weight if self.transposed else weight.t()
-        pack = packed_ops.pack_mkl_op() if self.how == "mkl" else packed_ops.pack_onednn_op()
-        return pack(plain, self.rows)
+        if self.how == "mkl":
+            return packed_ops.pack_mkl_op()(plain, self.rows)
+        return packs.pack(plain, self.rows) if packs is not None else packed_ops.pack_onednn_op()(plain, self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +164,16 @@ class PackedInductorEngine:
 class _Session:
     """An artefact with packed weights; see ``engines.bound.Session``."""
 
-    def __init__(self, run: RegionCallable, packings: Sequence[Packing], packed: Sequence[Any], size: int) -> None:
+    def __init__(
+        self, run: RegionCallable, packings: Sequence[Packing], packed: Sequence[Any], own_bytes: int, packs: Packs
+    ) -> None:
         self._run, self._packings, self._packed = run, packings, packed
-        self.memory_bytes = size
+        self._own_bytes, self._packs = own_bytes, packs
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of packed weights, counted from their sizes; of what sessions share, its share."""
+        return self._own_bytes + self._packs.memory_bytes
 
     def run(self, args: list[Any]) -> list[Any]:
         """The region's results. Leaves the list as it is."""
@@ -176,12 +185,13 @@ class _Session:
 
 
 def _open(run: RegionCallable, packings: Sequence[Packing], given: Mapping[int, torch.Tensor]) -> _Session:
+    packs = Packs()
     if any(one.place not in given for one in packings):
-        return _Session(run, packings, (), 0)
+        return _Session(run, packings, (), 0, packs)
     with packed_ops.real_values():
-        packed = [one.pack(given[one.place]) for one in packings]
-    size = sum(given[one.place].numel() * given[one.place].element_size() for one in packings)
-    return _Session(run, packings, packed, size)
+        packed = [one.pack(given[one.place], packs) for one in packings]
+    own = [given[one.place] for one in packings if one.how == "mkl"]
+    return _Session(run, packings, packed, sum(one.numel() * one.element_size() for one in own), packs)
 
 
 # -- the graph for Inductor ---------------------------------------------------------------------------------------
