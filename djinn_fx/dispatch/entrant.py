@@ -114,6 +114,8 @@ class Entrant:
         seconds: of its timed answers; ``work``: how much each was, in a unit of the trial's.
         declines: how many calls it left to eager for their values.
         declined: the same, and why it did the latest; None if none.
+        copied_bytes: of its copies of weights when it answered last in a trial; None: it did not yet.
+        known_s: seconds of an answer in an earlier process's trial; None: not known.
     """
 
     late = False
@@ -128,6 +130,8 @@ class Entrant:
         self.seconds: list[float] = []
         self.work: list[float] = []
         self.answers = 0
+        self.copied_bytes: int | None = None
+        self.known_s: float | None = None
         self.declined: Reason | None = None
         self.declines = 0
         #: How it stood before it was made ready in a thread; None: it is not being made ready.

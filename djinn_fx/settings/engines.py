@@ -25,6 +25,7 @@ class Traits:
     Attributes:
         takes_whole_graphs: does best with a graph in one piece.
         binds_weights: keeps copies of weights in what it loads, so an artefact has a session for each set of weights.
+        shares_copies: graphs over the same weights hold one copy of them together.
         keyed_by_request: artefacts are keyed by what it makes of a region, not by the region's structure. Each says
             itself which sizes it serves, and wants the region's own ops beside it.
         chooses_strides: lays its results out as it likes.
@@ -36,6 +37,7 @@ class Traits:
 
     takes_whole_graphs: bool = False
     binds_weights: bool = False
+    shares_copies: bool = False
     keyed_by_request: bool = False
     chooses_strides: bool = False
     generates_code: bool = False
@@ -49,7 +51,7 @@ TRAITS: Mapping[str, Traits] = MappingProxyType(
     {
         OPENVINO: Traits(takes_whole_graphs=True, binds_weights=True, reads_onnx=True),
         ONNXRUNTIME: Traits(takes_whole_graphs=True, binds_weights=True, reads_onnx=True),
-        PACKED: Traits(takes_whole_graphs=True, binds_weights=True),
+        PACKED: Traits(takes_whole_graphs=True, binds_weights=True, shares_copies=True),
         INDUCTOR: Traits(chooses_strides=True, generates_code=True, runs_by=("torch", "cpu")),
         INDUCTOR_PACKED: Traits(binds_weights=True, chooses_strides=True, generates_code=True),
         TENSORRT: Traits(keyed_by_request=True, needs_gpu=True),

@@ -21,6 +21,7 @@ from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.dispatch.standby import Standby
 from djinn_fx.dispatch.tier import Prepared, Tier
 from djinn_fx.engines.base import RegionCallable, RegionGraph, Runner
+from djinn_fx.engines.bound.watch import picker
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.engines import EAGER, STANDBY
@@ -64,6 +65,8 @@ def contest_between(
         timed: told the times of a trial, where sizes do not differ.
     """
     own, places = OwnOps(reference), symbol_places(graph.example_inputs)
+    # Where the settings name an engine it keeps its copies, and so does a region that stands for many layers.
+    weights = picker(graph.weights) if settings.engine == "auto" and repeats == 1 and graph.weights else None
     checks = Checks(graph, own, settings, repeats)
 
     def contest(sizes: Sequence[int] = (), others: ContestBySize | None = None) -> Contest:
@@ -79,6 +82,8 @@ def contest_between(
             remembered=known.engine if known is not None else None,
             in_use=others.uses if others is not None else lambda engine: False,
             work=others.work if others is not None else lambda args: 1.0,
+            weights=weights,
+            sessions=others,
         )
         entrants = []
         for one in made:
@@ -93,6 +98,8 @@ def contest_between(
                 held.standby = late
         if settings.engine == "auto" or EAGER in settings.engines:
             entrants.append(Entrant(EAGER, reference) if places else _Eager(own))
+        for entrant in entrants:
+            entrant.known_s = known.seconds.get(entrant.engine) if known is not None else None
         held.entrants = tuple(entrants)
         return held
 

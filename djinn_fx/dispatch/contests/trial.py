@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from djinn_fx.dispatch.entrant import Entrant, State
 from djinn_fx.pool.limits import available_bytes
@@ -39,16 +39,18 @@ class Trial:
 
     Args:
         known: the engine that an earlier trial of the same work chose: others are not tried.
+        admits: whether an engine may be made ready now, as far as copies of the weights go (``copies.py``).
 
     Attributes:
+        waiting: somebody is not admitted now.
         best: the best so far; None: nobody is ready.
         rival: who is tried against it.
         timed: how many calls were timed.
         beaten: who is to let go of its copies of weights.
     """
 
-    def __init__(self, known: str | None) -> None:
-        self.known = known
+    def __init__(self, known: str | None, admits: Callable[[Entrant], bool] = lambda one: True) -> None:
+        self.known, self._admits, self.waiting = known, admits, False
         self.best: Entrant | None = None
         self.rival: Entrant | None = None
         self.timed = 0
@@ -69,12 +71,15 @@ class Trial:
     def field(self, entrants: Sequence[Entrant]) -> list[Entrant]:
         """Those that may answer a call, in the order in which they are asked."""
         self._forget_failed()
+        self.waiting = False
         if self.known is not None:
             for one in entrants:
                 if one.state is State.COLD and one.engine != self.known and not one.late:
                     one.state = State.BEATEN
         if self.best is None:
-            self.best = self._next(entrants) or self._anybody(entrants)
+            self.best = self._next(entrants)
+            if self.best is None and not self.waiting:
+                self.best = self._anybody(entrants)
         if self.rival is None and self.best is not None and self.best.answers and not self.over:
             self.rival = self._challenger(entrants, self.best)
             if self.rival is not None:
@@ -90,9 +95,10 @@ class Trial:
         if self.best is not None and self.best.state is State.FAILED:
             self.best, self.rival = self.rival, None
 
-    @staticmethod
-    def _next(entrants: Sequence[Entrant]) -> Entrant | None:
-        found = next((one for one in entrants if one.state is State.COLD and one.arrived()), None)
+    def _next(self, entrants: Sequence[Entrant]) -> Entrant | None:
+        there = [one for one in entrants if one.state is State.COLD and one.arrived()]
+        found = next(filter(self._admits, there), None)
+        self.waiting = self.waiting or bool(there and there[0] is not found)
         if found is not None:
             found.state, found.answers, found.seconds, found.work = State.TRIAL, 0, [], []
         return found
@@ -127,6 +133,21 @@ class Trial:
                 one.state = State.COLD
         return self._next(entrants)
 
+    # Copies of the weights
+
+    def pause(self) -> Entrant | None:
+        """Have the rival tried later; who that is."""
+        rival, self.rival = self.rival, None
+        if rival is not None:
+            rival.state = State.COLD
+        return rival
+
+    def replace(self, other: Entrant | None) -> None:
+        """The best so far is out; so is this one the best, if there is no rival."""
+        self.best, self.rival = (self.rival, None) if self.rival is not None else (other, None)
+        if self.best is not None:
+            self.best.state = State.TRIAL
+
     # What answers took
 
     def answered(self, entrant: Entrant, seconds: float | None, work: float) -> None:
@@ -136,6 +157,7 @@ class Trial:
         if seconds is not None:
             entrant.seconds.append(seconds)
             entrant.work.append(work)
+        if seconds is not None and not self.waiting:
             self.timed += 1
             self._spent_s += seconds
 
@@ -161,7 +183,9 @@ class Trial:
         if best is None or best.state is not State.TRIAL or (not self.over and (there or not best.seconds)):
             return None
         for one in there:
-            detail = f"{one.engine}: not tried: the trial was over after {self.timed} timed calls"
+            why = f"the trial was over after {self.timed} timed calls"
+            why = why if self._admits(one) else "it would have been one copy of the weights too many"
+            detail = f"{one.engine}: not tried: {why}"
             one.move(State.BEATEN, Reason(kind=ReasonKind.ENGINE_REFUSED, detail=detail))
         return best
 

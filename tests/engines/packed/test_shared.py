@@ -1,4 +1,4 @@
-"""One packed copy of a weight for several sessions: held once, followed when it changes, freed with the last of them."""
+"""One packed copy of a weight for several sessions: held once, followed when it changes, freed with the last one."""
 
 from __future__ import annotations
 

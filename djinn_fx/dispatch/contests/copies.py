@@ -1,0 +1,177 @@
+"""One copy of the weights: what graphs over the same weights (prefill and decode of a model) keep of them together.
+
+Each engine packs weights its own way, so two graphs that chose two engines would hold each weight three times. While
+engines are tried there are two copies at most: one that is kept, and that of the engine on trial. When a trial is over,
+or none can go on without a third copy, the copy that saves the most time of all these graphs' calls is kept, and each
+graph runs on the fastest engine that needs that copy or none. Copies that sessions share (``engines/packed``) are one.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from djinn_fx.threads import new_lock, new_rlock
+
+#: Copies at a time: the one that is kept, and that of the engine on trial.
+MOST = 2
+#: What an engine keeps is a copy of the weights if it has more than this share of their bytes: not folded constants.
+COPY = 0.1
+#: A copy must save more than this share of the time.
+MARGIN = 0.03
+#: Where a trial cannot go on for another one that was not called for so many of its own calls, that one lets go.
+PATIENCE = 3
+#: Graphs are over the same weights if they have more than this share of the bytes of either in common.
+SAME = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """An engine that may answer a graph's calls.
+
+    Attributes:
+        engine: its name.
+        copy: tells which copy of the weights it needs; None: none.
+        kept: whether that copy is there, or being made.
+        seconds: a call takes; None: not known.
+    """
+
+    engine: str
+    copy: Hashable | None = None
+    kept: bool = False
+    seconds: float | None = None
+
+
+class Member(Protocol):
+    """A graph's contest, as it is seen from here."""
+
+    asked: int
+
+    @property
+    def trying(self) -> bool:
+        """Whether an engine is on trial against the best so far."""
+        ...
+
+    def options(self, weights_bytes: int) -> Sequence[Option]:
+        """The engines that may answer."""
+        ...
+
+    def keep(self, copy: Hashable | None, weights_bytes: int) -> None:
+        """Run on the fastest engine that needs this copy or none, if the best so far needs another."""
+        ...
+
+    def pause(self) -> None:
+        """Let go of the copy of the engine on trial; it is tried later."""
+        ...
+
+
+class Copies:
+    """See the module's text. A member's lock is never held while this one's is waited for.
+
+    Args:
+        weights: bytes of each weight, by address.
+    """
+
+    def __init__(self, weights: Mapping[int, int]) -> None:
+        self.weights, self.bytes = weights, sum(weights.values())
+        #: Each with its calls when the latest came. Replaced, never changed: it is read without the lock.
+        self._since: tuple[tuple[weakref.ref[Member], int], ...] = ()
+        #: Of members that wait for room: how often they asked, and the calls of the others before.
+        self._waits: weakref.WeakKeyDictionary[Member, tuple[int, int]] = weakref.WeakKeyDictionary()
+        self._lock = new_rlock()
+
+    def join(self, member: Member) -> None:
+        """One graph more. Calls are counted from here on."""
+        with self._lock:
+            self._since = tuple((weakref.ref(one), one.asked) for one in (*self.members, member))
+
+    @property
+    def members(self) -> list[Member]:
+        """The graphs' contests."""
+        found = [ref() for ref, _ in self._since]
+        return [one for one in found if one is not None]
+
+    # On trial
+
+    def admits(self, copy: Hashable | None) -> bool:
+        """Whether this copy may be made now. Takes no lock."""
+        return copy is None or len(self._kept() - {copy}) < MOST
+
+    def _kept(self) -> set[Hashable]:
+        return {one.copy for each in self.members for one in each.options(self.bytes) if one.kept} - {None}
+
+    def make_room(self, member: Member) -> None:
+        """A copy was not admitted: trials whose calls do not come are put off, then one copy is kept."""
+        with self._lock:
+            others = [one for one in self.members if one is not member and one.trying]
+            calls = sum(one.asked for one in others)
+            waited, before = self._waits.get(member, (0, calls))
+            waited = waited + 1 if calls == before else 0
+            self._waits[member] = waited, calls
+            if others and waited < PATIENCE:
+                return
+            self._waits.pop(member)
+            for one in others:
+                one.pause()
+            if len(self._kept()) >= MOST:
+                self.settle()
+
+    # Settled
+
+    def settle(self) -> None:
+        """Keep the copy that saves the most; have each graph run on what needs no other."""
+        with self._lock:
+            best = self._best()
+            for one in self.members:
+                one.keep(best, self.bytes)
+
+    def _best(self) -> Hashable | None:
+        """The copy to be kept; None: none is worth it."""
+        # None is never called: its next call counts.
+        known = [(one.asked - before + 1, one.options(self.bytes)) for one, before in self._calls()]
+        # What a copy saves a graph is known once calls without one were timed.
+        known = [(calls, options) for calls, options in known if math.isfinite(_least(options, None))]
+
+        def total(copy: Hashable | None) -> float:
+            return sum(calls * _least(options, copy) for calls, options in known)
+
+        copies = {one.copy for _, options in known for one in options if one.seconds is not None} - {None}
+        best = min(sorted(copies, key=repr), key=total, default=None)
+        return best if best is not None and total(best) < (1 - MARGIN) * total(None) else None
+
+    def _calls(self) -> list[tuple[Member, int]]:
+        found = [(ref(), before) for ref, before in self._since]
+        return [(one, before) for one, before in found if one is not None]
+
+
+def _least(options: Sequence[Option], copy: Hashable | None) -> float:
+    """The fastest engine that needs this copy or none."""
+    return min(
+        (one.seconds for one in options if one.copy in (None, copy) and one.seconds is not None), default=math.inf
+    )
+
+
+_LOCK = new_lock()
+#: Of all weights over which there are graphs.
+_ALL: list[Copies] = []
+
+
+def join(member: Member, weights: Sequence[torch.Tensor]) -> Copies:
+    """Have a graph's contest join those over the same weights."""
+    own = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in weights}
+    nbytes = sum(own.values())
+    with _LOCK:
+        _ALL[:] = [one for one in _ALL if one.members]
+        for one in _ALL:
+            common = sum(size for address, size in own.items() if one.weights.get(address) == size)
+            if common > SAME * max(nbytes, one.bytes):
+                one.join(member)
+                return one
+        _ALL.append(Copies(own))
+        _ALL[-1].join(member)
+        return _ALL[-1]
