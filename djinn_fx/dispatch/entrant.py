@@ -10,7 +10,7 @@ import functools
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -106,6 +106,7 @@ class Entrant:
     Args:
         engine: its name.
         run: answers; None: what does is still to come.
+        copy: tells which copy of the weights it needs; None: none.
 
     Attributes:
         late: it was not there from the start.
@@ -122,8 +123,8 @@ class Entrant:
     reserve = False
     retry_at: float | None = None
 
-    def __init__(self, engine: str, run: RegionCallable | None = None) -> None:
-        self.engine = engine
+    def __init__(self, engine: str, run: RegionCallable | None = None, copy: Hashable | None = None) -> None:
+        self.engine, self.copy = engine, copy
         self.state = State.COLD
         self.reason: Reason | None = None
         self.run = Runner() if run is None else as_runner(run)

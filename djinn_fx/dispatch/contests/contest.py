@@ -26,11 +26,12 @@ from djinn_fx.engines.base import Declined, RegionCallable
 from djinn_fx.engines.failures import nothing_written, said
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.engines import EAGER, traits_of
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.threads import new_rlock, start_thread
 
 log = logging.getLogger("djinn_fx.dispatch.contests.contest")
 
+_USING = (State.TRIAL, State.PREPARING, State.SERVING)
 #: Calls between two looks at whether an engine that was not there yet has come.
 _LOOK_EVERY = 16
 
@@ -51,7 +52,6 @@ class Contest(Dispatcher):
         in_use: whether another contest uses an engine's copies of weights, so that who is beaten must not let go.
         work: how much a call is, in any unit.
         weights: those of a call: graphs over the same weights keep one copy of them together; None: it is on its own.
-        sessions: whose copies the engines' are: contests that share these share them.
         standby: makes the entrant that takes part once no other engine is left; None: there is none.
     """
 
@@ -70,7 +70,6 @@ class Contest(Dispatcher):
         in_use: Callable[[str], bool] = lambda engine: False,
         work: Callable[[Sequence[Any]], float] = lambda args: 1.0,
         weights: Callable[[Sequence[Any]], Sequence[torch.Tensor]] | None = None,
-        sessions: object = None,
         standby: Callable[[], Entrant] | None = None,
     ) -> None:
         super().__init__(label, reference, entrants)
@@ -81,7 +80,7 @@ class Contest(Dispatcher):
         self._waits, self._synchronise = waits, synchronise
         self._decided, self._lost, self._timed, self._work = decided, lost, timed, work
         self._trial = Trial(remembered, self._admits)
-        self._weights, self._sessions = weights, id(sessions) if sessions is not None else id(self)
+        self._weights = weights
         #: Calls so far.
         self.asked = 0
         self._copies: Copies | None = None
@@ -204,13 +203,13 @@ class Contest(Dispatcher):
 
     def _let_go(self, entrant: Entrant) -> None:
         """Release the copies of weights of who was beaten."""
-        if not self._in_use(entrant.engine):
+        elsewhere = self._copies is not None and self._copies.uses(entrant.copy, self)
+        if not elsewhere and not self._in_use(entrant.engine):
             entrant.run.release()
 
     def uses(self, engine: str) -> bool:
         """Whether an engine serves here, or may come to."""
-        using = (State.TRIAL, State.PREPARING, State.SERVING)
-        return any(one.engine == engine and one.state in using for one in self.entrants)
+        return any(one.engine == engine and one.state in _USING for one in self.entrants)
 
     # Nobody left
 
@@ -254,23 +253,21 @@ class Contest(Dispatcher):
 
     def _copy_of(self, entrant: Entrant, weights_bytes: int) -> Hashable | None:
         """Which copy of the weights it needs."""
-        traits, copied = traits_of(entrant.engine), entrant.copied_bytes
-        if not traits.binds_weights or (copied is not None and copied <= COPY * weights_bytes):
-            return None
-        return (entrant.engine,) if traits.shares_copies else (entrant.engine, self._sessions)
+        copied = entrant.copied_bytes
+        return None if copied is not None and copied <= COPY * weights_bytes else entrant.copy
 
     def _admits(self, entrant: Entrant) -> bool:
         return self._copies is None or self._copies.admits(self._copy_of(entrant, self._copies.bytes))
 
     def options(self, weights_bytes: int) -> list[Option]:
         """See :class:`~djinn_fx.dispatch.contests.copies.Member`."""
-        using = (State.TRIAL, State.PREPARING, State.SERVING)
         return [
             Option(
                 engine=one.engine,
                 copy=self._copy_of(one, weights_bytes),
-                kept=one.state in using or one.run.memory_bytes > COPY * weights_bytes,
-                seconds=next((s for s in (one.median_s, one.known_s, one.least_s) if s is not None), None),
+                used=one.state in _USING,
+                kept=one.state in _USING or one.run.memory_bytes > COPY * weights_bytes,
+                seconds=_told_s(one),
             )
             for one in self.entrants
             if one.state is not State.FAILED
@@ -447,3 +444,10 @@ class Contest(Dispatcher):
             reason=self.reason,
             refused=self.refused,
         )
+
+
+def _told_s(entrant: Entrant) -> float | None:
+    """Seconds of an answer, by whoever can tell best; None: nobody can."""
+    if entrant.known_s is not None and len(entrant.seconds) < TELLING:
+        return entrant.known_s
+    return entrant.median_s if entrant.median_s is not None else entrant.least_s

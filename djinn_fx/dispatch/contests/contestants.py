@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from djinn_fx.engines.base import RegionCallable, RegionGraph, Runner
 from djinn_fx.engines.bound.watch import picker
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.reasons import Reason
-from djinn_fx.settings.engines import EAGER, STANDBY
+from djinn_fx.settings.engines import EAGER, STANDBY, traits_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.threads import new_lock
 
@@ -83,13 +83,12 @@ def contest_between(
             in_use=others.uses if others is not None else lambda engine: False,
             work=others.work if others is not None else lambda args: 1.0,
             weights=weights,
-            sessions=others,
         )
         entrants = []
         for one in made:
             name = one.tier.name
             run = checks.artefact(one.tier, one.prepared, one.loaded, held.dropping(name))
-            entrants.append(Entrant(name, run))
+            entrants.append(Entrant(name, run, copy=_copy_of(one)))
         if standby is not None:
             late = functools.partial(_checked, standby, checks, held.dropping(STANDBY))
             if tried and (known is None or known.engine == STANDBY or STANDBY not in known.seconds):
@@ -104,6 +103,14 @@ def contest_between(
         return held
 
     return ContestBySize(places, contest) if places else contest()
+
+
+def _copy_of(made: Made) -> Hashable | None:
+    """Which copy of the weights answers need: that of the sessions, which all who load the artefact share."""
+    traits = traits_of(made.tier.name)
+    if not traits.binds_weights:
+        return None
+    return (made.tier.name,) if traits.shares_copies else (made.tier.name, id(made.loaded.run))
 
 
 class OwnOps(Runner):

@@ -37,12 +37,14 @@ class Option:
     Attributes:
         engine: its name.
         copy: tells which copy of the weights it needs; None: none.
+        used: whether it serves, or may come to.
         kept: whether that copy is there, or being made.
         seconds: a call takes; None: not known.
     """
 
     engine: str
     copy: Hashable | None = None
+    used: bool = False
     kept: bool = False
     seconds: float | None = None
 
@@ -102,6 +104,11 @@ class Copies:
         """Whether this copy may be made now. Takes no lock."""
         return copy is None or len(self._kept() - {copy}) < MOST
 
+    def uses(self, copy: Hashable | None, but: Member) -> bool:
+        """Whether a graph but this one runs by a copy, or may come to."""
+        others = [one for one in self.members if one is not but]
+        return any(one.used and one.copy == copy is not None for each in others for one in each.options(self.bytes))
+
     def _kept(self) -> set[Hashable]:
         return {one.copy for each in self.members for one in each.options(self.bytes) if one.kept} - {None}
 
@@ -124,8 +131,10 @@ class Copies:
     # Settled
 
     def settle(self) -> None:
-        """Keep the copy that saves the most; have each graph run on what needs no other."""
+        """Where there are several, keep the copy that saves the most; have each graph run on what needs no other."""
         with self._lock:
+            if len(self._kept()) < MOST:
+                return
             best = self._best()
             for one in self.members:
                 one.keep(best, self.bytes)

@@ -23,7 +23,8 @@ from djinn_fx.units import format_bytes
 CALLS, SECONDS, MOST_CALLS = 20, 5.0, 40
 #: Timed answers of each of two; as many more as there are calls left for, up to the second figure.
 ROUNDS, MAX_ROUNDS = 5, 10
-#: By how much, as a share, a challenger must be faster; slower than the other by this factor: out after two answers.
+#: By how much, as a share, a challenger must be faster; one that keeps a copy of the weights also than a best that keeps
+#: none. Slower than the other by the second figure: out after two answers.
 MARGIN = 0.03
 SLOW = 1.5
 #: Who is expected to be slower than the best by this factor, even if all goes its way, is not tried (``forecast.py``).
@@ -202,6 +203,8 @@ class Trial:
         if not rival.seconds or not recent[0]:
             return rival
         first, second = compared(recent, (rival.seconds, rival.work))
+        if best.copy is not None and rival.copy is None:  # a copy of the weights must be worth it
+            return rival if first < (1 - MARGIN) * second else best
         return best if second < (1 - MARGIN) * first else rival
 
 

@@ -27,9 +27,11 @@ PREFILL: Times = {"openvino": 8.0, "onnxruntime": 9.0, "packed": 8.5, "eager": 1
 def graph(clock: Clock, times: Times, copies: Copies, weights: Sequence[torch.Tensor]) -> Contest:
     """A contest between these engines, all but eager with copies of the weights."""
     entrants = [
-        Entrant(name, Plain(clock, seconds) if name == "eager" else Packing(clock, seconds, copies))
+        Entrant(name, Packing(clock, seconds, copies), (name,) if name == "packed" else (name, object()))
         for name, seconds in times.items()
+        if name != "eager"
     ]
+    entrants.append(Entrant("eager", Plain(clock, times["eager"])))
     return make(clock, entrants, waits=False, weights=lambda args: weights)[0]
 
 
