@@ -23,7 +23,7 @@ from djinn_fx.units import format_bytes
 CALLS, SECONDS, MOST_CALLS = 20, 5.0, 40
 #: Timed answers of each of two; as many more as there are calls left for, up to the second figure.
 ROUNDS, MAX_ROUNDS = 5, 10
-#: By how much, as a share, a challenger must be faster; one that keeps a copy of the weights also than a best that keeps
+#: By how much, as a share, a challenger must be faster, and who keeps a copy of the weights than a best that keeps
 #: none. Slower than the other by the second figure: out after two answers.
 MARGIN = 0.03
 SLOW = 1.5
