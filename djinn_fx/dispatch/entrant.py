@@ -107,6 +107,7 @@ class Entrant:
         engine: its name.
         run: answers; None: what does is still to come.
         copy: tells which copy of the weights it needs; None: none.
+        sessions: tells whose sessions it answers by: entrants of several contests may share them.
 
     Attributes:
         late: it was not there from the start.
@@ -123,8 +124,15 @@ class Entrant:
     reserve = False
     retry_at: float | None = None
 
-    def __init__(self, engine: str, run: RegionCallable | None = None, copy: Hashable | None = None) -> None:
-        self.engine, self.copy = engine, copy
+    def __init__(
+        self,
+        engine: str,
+        run: RegionCallable | None = None,
+        *,
+        copy: Hashable | None = None,
+        sessions: Hashable | None = None,
+    ) -> None:
+        self.engine, self.copy, self.sessions = engine, copy, sessions
         self.state = State.COLD
         self.reason: Reason | None = None
         self.run = Runner() if run is None else as_runner(run)

@@ -143,6 +143,26 @@ class TestAuto:
         assert answered <= {first.engine}
         assert contest_of(again).engine == first.engine
 
+    def test_graphs_over_the_same_weights_keep_one_copy_of_them(self) -> None:
+        """As prefill and decode do: whatever each would win by, and however long the trials last."""
+        module = nn.Sequential(Block(256), Block(256)).eval()
+        run = torch.compile(module, backend="djinn", options={"engine": "auto"}, dynamic=False)
+        large, small = torch.randn(256, 256), torch.randn(1, 256)
+        weights = sum(one.nbytes for one in module.parameters())
+        most = 0
+        for _ in range(200):
+            same(run, module, large, 1)
+            same(run, module, small, 2)
+            kept = [one.memory_bytes for each in djinn_fx.status(run).contests for one in each.entrants]
+            most = max(most, sum(kept))
+            if len(djinn_fx.status(run).contests) == 2 and all(one.decided for one in djinn_fx.status(run).contests):
+                break
+        contests = djinn_fx.status(run).contests
+        assert [one.decided for one in contests] == [True, True]
+        assert most <= 2.1 * weights
+        kept = [one.memory_bytes for each in contests for one in each.entrants]
+        assert sum(kept) <= 1.05 * weights
+
     def test_sizes_that_differ_have_contests_of_their_own(self) -> None:
         module = model()
         run = torch.compile(module, backend="djinn", options={"engine": ["packed", "eager"]}, dynamic=True)

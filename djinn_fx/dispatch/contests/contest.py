@@ -203,7 +203,7 @@ class Contest(Dispatcher):
 
     def _let_go(self, entrant: Entrant) -> None:
         """Release the copies of weights of who was beaten."""
-        elsewhere = self._copies is not None and self._copies.uses(entrant.copy, self)
+        elsewhere = self._copies is not None and self._copies.uses(entrant.sessions, self)
         if not elsewhere and not self._in_use(entrant.engine):
             entrant.run.release()
 
@@ -265,7 +265,7 @@ class Contest(Dispatcher):
             Option(
                 engine=one.engine,
                 copy=self._copy_of(one, weights_bytes),
-                used=one.state in _USING,
+                sessions=one.sessions if one.state in _USING else None,
                 kept=one.state in _USING or one.run.memory_bytes > COPY * weights_bytes,
                 seconds=_told_s(one),
             )

@@ -88,7 +88,7 @@ def contest_between(
         for one in made:
             name = one.tier.name
             run = checks.artefact(one.tier, one.prepared, one.loaded, held.dropping(name))
-            entrants.append(Entrant(name, run, copy=_copy_of(one)))
+            entrants.append(Entrant(name, run, copy=_copy_of(one), sessions=id(one.loaded.run)))
         if standby is not None:
             late = functools.partial(_checked, standby, checks, held.dropping(STANDBY))
             if tried and (known is None or known.engine == STANDBY or STANDBY not in known.seconds):

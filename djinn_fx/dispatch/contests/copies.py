@@ -37,14 +37,14 @@ class Option:
     Attributes:
         engine: its name.
         copy: tells which copy of the weights it needs; None: none.
-        used: whether it serves, or may come to.
+        sessions: whose it answers by, if it serves or may come to.
         kept: whether that copy is there, or being made.
         seconds: a call takes; None: not known.
     """
 
     engine: str
     copy: Hashable | None = None
-    used: bool = False
+    sessions: Hashable | None = None
     kept: bool = False
     seconds: float | None = None
 
@@ -104,10 +104,12 @@ class Copies:
         """Whether this copy may be made now. Takes no lock."""
         return copy is None or len(self._kept() - {copy}) < MOST
 
-    def uses(self, copy: Hashable | None, but: Member) -> bool:
-        """Whether a graph but this one runs by a copy, or may come to."""
+    def uses(self, sessions: Hashable | None, but: Member) -> bool:
+        """Whether a graph but this one runs by these sessions, or may come to."""
         others = [one for one in self.members if one is not but]
-        return any(one.used and one.copy == copy is not None for each in others for one in each.options(self.bytes))
+        return sessions is not None and any(
+            one.sessions == sessions for each in others for one in each.options(self.bytes)
+        )
 
     def _kept(self) -> set[Hashable]:
         return {one.copy for each in self.members for one in each.options(self.bytes) if one.kept} - {None}

@@ -19,7 +19,7 @@ from djinn_fx.settings.engines import traits_of
 from djinn_fx.units import format_bytes
 
 #: A trial is over after so many timed calls, so many seconds of them, or so many calls, timed or not, that two engines
-#: could answer (a call in which an answer is compared with eager's is not timed).
+#: could answer (a call in which an answer is compared with eager's is not timed), or in which one was not admitted.
 CALLS, SECONDS, MOST_CALLS = 20, 5.0, 40
 #: Timed answers of each of two; as many more as there are calls left for, up to the second figure.
 ROUNDS, MAX_ROUNDS = 5, 10
@@ -56,14 +56,14 @@ class Trial:
         self.rival: Entrant | None = None
         self.timed = 0
         self.beaten: list[Entrant] = []
-        self._spent_s, self._answered, self._rounds = 0.0, 0, ROUNDS
+        self._spent_s, self._answered, self._waited, self._rounds = 0.0, 0, 0, ROUNDS
         #: Timed answers of the best before the rival came, and who answers next.
         self._mark, self._rivals_turn = 0, False
 
     def begin_again(self, best: Entrant | None) -> None:
         """A new trial: of this one against those that have come, or of all."""
         self.best, self.rival = best, None
-        self.timed, self._spent_s, self._answered = 0, 0.0, 0
+        self.timed, self._spent_s, self._answered, self._waited = 0, 0.0, 0, 0
         if best is not None:
             best.state, best.seconds, best.work = State.TRIAL, [], []
 
@@ -144,16 +144,18 @@ class Trial:
         return rival
 
     def replace(self, other: Entrant | None) -> None:
-        """The best so far is out; so is this one the best, if there is no rival."""
-        self.best, self.rival = (self.rival, None) if self.rival is not None else (other, None)
-        if self.best is not None:
-            self.best.state = State.TRIAL
+        """The best so far is out: this one is the best of those that were beaten, None where none was tried yet."""
+        if other is None or other is self.rival:
+            self.best, self.rival = self.rival, None
+        else:
+            self.best, self._mark, other.state = other, 0, State.TRIAL
 
     # What answers took
 
     def answered(self, entrant: Entrant, seconds: float | None, work: float) -> None:
         """An engine was asked; it took so long for so much work, if that says something."""
         self._rivals_turn = entrant is not self.rival
+        self._waited += self.waiting
         self._answered += self.rival is not None and self.rival.state is State.TRIAL
         if seconds is not None:
             entrant.seconds.append(seconds)
@@ -165,7 +167,7 @@ class Trial:
     @property
     def over(self) -> bool:
         """Whether it has taken as long as it may."""
-        return self.timed >= CALLS or self._spent_s >= SECONDS or self._answered >= MOST_CALLS
+        return self.timed >= CALLS or self._spent_s >= SECONDS or max(self._answered, self._waited) >= MOST_CALLS
 
     def winner(self, entrants: Sequence[Entrant]) -> Entrant | None:
         """The best, if the trial is over: by time, or because everybody who is there was tried."""

@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from random import Random
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ PREFILL: Times = {"openvino": 8.0, "onnxruntime": 9.0, "packed": 8.5, "eager": 1
 def graph(clock: Clock, times: Times, copies: Copies, weights: Sequence[torch.Tensor]) -> Contest:
     """A contest between these engines, all but eager with copies of the weights."""
     entrants = [
-        Entrant(name, Packing(clock, seconds, copies), (name,) if name == "packed" else (name, object()))
+        Entrant(name, Packing(clock, seconds, copies), copy=(name,) if name == "packed" else (name, object()))
         for name, seconds in times.items()
         if name != "eager"
     ]
@@ -79,6 +80,15 @@ def test_the_copy_that_saves_the_most_is_kept(clock: Clock, decode: Times, expec
     assert all(reason.kind is ReasonKind.ENGINE_REFUSED for reason in beaten)
 
 
+def test_who_loses_the_copy_goes_on_with_the_best_of_the_others(clock: Clock) -> None:
+    """Not with who is on trial at that moment."""
+    copies, weights = Copies(), a_weight()
+    first = graph(clock, {"openvino": 3.0, "onnxruntime": 9.0, "packed": 8.0, "eager": 5.0}, copies, weights)
+    second = graph(clock, {"openvino": 1.0, "onnxruntime": 2.0, "packed": 5.0, "eager": 9.0}, copies, weights)
+    generate(first, second, 2)
+    assert (first.engine, second.engine, copies.now) == ("eager", "openvino", 1)
+
+
 def test_where_no_copy_is_worth_it_there_is_none(clock: Clock) -> None:
     copies, weights = Copies(), a_weight()
     times = {"openvino": 4.95, "onnxruntime": 5.5, "packed": 5.0, "eager": 5.0}
@@ -100,6 +110,29 @@ def test_a_contest_on_its_own_is_as_it_was(clock: Clock) -> None:
     second._weights = None
     generate(first, second, 2)
     assert (first.engine, second.engine) == ("openvino", "openvino")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_number_of_graphs_ends_with_one_copy(clock: Clock, seed: int) -> None:
+    """Called in any order, whatever the engines take: trials end, and nobody keeps what another copy rules out."""
+    random = Random(seed)
+    copies, weights = Copies(), a_weight()
+    names = ["openvino", "onnxruntime", "packed", "eager"]
+    graphs = [
+        graph(clock, {name: random.uniform(1.0, 3.0) for name in names}, copies, weights)
+        for _ in range(random.randint(2, 4))
+    ]
+    often = [random.choice((1, 3, 10)) for _ in graphs]
+    for contest in random.choices(graphs, often, k=150 * len(graphs)) + graphs * 150:
+        wait_for(lambda: not any(one.pending for one in graphs))
+        assert list(contest([1])) == [2]
+        if all(one.decided for one in graphs):
+            break
+    assert all(one.decided for one in graphs)
+    kept = {one.copy for each in graphs for one in each.options(1000) if one.kept} - {None}
+    assert len(kept) <= 1
+    serving = [next(one for one in each.options(1000) if one.engine == each.engine) for each in graphs]
+    assert all(one.copy is None or one.copy in kept for one in serving)
 
 
 def test_who_is_called_again_gets_the_copy_back(clock: Clock) -> None:
