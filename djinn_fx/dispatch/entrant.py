@@ -44,6 +44,8 @@ class State(str, Enum):
 
 #: States in which an engine may still become ready by itself.
 PENDING = frozenset({State.QUEUED, State.BUILDING, State.PREPARING})
+#: States of an engine that competes and answers, or may come to.
+USING = (State.TRIAL, State.PREPARING, State.SERVING)
 #: States on the way to being built.
 OF_BUILDING = tuple(State)[:6]
 

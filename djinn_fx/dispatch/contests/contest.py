@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-
-from djinn_fx.dispatch.contests.copies import COPY, Copies, Option, join
 from djinn_fx.dispatch.contests.decisions import why_chosen
 from djinn_fx.dispatch.contests.trial import CALLS, TELLING, Trial
-from djinn_fx.dispatch.entrant import Dispatcher, DispatchStatus, Entrant, State, wait_for
+from djinn_fx.dispatch.entrant import USING, Dispatcher, DispatchStatus, Entrant, State, wait_for
 from djinn_fx.dispatch.refusals import engines_left, refused, warn, without_name
 from djinn_fx.engines.base import Declined, RegionCallable
 from djinn_fx.engines.failures import nothing_written, said
@@ -31,7 +28,6 @@ from djinn_fx.threads import new_rlock, start_thread
 
 log = logging.getLogger("djinn_fx.dispatch.contests.contest")
 
-_USING = (State.TRIAL, State.PREPARING, State.SERVING)
 #: Calls between two looks at whether an engine that was not there yet has come.
 _LOOK_EVERY = 16
 
@@ -51,7 +47,6 @@ class Contest(Dispatcher):
         remembered: the engine that an earlier trial of the same work chose.
         in_use: whether another contest uses an engine's copies of weights, so that who is beaten must not let go.
         work: how much a call is, in any unit.
-        weights: those of a call: graphs over the same weights keep one copy of them together; None: it is on its own.
         standby: makes the entrant that takes part once no other engine is left; None: there is none.
     """
 
@@ -69,7 +64,6 @@ class Contest(Dispatcher):
         remembered: str | None = None,
         in_use: Callable[[str], bool] = lambda engine: False,
         work: Callable[[Sequence[Any]], float] = lambda args: 1.0,
-        weights: Callable[[Sequence[Any]], Sequence[torch.Tensor]] | None = None,
         standby: Callable[[], Entrant] | None = None,
     ) -> None:
         super().__init__(label, reference, entrants)
@@ -80,10 +74,6 @@ class Contest(Dispatcher):
         self._waits, self._synchronise = waits, synchronise
         self._decided, self._lost, self._timed, self._work = decided, lost, timed, work
         self._trial = Trial(remembered, self._admits)
-        self._weights = weights
-        #: Calls so far.
-        self.asked = 0
-        self._copies: Copies | None = None
         self._lock = new_rlock()
         self._serving: Entrant | None = None
         self._calls = 0
@@ -91,7 +81,6 @@ class Contest(Dispatcher):
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Answer a call."""
-        self.asked += 1
         return self._answer(args)
 
     def begin_with(self, engine: str | None) -> None:
@@ -171,7 +160,6 @@ class Contest(Dispatcher):
 
     def make_ready(self, args: Sequence[Any]) -> None:
         """Have that engine made ready which would be the first to answer these arguments."""
-        self._join(args)
         with self._lock:
             field = self._trial.field(self.entrants)
         for first in field[:1]:
@@ -203,13 +191,16 @@ class Contest(Dispatcher):
 
     def _let_go(self, entrant: Entrant) -> None:
         """Release the copies of weights of who was beaten."""
-        elsewhere = self._copies is not None and self._copies.uses(entrant.sessions, self)
-        if not elsewhere and not self._in_use(entrant.engine):
+        if not self._in_use(entrant.engine):
             entrant.run.release()
+
+    def _admits(self, entrant: Entrant) -> bool:
+        """Whether an engine may be made ready now."""
+        return True
 
     def uses(self, engine: str) -> bool:
         """Whether an engine serves here, or may come to."""
-        return any(one.engine == engine and one.state in _USING for one in self.entrants)
+        return any(one.engine == engine and one.state in USING for one in self.entrants)
 
     # Nobody left
 
@@ -244,77 +235,10 @@ class Contest(Dispatcher):
                 self._serving, self._answer = None, self._on_trial
                 self._trial.begin_again(None)
 
-    # Copies of the weights
-
-    def _join(self, args: Sequence[Any]) -> None:
-        """At the first call it is known which weights they are."""
-        if self._weights is not None and self._copies is None:
-            self._copies = join(self, self._weights(args))
-
-    def _copy_of(self, entrant: Entrant, weights_bytes: int) -> Hashable | None:
-        """Which copy of the weights it needs."""
-        copied = entrant.copied_bytes
-        return None if copied is not None and copied <= COPY * weights_bytes else entrant.copy
-
-    def _admits(self, entrant: Entrant) -> bool:
-        return self._copies is None or self._copies.admits(self._copy_of(entrant, self._copies.bytes))
-
-    def options(self, weights_bytes: int) -> list[Option]:
-        """See :class:`~djinn_fx.dispatch.contests.copies.Member`."""
-        return [
-            Option(
-                engine=one.engine,
-                copy=self._copy_of(one, weights_bytes),
-                sessions=one.sessions if one.state in _USING else None,
-                kept=one.state in _USING or one.run.memory_bytes > COPY * weights_bytes,
-                seconds=_told_s(one),
-            )
-            for one in self.entrants
-            if one.state is not State.FAILED
-        ]
-
-    def keep(self, copy: Hashable | None, weights_bytes: int) -> None:
-        """See :class:`~djinn_fx.dispatch.contests.copies.Member`."""
-        with self._lock:
-            lost = self._serving if self._answer != self._on_trial else self._trial.best
-            if lost is None or self._copy_of(lost, weights_bytes) in (None, copy):
-                return
-            fits = [one for one in self.options(weights_bytes) if one.copy in (None, copy) and one.seconds is not None]
-            engine = min(fits, key=lambda one: one.seconds or 0.0).engine if fits else None
-            other = next((one for one in self.entrants if one.engine == engine), None)
-            detail = f"{lost.engine}: its copy of the weights would have been the second; another saves more time"
-            # Of whom too little is known the trial goes on later.
-            known = lost is self._serving or lost.known_s is not None or len(lost.seconds) >= TELLING
-            state = State.BEATEN if known else State.COLD
-            lost.move(state, Reason(kind=ReasonKind.ENGINE_REFUSED, detail=detail, node=self.label))
-            if self._answer == self._on_trial:
-                self._serving = None
-                self._trial.replace(other)
-            elif other is not None:
-                self._serve_by(other)
-            else:
-                self._reopen(lost)
-        self._let_go(lost)
-
-    @property
-    def trying(self) -> bool:
-        """See :class:`~djinn_fx.dispatch.contests.copies.Member`."""
-        return self._answer == self._on_trial and self._trial.rival is not None
-
-    def pause(self) -> None:
-        """See :class:`~djinn_fx.dispatch.contests.copies.Member`."""
-        with self._lock:
-            rival = self._trial.pause() if self._answer == self._on_trial else None
-        if rival is not None:
-            self._let_go(rival)
-
     # Trial
 
     def _on_trial(self, args: list[Any]) -> Sequence[Any]:
-        self._join(args)
         entrant = self._next(args)
-        if self._trial.waiting and self._copies is not None:
-            self._copies.make_room(self)
         if entrant is None:
             self.engine = EAGER
             return self._reference(args)
@@ -345,12 +269,10 @@ class Contest(Dispatcher):
                 entrant.answers += 1
                 entrant.copied_bytes = entrant.run.memory_bytes
                 self._waits = False
-            decided = self._judge()
+            self._judge()
             beaten, self._trial.beaten = self._trial.beaten, []
         for one in beaten:
             self._let_go(one)
-        if decided and self._copies is not None:
-            self._copies.settle()
         return made if made is not None else self._reference(args)
 
     def _next(self, args: list[Any]) -> Entrant | None:
@@ -370,13 +292,13 @@ class Contest(Dispatcher):
                 return found
         return None
 
-    def _judge(self) -> bool:
-        """Decide, if the trial is over. Whether it just was decided."""
+    def _judge(self) -> None:
+        """Decide, if the trial is over."""
         if self._answer != self._on_trial:
-            return False
+            return
         best = self._trial.winner(self.entrants)
         if best is None:
-            return False
+            return
         self._serve_by(best)
         if self._decided is not None:
             self._decided(best.engine, self.medians())
@@ -386,7 +308,6 @@ class Contest(Dispatcher):
         for one in late:
             one.reserve = False
             start_thread(one.submit, f"djinn builds {one.engine}")
-        return True
 
     def _serve_by(self, best: Entrant) -> None:
         """Calls go to this engine from now on."""
@@ -444,10 +365,3 @@ class Contest(Dispatcher):
             reason=self.reason,
             refused=self.refused,
         )
-
-
-def _told_s(entrant: Entrant) -> float | None:
-    """Seconds of an answer, by whoever can tell best; None: nobody can."""
-    if entrant.known_s is not None and len(entrant.seconds) < TELLING:
-        return entrant.known_s
-    return entrant.median_s if entrant.median_s is not None else entrant.least_s

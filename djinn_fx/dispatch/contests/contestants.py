@@ -16,6 +16,7 @@ from typing import Any
 from djinn_fx.dispatch.checks import Checks
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.decisions import Outcomes
+from djinn_fx.dispatch.contests.sharing import SharingContest
 from djinn_fx.dispatch.entrant import Entrant
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.dispatch.standby import Standby
@@ -72,7 +73,7 @@ def contest_between(
     def contest(sizes: Sequence[int] = (), others: ContestBySize | None = None) -> Contest:
         memory = outcomes(sizes) if outcomes is not None else None
         known = memory.known if memory is not None else None
-        held = Contest(
+        held = (Contest if weights is None else functools.partial(SharingContest, weights=weights))(
             label=graph.label,
             reference=own,
             waits=settings.compile == "blocking" and (others is None or not others.contests),
@@ -82,7 +83,6 @@ def contest_between(
             remembered=known.engine if known is not None else None,
             in_use=others.uses if others is not None else lambda engine: False,
             work=others.work if others is not None else lambda args: 1.0,
-            weights=weights,
         )
         entrants = []
         for one in made:

@@ -9,6 +9,7 @@ graph runs on the fastest engine that needs that copy or none. Copies that sessi
 from __future__ import annotations
 
 import math
+import operator
 import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Protocol
 
 import torch
 
+from djinn_fx.dispatch.contests.trial import TELLING
+from djinn_fx.dispatch.entrant import USING, Entrant, State
 from djinn_fx.threads import new_lock, new_rlock
 
 #: Copies at a time: the one that is kept, and that of the engine on trial.
@@ -47,6 +50,41 @@ class Option:
     sessions: Hashable | None = None
     kept: bool = False
     seconds: float | None = None
+
+
+def copy_of(entrant: Entrant, weights_bytes: int) -> Hashable | None:
+    """Which copy of the weights an engine needs; None: none, as far as is known."""
+    copied = entrant.copied_bytes
+    return None if copied is not None and copied <= COPY * weights_bytes else entrant.copy
+
+
+def options_of(entrants: Sequence[Entrant], weights_bytes: int) -> list[Option]:
+    """The engines that may answer, as they stand now."""
+    return [
+        Option(
+            engine=one.engine,
+            copy=copy_of(one, weights_bytes),
+            sessions=one.sessions if one.state in USING else None,
+            kept=one.state in USING or one.run.memory_bytes > COPY * weights_bytes,
+            seconds=_seconds(one),
+        )
+        for one in entrants
+        if one.state is not State.FAILED
+    ]
+
+
+def fastest(entrants: Sequence[Entrant], copy: Hashable | None, weights_bytes: int) -> Entrant | None:
+    """Of those that need this copy or none; None: no time of such a one is known."""
+    fit = [one for one in entrants if one.state is not State.FAILED and copy_of(one, weights_bytes) in (None, copy)]
+    timed = [(seconds, one) for one in fit if (seconds := _seconds(one)) is not None]
+    return min(timed, key=operator.itemgetter(0))[1] if timed else None
+
+
+def _seconds(entrant: Entrant) -> float | None:
+    """Of an answer, by what can tell best; None: nothing can."""
+    if entrant.known_s is not None and len(entrant.seconds) < TELLING:
+        return entrant.known_s
+    return entrant.median_s if entrant.median_s is not None else entrant.least_s
 
 
 class Member(Protocol):

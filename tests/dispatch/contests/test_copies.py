@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from djinn_fx.dispatch.contests import copies as copies_module
-from djinn_fx.dispatch.contests.contest import Contest
+from djinn_fx.dispatch.contests.sharing import SharingContest
 from djinn_fx.dispatch.entrant import Entrant, State
 from djinn_fx.reasons import ReasonKind
-from tests.dispatch.contests.test_contest import Clock, Plain, clock, make, wait_for
+from tests.dispatch.contests.test_contest import Clock, Plain, clock, wait_for
 from tests.dispatch.contests.test_trial import Copies, Packing
 
 __all__ = ["clock"]
@@ -25,7 +25,7 @@ Times = Mapping[str, float]
 PREFILL: Times = {"openvino": 8.0, "onnxruntime": 9.0, "packed": 8.5, "eager": 12.0}
 
 
-def graph(clock: Clock, times: Times, copies: Copies, weights: Sequence[torch.Tensor]) -> Contest:
+def graph(clock: Clock, times: Times, copies: Copies, weights: Sequence[torch.Tensor]) -> SharingContest:
     """A contest between these engines, all but eager with copies of the weights."""
     entrants = [
         Entrant(name, Packing(clock, seconds, copies), copy=(name,) if name == "packed" else (name, object()))
@@ -33,10 +33,13 @@ def graph(clock: Clock, times: Times, copies: Copies, weights: Sequence[torch.Te
         if name != "eager"
     ]
     entrants.append(Entrant("eager", Plain(clock, times["eager"])))
-    return make(clock, entrants, waits=False, weights=lambda args: weights)[0]
+    reference = Plain(clock, 10.0)
+    return SharingContest(
+        label="graph", entrants=entrants, reference=reference, waits=False, weights=lambda args: weights
+    )
 
 
-def generate(prefill: Contest, decode: Contest, tokens: int, times: int = 60) -> None:
+def generate(prefill: SharingContest, decode: SharingContest, tokens: int, times: int = 60) -> None:
     """Call prefill once and decode for each token, until both are decided."""
     for _ in range(times):
         for contest in (prefill, *[decode] * tokens):
@@ -104,14 +107,6 @@ def test_graphs_over_other_weights_keep_their_own(clock: Clock) -> None:
     assert (first.engine, second.engine, copies.now) == ("openvino", "openvino", 2)
 
 
-def test_a_contest_on_its_own_is_as_it_was(clock: Clock) -> None:
-    copies = Copies()
-    first, second = graph(clock, PREFILL, copies, a_weight()), graph(clock, PREFILL, copies, [])
-    second._weights = None
-    generate(first, second, 2)
-    assert (first.engine, second.engine) == ("openvino", "openvino")
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_any_number_of_graphs_ends_with_one_copy(clock: Clock, seed: int) -> None:
     """Called in any order, whatever the engines take: trials end, and nobody keeps what another copy rules out."""
@@ -160,7 +155,7 @@ def test_calls_of_both_in_threads(clock: Clock) -> None:
     contests = [graph(clock, PREFILL, copies, weights), graph(clock, decode, copies, weights)]
     wrong: list[object] = []
 
-    def call(contest: Contest) -> None:
+    def call(contest: SharingContest) -> None:
         for value in range(400):
             found = list(contest([value]))
             wrong.extend([] if found == [value + 1] else [found])
@@ -195,7 +190,7 @@ def test_what_an_earlier_process_measured_decides_too(clock: Clock) -> None:
     decode = {"openvino": 2.0, "onnxruntime": 2.5, "packed": 4.5, "eager": 5.0}
     told: list[object] = []
 
-    def known(times: Times) -> Contest:
+    def known(times: Times) -> SharingContest:
         contest = graph(clock, times, copies, weights)
         contest._trial.known = "openvino"
         contest._decided = lambda engine, seconds: told.extend([engine] if len(seconds) > 1 else [])
