@@ -7,12 +7,13 @@ the holders of its memory are counted, and counted again whenever Python has col
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import time
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -21,43 +22,46 @@ _OWN: Counter[int] = Counter()
 
 
 class Holders:
-    """Counts who holds the memory of some weights.
+    """Holds the memory of some weights, once each, and tells whether nobody else but its like does.
+
+    What an engine is given is not the weights but :attr:`lent`: other tensors over the same memory, which keep it alive
+    by way of this one hold. So it is known exactly how many holds are the engines', whatever an engine makes of what it
+    is given, and whoever reads the weights at the same moment.
 
     Args:
-        weights: before an engine has taken hold of any.
+        weights: dense tensors on the CPU.
+
+    Attributes:
+        lent: a tensor over each weight's memory, of its sizes and strides.
     """
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
         self._counts = _OWN  # the module's name for it may be gone when the interpreter ends
-        self._own: dict[int, int] = {}
-        self._storages = [weight.untyped_storage()._cdata for weight in weights]
-        self._before = {storage: _uses(weight) for storage, weight in zip(self._storages, weights, strict=True)}
-        self._kept: list[torch.Tensor] = []
-
-    def settle(self, kept: Sequence[torch.Tensor]) -> None:
-        """Say that all who have come to share the memory are the engine's own.
-
-        Args:
-            kept: what keeps each weight's memory alive.
-        """
-        self._kept = list(kept)
-        for one, storage in zip(kept, self._storages, strict=True):
-            if storage not in self._own:
-                self._own[storage] = max(_uses(one) - self._before[storage], 1)
-                self._counts[storage] += self._own[storage]
+        self._held = [weight.detach() for weight in weights]
+        self.lent = [_over(one) for one in self._held]
+        self._storages = [one.untyped_storage()._cdata for one in self._held]
+        self._counts.update(self._storages)
 
     @property
     def gone(self) -> bool:
         """Whether nobody but engines holds the memory of some weight."""
-        return any(
-            _uses(one) <= self._counts[storage] for one, storage in zip(self._kept, self._storages, strict=False)
-        )
+        return any(_uses(one) <= self._counts[storage] for one, storage in zip(self._held, self._storages, strict=True))
 
     def __del__(self) -> None:
-        for storage, count in self._own.items():
-            self._counts[storage] -= count
+        for storage in self._storages:  # before the holds themselves go: never fewer holds than are counted
+            self._counts[storage] -= 1
             if not self._counts[storage]:
                 del self._counts[storage]
+
+
+def _over(weight: torch.Tensor) -> torch.Tensor:
+    """Another tensor over a weight's memory: another storage, that keeps the weight."""
+    if not weight.numel() or not weight.data_ptr():  # a tensor of nothing but zeros may have no memory
+        return weight.detach()
+    last = sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
+    memory: Any = (ctypes.c_char * ((last + 1) * weight.element_size())).from_address(weight.data_ptr())
+    memory.weight = weight
+    return torch.frombuffer(memory, dtype=weight.dtype).as_strided(weight.shape, weight.stride())
 
 
 def _uses(weight: torch.Tensor) -> int:

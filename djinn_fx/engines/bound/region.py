@@ -294,7 +294,6 @@ class BoundRegion(Runner):
                 return None
             session = self._opener(dict(zip(self._places, watch.kept, strict=True)))
             if watch.holds(weights):
-                watch.settle()
                 timed = _Timed(session, watch) if watch.rotates else session
                 return _Bound(timed, watch, threads, tuple(map(id, weights)))
         return self._fail("its weights change while they are being packed")  # type: ignore[no-any-return]

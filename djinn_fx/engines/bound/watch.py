@@ -66,7 +66,7 @@ class Watch:
         insist: watch as well as can be what may change without a trace, too.
 
     Attributes:
-        kept: the weights, detached: what an engine may share memory with.
+        kept: tensors over the weights' memory: what an engine may share memory with.
         addresses: of the weights.
         untraceable: why a weight may change without a trace; None if none may.
     """
@@ -74,7 +74,7 @@ class Watch:
     def __init__(self, weights: Sequence[torch.Tensor], insist: bool = True) -> None:
         self._holders = Holders(weights)
         self.addresses = addresses(weights)
-        self.kept = [weight.detach() for weight in weights]
+        self.kept = self._holders.lent
         extents = [_extent(weight) for weight in weights]
         pages = [_whole_pages(extent) for extent in extents]
         large = [place for place, (start, end) in enumerate(pages) if end - start >= MIN_PAGES * PAGE]
@@ -127,10 +127,6 @@ class Watch:
         self._rotation.spent(seconds)
 
     # Weights that nobody else has any more
-
-    def settle(self) -> None:
-        """Say that all who have come to share memory with ``kept`` are the engine's own."""
-        self._holders.settle(self.kept)
 
     @property
     def orphaned(self) -> bool:

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from djinn_fx.engines.bound import holders
@@ -14,11 +15,8 @@ from djinn_fx.engines.bound.holders import SWEEPERS, Holders
 
 def test_weights_are_gone_when_only_engines_hold_their_memory() -> None:
     weight = torch.randn(5, 5)
-    first = Holders([weight])
-    kept = [weight.detach(), weight.detach().t()]  # the second one too: it came while the engine opened
-    first.settle(kept[:1])
-    second = Holders([weight])
-    second.settle([weight.detach()])
+    first, second = Holders([weight]), Holders([weight])
+    made = [first.lent[0].t(), first.lent[0].detach(), second.lent[0].numpy()]  # what engines make of it
     assert not first.gone
     view = weight[1]
     del weight
@@ -27,7 +25,38 @@ def test_weights_are_gone_when_only_engines_hold_their_memory() -> None:
     assert first.gone
     assert second.gone
     del second
+    assert not first.gone, "an engine still reads it"
+    del made
     assert first.gone
+
+
+def test_who_reads_a_weight_while_an_engine_opens_is_not_taken_for_the_engine() -> None:
+    """As own ops do, in another thread: the copy of a living model was let go of, and packed anew."""
+    weight = torch.randn(5, 5)
+    view = weight.t()
+    found = Holders([weight])
+    other = weight.t()
+    del view, other
+    assert not found.gone
+    del weight
+    assert found.gone
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.bool, torch.complex64])
+@pytest.mark.parametrize("shape", [(), (3, 4), (0, 4), (2, 3, 4)])
+def test_what_is_lent_is_the_weight_and_keeps_its_memory(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    base = torch.randint(0, 2, (*shape, 2)).to(dtype)
+    for weight in (base, base[..., 1], base.mT if base.dim() > 1 else base):
+        (lent,) = Holders([weight]).lent
+        assert (lent.dtype, lent.shape, lent.stride()) == (weight.dtype, weight.shape, weight.stride())
+        assert lent.data_ptr() == weight.data_ptr()
+        assert lent.numel() == 0 or lent.untyped_storage()._cdata != weight.untyped_storage()._cdata
+        want = weight.to(torch.complex64).clone()
+        del weight
+        assert torch.equal(lent.to(torch.complex64), want)
+    del base
+    gc.collect()
+    assert torch.equal(lent.to(torch.complex64), want)
 
 
 def test_nothing_is_left_in_the_count() -> None:
@@ -35,7 +64,7 @@ def test_nothing_is_left_in_the_count() -> None:
     weights = [torch.randn(3), torch.randn(4)]
     weights.append(weights[0][1:])
     found = Holders(weights)
-    found.settle([one.detach() for one in weights])
+    assert not found.gone
     assert dict(holders._OWN) != before
     del found
     assert dict(holders._OWN) == before
@@ -63,7 +92,7 @@ def test_the_end_of_the_interpreter_is_quiet() -> None:
         "from djinn_fx.engines.bound.holders import SWEEPERS, Holders\n"
         "from djinn_fx.engines.bound.watch import Watch\n"
         "class Sweeper:\n    def sweep(self): return Holders([])\n"
-        "one = Sweeper(); SWEEPERS.add(one); watch = Watch([torch.randn(300, 300)]); watch.settle()\n"
+        "one = Sweeper(); SWEEPERS.add(one); watch = Watch([torch.randn(300, 300)])\n"
         "class Loop: pass\n"
         "loop = Loop(); loop.loop = loop; loop.watch = watch\n"
     )

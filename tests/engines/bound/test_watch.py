@@ -258,7 +258,6 @@ def test_private_mappings_of_files(make: Callable[[Path], Tensor], tmp_path: Pat
 def test_no_weak_reference_and_no_other_hold_is_kept_on_a_weight(told: bool) -> None:
     weights = heap_of_weights()
     watch = Watch(weights)
-    watch.settle()
     for weight in weights:
         torch.utils.swap_tensors(weight, nn.Parameter(torch.randn_like(weight)))
     assert not watch.holds(weights)
@@ -272,7 +271,6 @@ def test_nothing_stays_behind_of_a_watch_that_is_gone(told: bool) -> None:
     for _ in range(5):
         weights = heap_of_weights()
         watch = Watch(weights)
-        watch.settle()
         assert not watch.orphaned
         del weights
         assert watch.orphaned
