@@ -147,6 +147,15 @@ SPECS: dict[str, Spec] = {
         "ResNetForImageClassification", "ResNetConfig", {"num_labels": 1000},  # the default is ResNet-50
         {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [2, 2], "num_labels": 10}, "image",
     ),
+    "regnet": Spec(
+        "RegNetForImageClassification", "RegNetConfig", {"num_labels": 1000},
+        {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 1], "groups_width": 16, "num_labels": 10},
+        "image",
+    ),
+    "mobilenet_v2": Spec(
+        "MobileNetV2ForImageClassification", "MobileNetV2Config", {"num_labels": 1000},
+        {"depth_multiplier": 0.35, "image_size": 64, "num_labels": 10}, "image",
+    ),
     "clip_vision": Spec(
         "CLIPVisionModel", "CLIPVisionConfig",
         {**_VISION, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "patch_size": 16},
