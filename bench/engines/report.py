@@ -14,8 +14,11 @@ PEERS = ("eager", "inductor", "openvino", "onnxruntime")
 #: Djinn as users have it; steady figures are its.
 OURS = "djinn"
 BLOCKING = "djinn-blocking"
+#: The latter with products that may round to bfloat16.
+BF16 = "djinn-bf16"
 
-OVER_INDUCTOR = 2.0
+OVER_INDUCTOR = 2.2
+BF16_OVER_F32 = 1.6
 OF_BEST_PEER_EACH = 0.97
 OF_BEST_PEER = 1.1
 SERVES_OF_COLD = 0.5
@@ -233,6 +236,11 @@ def bars(cases: Cases, dispatch: Found | None, report: Report, *, whole: bool) -
     report.bar("wrong", count if answered else None, 0, "==")
     failed = sum(side in failures(runs) for runs in cases.values() for side in sides)
     report.bar("djinn_failed", failed, 0, "==")
+    rounded = [found.median for runs in cases.values() if (found := speed(runs, BF16, BLOCKING)) is not None]
+    if any(BF16 in run["sides"] for runs in cases.values() for run in runs):
+        report.bar("bf16_over_f32_smallest", min(rounded, default=None), BF16_OVER_F32, ">=")
+        count = sum(wrong(runs, BF16) for runs in cases.values())
+        report.bar("bf16_wrong", count if rounded else None, 0, "==")
     models = {case.partition("/")[0] for case, runs in cases.items() if samples(runs, OURS)}
     report.bar("models", len(models) if whole else None, MODELS, ">=")
 
