@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from djinn_fx.costmodels import WorkGraph as WorkGraph
     from djinn_fx.costmodels import forget_rule as forget_rule
     from djinn_fx.costmodels import rule as rule
+    from djinn_fx.runtime.offload.buffers import parameters_on_meta as parameters_on_meta
+    from djinn_fx.runtime.offload.load import load_offloaded as load_offloaded
+    from djinn_fx.runtime.offload.status import offload_status as offload_status
     from djinn_fx.saved.guards import saveable_guards as saveable_guards
 
 #: Where each public name is at home.
@@ -35,6 +38,9 @@ _HOMES = {
     **dict.fromkeys(
         ("Call", "CostModel", "Count", "Estimate", "Work", "WorkGraph", "forget_rule", "rule"), "djinn_fx.costmodels"
     ),
+    "load_offloaded": "djinn_fx.runtime.offload.load",
+    "offload_status": "djinn_fx.runtime.offload.status",
+    "parameters_on_meta": "djinn_fx.runtime.offload.buffers",
     "saveable_guards": "djinn_fx.saved.guards",
 }
 

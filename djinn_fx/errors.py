@@ -46,6 +46,10 @@ class ModelFileError(DjinnError):
     """A model file given to a command cannot be loaded, or what is in it is ambiguous."""
 
 
+class OffloadError(DjinnError):
+    """A weight that is read from a file for each use was to be written, trained, copied or moved."""
+
+
 class UnitError(DjinnError):
     """A quantity such as ``"80GB"`` cannot be read."""
 
