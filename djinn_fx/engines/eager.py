@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
+from torch.fx.graph import CodeGen
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
 from djinn_fx.errors import EngineError
@@ -54,12 +55,28 @@ class EagerEngine:
 
 
 def as_callable(module: GraphModule) -> RegionCallable:
-    """A graph's ops, run one by one."""
+    """A graph's ops, run one by one; each value, an argument too, is let go after its last use."""
+    graph = Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    graph.set_codegen(_TakesList({node.name for node in graph.find_nodes(op="placeholder") if not node.users}))
+    forward: RegionCallable = GraphModule(module, graph, class_name=type(module).__name__).forward
+    return forward
 
-    def run(args: list[Any]) -> Sequence[Any]:
-        given = tuple(args)
-        args.clear()
-        results: Sequence[Any] = module(*given)
-        return results
 
-    return run
+class _TakesList(CodeGen):
+    """Writes a graph as a function of one list, which it empties: arguments handed over are its own to free.
+
+    Args:
+        unused: names of arguments that no op reads.
+    """
+
+    def __init__(self, unused: Collection[str]) -> None:
+        super().__init__()
+        self._unused = unused
+
+    def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, **_: Any) -> str:
+        """The head of the function."""
+        names = [text.split(":")[0].split("=")[0].strip() for text in free_vars if text != "self"]
+        lines = [f"{', '.join(names)}, = args"] if names else []
+        lines += ["args.clear()", *(f"{name} = None" for name in names if name in self._unused)]
+        return f"def forward(self, args){maybe_return_annotation}:\n" + "".join(f"    {line}\n" for line in lines)
