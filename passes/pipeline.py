@@ -14,6 +14,7 @@ from djinn_fx.passes.find_state import FindState
 from djinn_fx.passes.lifetimes import Lifetimes
 from djinn_fx.passes.order import Order
 from djinn_fx.passes.place import Place
+from djinn_fx.passes.plan_memory import PlanMemory
 from djinn_fx.passes.plan_transfers import PlanTransfers
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import EngineTime, Plan, Region, together
@@ -28,6 +29,7 @@ DEFAULT: tuple[Pass, ...] = (
     Place(),
     Order(),
     PlanTransfers(),
+    PlanMemory(),
 )
 
 TABLE: dict[str, type[Pass]] = {one.name: type(one) for one in DEFAULT}
@@ -68,6 +70,7 @@ def plan_of(srg: SRG) -> Plan:
         order=srg.order,
         transfers=srg.transfers,
         peak_bytes=srg.peak_bytes,
+        memory=srg.memory,
         phase=srg.phase,
         **({"cost": sum(costs[1:], costs[0])} if costs else {}),
         times=_whole_times(srg.regions),

@@ -15,6 +15,7 @@ from djinn_fx.dispatch.contests.pays import EXPERIENCE
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER
 from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.memory import MemoryPeak
 from djinn_fx.srg.plan import EngineTime, Plan, Region, Transfer
 from djinn_fx.srg.record import Cost, Residency
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from djinn_fx.costmodels.choose import Pricing
     from djinn_fx.dispatch.region import RegionBuild
 
-SCHEMA = "djinn_fx.explain/2"
+SCHEMA = "djinn_fx.explain/3"
 _SHORT_HASH = 12
 
 
@@ -120,7 +121,8 @@ class PricingInfo:
 class GraphInfo:
     """One captured graph.
 
-    Sizes in bytes. ``times``: what engines are expected to take for the whole graph, the fastest first.
+    Sizes in bytes. ``memory``: the peak of each device as the graph's own ops run, what runs then and the biggest
+    values. ``times``: what engines are expected to take for the whole graph, the fastest first.
     ``provenances``: how many ops' times come from where. ``unpriced`` maps ops without a cost to their number,
     ``unpriced_share`` is their share of all ops.
     """
@@ -133,6 +135,7 @@ class GraphInfo:
     phases: dict[str, int]
     residency_bytes: dict[str, int]
     peak_bytes: int
+    memory: tuple[MemoryPeak, ...]
     cost: Cost
     pricing: PricingInfo | None
     times: tuple[EngineTime, ...]
@@ -185,6 +188,7 @@ def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
         phases=dict(Counter(record.phase.value if record.phase else "unknown" for record in records)),
         residency_bytes=_residency_bytes(srg),
         peak_bytes=plan.peak_bytes,
+        memory=plan.memory.peaks() if plan.memory is not None else (),
         cost=plan.cost,
         pricing=_pricing_info(captured.pricing),
         times=plan.times,

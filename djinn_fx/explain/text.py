@@ -22,6 +22,7 @@ from djinn_fx.explain.report import (
     Report,
 )
 from djinn_fx.reasons import ReasonKind
+from djinn_fx.srg.memory import MemoryPeak
 from djinn_fx.srg.plan import EngineTime
 from djinn_fx.srg.record import Cost
 from djinn_fx.units import format_bytes, format_seconds
@@ -96,12 +97,23 @@ def _graph(console: Console, graph: GraphInfo, title: str) -> None:
     _row(console, "phases", phases or "none")
     held = [f"{name} {format_bytes(size)}" for name, size in graph.residency_bytes.items() if size]
     _row(console, "memory", f"peak {format_bytes(graph.peak_bytes)}; {', '.join(held)}")
+    for peak in graph.memory:
+        _row(console, "peak", peak_text(peak))
     _transfers(console, graph)
     _row(console, "cost", _cost(graph.cost))
     _pricing(console, graph)
     _passes(console, graph)
     _builds(console, graph.regions)
     _reasons(console, graph.reasons)
+
+
+def peak_text(peak: MemoryPeak) -> str:
+    """When most is in memory on a device, and what it is."""
+    biggest = ", ".join(f"{row.name} {format_bytes(row.nbytes)} ({row.holds.value})" for row in peak.biggest)
+    if peak.at is None:
+        return f"{format_bytes(peak.nbytes)} on {peak.device}: {biggest}"
+    where = f", {peak.at.source}" if peak.at.source else ""
+    return f"{format_bytes(peak.nbytes)} on {peak.device} during {peak.at.name} ({peak.at.op}{where}): {biggest}"
 
 
 def _pricing(console: Console, graph: GraphInfo) -> None:

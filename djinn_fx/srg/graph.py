@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from djinn_fx.errors import LoweringError
 from djinn_fx.reasons import Reason
+from djinn_fx.srg.memory import MemoryPlan
 from djinn_fx.srg.plan import Region, Transfer
 from djinn_fx.srg.record import GraphKind, OpRecord, Phase
 
@@ -31,7 +32,8 @@ class SRG:
         regions: set by find-regions.
         order: region indices in execution order, set by order.
         transfers: set by plan-transfers.
-        peak_bytes: set by lifetimes.
+        peak_bytes: set by lifetimes, then by plan-memory.
+        memory: set by plan-memory.
         reasons: decisions about the graph as a whole.
     """
 
@@ -44,6 +46,7 @@ class SRG:
         self.order: tuple[int, ...] = ()
         self.transfers: tuple[Transfer, ...] = ()
         self.peak_bytes = 0
+        self.memory: MemoryPlan | None = None
         self.reasons: tuple[Reason, ...] = ()
         self._by_name: dict[str, Node] = {node.name: node for node in gm.graph.nodes}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.engines import EAGER
+from djinn_fx.srg.memory import MemoryPlan
 from djinn_fx.srg.record import Cost, Phase
 
 
@@ -105,7 +106,8 @@ class Plan:
         regions: all regions; ``order`` says when each runs.
         order: region indices in execution order.
         transfers: empty on a single device.
-        peak_bytes: predicted peak of live values between regions, inputs and weights included.
+        peak_bytes: predicted peak of the memory in use, inputs and weights included; of the fullest device.
+        memory: who lives when, as the graph's own ops run one by one; None without plan-memory.
         phase: of the whole graph; None if its parts differ.
         cost: sum over the graph.
         times: what engines are expected to take for the whole graph, the fastest first; empty where none is known.
@@ -116,6 +118,7 @@ class Plan:
     order: tuple[int, ...]
     transfers: tuple[Transfer, ...] = ()
     peak_bytes: int = 0
+    memory: MemoryPlan | None = None
     phase: Phase | None = None
     cost: Cost = field(default_factory=Cost)
     times: tuple[EngineTime, ...] = ()

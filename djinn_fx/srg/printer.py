@@ -13,6 +13,7 @@ from torch.fx import Node
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.graph import SRG, fake_value
 from djinn_fx.srg.lower import target_name
+from djinn_fx.srg.memory import MemoryPeak
 from djinn_fx.srg.plan import Region, Transfer
 from djinn_fx.srg.record import Cost, OpRecord
 from djinn_fx.units import format_bytes, format_seconds
@@ -79,6 +80,8 @@ def _header(srg: SRG) -> Iterator[str]:
         yield f"# order {' '.join(map(str, srg.order))}"
     for transfer in srg.transfers:
         yield _transfer_line(transfer)
+    for one in srg.memory.peaks() if srg.memory is not None else ():
+        yield _peak_line(one)
     for reason in srg.reasons:
         yield f"# why {reason}"
 
@@ -100,6 +103,12 @@ def _transfer_line(transfer: Transfer) -> str:
         f"# transfer %{transfer.value} {transfer.source} -> {transfer.target} before region {transfer.before_region}, "
         f"{format_bytes(transfer.nbytes)}"
     )
+
+
+def _peak_line(peak: MemoryPeak) -> str:
+    biggest = ", ".join(f"%{row.name} {format_bytes(row.nbytes)} {row.holds.value}" for row in peak.biggest)
+    during = f" during %{peak.at.name}" if peak.at is not None else ""
+    return f"# memory {peak.device}: peak {format_bytes(peak.nbytes)}{during}: {biggest}"
 
 
 def _node_line(srg: SRG, node: Node, symbols: Symbols, notes: Notes) -> str:

@@ -67,6 +67,18 @@ def _lifetimes_valid(srg: SRG) -> None:
                 raise VerifyError(f"{node.name!r} is freed at {end} but used by {user.name!r} later")
 
 
+def _memory_valid(srg: SRG) -> None:
+    """Every piece of memory has a name, a size and a span of steps that is not empty; every op is one step."""
+    plan = srg.memory
+    if plan is None:
+        raise VerifyError("there is no memory plan")
+    if sorted(step.name for step in plan.steps) != sorted(node.name for node in srg.ops):
+        raise VerifyError("the steps of the memory plan are not the graph's ops")
+    for row in plan.rows:
+        if not 0 <= row.start < row.end <= max(1, len(plan.steps)) or row.nbytes < 0:
+            raise VerifyError(f"{row.name!r}: {row.nbytes} bytes in [{row.start}, {row.end}) of {len(plan.steps)}")
+
+
 def _regions_partition(srg: SRG) -> None:
     """Every op is in exactly one region, and its record says which; size ops are wherever they are needed."""
     seen: dict[str, int] = {}
@@ -139,6 +151,7 @@ INVARIANTS: dict[str, Check] = {
     "mutations-named": _mutations_named,
     "phases-known": _phases_known,
     "lifetimes-valid": _lifetimes_valid,
+    "memory-valid": _memory_valid,
     "regions-partition": _regions_partition,
     "order-valid": _order_valid,
     "placed": _placed,

@@ -47,7 +47,7 @@ def test_json_alone_on_stdout_even_if_the_file_prints(capsys: pytest.CaptureFixt
 def test_json_to_a_file_and_text_beside(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     target = tmp_path / "report.json"
     assert main([REPEATED, "--json", str(target)]) == 0
-    assert json.loads(target.read_text())["schema"] == "djinn_fx.explain/2"
+    assert json.loads(target.read_text())["schema"] == "djinn_fx.explain/3"
     assert "Repeated (inference)" in capsys.readouterr().out
 
 
@@ -134,7 +134,7 @@ def test_as_a_command_and_into_a_pipe_that_closes() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["schema"] == "djinn_fx.explain/2"
+    assert json.loads(done.stdout)["schema"] == "djinn_fx.explain/3"
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:

@@ -29,6 +29,7 @@ from djinn_fx.explain.report import (
 from djinn_fx.explain.text import IMPORTANCE, WIDTH, check_text, group_label, group_regions, pricing_text, print_report
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.memory import Holds, MemoryPeak, MemoryRow, MemoryStep
 from djinn_fx.srg.plan import EngineTime
 from djinn_fx.srg.record import Cost
 
@@ -54,6 +55,15 @@ def region(index: int, label: str, structural_hash: str, build: BuildInfo | None
     )
 
 
+PEAK = MemoryPeak(
+    device="cpu",
+    nbytes=7000,
+    step=4,
+    at=MemoryStep(name="mm_1", op="aten.mm.default", source="model.py:12"),
+    biggest=(MemoryRow(name="weight", holds=Holds.WEIGHT, nbytes=6000, start=0, end=12, device="cpu"),),
+)
+
+
 def graph(**changes: Any) -> GraphInfo:
     plain = GraphInfo(
         kind="inference",
@@ -68,6 +78,7 @@ def graph(**changes: Any) -> GraphInfo:
         phases={"forward": 12},
         residency_bytes={"parameter": 6000, "state": 0},
         peak_bytes=7000,
+        memory=(PEAK,),
         cost=Cost(flops=2_000_000, read_bytes=10_000, write_bytes=2_000, time_s=2e-3, low_s=1.5e-3, high_s=3e-3),
         pricing=PricingInfo(model="roofline", device="this-machine", source="nominal"),
         times=(),
@@ -281,10 +292,26 @@ def test_sizes_are_those_of_the_model(report: Report) -> None:
     assert only.cost.flops > 2 * 150 * report.model.parameter_count * 0.9
 
 
+def test_the_peak_is_told_with_its_op_its_line_and_the_biggest_values() -> None:
+    text = " ".join(text_of(graph()).split())
+    assert "peak 7.0 kB on cpu during mm_1 (aten.mm.default, model.py:12): weight 6.0 kB (weight)" in text
+    nothing = MemoryPeak(device="cpu", nbytes=0, step=0, at=None, biggest=())
+    assert "peak 0 B on cpu:" in " ".join(text_of(graph(memory=(nothing,))).split())
+
+
+def test_the_peak_of_a_model_is_at_one_of_its_ops(report: Report) -> None:
+    (only,) = report.graphs
+    (peak,) = only.memory
+    assert peak.nbytes == only.peak_bytes
+    assert peak.at is not None
+    assert (peak.at.source or "").partition(":")[0].endswith(".py")
+    assert [row.nbytes for row in peak.biggest] == sorted((row.nbytes for row in peak.biggest), reverse=True)
+
+
 def test_json_form(report: Report) -> None:
     data = json.loads(report.to_json())
     assert list(data) == ["schema", "model", "versions", "graphs", "graph_breaks", "check"]
-    assert data["schema"] == "djinn_fx.explain/2"
+    assert data["schema"] == "djinn_fx.explain/3"
     assert list(data["versions"]) == ["djinn_fx", "torch", "python"]
     assert list(data["graphs"][0]) == [
         "kind",
@@ -295,6 +322,7 @@ def test_json_form(report: Report) -> None:
         "phases",
         "residency_bytes",
         "peak_bytes",
+        "memory",
         "cost",
         "pricing",
         "times",

@@ -13,6 +13,7 @@ from djinn_fx.passes.find_state import FindState
 from djinn_fx.passes.lifetimes import Lifetimes
 from djinn_fx.passes.order import Order
 from djinn_fx.passes.place import Place
+from djinn_fx.passes.plan_memory import PlanMemory
 from djinn_fx.passes.plan_transfers import PlanTransfers
 from djinn_fx.srg import lower
 from djinn_fx.srg.printer import to_text
@@ -29,6 +30,7 @@ PIPELINE: tuple[Pass, ...] = (
     Place(),
     Order(),
     PlanTransfers(),
+    PlanMemory(threads=2),
 )
 
 #: What reads the meaning of a graph: shown on one decoding step, whose inputs nobody has named.

@@ -14,6 +14,7 @@ from djinn_fx.passes.estimate_cost import EstimateCost
 from djinn_fx.passes.lifetimes import Lifetimes
 from djinn_fx.passes.order import Order
 from djinn_fx.passes.place import Place
+from djinn_fx.passes.plan_memory import PlanMemory
 from djinn_fx.srg import SRG, Phase
 from djinn_fx.srg.graph import META_KEY
 from djinn_fx.srg.verify import INVARIANTS, STRUCTURAL, verify
@@ -28,6 +29,7 @@ def complete() -> SRG:
     for node in srg.ops:
         srg.update(node, phase=Phase.DECODE, device="cpu")
     srg.order = (0, 1, 2)
+    run_passes(srg, [PlanMemory()], PassContext())
     return srg
 
 
@@ -76,6 +78,21 @@ def _runs_twice(srg: SRG) -> None:
     srg.order = (0, 0, 1)
 
 
+def _without_memory(srg: SRG) -> None:
+    srg.memory = None
+
+
+def _a_step_less(srg: SRG) -> None:
+    assert srg.memory is not None
+    srg.memory = replace(srg.memory, steps=srg.memory.steps[:-1])
+
+
+def _a_row_of_no_steps(srg: SRG) -> None:
+    assert srg.memory is not None
+    first, *others = srg.memory.rows
+    srg.memory = replace(srg.memory, rows=(replace(first, end=first.start), *others))
+
+
 BROKEN: list[tuple[str, Callable[[SRG], None]]] = [
     ("recorded", _unrecorded),
     ("mutations-named", _writes_a_stranger),
@@ -83,6 +100,9 @@ BROKEN: list[tuple[str, Callable[[SRG], None]]] = [
     ("lifetimes-valid", _without("lifetime")),
     ("lifetimes-valid", _empty_lifetime),
     ("lifetimes-valid", _freed_early),
+    ("memory-valid", _without_memory),
+    ("memory-valid", _a_step_less),
+    ("memory-valid", _a_row_of_no_steps),
     ("regions-partition", _in_no_region),
     ("regions-partition", _in_two_regions),
     ("regions-partition", _says_another_region),

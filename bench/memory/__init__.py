@@ -1,0 +1,1 @@
+"""Benches of memory: peaks, packing, order, budgets."""

@@ -1,0 +1,81 @@
+"""The graphs that memory benches measure: planned and built as djinn does, with what they were called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from djinn_fx.compiling.captured import CapturedGraph
+from djinn_fx.compiling.graph import GraphCompiler, passes_for
+from djinn_fx.compiling.graph_inputs import input_kinds
+from djinn_fx.settings.table import Settings
+from djinn_fx.srg.record import GraphKind, Residency
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """One graph of a call.
+
+    Attributes:
+        captured: what was planned and built.
+        run: its callable; takes a list.
+        args: what it was called with.
+        given_away: places of arguments that only the call holds.
+    """
+
+    captured: CapturedGraph
+    run: Callable[[list[Any]], Any]
+    args: tuple[Any, ...]
+    given_away: tuple[int, ...]
+
+
+class _Recorder(GraphCompiler):
+    """Compiles, and keeps what each graph is called with the first time."""
+
+    found: list[Built]
+
+    def compile_aten(self, kind: GraphKind, gm: torch.fx.GraphModule) -> tuple[CapturedGraph, Any, str | None]:
+        captured, run, kept = super().compile_aten(kind, gm)
+        srg = captured.srg
+        given_away = tuple(
+            place
+            for place, node in enumerate(srg.inputs)
+            if kind is GraphKind.BACKWARD and srg.record(node).residency is Residency.ACTIVATION
+        )
+
+        def recorded(args: list[Any]) -> Any:
+            self.found.append(Built(captured=captured, run=run, args=tuple(args), given_away=given_away))
+            return run(args)
+
+        return captured, recorded, kept
+
+
+def built(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    engine: str,
+    loss_of: Callable[[Any], torch.Tensor] | None = None,
+    dynamic: bool | None = False,
+) -> list[Built]:
+    """The graphs of one call, or of one training step if there is a loss, in the order in which they are called."""
+    settings = Settings.load(None, {"engine": engine, "compile": "blocking", "cache_limit": 0, "verify": "off"})
+    passes = passes_for(settings)
+    found: list[Built] = []
+
+    def backend(gm: torch.fx.GraphModule, examples: Sequence[Any]) -> Any:
+        compiler = _Recorder(settings, passes, input_kinds(gm, examples))
+        compiler.found = found
+        return compiler.through_aot(gm, examples)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=backend, dynamic=dynamic)
+    with torch.set_grad_enabled(loss_of is not None):
+        output = compiled(*args, **kwargs)
+        if loss_of is not None:
+            loss_of(output).backward()
+    torch._dynamo.reset()
+    return found

@@ -1,0 +1,1 @@
+"""How much memory ops and allocators take."""

@@ -1,0 +1,135 @@
+"""Memory that an op takes beside its results while it runs: ``data/workspace.yaml`` and :mod:`kernels`, for the CPU."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.fx import Node
+
+from djinn_fx.costmodels.memory.kernels import KERNELS, contiguous
+from djinn_fx.costmodels.work.call import Call
+from djinn_fx.costmodels.work.sizes import Sizes, item_bytes, worked_out
+from djinn_fx.errors import SettingsError
+from djinn_fx.files.yaml_bounds import read_text
+from djinn_fx.hardware.yaml_places import read_entries
+from djinn_fx.srg.record import TensorMeta
+
+SCHEMA = "djinn_fx.workspace/1"
+FILE = Path(__file__).parent.parent / "data" / "workspace.yaml"
+
+#: Ops whose boolean argument only chooses: it is not turned into another type.
+_CHOOSING = ("where", "masked_fill", "native_dropout_backward", "masked_scatter")
+#: Bytes of a Python number as a tensor.
+_NUMBER = 8
+
+
+@functools.cache
+def formulas(path: Path = FILE) -> Mapping[str, str]:
+    """The formula of each op that has one.
+
+    Raises:
+        SettingsError: the file is not of this form; with line and column.
+    """
+    root = read_entries(read_text(path, "YAML"), path.name)
+    table = root.mapping("workspaces", ("schema", "rows")) if root is not None else {}
+    if list(table) != ["schema", "rows"] or table["schema"].value != SCHEMA:
+        raise SettingsError(f"{path.name}: expected schema {SCHEMA!r} and rows")
+    found: dict[str, str] = {}
+    for row in table["rows"].items("rows"):
+        fields = row.mapping("a row", ("bytes", "ops"))
+        if set(fields) != {"bytes", "ops"}:
+            raise row.error("a row needs 'bytes' and 'ops'")
+        for name in fields["ops"].text("ops").split():
+            if name in found:
+                raise row.error(f"{name!r} is here twice")
+            found[name] = str(fields["bytes"].value)
+    return found
+
+
+class Workspaces:
+    """What the ops of one graph take beside their results.
+
+    Args:
+        sizes: the graph's tensors.
+        threads: of torch's kernels.
+    """
+
+    def __init__(self, sizes: Sizes, threads: int) -> None:
+        self._sizes, self._threads = sizes, threads
+
+    def of(self, node: Node) -> int:
+        """Bytes; 0 for an op of which nothing is known, and on devices other than the CPU."""
+        target = node.target
+        record = self._sizes.srg.record(node)
+        if not isinstance(target, OpOverload) or not record.outputs or record.outputs[0].device != "cpu":
+            return 0
+        if target.namespace != "aten":
+            return 0
+        name = target._schema.name.removeprefix("aten::")
+        name = name[:-1] if name.endswith("_") and record.mutates else name
+        kernel, formula = KERNELS.get(name), formulas().get(name)
+        pointwise = torch.Tag.pointwise in target.tags
+        if kernel is None and formula is None and not pointwise:
+            return 0
+        call = Call(self._sizes, node, record, record.op)
+        if kernel is not None:
+            return kernel(call, self._threads)
+        if formula is None:
+            return _cast(call, name)
+        return int(worked_out(formula, _Values(call, name, self._threads)))
+
+
+class _Values(dict[str, Any]):
+    """The values that a formula may name, each worked out when it is asked for."""
+
+    def __init__(self, call: Call, name: str, threads: int) -> None:
+        super().__init__(threads=threads)
+        self._call, self._name = call, name
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __missing__(self, key: str) -> int:
+        result = self._call.outputs[0]
+        plain = {"elements": lambda: _elements(result), "item": lambda: item_bytes(result.dtype)}
+        plain |= {"row": lambda: int((1, *result.shape)[-1]), "batch": lambda: int((*result.shape, 1)[0])}
+        plain |= {"cast": lambda: _cast(self._call, self._name), "number": lambda: _number(self._call)}
+        if key in plain:
+            return plain[key]()
+        word, place = key.rstrip("0123456789"), int(key[len(key.rstrip("0123456789")) :] or -1)
+        metas = self._call.outputs if word == "out" else self._call.inputs
+        if word not in ("in", "out", "copy") or place < 0:
+            raise ValueError(f"{key!r} has no meaning in a workspace's formula")
+        if place >= len(metas):
+            return 0
+        return 0 if word == "copy" and contiguous(metas[place]) else metas[place].nbytes
+
+
+def _elements(meta: TensorMeta) -> int:
+    return int(math.prod(meta.shape))
+
+
+def _cast(call: Call, name: str) -> int:
+    """Bytes of the arguments that a pointwise op or a sum turns into the type it computes in."""
+    inputs = [meta for meta in call.inputs if meta.shape]
+    if name in _CHOOSING:
+        inputs = [meta for meta in inputs if meta.dtype != "bool"]
+    result = call.outputs[0].dtype
+    common = functools.reduce(torch.promote_types, (getattr(torch, meta.dtype) for meta in inputs), torch.bool)
+    if result != "bool" or name in ("any", "all"):
+        common = getattr(torch, result)
+    return sum(_elements(meta) * common.itemsize for meta in inputs if getattr(torch, meta.dtype) != common)
+
+
+def _number(call: Call) -> int:
+    """Bytes of a plain number that takes the place of a tensor: itself, and itself in the other argument's type."""
+    if not any(isinstance(one, (int, float)) for one in call.node.args[:2]):
+        return 0
+    kind = call.inputs[0].dtype if call.inputs else "float64"
+    return _NUMBER + (0 if kind in ("float64", "int64", "complex128") else item_bytes(kind))
