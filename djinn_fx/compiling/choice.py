@@ -108,6 +108,8 @@ class _Choice:
         """How they are to compete; a Reason, if another engine was found to be the fastest."""
         names, region = self._names, self._work.region
         known = None if self._work.places else self._memory(()).known
+        if known is not None and not known.over:
+            known = None  # the trial goes on, between all
         if known is not None and known.engine not in (EAGER, *names):
             return chosen_before(known, region.label)
         if known is not None and known.engine in names:

@@ -1,7 +1,7 @@
 """Regions for which engines compete, in a saved function or a kept graph: the contest is held where it runs.
 
-A saved function carries every artefact. A graph that torch keeps names those of the cache, and is used only once the
-trial between them was decided (:func:`known_winner`): until then a later process plans it anew, with all contestants.
+A saved function carries every artefact. A graph that torch keeps names those of the cache, and is used once one of them
+has answered rightly (:func:`known_winner`): what of the trial was not over by then goes on in the next process.
 
 Such engines open sessions with copies of the weights, which takes longer than a call. So the first call is answered by
 the regions' own ops, with nothing beside it that would slow it down; then a thread loads the engines' libraries and
@@ -23,7 +23,7 @@ from djinn_fx.dispatch.build import Builder
 from djinn_fx.dispatch.checks import has_passed, note_key
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import ContestBySize, Made, contest_between
-from djinn_fx.dispatch.contests.decisions import Outcomes, decision_key, fingerprints_of
+from djinn_fx.dispatch.contests.decisions import Decision, Outcomes, decision_key, fingerprints_of
 from djinn_fx.dispatch.entrant import CHANGED
 from djinn_fx.dispatch.memory import BUILDING, MEMORY, load_entry
 from djinn_fx.dispatch.region import RegionBuild, RegionWork
@@ -176,22 +176,23 @@ class EnginesLater:
             CHANGED.notify_all()
 
 
-def known_winner(row: Mapping[str, Any], settings: Settings) -> str | None:
-    """The entrant that an earlier trial of a kept graph chose, or own ops; None if there was none or Inductor won.
+def known_winner(row: Mapping[str, Any], settings: Settings) -> Decision | None:
+    """What an earlier trial of a kept graph found, or was about to; None if there was none or Inductor won.
 
     Where the settings name but one engine, that one, if it has answered rightly here.
 
     Of a graph whose sizes differ from call to call each size has its trial: any entrant stands for them.
     """
     names = [str(one["engine"]) for one in row["entrants"]]
+    anyone = Decision(engine=names[0], seconds={}, created="")
     if row["form"]["symbols"]:
-        return names[0]
+        return anyone
     store, _ = open_store(settings)
     if waits_for_engine(settings):  # no trial: it must have answered rightly
-        return names[0] if has_passed(store, row["entrants"][0]["key"]) else None
+        return anyone if has_passed(store, row["entrants"][0]["key"]) else None
     fingerprints = fingerprints_of(row["competing"], settings)
     known = Outcomes(store, decision_key(row["hash"], row["weights"], (), fingerprints), row["label"]).known
-    return known.engine if known is not None and known.engine in (*names, EAGER) else None
+    return known if known is not None and known.engine in (*names, EAGER) else None
 
 
 def contest_of(

@@ -290,14 +290,14 @@ def _of_the_winner(row: Mapping[str, Any], settings: Settings) -> Mapping[str, A
     """A row of a kept graph with the entrants that are to answer.
 
     Raises:
-        StoreError: no trial has chosen one of them.
+        StoreError: none of them has answered in a trial.
     """
-    winner = known_winner(row, settings)
-    if winner is None:
-        raise StoreError("no engine of the graph's was chosen yet")
-    if row["form"]["symbols"] or winner == EAGER:
+    found = known_winner(row, settings)
+    if found is None:
+        raise StoreError("no engine of the graph's has answered yet")
+    if row["form"]["symbols"] or found.engine == EAGER or not found.over:
         return row
-    return {**row, "entrants": [one for one in row["entrants"] if one["engine"] == winner]}
+    return {**row, "entrants": [one for one in row["entrants"] if one["engine"] == found.engine]}
 
 
 def _tensor(header: Mapping[str, Any], text: str) -> torch.Tensor:

@@ -123,17 +123,38 @@ class TestKept:
         assert contest.decided
         assert counters["aot_autograd"]["autograd_cache_hit"] == 1
 
-    def test_before_the_trial_is_decided_it_is_planned_anew(self) -> None:
-        module, options = words(), {"engine": [*LOOKING, "packed"]}
-        run = second_process(module, options)
-        same(run, module, inputs())
-        assert not decided(run)
+    def test_a_trial_that_was_not_over_goes_on_in_the_next_process(self) -> None:
+        """As of a graph that is seldom called: nothing is traced, and who was beaten is not tried again."""
+        module, options = words(), {"engine": [*LOOKING, "packed", "eager"]}
+        answered: dict[str, int] = {}
+        for number in range(20):
+            counters.clear()
+            run = second_process(module, options)
+            for _ in range(12):
+                same(run, module, inputs())
+                djinn_fx.wait_until_ready(run, timeout=60)  # what is done beside calls
+                time.sleep(0.02)
+            assert counters["aot_autograd"]["autograd_cache_hit"] == (number > 0)
+            assert bool(compilations()) == (number == 0)
+            (contest,) = djinn_fx.status(run).contests
+            for one in contest.entrants:
+                answered[one.engine] = answered.get(one.engine, 0) + one.answers
+            if contest.decided:
+                break
+            torch._dynamo.reset()
+            forget()
+        else:
+            raise AssertionError("it never ended")
+        assert number > 0, "what is to be shown takes more than one process"
+        assert all(answered[engine] for engine in (*LOOKING, contest.engine))
         torch._dynamo.reset()
         forget()
-        counters.clear()
-        same(second_process(module, options), module, inputs())
-        assert counters["aot_autograd"]["autograd_cache_hit"] == 0
-        assert len(compilations()) == 1
+        run = second_process(module, options)
+        same(run, module, inputs())
+        djinn_fx.wait_until_ready(run, timeout=60)
+        until(lambda: decided(run), lambda: same(run, module, inputs()))
+        (last,) = djinn_fx.status(run).contests
+        assert {one.engine for one in last.entrants if one.answers} <= {contest.engine}
 
     def test_an_artefact_that_is_gone_is_a_miss(self) -> None:
         module, options = words(), {"engine": [*LOOKING, "packed"]}

@@ -10,12 +10,13 @@ answer as things are (weights changed a moment ago, sizes never seen) the region
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from djinn_fx.dispatch.contests.decisions import why_chosen
+from djinn_fx.dispatch.contests.decisions import Decision, why_chosen
 from djinn_fx.dispatch.contests.trial import CALLS, TELLING, Trial
 from djinn_fx.dispatch.entrant import USING, Dispatcher, DispatchStatus, Entrant, State, wait_for
 from djinn_fx.dispatch.refusals import engines_left, refused, warn, without_name
@@ -42,6 +43,7 @@ class Contest(Dispatcher):
         waits: whether the first call waits for an engine that can answer it; no later one ever does.
         synchronise: waits for work that a call leaves queued on a device; None where there is none.
         decided: told the outcome: engine, median seconds by engine.
+        leading: told the same of the best so far, in a thread, when it has answered and when one was beaten.
         lost: told, once, that no engine is left: what an earlier trial chose is of no use.
         timed: told the seconds of the answers that were timed, by engine, when the trial is over.
         remembered: the engine that an earlier trial of the same work chose.
@@ -59,6 +61,7 @@ class Contest(Dispatcher):
         waits: bool,
         synchronise: Callable[[], None] | None = None,
         decided: Callable[[str, Mapping[str, float]], None] | None = None,
+        leading: Callable[[str, Mapping[str, float]], None] | None = None,
         lost: Callable[[], None] | None = None,
         timed: Callable[[Mapping[str, Sequence[float]]], None] | None = None,
         remembered: str | None = None,
@@ -72,9 +75,10 @@ class Contest(Dispatcher):
         self._alone = False
         self.reason: Reason | None = None
         self._waits, self._synchronise = waits, synchronise
-        self._decided, self._lost, self._timed, self._work = decided, lost, timed, work
+        self._decided, self._leading, self._lost, self._timed, self._work = decided, leading, lost, timed, work
         self._trial = Trial(remembered, self._admits)
         self._lock = new_rlock()
+        self._first_answer = True
         self._serving: Entrant | None = None
         self._calls = 0
         self._answer: RegionCallable = self._on_trial
@@ -82,6 +86,16 @@ class Contest(Dispatcher):
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Answer a call."""
         return self._answer(args)
+
+    def go_on(self, known: Decision) -> None:
+        """What an earlier process measured counts; where its trial was not over, who was beaten in it stays out."""
+        for entrant in self.entrants:
+            entrant.known_s = known.seconds.get(entrant.engine)
+            if not known.over and entrant.known_s is not None and entrant.engine != known.engine:
+                entrant.state = State.BEATEN
+        if not known.over:
+            self.begin_with(known.engine)
+            self._trial.brief = True
 
     def begin_with(self, engine: str | None) -> None:
         """The engine that is to answer first; the others follow in their order."""
@@ -271,8 +285,16 @@ class Contest(Dispatcher):
                 self._waits = False
             self._judge()
             beaten, self._trial.beaten = self._trial.beaten, []
+            tell = bool(beaten) or (self._first_answer and made is not None)
+            self._first_answer = self._first_answer and made is None
         for one in beaten:
             self._let_go(one)
+        if tell and self._leading is not None and self._answer == self._on_trial and self._trial.known is None:
+            best = self._trial.best
+            if best is not None:
+                start_thread(
+                    functools.partial(self._leading, best.engine, self._all_medians()), "djinn notes who leads"
+                )
         return made if made is not None else self._reference(args)
 
     def _next(self, args: list[Any]) -> Entrant | None:
@@ -300,8 +322,8 @@ class Contest(Dispatcher):
         if best is None:
             return
         self._serve_by(best)
-        if self._decided is not None:
-            self._decided(best.engine, self.medians())
+        if self._decided is not None and self._trial.known is None:
+            self._decided(best.engine, self._all_medians())
         if self._timed is not None:
             self._timed({one.engine: tuple(one.seconds) for one in self.entrants if len(one.seconds) >= TELLING})
         late = [one for one in self.entrants if one.reserve]
@@ -326,6 +348,10 @@ class Contest(Dispatcher):
     def medians(self) -> dict[str, float]:
         """Median seconds of an answer, by engine, of those that were timed."""
         return {one.engine: one.median_s for one in self.entrants if one.median_s is not None}
+
+    def _all_medians(self) -> dict[str, float]:
+        """With those of earlier processes."""
+        return {one.engine: one.known_s for one in self.entrants if one.known_s is not None} | self.medians()
 
     # A newcomer
 

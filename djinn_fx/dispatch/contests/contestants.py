@@ -78,9 +78,10 @@ def contest_between(
             reference=own,
             waits=settings.compile == "blocking" and (others is None or not others.contests),
             decided=memory.decided if memory is not None else None,
+            leading=memory.leading if memory is not None else None,
             lost=memory.forget if memory is not None else None,
             timed=timed if not places else None,
-            remembered=known.engine if known is not None else None,
+            remembered=known.engine if known is not None and known.over else None,
             in_use=others.uses if others is not None else lambda engine: False,
             work=others.work if others is not None else lambda args: 1.0,
         )
@@ -97,9 +98,9 @@ def contest_between(
                 held.standby = late
         if settings.engine == "auto" or EAGER in settings.engines:
             entrants.append(Entrant(EAGER, reference) if places else _Eager(own))
-        for entrant in entrants:
-            entrant.known_s = known.seconds.get(entrant.engine) if known is not None else None
         held.entrants = tuple(entrants)
+        if known is not None:
+            held.go_on(known)
         return held
 
     return ContestBySize(places, contest) if places else contest()

@@ -36,11 +36,13 @@ class Decision:
         engine: the fastest.
         seconds: median seconds of an answer, by engine, of all that took part.
         created: when, ISO 8601.
+        over: whether all were tried; else it is the best so far, and the next process goes on.
     """
 
     engine: str
     seconds: Mapping[str, float]
     created: str
+    over: bool = True
 
 
 def decision_key(
@@ -72,7 +74,9 @@ def fingerprints_of(names: Sequence[str], settings: Settings) -> list[Mapping[st
     return [one.fingerprint() for one in engines if one.capability().can_build]
 
 
-def remember(store: Store | None, key: str, label: str, engine: str, seconds: Mapping[str, float]) -> None:
+def remember(
+    store: Store | None, key: str, label: str, engine: str, seconds: Mapping[str, float], *, over: bool = True
+) -> None:
     """Put the outcome of a trial on disk."""
     if store is None:
         return
@@ -82,6 +86,7 @@ def remember(store: Store | None, key: str, label: str, engine: str, seconds: Ma
         "engine": engine,
         "label": label,
         "seconds": dict(seconds),
+        "over": over,
         "created": now_text(),
     }
     store.put(key, header, b"")
@@ -98,7 +103,12 @@ def recall(store: Store | None, key: str) -> Decision | None:
         log.warning("the entry %s is no decision; it is ignored", key[:12])
         return None
     known = {str(name): float(value) for name, value in seconds.items() if isinstance(value, (int, float))}
-    return Decision(engine=str(header.get("engine")), seconds=known, created=str(header.get("created")))
+    return Decision(
+        engine=str(header.get("engine")),
+        seconds=known,
+        created=str(header.get("created")),
+        over=header.get("over") is not False,
+    )
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,11 @@ class Outcomes:
         """Keep an outcome, if there was somebody to beat."""
         if self.key and len(seconds) > 1:
             remember(self.store, self.key, self.label, engine, seconds)
+
+    def leading(self, engine: str, seconds: Mapping[str, float]) -> None:
+        """Keep the best so far of a trial that goes on: a graph that is seldom called is not decided in one process."""
+        if self.key:
+            remember(self.store, self.key, self.label, engine, seconds, over=False)
 
     def forget(self) -> None:
         """Whoever was noted cannot serve any more: the next process holds a trial."""

@@ -43,6 +43,7 @@ class Trial:
         admits: whether an engine may be made ready now, as far as copies of the weights go (``copies.py``).
 
     Attributes:
+        brief: it goes on from an earlier process: calls are few, so each duel is to be short.
         waiting: somebody is not admitted now.
         best: the best so far; None: nobody is ready.
         rival: who is tried against it.
@@ -51,7 +52,8 @@ class Trial:
     """
 
     def __init__(self, known: str | None, admits: Callable[[Entrant], bool] = lambda one: True) -> None:
-        self.known, self._admits, self.waiting = known, admits, False
+        self.known, self._admits = known, admits
+        self.brief = self.waiting = False
         self.best: Entrant | None = None
         self.rival: Entrant | None = None
         self.timed = 0
@@ -85,7 +87,8 @@ class Trial:
             self.rival = self._challenger(entrants, self.best)
             if self.rival is not None:
                 duels = 1 + sum(one.state is State.COLD and one.arrived() for one in entrants)
-                self._rounds = min(MAX_ROUNDS, max(2, (CALLS - self.timed) // (2 * duels)))
+                most = TELLING if self.brief else MAX_ROUNDS
+                self._rounds = min(most, max(2, (CALLS - self.timed) // (2 * duels)))
                 self._mark, self._rivals_turn = len(self.best.seconds), True
         pair = [self.rival, self.best] if self._rivals_turn else [self.best, self.rival]
         return [one for one in pair if one is not None and one.state is State.TRIAL]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from djinn_fx.dispatch.contests.decisions import decision_key, recall, remember
+from djinn_fx.dispatch.contests.decisions import Outcomes, decision_key, recall, remember
 from djinn_fx.store.store import Store
 
 HASH = "a" * 64
@@ -34,6 +34,15 @@ def test_what_is_remembered_is_recalled(store: Store) -> None:
     known = recall(store, key)
     assert known is not None
     assert (known.engine, known.seconds) == ("packed", {"packed": 0.001, "eager": 0.002})
+
+
+def test_the_best_so_far_is_told_from_a_winner(store: Store) -> None:
+    outcomes = Outcomes(store, decision_key(**BASE), "layer")
+    outcomes.leading("packed", {})
+    assert outcomes.known is not None
+    assert (outcomes.known.engine, outcomes.known.over) == ("packed", False)
+    outcomes.decided("eager", {"packed": 0.002, "eager": 0.001})
+    assert (outcomes.known.engine, outcomes.known.over) == ("eager", True)
 
 
 @pytest.mark.parametrize(
