@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,10 @@ from djinn_fx.dispatch.contests.decisions import Decision, Outcomes
 from djinn_fx.dispatch.entrant import DispatchStatus, State
 from djinn_fx.engines import registry
 from djinn_fx.engines.base import Artefact, RegionGraph
+from djinn_fx.engines.bound.holders import SWEEPERS
+from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.engines.eager import EagerEngine
+from djinn_fx.engines.packed import shared
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.waiting import until
 
@@ -162,6 +166,12 @@ class TestAuto:
         assert most <= 2.1 * weights
         kept = [one.memory_bytes for each in contests for one in each.entrants]
         assert sum(kept) <= 1.05 * weights
+        assert any(one.sets for one in SWEEPERS if isinstance(one, BoundRegion))
+        del module, run
+        torch._dynamo.reset()
+        gc.collect()
+        assert [(one.sets, one.memory_bytes) for one in SWEEPERS if isinstance(one, BoundRegion) and one.sets] == []
+        assert not list(shared._KNOWN)
 
     def test_sizes_that_differ_have_contests_of_their_own(self) -> None:
         module = model()
