@@ -50,6 +50,10 @@ class OffloadError(DjinnError):
     """A weight that is read from a file for each use was to be written, trained, copied or moved."""
 
 
+class SolverError(DjinnError):
+    """A problem given to a solver is none, or a solution breaks one of the problem's rules; the message names which."""
+
+
 class UnitError(DjinnError):
     """A quantity such as ``"80GB"`` cannot be read."""
 

@@ -1,0 +1,1 @@
+"""Problems in, solutions with their bounds out: plain ints and numpy, no torch."""

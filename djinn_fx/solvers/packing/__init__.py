@@ -1,0 +1,1 @@
+"""Offsets for buffers in one arena: dynamic storage allocation with every lifetime known."""
