@@ -101,6 +101,8 @@ bench: $(READY)
 	$(BIN)/python bench/engines/weights.py --json bench/results/weights.json
 	$(BIN)/python bench/engines/conditions.py --json bench/results/conditions.json
 	$(BIN)/python bench/engines/guard.py --json bench/results/guard.json
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) --no-build-isolation $(TORCH) -e '.[bench]'
+	$(BIN)/python bench/memory/budget.py --json bench/results/memory_budget.json
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.
 gpu: $(READY)

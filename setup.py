@@ -81,6 +81,7 @@ setup(
         "transformers": TRANSFORMERS,
         "test": TEST,
         "dev": DEV,
+        "bench": ["accelerate>=1.10"],  # stands beside djinn in bench/memory/budget.py, and nowhere else
         "tensorrt": TENSORRT,
         "openvino": OPENVINO,
         "onnxruntime": ONNXRUNTIME,

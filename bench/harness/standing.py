@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any
 
@@ -31,13 +31,14 @@ class Standing:
         made: ``"bench.module:Class"``.
         arguments: of the class, JSON values.
         caches: as for :func:`bench.harness.children.call_child`.
+        prefix: of the command, such as what puts it into a control group.
     """
 
-    def __init__(self, made: str, arguments: Mapping[str, Any], caches: Caches) -> None:
+    def __init__(self, made: str, arguments: Mapping[str, Any], caches: Caches, *, prefix: Sequence[str] = ()) -> None:
         work = caches.home / "work"
         work.mkdir(parents=True, exist_ok=True)
         self._said = caches.home / "stderr.txt"
-        command = [sys.executable, "-m", "bench.harness.standing", made, json.dumps(dict(arguments))]
+        command = [*prefix, sys.executable, "-m", "bench.harness.standing", made, json.dumps(dict(arguments))]
         with self._said.open("w") as said:
             self._process = subprocess.Popen(
                 command, cwd=work, env=child_environment(caches), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -49,6 +50,11 @@ class Standing:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
 
     def ask(self, method: str, *, timeout_s: float = 600.0, **arguments: Any) -> Any:
         """Call a method in the child, and wait for its result.
