@@ -3,7 +3,8 @@
     python bench/memory/budget.py --json bench/results/memory_budget.json --work DIR     # minutes, 26 GB of disk
     python bench/memory/budget.py --quick                                                # 1.4 GB under 0.7, a minute
 
-A Llama of random float32 weights is written to DIR and deleted at the end. Every side is a process in a control group
+A Llama of random float32 weights is written to DIR and deleted at the end. With --keep it stays, and a later run with
+--keep finds it, so that writing need not disturb measuring (--write-only). Every side is a process in a control group
 that holds it to the budget from before it begins, page cache included, and has a copy of the files of its own, so that
 nobody reads what another one's page cache holds.
 """
@@ -32,6 +33,8 @@ CHILD = "bench.memory.budget_child"
 #: Bytes of the budget, and of the weights that are written (a little more).
 BUDGET, QUICK_BUDGET = 2_000_000_000, 700_000_000
 WRITTEN, QUICK_WRITTEN = 6_300_000_000, 1_600_000_000
+#: In a folder whose weights are all there.
+COMPLETE = "complete"
 #: Lengths of the prompts, and tokens after the first one, each decoded by itself.
 PROMPTS = {"prefill 64": (64, 3), "prefill 256": (256, 0)}
 RIVALS = ("accelerate", "mapped", "advised")
@@ -47,35 +50,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--work", type=Path, metavar="DIR", help="where the weights are written (default: temporary files)"
     )
+    made.add_argument("--keep", action="store_true", help="leave the weights in DIR, and use those that are there")
+    made.add_argument("--write-only", action="store_true", help="with --keep: write the weights and measure nothing")
     made.add_argument("--sides", default=",".join(("djinn", *RIVALS)), help="which sides, separated by commas")
     arguments = parse(made, argv)
     report = Report("memory_budget", arguments)
-    with tempfile.TemporaryDirectory(prefix="djinn-budget-", dir=arguments.work) as work, fresh_caches() as caches:
+    if arguments.keep and arguments.work is None:
+        made.error("--keep needs --work: where the weights are to stay")
+    with place(arguments) as work, fresh_caches() as caches:
         sides = tuple(arguments.sides.split(","))
-        needed = (QUICK_WRITTEN if arguments.quick else WRITTEN) * len(sides)
+        folders = {side: work / side.replace(" ", "-") for side in sides}
+        lacking = [side for side, folder in folders.items() if not (folder / COMPLETE).exists()]
+        needed = (QUICK_WRITTEN if arguments.quick else WRITTEN) * len(lacking)
         if shutil.disk_usage(work).free < needed * 1.1:
             print(f"{work} has no room for {needed / 1e9:.1f} GB of weights: name another place with --work")
             return 2
-        folders = write(report, Path(work), sides, caches, arguments.quick)
+        report.fact("weights_bytes", write(folders, lacking, caches, arguments.quick))
+        if arguments.write_only:
+            return 0
         compute = in_memory(report, folders[sides[0]], caches, arguments.quick)
         measure(report, folders, caches, arguments, compute)
     return report.finish()
 
 
-def write(report: Report, work: Path, sides: Sequence[str], caches: Caches, quick: bool) -> dict[str, Path]:
-    """The weights, a folder for each side."""
-    folders = {side: work / side.replace(" ", "-") for side in sides}
-    first = folders[sides[0]]
-    first.mkdir()
-    written = call_child(f"{CHILD}:write", {"folder": str(first), "quick": quick}, caches)
-    for folder in list(folders.values())[1:]:
-        folder.mkdir()
-        for file in sorted(first.iterdir()):
-            shutil.copy(file, folder / file.name)
-            forget_all(folder / file.name, first / file.name)
-    report.fact("weights_bytes", written["bytes"])
-    print(f"{written['bytes'] / 1e9:.2f} GB of weights, {len(folders)} copies", flush=True)
-    return folders
+@contextlib.contextmanager
+def place(arguments: Namespace) -> Iterator[Path]:
+    """Where the weights are written."""
+    if arguments.keep:
+        kept = arguments.work / ("quick" if arguments.quick else "full")
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(prefix="djinn-budget-", dir=arguments.work) as work:
+        yield Path(work)
+
+
+def write(folders: dict[str, Path], lacking: Sequence[str], caches: Caches, quick: bool) -> int:
+    """The weights, a folder for each side. Returns their bytes."""
+    for side in lacking:
+        shutil.rmtree(folders[side], ignore_errors=True)
+        folders[side].mkdir()
+        whole = next((folder for folder in folders.values() if (folder / COMPLETE).exists()), None)
+        if whole is None:
+            call_child(f"{CHILD}:write", {"folder": str(folders[side]), "quick": quick}, caches)
+        else:
+            for file in (*whole.glob("model*.safetensors"), whole / "model.safetensors.index.json"):
+                shutil.copy(file, folders[side] / file.name)
+                forget_all(file, folders[side] / file.name)
+        (folders[side] / COMPLETE).touch()
+    size = sum(file.stat().st_size for file in next(iter(folders.values())).glob("*.safetensors"))
+    print(f"{size / 1e9:.2f} GB of weights, {len(folders)} copies", flush=True)
+    return size
 
 
 def forget_all(*files: Path) -> None:

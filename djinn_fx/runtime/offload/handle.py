@@ -55,30 +55,7 @@ class OffloadedWeight(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        written = _written(func, args, kwargs)
-        if written is not None:
-            _refuse(f"{func} would write into", written, "weights of an offloaded model cannot change")
-        if _is_composite(func):  # in inference mode these come whole; what they consist of says more
-            made = func.decompose(*args, **kwargs)
-            if made is not NotImplemented:
-                return made
-        if _makes_views(func):
-            return _views(func, args, kwargs)
-        if func is torch.ops.aten.embedding.default:
-            looked_up = _rows(*args, **kwargs)
-            if looked_up is not None:
-                return looked_up
-        with contextlib.ExitStack() as leases:
-            given: dict[int, torch.Tensor] = {}
-
-            def lent(one: OffloadedWeight) -> torch.Tensor:
-                if one._key not in given:
-                    given[one._key] = leases.enter_context(one._weights.lease(one._key))
-                return _placed(one, given[one._key])
-
-            made = func(*_swapped(args, lent), **_swapped(kwargs, lent))
-            return _owned(made, list(given.values()))
+        return _run(func, args, kwargs or {})
 
     # -- what torch does without asking the dispatcher -----------------------------------------------------------------
 
@@ -115,6 +92,9 @@ class OffloadedWeight(torch.Tensor):
         """Refused: there is no storage."""
         _refuse("the storage was asked for of", self, _HOW)
 
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        _refuse("another library asked for", self, _HOW)
+
     def tolist(self) -> Any:
         """The numbers as Python's."""
         return self.clone().tolist()
@@ -133,6 +113,34 @@ class OffloadedWeight(torch.Tensor):
 
 def _refuse(what: str, weight: OffloadedWeight, remedy: str) -> NoReturn:
     raise OffloadError(f"{what} the offloaded weight {weight._weights.stored[weight._key].name!r}: {remedy}")
+
+
+@functools.partial(torch.compiler.disable, reason="what happens here must not be traced: memory is only lent")
+def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """An operator that was given a handle."""
+    written = _written(func, args, kwargs)
+    if written is not None:
+        _refuse(f"{func} would write into", written, "weights of an offloaded model cannot change")
+    if _is_composite(func):  # in inference mode these come whole; what they consist of says more
+        made = func.decompose(*args, **kwargs)
+        if made is not NotImplemented:
+            return made
+    if _makes_views(func):
+        return _views(func, args, kwargs)
+    if func is torch.ops.aten.embedding.default:
+        looked_up = _rows(*args, **kwargs)
+        if looked_up is not None:
+            return looked_up
+    with contextlib.ExitStack() as leases:
+        given: dict[int, torch.Tensor] = {}
+
+        def lent(one: OffloadedWeight) -> torch.Tensor:
+            if one._key not in given:
+                given[one._key] = leases.enter_context(one._weights.lease(one._key))
+            return _placed(one, given[one._key])
+
+        made = func(*_swapped(args, lent), **_swapped(kwargs, lent))
+        return _owned(made, list(given.values()))
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> OffloadedWeight | None:

@@ -180,16 +180,24 @@ class Ring:
                     return None
                 entry = self._asked(key)
             entry.leases += 1
-            while entry.begins is None and entry.error is None and not shared.stopped:
-                shared.changed.wait(_LOOK_S)
-                shared.stopped |= threads.ENDING.is_set()
-            if entry.begins is not None:
-                return entry
-            entry.leases -= 1
-            shared.drop()
-            if entry.error is not None:
-                raise entry.error
+            try:
+                while entry.begins is None and entry.error is None and not shared.stopped:
+                    shared.changed.wait(_LOOK_S)
+                    shared.stopped |= threads.ENDING.is_set()
+                if entry.error is not None:
+                    raise entry.error
+                if entry.begins is not None:
+                    return entry
+            except BaseException:  # an interrupt while it waits, too
+                self._give_up(entry)
+                raise
+            self._give_up(entry)
             return None
+
+    def _give_up(self, entry: _Entry) -> None:
+        entry.leases -= 1
+        self._shared.wanted = [one for one in self._shared.wanted if one is not entry]
+        self._shared.drop()
 
     def _found(self, key: int) -> _Entry | None:
         """The entry that serves this use; those before it were not asked for, and go."""

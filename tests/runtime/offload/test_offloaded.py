@@ -259,6 +259,22 @@ def test_a_compiled_one_runs_as_it_is(plain: Stack, folder: Path, engine: str) -
     assert djinn_fx.offload_status(compiled).calls == 2
 
 
+@pytest.mark.parametrize("backend", ["eager", "inductor", "djinn"])
+def test_compiling_a_part_of_it_changes_no_answer(plain: Stack, folder: Path, backend: str) -> None:
+    """Nothing that happens in here may be traced: memory that is only lent would become part of a graph."""
+    model = offloaded(Stack, folder, room=9 << 20)
+    x = torch.randn(2, WIDTH)
+
+    def through(module: Stack, number: int, x: Tensor) -> Tensor:
+        return module.down[number](module.up[number](x)) * 2
+
+    compiled = torch.compile(through, backend=backend)
+    with torch.no_grad():
+        for number in (1, 0, 1, 2):
+            torch.testing.assert_close(compiled(model, number, x), through(plain, number, x))
+        assert torch.equal(model(IDS), plain(IDS))
+
+
 def test_activations_beyond_what_was_kept_let_weights_go(plain: Stack, folder: Path) -> None:
     with torch.device("meta"):
         model = Stack()

@@ -119,6 +119,27 @@ def test_an_error_in_the_thread_is_raised_where_the_weight_is_asked_for_each_tim
     one.stop()
 
 
+def test_an_interrupt_while_it_waits_leaves_the_ring_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, held = Reads(), threading.Event()
+
+    def slow(key: int, into: memoryview, stopped: Callable[[], bool]) -> int | None:
+        return reads(key, into, stopped) if held.wait(60.0) else None
+
+    one = Ring(8 * BLOCK, SIZES, tuple(range(12)), slow)
+
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one._shared.changed, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            used(one, 5)
+    held.set()
+    for key in (5, 6, 7, 0, 1):
+        assert used(one, key)
+    one.stop()
+
+
 def test_an_error_of_what_nobody_asks_for_disturbs_nobody() -> None:
     reads = Reads()
     reads.failing = {1}
