@@ -128,13 +128,13 @@ def accelerate_dat(folder: str, quick: bool, budget: int) -> nn.Module:
     from safetensors import safe_open
 
     index: dict[str, Any] = {}
-    for file in files_of(folder):
+    for file in files_of(folder) if not Path(folder, "index.json").exists() else ():
         with safe_open(str(file), framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - no mapping
                 index = offload_weight(opened.get_tensor(name), name, folder, index)
                 forget(Path(folder, f"{name}.dat"))
-        file.unlink()
-    save_offload_index(index, folder)
+    if index:
+        save_offload_index(index, folder)
     return disk_offload(bare(quick), folder, execution_device=torch.device("cpu"))
 
 

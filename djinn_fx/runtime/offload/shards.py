@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -50,6 +51,7 @@ class Shards:
         self.read_bytes, self.read_s = 0, 0.0
         self._counting = threads.new_lock()
         self._handles: list[int] = []
+        weakref.finalize(self, _close, self._handles)
         self.direct: list[bool] = []
         try:
             for file in self.files:
@@ -63,8 +65,7 @@ class Shards:
 
     def close(self) -> None:
         """Let go of the files."""
-        while self._handles:
-            os.close(self._handles.pop())
+        _close(self._handles)
 
     def check(self) -> None:
         """Look whether every file is what it was.
@@ -146,6 +147,11 @@ class Shards:
             raise ModelFileError(f"{file} is gone while the model was in use ({error}): load it again") from error
         if any(state != self._states[number] for state in states):
             raise ModelFileError(f"{file} was written or replaced while the model was in use: load it again")
+
+
+def _close(handles: list[int]) -> None:
+    while handles:
+        os.close(handles.pop())
 
 
 def _opened(file: Path) -> tuple[int, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import pickle
 import threading
@@ -21,6 +22,7 @@ from djinn_fx.errors import ModelFileError, OffloadError, SettingsError
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.runtime.offload.plan import SMALL_BYTES
 from tests.runtime.offload.saved import DEPTH, WIDTH, WORKING, Stack, bytes_of, lender, offloaded, save
+from tests.waiting import until
 
 IDS = torch.arange(12).view(2, 6) * 7
 
@@ -475,6 +477,25 @@ def test_small_weights_are_never_read_twice(folder: Path) -> None:
     sizes = lender(model).sizes
     assert {key for key, size in sizes.items() if size <= SMALL_BYTES} <= set(lender(model).plan.pinned)
     assert len(sizes) == 2 + 5 * DEPTH
+
+
+def test_a_model_that_is_gone_leaves_no_thread_and_no_open_file(folder: Path) -> None:
+    def open_here() -> list[str]:
+        return [
+            os.readlink(f"/proc/self/fd/{n}")
+            for n in os.listdir("/proc/self/fd")
+            if os.path.islink(f"/proc/self/fd/{n}")
+        ]
+
+    model = offloaded(Stack, folder, room=9 << 20)
+    path = str(folder / "model.safetensors")
+    assert path in open_here()
+    held = [lender(model).ring._shared]
+    del model
+    gc.collect()
+    assert until(lambda: held[0].stopped)
+    held.clear()
+    assert until(lambda: not gc.collect() and path not in open_here())
 
 
 def test_a_forked_child_reads_by_a_thread_of_its_own(plain: Stack, folder: Path) -> None:
