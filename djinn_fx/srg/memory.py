@@ -90,8 +90,8 @@ class MemoryPlan:
         return tuple(sorted({row.device for row in self.rows}))
 
     def profile(self, device: str) -> list[int]:
-        """Bytes that are in memory during each step."""
-        change = [0] * (len(self.steps) + 1)
+        """Bytes that are in memory during each step; of a graph without steps, at once."""
+        change = [0] * (max(1, len(self.steps)) + 1)
         for row in self.rows:
             if row.device == device:
                 change[row.start] += row.nbytes
@@ -110,15 +110,13 @@ class MemoryPlan:
             biggest: how many of the largest rows are named.
         """
         profile = self.profile(device)
-        if not profile:
-            return MemoryPeak(device=device, nbytes=0, step=0, at=None, biggest=())
         step = max(range(len(profile)), key=profile.__getitem__)
         rows = sorted(self.during(step, device), key=lambda row: -row.nbytes)
         return MemoryPeak(
             device=device,
             nbytes=profile[step],
             step=step,
-            at=self.steps[step],
+            at=self.steps[step] if self.steps else None,
             biggest=tuple(row for row in rows[:biggest] if row.nbytes),
         )
 
