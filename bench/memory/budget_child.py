@@ -263,7 +263,7 @@ def rates(folder: str, size: int) -> dict[str, float]:
 
 def _rate(file: Path, size: int, block: int, threads: int) -> float:
     handle = os.open(file, os.O_RDONLY | os.O_DIRECT)
-    area = mmap.mmap(-1, _AREA)
+    area = mmap.mmap(-1, _AREA, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     area.madvise(mmap.MADV_HUGEPAGE)
     view, blocks = memoryview(area), size // block
     view[:: mmap.PAGESIZE] = bytes(_AREA // mmap.PAGESIZE)  # no page is fetched while the clock runs

@@ -1,7 +1,7 @@
-"""A bounded ring of memory into which a thread reads what will be used next. No torch.
+"""A bounded ring of memory into which threads read what will be used next. No torch.
 
-The order of use is given; the thread goes round it without end, as far ahead as there is room. What is asked for out of
-order is read at once, and the thread goes on from there. Every answer is right whatever the order; only time is lost.
+The order of use is given; the threads go round it without end, as far ahead as there is room. What is asked for out of
+order is read at once, and they go on from there. Every answer is right whatever the order; only time is lost.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from djinn_fx.runtime.offload.shards import new_memory
 Reader = Callable[[int, memoryview, Callable[[], bool]], "int | None"]
 #: Seconds after which a waiting thread looks whether the interpreter ends.
 _LOOK_S = 0.5
+#: Threads that read: two reads under way at once are faster than one on most disks.
+READERS = 2
 
 
 @dataclass(eq=False)
@@ -32,7 +34,7 @@ class _Entry:
         start, end: its room.
         begins: where the weight itself begins in the ring, once it is read.
         leases: how many use it, or wait for it, now.
-        reading: the thread is writing into its room.
+        reading: a thread is writing into its room.
         dropped: nobody will ask for it any more.
         error: why it could not be read.
     """
@@ -54,7 +56,7 @@ class _Entry:
 
 @dataclass(eq=False)
 class _Shared:
-    """What the ring and its thread share. The thread holds only this, so that a ring that nobody uses goes away."""
+    """What the ring and its threads share. These hold only this, so that a ring that nobody uses goes away."""
 
     memory: memoryview
     sizes: Mapping[int, int]
@@ -94,7 +96,7 @@ class _Shared:
         return True
 
     def next_entry(self) -> _Entry | None:
-        """What the thread is to read now; None if it has to wait."""
+        """What a thread is to read now; None if it has to wait."""
         if self.wanted:
             return self.wanted.pop(0) if self.place(self.wanted[0]) else None
         if not self.order:
@@ -131,11 +133,11 @@ class Ring:
 
     def _start(self) -> None:
         shared = self._shared
-        if threads.start_thread(lambda: _work(shared), "djinn-weights") is None:
-            shared.stopped = True
+        started = [threads.start_thread(lambda: _work(shared), f"djinn-weights-{n}") for n in range(READERS)]
+        shared.stopped = started.count(None) == READERS
 
     def after_fork(self) -> None:
-        """In a child process: the thread is not there, and what it was reading is read anew by another."""
+        """In a child process: the threads are not there, and what they were reading is read anew by others."""
         self._shared.entries, self._shared.wanted = [], []
         self._shared.following = 0
         if not self._shared.stopped:
@@ -153,7 +155,7 @@ class Ring:
     def lease(self, key: int) -> Iterator[int | None]:
         """Where a weight begins in the ring, while it is used; None if it has to be read elsewhere.
 
-        That is so where something else is in use and there may be no room beside it, and where the thread has ended.
+        That is so where something else is in use and there may be no room beside it, and where the threads have ended.
 
         Raises:
             Exception: what reading it raised.
@@ -240,7 +242,7 @@ class Ring:
             return sum(shared.sizes[e.key] for e in shared.entries if e.begins is not None and not e.finished)
 
     def stop(self) -> None:
-        """End the thread. Weights are read elsewhere from then on."""
+        """End the threads. Weights are read elsewhere from then on."""
         _stop(self._shared)
 
 
@@ -256,7 +258,7 @@ def _stop(shared: _Shared) -> None:
 
 
 def _work(shared: _Shared) -> None:
-    """The thread: reads one weight after the other, for as long as there is room."""
+    """A thread: reads one weight after the other, for as long as there is room."""
     while (entry := _awaited(shared)) is not None:
         begins: int | None = None
         error: BaseException | None = None
@@ -279,7 +281,7 @@ def _given_up(shared: _Shared, entry: _Entry) -> Callable[[], bool]:
 
 
 def _awaited(shared: _Shared) -> _Entry | None:
-    """The next entry to read; None when the thread is to end."""
+    """The next entry to read; None when its thread is to end."""
     with shared.changed:
         while not shared.stopped:
             entry = shared.next_entry()

@@ -27,8 +27,8 @@ def span_of(start: int, size: int) -> tuple[int, int]:
 
 
 def new_memory(size: int) -> mmap.mmap:
-    """Anonymous memory that begins on a page, given back to the system when nobody holds it any more."""
-    memory = mmap.mmap(-1, max(size, BLOCK))
+    """Memory of this process alone that begins on a page, given back to the system when nobody holds it any more."""
+    memory = mmap.mmap(-1, max(size, BLOCK), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # else forks would share it
     with contextlib.suppress(OSError, AttributeError):
         memory.madvise(mmap.MADV_HUGEPAGE)  # fewer pages to pin for each read, and to look up for each product
     return memory

@@ -50,6 +50,16 @@ def test_a_range_of_no_bytes_needs_no_block() -> None:
     assert span_of(BLOCK - 1, 2) == (0, 2 * BLOCK)
 
 
+def test_memory_is_of_one_process_alone() -> None:
+    memory = new_memory(BLOCK)
+    child = os.fork()
+    if child == 0:
+        memory[0] = 7
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert memory[0] == 0
+
+
 def test_a_file_may_be_named_itself(tmp_path: Path) -> None:
     save_file({"a": array(2)}, tmp_path / "other.safetensors")
     assert set(stored_in(tmp_path / "other.safetensors").tensors) == {"a"}
