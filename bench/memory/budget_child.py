@@ -91,14 +91,24 @@ def files_of(folder: str) -> list[Path]:
 
 
 def in_memory(folder: str, quick: bool, budget: int) -> nn.Module:
-    """All of it, without a limit: what the others' tokens must be, and the time of computing alone."""
+    """All of it, without a limit: what the others' tokens must be, and the time of computing alone.
+
+    On huge pages, as djinn has them: computing on others is slower, and no floor.
+    """
     from safetensors.torch import load_file
 
     model = bare(quick)
     for file in files_of(folder):
-        model.load_state_dict({n: t.clone() for n, t in load_file(file).items()}, strict=False, assign=True)
+        tensors = {name: _on_huge_pages(tensor) for name, tensor in load_file(file).items()}
+        model.load_state_dict(tensors, strict=False, assign=True)
         forget(file)
     return model
+
+
+def _on_huge_pages(tensor: torch.Tensor) -> torch.Tensor:
+    area = mmap.mmap(-1, tensor.numel() * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(area, dtype=torch.float32).view(tensor.shape).copy_(tensor)
 
 
 def djinn(folder: str, quick: bool, budget: int) -> nn.Module:
@@ -250,7 +260,7 @@ class Side:
 # -- the disk ----------------------------------------------------------------------------------------------------------
 
 #: Ways to read: bytes a read, threads. Into memory larger than a processor's caches, where weights are wanted.
-PATTERNS = ((1 << 20, 1), (4 << 20, 1), (1 << 20, 2), (4 << 20, 2))
+PATTERNS = ((1 << 20, 1), (4 << 20, 1), (1 << 20, 2), (2 << 20, 2), (8 << 20, 2))
 _AREA = 256 << 20
 
 
