@@ -41,7 +41,7 @@ def test_every_side_is_the_same_model(folder: str) -> None:
 
 
 def test_rates_are_of_each_pattern(folder: str) -> None:
-    found = budget_child.rates(folder, 4 << 20)
+    found = budget_child.rates(folder, 16 << 20)
     assert len(found) == len(budget_child.PATTERNS)
     assert all(rate > 0 for rate in found.values())
 
