@@ -15,8 +15,8 @@ from djinn_fx.solvers.packing.tree import Dive, liking, taste_of
 MOST_CELLS = 3_000_000
 #: Nodes of a dive: most that succeed hardly turn back, so many short dives beat a long one.
 NODES = 1000
-#: Every so many dives one may be long: small problems are then searched to the end.
-LONG_EVERY, LONG = 64, 32
+#: Nodes of every so many dives, in problems of so few buffers: those can be searched to the end.
+LONG_NODES, LONG_EVERY, LONG_BUFFERS = 30_000, 8, 100
 
 
 def worth_diving(cut: Sections) -> bool:
@@ -61,7 +61,8 @@ class Search:
         taste = taste_of(self._dives, self._chance)
         self._blame = 1 + (self._blame - 1) * 0.95
         self._dives += 1
-        limit = max(NODES, 3 * self._table.buffers) * (1 if self._dives % LONG_EVERY else LONG)
+        long = self._table.buffers <= LONG_BUFFERS and self._dives % LONG_EVERY == 0
+        limit = LONG_NODES if long else max(NODES, 3 * self._table.buffers)
         likes = liking(self._table, taste, self._chance)
         dive = Dive(self._table, capacity, likes, taste, self._blame, min(limit, most or limit), stop)
         found = dive.run()

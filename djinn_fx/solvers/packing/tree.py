@@ -82,7 +82,6 @@ class Node:
     floor: Ints
     rest: Ints
     ways: list[tuple[int, int]]
-    raised: int
     next: int = 0
 
 
@@ -147,7 +146,7 @@ class Dive:
                 row, buffer = node.ways[node.next]
                 node.next += 1
                 return self._place(node, row, buffer)
-            if node.next == len(node.ways) and node.raised <= node.valley.floor + node.valley.spare:
+            if node.next == len(node.ways):
                 node.next += 1
                 state = self._raise(node)
                 if state is not None:
@@ -164,11 +163,16 @@ class Dive:
 
     def _raise(self, node: Node) -> State | None:
         """Nobody begins on the valley's floor in its chosen section."""
-        state, table = node.state, self.table
+        state, table, valley = node.state, self.table, node.valley
+        raised = self._next_begin(state, valley)
+        if raised > valley.floor + valley.spare:
+            self.needed = min(self.needed, self.capacity + raised - valley.floor - valley.spare)
+            self.blame[valley.section] += not node.ways
+            return None
         lowest = state.lowest.copy()
-        here = table.living[node.valley.section]
+        here = table.living[valley.section]
         here = here[lowest[here] < NEVER]
-        lowest[here] = table.aligned(np.maximum(lowest[here], node.raised), here)
+        lowest[here] = table.aligned(np.maximum(lowest[here], raised), here)
         floor = table.floors(lowest, slice(0, table.sections))
         spare = np.where(state.rest > 0, self.capacity - floor - state.rest, NEVER)
         worst = int(spare.argmin())
@@ -201,12 +205,7 @@ class Dive:
         before = np.minimum(spare[window], self.capacity)
         share = np.maximum(before - np.minimum(left, self.capacity), 0) / (before + 0.01 * self.capacity)
         ways = self._best_first(valley, choices, worst >= 0, share.sum(axis=1))
-        raised = self._next_begin(state, valley)
-        if raised > valley.floor + valley.spare:
-            self.needed = min(self.needed, self.capacity + raised - valley.floor - valley.spare)
-            if not ways:
-                self.blame[valley.section] += 1
-        return Node(state, valley, window, lowest, floor, rest, ways, raised)
+        return Node(state, valley, window, lowest, floor, rest, ways)
 
     def _valley(self, state: State, spare: Ints, hurry: NDArray[np.float64]) -> Valley:
         """From the section that comes first, downhill."""
@@ -236,8 +235,10 @@ class Dive:
         room = spare[begin:end].tolist()
         least = min(room)
         found: tuple[list[int], int] | None = None
+        changes = {first[i] for i in inside} | {last[i] for i in inside}  # between them choices stay the same
         for section in range(begin, end):
-            if room[section - begin] == least:
+            fresh = section == begin or section in changes or room[section - begin - 1] > least
+            if room[section - begin] == least and fresh:
                 here = [i for i in inside if first[i] <= section < last[i]]
                 if found is None or len(here) < len(found[0]):
                     found = here, section
