@@ -182,7 +182,7 @@ def _many(report: Report, count: int) -> None:
     for lifetimes in ("any", "short"):
         problem = random_problem(count, lifetimes)
         start = time.perf_counter()
-        found = pack(problem, seconds=3.5)
+        found = pack(problem, seconds=2.5)
         seconds = time.perf_counter() - start
         if lifetimes == "short":  # where thousands live at once, looking at every pair takes minutes
             check(problem, found)
