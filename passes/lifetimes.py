@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar
@@ -11,6 +10,7 @@ from torch.fx import Node
 
 from djinn_fx.costmodels.work.traffic import touched_bytes
 from djinn_fx.passes.base import PassContext, PassResult
+from djinn_fx.srg.effects import storages_of
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.record import GraphKind, Residency
 
@@ -43,34 +43,6 @@ class Lifetimes:
             srg.update(node, lifetime=(start, max(last, index + 1)))
         srg.peak_bytes = _peak(_sizes(srg, storages), spans, len(position))
         return PassResult(modified=True)
-
-
-def storages_of(srg: SRG) -> dict[Node, tuple[int, ...]]:
-    """The storage behind each tensor of each node's value, in the order of the record's outputs.
-
-    A view always shares its base's storage, and an unpacked value its producer's, also where the fake values do
-    not say so (those of a graph read from a file each have a storage of their own).
-    """
-    parent: dict[int, int] = {}
-
-    def find(storage: int) -> int:
-        while (above := parent.get(storage, storage)) != storage:
-            storage = above
-        return storage
-
-    for node in srg.nodes:
-        record = srg.record(node)
-        unpacked = node.target is operator.getitem
-        if not record.outputs or not (record.is_view or unpacked):
-            continue
-        bases = [find(meta.storage) for source in node.all_input_nodes for meta in srg.record(source).outputs]
-        mine = {find(meta.storage) for meta in record.outputs}
-        if not bases or not mine.isdisjoint(bases):
-            continue
-        index = node.args[1] if unpacked else 0
-        base = bases[index] if isinstance(index, int) and index < len(bases) else bases[0]
-        parent.update(dict.fromkeys(mine, base))
-    return {node: tuple(find(meta.storage) for meta in srg.record(node).outputs) for node in srg.nodes}
 
 
 def _last_use(node: Node, position: dict[Node, int]) -> int:

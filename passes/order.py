@@ -13,8 +13,8 @@ from torch.fx import Node
 
 from djinn_fx.errors import PassError
 from djinn_fx.passes.base import PassContext, PassResult
-from djinn_fx.passes.lifetimes import storages_of
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.srg.effects import storages_of
 from djinn_fx.srg.graph import SRG
 
 #: Stands for the random generator among the storages: every op that draws from it reads and writes it.

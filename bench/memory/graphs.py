@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,14 @@ import torch
 from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.compiling.graph import GraphCompiler, passes_for
 from djinn_fx.compiling.graph_inputs import input_kinds
+from djinn_fx.dispatch.region import region_graph
+from djinn_fx.engines.inductor.kernels import loaded_modules
+from djinn_fx.engines.inductor.memory.buffers import memory_plan_of as inductor_plan
+from djinn_fx.engines.packed.engine import speeds_in
+from djinn_fx.engines.packed.graph import rewritten
+from djinn_fx.engines.packed.session import PackedPlan
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.memory import Holds, MemoryPlan
 from djinn_fx.srg.record import GraphKind, Residency
 
 
@@ -30,6 +38,43 @@ class Built:
     run: Callable[[list[Any]], Any]
     args: tuple[Any, ...]
     given_away: tuple[int, ...]
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """Its memory plan on the engine that runs it, without copies of weights, which no call allocates."""
+        made = plan_of(self.captured)
+        return replace(made, rows=tuple(row for row in made.rows if row.holds is not Holds.COPY))
+
+
+def plan_of(captured: CapturedGraph) -> MemoryPlan:
+    """The memory plan of a graph on the engine that it was built for.
+
+    Raises:
+        ValueError: it is in several regions, or one that another engine runs.
+    """
+    srg, plan = captured.srg, captured.plan
+    assert plan.memory is not None, "plan-memory is in every pipeline"
+    engines = {one.engine for one in captured.builds}
+    if engines == {"eager"}:
+        return plan.memory
+    if len(plan.regions) != 1 or len(engines) != 1:
+        raise ValueError(f"{len(plan.regions)} regions on {', '.join(sorted(engines))}")
+    region = plan.regions[0]
+    nodes = [srg.node(name) for name in region.inputs]
+    if engines == {"packed"}:
+        graph = region_graph(srg, region)
+        made = PackedPlan(rewritten(graph.gm, graph.weights), graph.weights, speeds_in(None))
+        return made.memory({node.name: srg.record(node).residency for node in nodes})
+    rows = {row.name: row for row in reversed(plan.memory.rows)}
+    tensors = [node for node in nodes if srg.record(node).outputs]
+    source = Path(str(loaded_modules()[-1].__file__)).read_text()
+    return inductor_plan(
+        source,
+        [rows[node.name] for node in tensors],
+        [srg.record(node).outputs[0].dtype for node in tensors],
+        phase=plan.memory.phase,
+        threads=torch.get_num_threads(),
+    )
 
 
 class _Recorder(GraphCompiler):
@@ -62,7 +107,9 @@ def built(
     dynamic: bool | None = False,
 ) -> list[Built]:
     """The graphs of one call, or of one training step if there is a loss, in the order in which they are called."""
-    settings = Settings.load(None, {"engine": engine, "compile": "blocking", "cache_limit": 0, "verify": "off"})
+    settings = Settings.load(
+        None, {"engine": engine, "compile": "blocking", "cache_limit": 0, "verify": "off", "regions": "whole"}
+    )
     passes = passes_for(settings)
     found: list[Built] = []
 

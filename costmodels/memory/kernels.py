@@ -12,6 +12,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+from torch.fx import Node
+
 from djinn_fx.costmodels.work.call import Call
 from djinn_fx.costmodels.work.sizes import item_bytes
 from djinn_fx.srg.record import TensorMeta
@@ -22,6 +25,10 @@ Kernel = Callable[[Call, int], int]
 _ROWS, _COLUMNS = ((768, 256), (192, 64), (0, 32)), 512
 #: Channels that oneDNN does not lay out anew.
 _FEW_CHANNELS = 4
+#: The longest side of a kernel that oneDNN has code for.
+_WIDEST = 14
+#: How many sums of a weight's gradient it keeps where each channel has a kernel of its own wider than 3.
+_SUMS = 256
 
 
 def contiguous(meta: TensorMeta) -> bool:
@@ -59,26 +66,35 @@ def attention_backward(call: Call, threads: int) -> int:
 def convolution(call: Call, threads: int) -> int:
     """By oneDNN: input and weight copied into its layouts, then the result out of them; else columns of a batch."""
     source, weight = call.tensor(0), call.tensor(1)
-    result = call.outputs[0]
+    result, groups = call.outputs[0], int(call.argument(8))
     if not _by_onednn(source, weight, call, threads):
-        return _columns(weight, result) + _copied(source)
-    moved = _moved(source) + weight.nbytes
+        return _columns(weight, result) * int(result.shape[0]) + _copied(source)
+    if groups > 1 and _is_wide(weight):
+        return min(threads, groups * int(source.shape[0])) * _columns(weight, result) + _copied(source)
+    if _channels_last(result) and not _told_wrong(call):
+        return weight.nbytes if groups == _channels(source) else 2 * weight.nbytes
+    moved, copied = _moved(source) + weight.nbytes, source.nbytes if _told_wrong(call) else _copied(source)
     if _strided_point(weight, call.argument(3)):
-        return moved + result.nbytes
-    return max(moved, result.nbytes)
+        return moved + result.nbytes + copied
+    return max(moved, result.nbytes) + copied
 
 
 def convolution_backward(call: Call, threads: int) -> int:
     """Gradient and input copied into oneDNN's layouts, or what one gives copied out of them, whichever is more."""
     gradient, source, weight = call.tensor(0), call.tensor(1), call.tensor(2)
+    groups, wanted = int(call.argument(9)), call.argument(10)
     if not _by_onednn(source, weight, call, threads, first=4):
-        return _columns(weight, gradient) + _copied(gradient)
-    moved = gradient.nbytes + (source.nbytes if _channels(source) > _FEW_CHANNELS else 0)
-    if min(map(int, weight.shape[2:])) > 3:  # each thread sums gradients of the weight for itself
-        return gradient.nbytes + source.nbytes + 2 * threads * weight.nbytes
+        return _columns(weight, gradient) * int(gradient.shape[0]) + _copied(gradient)
+    if _is_wide(weight):  # each thread sums gradients of the weight for itself
+        workers = min(threads, groups * int(source.shape[0]))
+        return workers * (4 * weight.nbytes + _columns(weight, gradient)) + _copied(gradient)
+    if wanted[0] and _channels_last(call.outputs[0]) and groups == _channels(source):
+        return (1 + _SUMS if max(map(int, weight.shape[2:])) > 3 else 2) * weight.nbytes
+    if not wanted[0]:
+        return gradient.nbytes + _moved(source) + weight.nbytes
     if _strided_point(weight, call.argument(4)):
         return max(2 * source.nbytes, weight.nbytes)
-    return max(moved, weight.nbytes)
+    return max(gradient.nbytes + source.nbytes, weight.nbytes)
 
 
 def _by_onednn(source: TensorMeta, weight: TensorMeta, call: Call, threads: int, first: int = 3) -> bool:
@@ -95,13 +111,31 @@ def _by_onednn(source: TensorMeta, weight: TensorMeta, call: Call, threads: int,
     )
 
 
+def _is_wide(weight: TensorMeta) -> bool:
+    """Whether oneDNN's own kernels do not take it: then it makes columns, and multiplies matrices."""
+    return max(map(int, weight.shape[2:])) > _WIDEST
+
+
 def _columns(weight: TensorMeta, result: TensorMeta) -> int:
-    """The input's patches as columns of one matrix, for one of the batch; none for a kernel of one element."""
+    """The patches of one of the batch and one group as a matrix; none for a kernel of one element."""
     if all(side == 1 for side in weight.shape[2:]):
         return 0
     patch = math.prod(map(int, weight.shape[1:]))
     places = math.prod(map(int, result.shape[2:]))
-    return int(patch * places * item_bytes(weight.dtype)) * int(result.shape[0])
+    return int(patch * places * item_bytes(weight.dtype))
+
+
+def _channels_last(source: TensorMeta) -> bool:
+    """Whether the channels of one place lie together: torch makes such results where oneDNN was given such inputs."""
+    sizes, strides = tuple(map(int, source.shape)), tuple(map(int, source.strides))
+    return len(sizes) == 4 and strides == (sizes[1] * sizes[2] * sizes[3], 1, sizes[1] * sizes[3], sizes[1])
+
+
+def _told_wrong(call: Call) -> bool:
+    """Whether torch will not see that channels lie together: a view of a batch of one strides otherwise than traced."""
+    source = call.node.args[0]
+    is_view = isinstance(source, Node) and source.target is torch.ops.aten.view.default
+    return is_view and call.shape(0)[0] == 1 and not contiguous(call.tensor(0))
 
 
 def _channels(source: TensorMeta) -> int:

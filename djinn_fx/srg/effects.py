@@ -1,13 +1,17 @@
-"""What a graph does besides giving results: which inputs it writes into, and whether it draws random numbers."""
+"""What a graph does besides giving results: who writes, which values share memory, who draws random numbers."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+import operator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
+
+if TYPE_CHECKING:
+    from djinn_fx.srg.graph import SRG
 
 
 @functools.lru_cache(maxsize=4096)
@@ -46,6 +50,34 @@ def _base(node: Node) -> Node:
     while isinstance(node.target, OpOverload) and node.target.is_view and isinstance(node.args[0], Node):
         node = node.args[0]
     return node
+
+
+def storages_of(srg: SRG) -> dict[Node, tuple[int, ...]]:
+    """The storage behind each tensor of each node's value, in the order of the record's outputs.
+
+    A view always shares its base's storage, and an unpacked value its producer's, also where the fake values do
+    not say so (those of a graph read from a file each have a storage of their own).
+    """
+    parent: dict[int, int] = {}
+
+    def find(storage: int) -> int:
+        while (above := parent.get(storage, storage)) != storage:
+            storage = above
+        return storage
+
+    for node in srg.nodes:
+        record = srg.record(node)
+        unpacked = node.target is operator.getitem
+        if not record.outputs or not (record.is_view or unpacked):
+            continue
+        bases = [find(meta.storage) for source in node.all_input_nodes for meta in srg.record(source).outputs]
+        mine = {find(meta.storage) for meta in record.outputs}
+        if not bases or not mine.isdisjoint(bases):
+            continue
+        index = node.args[1] if unpacked else 0
+        base = bases[index] if isinstance(index, int) and index < len(bases) else bases[0]
+        parent.update(dict.fromkeys(mine, base))
+    return {node: tuple(find(meta.storage) for meta in srg.record(node).outputs) for node in srg.nodes}
 
 
 def draws_random_numbers(gm: GraphModule) -> bool:

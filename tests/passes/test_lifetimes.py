@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from djinn_fx.passes.base import PassContext, run_passes
-from djinn_fx.passes.lifetimes import Lifetimes, storages_of
+from djinn_fx.passes.lifetimes import Lifetimes
 from djinn_fx.srg import SRG, GraphKind, Residency, lower
+from djinn_fx.srg.effects import storages_of
 from tests import graphs
 
 

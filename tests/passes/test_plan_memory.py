@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from djinn_fx.costmodels.memory.plan import memory_plan
 from djinn_fx.engines.eager import as_callable
 from djinn_fx.passes.base import PassContext, run_passes
-from djinn_fx.passes.plan_memory import PlanMemory, memory_plan
+from djinn_fx.passes.plan_memory import PlanMemory
 from djinn_fx.srg import SRG, GraphKind, Residency, lower
 from djinn_fx.srg.graph import tensors_of
 from djinn_fx.srg.memory import Holds, MemoryPlan, MemoryRow

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from djinn_fx.costmodels.memory.plan import memory_plan
 from djinn_fx.engines.packed import ops as packed_ops
 from djinn_fx.engines.packed.alias import Roots, foldable, is_fresh
 from djinn_fx.engines.packed.code import Choice, Products, Writer
@@ -16,6 +18,9 @@ from djinn_fx.engines.packed.graph import convolutions, product_fields, products
 from djinn_fx.engines.packed.shared import Packs
 from djinn_fx.engines.packed.speed import ProductSpeed, Shape
 from djinn_fx.srg.graph import attribute, fake_value, tensors_of
+from djinn_fx.srg.lower import lower
+from djinn_fx.srg.memory import Holds, MemoryPlan, MemoryRow
+from djinn_fx.srg.record import GraphKind, Residency
 
 
 class PackedPlan:
@@ -27,12 +32,13 @@ class PackedPlan:
         speed: tells the fastest way for a shape.
 
     Attributes:
+        gm: as given.
         watched: places of the weights of which copies are kept: those that are packed, or folded into a constant.
     """
 
     def __init__(self, gm: GraphModule, weights: Sequence[int], speed: ProductSpeed) -> None:
         self.graph: Graph = gm.graph
-        self._gm = gm
+        self.gm = self._gm = gm
         self._speed = speed
         placeholders = self.graph.find_nodes(op="placeholder")
         self._places = {node: place for place, node in enumerate(placeholders)}
@@ -42,6 +48,31 @@ class PackedPlan:
         read: list[Any] = [node.args[1] for node, how in ways.items() if how != "aten"]
         read += self._folded()
         self.watched = tuple(sorted({self._places[one] for node in read for one in self._made_of(node)}))
+
+    @property
+    def copied(self) -> tuple[Node, ...]:
+        """The values of which copies are kept: right sides of products that are packed, constants made once."""
+        right: list[Any] = [node.args[1] for node, how in self._ways().items() if how != "aten"]
+        return tuple(dict.fromkeys((*right, *self._folded())))
+
+    def memory(self, residency: Mapping[str, Residency], threads: int = 0) -> MemoryPlan:
+        """Who lives when in a call once the weights are bound, copies of weights included.
+
+        Args:
+            residency: what each input is, by its name.
+            threads: of torch's kernels; 0: as many as torch uses here.
+        """
+        srg = lower(self.gm, GraphKind.INFERENCE, residency)
+        for node in srg.ops:
+            if node.meta.get("over"):  # it writes over its first argument
+                srg.update(node, is_view=True)
+        made = memory_plan(srg, threads=threads)
+        once, end = {node.name for node in self._foldable}, max(1, len(made.steps))
+        rows = [row for row in made.rows if row.name not in once]
+        for node in self.copied:
+            nbytes = srg.record(node).nbytes
+            rows.append(MemoryRow(name=node.name, holds=Holds.COPY, nbytes=nbytes, start=0, end=end, device="cpu"))
+        return replace(made, rows=tuple(rows))
 
     # -- what is kept -----------------------------------------------------------------------------------------------
 

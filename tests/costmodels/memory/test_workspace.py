@@ -60,6 +60,14 @@ CASES: dict[str, tuple[Callable[..., Any], list[Tensor]]] = {
         lambda x, w: torch.conv2d(x, w, padding=1, stride=2),
         [plain(1, 32, 28, 28), plain(64, 32, 3, 3)],
     ),
+    "a convolution each channel": (
+        lambda x, w: torch.conv2d(x, w, padding=3, groups=64),
+        [plain(1, 64, 28, 28), plain(64, 1, 7, 7)],
+    ),
+    "a convolution each channel, channels last": (
+        lambda x, w: torch.conv2d(x, w, padding=3, groups=64),
+        [plain(1, 64, 28, 28).contiguous(memory_format=torch.channels_last), plain(64, 1, 7, 7)],
+    ),
     "patches of an image": (lambda x, w: torch.conv2d(x, w, stride=16), [plain(1, 3, 224, 224), plain(96, 3, 16, 16)]),
 }
 

@@ -1,0 +1,1 @@
+"""What Inductor's functions hold in memory, read off their text."""
