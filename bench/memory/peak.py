@@ -39,12 +39,7 @@ Found = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, compare, report. Returns the exit code."""
-    made = parser(__doc__ or "", runs=1)
-    made.add_argument("--engines", default=",".join(ENGINES), metavar="A,B", help=f"of {', '.join(ENGINES)}")
-    made.add_argument(
-        "--inductor", type=int, default=4, metavar="N", help="families that Inductor compiles (default 4)"
-    )
-    arguments = parse(made, argv)
+    arguments = arguments_of(argv)
     report, journal = Report("memory_peak", arguments), Journal(arguments)
     found, failed = _measured(_works(arguments), journal)
     _show(found)
@@ -56,6 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = report.finish()
     journal.done()
     return code
+
+
+def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    made = parser(__doc__ or "", runs=1)
+    made.add_argument("--engines", default=",".join(ENGINES), metavar="A,B", help=f"of {', '.join(ENGINES)}")
+    made.add_argument("--trained", type=int, default=len(TRAINED), metavar="N", help="families that are trained")
+    made.add_argument("--packed", type=int, default=len(FAMILIES), metavar="N", help="families for the packed engine")
+    made.add_argument(
+        "--inductor", type=int, default=4, metavar="N", help="families that Inductor compiles (default 4)"
+    )
+    return parse(made, argv)
 
 
 def _works(arguments: argparse.Namespace) -> list[Work]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.cost.models import FAMILIES
+from bench.memory import peak
 from bench.memory.measure import Work, works
 from bench.memory.peak import _summary
 from bench.memory.survey import own_bytes
@@ -48,6 +49,15 @@ def test_errors_are_summed_up_with_their_signs() -> None:
         "most_under": pytest.approx(0.03),
         "most_over": pytest.approx(0.08),
     }
+
+
+def test_what_is_measured_follows_the_arguments() -> None:
+    chosen = peak.arguments_of(["--trained", "2", "--packed", "3", "--inductor", "1"])
+    every = peak._works(chosen)
+    assert sum(one.training for one in every) == 2
+    assert [sum(one.engine == name for one in every) for name in peak.ENGINES] == [len(FAMILIES) + 2, 3, 1]
+    quick = peak._works(peak.arguments_of(["--quick"]))
+    assert {one.engine for one in quick} == {"eager", "packed"}
 
 
 def test_a_training_step_is_of_a_call_that_is_no_decode() -> None:
