@@ -100,6 +100,8 @@ def write(folders: dict[str, Path], lacking: Sequence[str], caches: Caches, quic
                 shutil.copy(file, folders[side] / file.name)
                 forget_all(file, folders[side] / file.name)
         (folders[side] / COMPLETE).touch()
+    for folder in folders.values():  # what an earlier run left in the page cache counts in no group
+        forget_all(*folder.glob("*.safetensors"), *folder.glob("*.dat"))
     size = sum(file.stat().st_size for file in next(iter(folders.values())).glob("*.safetensors"))
     print(f"{size / 1e9:.2f} GB of weights, {len(folders)} copies", flush=True)
     return size
