@@ -22,11 +22,10 @@ def changes(plan: MemoryPlan, device: str) -> Iterator[tuple[int, int]]:
     """
     begins: dict[int, list[int]] = {}
     ends: dict[int, list[int]] = {}
-    made = {step.name for step in plan.steps}
     for number, row in enumerate(plan.rows):
         if row.device != device or not row.nbytes:
             continue
-        if row.name in made:
+        if not row.given:
             begins.setdefault(row.start, []).append(number)
         ends.setdefault(row.end, []).append(number)
     for step in range(len(plan.steps)):
@@ -48,9 +47,8 @@ def process_increase(plan: MemoryPlan, device: str, holes: Sequence[int] = ()) -
         holes: bytes of the holes that the heap has already, whose pages were given back (see :func:`holes_of_heap`).
     """
     heap = Heap(holes)
-    made = {step.name for step in plan.steps}
     for number, row in enumerate(plan.rows):  # what is handed over has pages already, which are used again
-        if row.device == device and row.nbytes and row.name not in made and row.end < len(plan.steps):
+        if row.device == device and row.nbytes and row.given and row.end < len(plan.steps):
             heap.allocate(number, row.nbytes)
     heap.begin()
     for number, nbytes in changes(plan, device):

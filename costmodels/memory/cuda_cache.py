@@ -81,9 +81,8 @@ class CudaCache:
 def reserved_peak(plan: MemoryPlan, device: str) -> int:
     """Bytes that the cache has reserved after a run, what was there before included."""
     cache = CudaCache()
-    made = {step.name for step in plan.steps}
     for number, row in enumerate(plan.rows):
-        if row.device == device and row.nbytes and row.name not in made:
+        if row.device == device and row.nbytes and row.given:
             cache.allocate(number, row.nbytes)
     for number, nbytes in changes(plan, device):
         if nbytes > 0:

@@ -83,6 +83,7 @@ def _storages(srg: SRG, schedule: tuple[Node, ...], values: Mapping[str, int] | 
             start=start,
             end=end,
             device=devices[storage],
+            given=owners[storage].op in ("placeholder", "get_attr"),
         )
 
 

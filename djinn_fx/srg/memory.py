@@ -32,6 +32,7 @@ class MemoryRow:
         start: the first step during which it is there.
         end: the first step during which it is not.
         device: where it lies.
+        given: whether it is there before the first step.
     """
 
     name: str
@@ -40,6 +41,7 @@ class MemoryRow:
     start: int
     end: int
     device: str
+    given: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -71,7 +71,9 @@ class PackedPlan:
         rows = [row for row in made.rows if row.name not in once]
         for node in self.copied:
             nbytes = srg.record(node).nbytes
-            rows.append(MemoryRow(name=node.name, holds=Holds.COPY, nbytes=nbytes, start=0, end=end, device="cpu"))
+            rows.append(
+                MemoryRow(name=node.name, holds=Holds.COPY, nbytes=nbytes, start=0, end=end, device="cpu", given=True)
+            )
         return replace(made, rows=tuple(rows))
 
     # -- what is kept -----------------------------------------------------------------------------------------------

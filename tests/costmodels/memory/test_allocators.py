@@ -27,7 +27,7 @@ def plan(*spans: tuple[int, int, int], before: tuple[tuple[int, int], ...] = (),
         for start, end, nbytes in spans
     ]
     held = [
-        MemoryRow(name="given", holds=Holds.SAVED, nbytes=nbytes, start=0, end=end, device="cpu")
+        MemoryRow(name="given", holds=Holds.SAVED, nbytes=nbytes, start=0, end=end, device="cpu", given=True)
         for end, nbytes in before
     ]
     names = tuple(MemoryStep(name=f"s{place}", op="op") for place in range(steps))

@@ -18,6 +18,8 @@ from djinn_fx.srg.memory import Holds, MemoryPlan, MemoryRow, MemoryStep
 
 #: How allocations are written, by the end of the function's name: the device's type.
 _EMPTY = {"empty_strided_cpu": "cpu", "empty_strided_cuda": "cuda:0", "empty_strided_xpu": "xpu:0"}
+#: What arguments are for; nothing else that the function holds is.
+_GIVEN = (Holds.INPUT, Holds.WEIGHT, Holds.STATE, Holds.SAVED)
 _ALIASES = ("reinterpret_tensor", "alloc_from_pool", "torch.as_strided")
 
 
@@ -74,6 +76,7 @@ def memory_plan_of(
             start=block.start,
             end=_end(block, total),
             device=block.device,
+            given=block.holds in _GIVEN,
         )
         for block in reader.blocks
     ]

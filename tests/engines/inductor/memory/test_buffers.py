@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from djinn_fx.costmodels.memory.allocators import live_increase
 from djinn_fx.engines.inductor.memory.buffers import memory_plan_of
 from djinn_fx.errors import EngineError
 from djinn_fx.srg.memory import Holds, MemoryRow
@@ -44,6 +45,7 @@ def test_a_buffer_lives_from_its_allocation_to_its_deletion_under_any_name() -> 
     assert rows["buf2"].holds is Holds.OUTPUT
     assert (rows["x"].end, rows["w"].end) == (4, 4)
     assert plan.peak("cpu").nbytes == 256 + 1024 + 256 + 32
+    assert live_increase(plan, "cpu") == 256 + 32
 
 
 def test_what_was_saved_goes_after_its_last_use() -> None:
