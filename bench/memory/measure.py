@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from bench.cost.models import FAMILIES, Call, called, make_model
 from bench.memory.graphs import Built, built
 from bench.memory.truth import measured
 from djinn_fx.costmodels.memory.allocators import holes_of_heap, live_increase, process_increase
+from djinn_fx.pool.procfs import give_back, peak_bytes, resident_bytes
 from djinn_fx.units import format_bytes
 
 Found = dict[str, Any]
@@ -94,12 +96,12 @@ def _rises(graph: Built) -> tuple[int, int]:
     for turn in range(_WARMING + _TIMES):
         given = _given(graph)
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
+        give_back()
         holes = holes_of_heap(_malloc_info())
-        before = _status("VmRSS")
+        before = resident_bytes(os.getpid())
         Path("/proc/self/clear_refs").write_text("5")
         result = graph.run(given)
-        risen = _status("VmHWM") - before
+        risen = peak_bytes(os.getpid()) - before
         if turn >= _WARMING:
             found.append(risen)
             foretold.append(process_increase(graph.plan, "cpu", holes))
@@ -124,11 +126,6 @@ def _given(graph: Built) -> list[Any]:
         if isinstance(given[place], torch.Tensor):
             given[place] = given[place].clone()
     return given
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def works(families: Sequence[str], engine: str, training: bool, most: int = 1) -> list[Work]:

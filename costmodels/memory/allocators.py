@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from typing import Protocol
 from xml.etree import ElementTree
 
 from djinn_fx.srg.memory import MemoryPlan
@@ -33,6 +34,27 @@ def changes(plan: MemoryPlan, device: str) -> Iterator[tuple[int, int]]:
         yield from ((number, plan.rows[number].nbytes) for number in begins.get(step, ()))
 
 
+class Allocator(Protocol):
+    """What memory is asked of."""
+
+    def allocate(self, number: int, nbytes: int) -> None:
+        """A row comes to be."""
+        ...
+
+    def release(self, number: int) -> None:
+        """A row goes."""
+        ...
+
+
+def replay(allocator: Allocator, plan: MemoryPlan, device: str) -> None:
+    """Ask an allocator for what the graph asks for, in its order."""
+    for number, nbytes in changes(plan, device):
+        if nbytes > 0:
+            allocator.allocate(number, nbytes)
+        else:
+            allocator.release(number)
+
+
 def live_increase(plan: MemoryPlan, device: str) -> int:
     """By how many bytes the live memory rises above that at the beginning."""
     return max(accumulate((nbytes for _, nbytes in changes(plan, device)), initial=0))
@@ -51,11 +73,7 @@ def process_increase(plan: MemoryPlan, device: str, holes: Sequence[int] = ()) -
         if row.device == device and row.nbytes and row.given and row.end < len(plan.steps):
             heap.allocate(number, row.nbytes)
     heap.begin()
-    for number, nbytes in changes(plan, device):
-        if nbytes > 0:
-            heap.allocate(number, nbytes)
-        else:
-            heap.release(number)
+    replay(heap, plan, device)
     return heap.peak
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass
 
-from djinn_fx.costmodels.memory.allocators import changes
+from djinn_fx.costmodels.memory.allocators import replay
 from djinn_fx.srg.memory import MemoryPlan
 
 MIB = 2**20
@@ -84,9 +84,5 @@ def reserved_peak(plan: MemoryPlan, device: str) -> int:
     for number, row in enumerate(plan.rows):
         if row.device == device and row.nbytes and row.given:
             cache.allocate(number, row.nbytes)
-    for number, nbytes in changes(plan, device):
-        if nbytes > 0:
-            cache.allocate(number, nbytes)
-        else:
-            cache.release(number)
+    replay(cache, plan, device)
     return cache.reserved

@@ -9,7 +9,6 @@ graph runs on the fastest engine that needs that copy or none. Copies that sessi
 from __future__ import annotations
 
 import math
-import operator
 import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,11 +72,10 @@ def options_of(entrants: Sequence[Entrant], weights_bytes: int) -> list[Option]:
     ]
 
 
-def fastest(entrants: Sequence[Entrant], copy: Hashable | None, weights_bytes: int) -> Entrant | None:
+def fastest(options: Sequence[Option], copy: Hashable | None) -> Option | None:
     """Of those that need this copy or none; None: no time of such a one is known."""
-    fit = [one for one in entrants if one.state is not State.FAILED and copy_of(one, weights_bytes) in (None, copy)]
-    timed = [(seconds, one) for one in fit if (seconds := _seconds(one)) is not None]
-    return min(timed, key=operator.itemgetter(0))[1] if timed else None
+    fit = [one for one in options if one.copy in (None, copy) and one.seconds is not None]
+    return min(fit, key=lambda one: one.seconds or 0.0, default=None)
 
 
 def _seconds(entrant: Entrant) -> float | None:
@@ -133,8 +131,7 @@ class Copies:
     @property
     def members(self) -> list[Member]:
         """The graphs' contests."""
-        found = [ref() for ref, _ in self._since]
-        return [one for one in found if one is not None]
+        return [one for one, _ in self._calls()]
 
     # On trial
 
@@ -199,10 +196,9 @@ class Copies:
 
 
 def _least(options: Sequence[Option], copy: Hashable | None) -> float:
-    """The fastest engine that needs this copy or none."""
-    return min(
-        (one.seconds for one in options if one.copy in (None, copy) and one.seconds is not None), default=math.inf
-    )
+    """Seconds of the fastest."""
+    best = fastest(options, copy)
+    return best.seconds if best is not None and best.seconds is not None else math.inf
 
 
 _LOCK = new_lock()

@@ -76,7 +76,8 @@ class SharingContest(Contest):
             lost = self._trial.best if on_trial else self._serving
             if lost is None or copy_of(lost, weights_bytes) in (None, copy):
                 return
-            other = fastest(self.entrants, copy, weights_bytes)
+            best = fastest(self.options(weights_bytes), copy)
+            other = next((one for one in self.entrants if best is not None and one.engine == best.engine), None)
             detail = f"{lost.engine}: its copy of the weights would have been the second; another saves more time"
             # Of whom too little is known the trial goes on later.
             known = lost is self._serving or lost.known_s is not None or len(lost.seconds) >= TELLING

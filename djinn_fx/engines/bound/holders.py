@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import torch
 
+from djinn_fx.engines.bound.mappings import Span
+
 #: How many of those that hold a storage are engines, by the storage's address.
 _OWN: Counter[int] = Counter()
 
@@ -54,12 +56,21 @@ class Holders:
                 del self._counts[storage]
 
 
+def extent_of(weight: torch.Tensor) -> Span:
+    """The memory that a weight lies in, with what is between its elements; empty where it has none."""
+    if not weight.numel() or not weight.data_ptr():  # a tensor of nothing but zeros may have no memory
+        return 0, 0
+    last = sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
+    start = weight.data_ptr()
+    return start, start + (last + 1) * weight.element_size()
+
+
 def _over(weight: torch.Tensor) -> torch.Tensor:
     """Another tensor over a weight's memory: another storage, that keeps the weight."""
-    if not weight.numel() or not weight.data_ptr():  # a tensor of nothing but zeros may have no memory
+    start, end = extent_of(weight)
+    if start == end:
         return weight.detach()
-    last = sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
-    memory: Any = (ctypes.c_char * ((last + 1) * weight.element_size())).from_address(weight.data_ptr())
+    memory: Any = (ctypes.c_char * (end - start)).from_address(start)
     memory.weight = weight
     return torch.frombuffer(memory, dtype=weight.dtype).as_strided(weight.shape, weight.stride())
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.bound import write_protection
-from djinn_fx.engines.bound.holders import Holders
+from djinn_fx.engines.bound.holders import Holders, extent_of
 from djinn_fx.engines.bound.mappings import Mappings, Span, files_under, state_of
 from djinn_fx.engines.bound.rotation import Rotation, view_of
 from djinn_fx.engines.bound.userfaultfd import PAGE
@@ -75,7 +75,7 @@ class Watch:
         self._holders = Holders(weights)
         self.addresses = addresses(weights)
         self.kept = self._holders.lent
-        extents = [_extent(weight) for weight in weights]
+        extents = [extent_of(weight) for weight in weights]
         pages = [_whole_pages(extent) for extent in extents]
         large = [place for place, (start, end) in enumerate(pages) if end - start >= MIN_PAGES * PAGE]
         mappings = Mappings(extent for extent in extents if extent[0] < extent[1])
@@ -132,15 +132,6 @@ class Watch:
     def orphaned(self) -> bool:
         """Whether nobody but engines holds the memory of some weight: then no call can bring these weights again."""
         return self._holders.gone
-
-
-def _extent(weight: torch.Tensor) -> Span:
-    """The memory that a weight lies in, with what is between its elements."""
-    if not weight.numel() or not weight.data_ptr():  # a tensor of nothing but zeros may have no memory
-        return 0, 0
-    last = sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
-    start = weight.data_ptr()
-    return start, start + (last + 1) * weight.element_size()
 
 
 def _whole_pages(extent: Span) -> Span:

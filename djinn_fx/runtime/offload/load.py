@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from djinn_fx.errors import OffloadError, SettingsError
+from djinn_fx.pool.procfs import resident_bytes
 from djinn_fx.runtime.offload.buffers import fill_computed_buffers
 from djinn_fx.runtime.offload.handle import OffloadedWeight
-from djinn_fx.runtime.offload.memory import held_bytes
 from djinn_fx.runtime.offload.names import DTYPES, Slot, matched, planned, same_under_all_names, slots_of
 from djinn_fx.runtime.offload.plan import SMALL_BYTES, Room, residency
 from djinn_fx.runtime.offload.shards import Shards
@@ -63,7 +63,7 @@ def load_offloaded(
     total = _bytes(budget)
     room = Room(
         budget=total,
-        held=held_bytes() if held is None else _bytes(held),
+        held=resident_bytes(os.getpid()) if held is None else _bytes(held),
         working=max(_WORKING_BYTES, int(_WORKING_SHARE * total)) if working is None else _bytes(working),
     )
     stored = stored_in(folder)

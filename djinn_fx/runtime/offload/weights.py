@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from djinn_fx import threads
+from djinn_fx.pool.procfs import give_back, resident_bytes
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.runtime.offload.memory import give_back, held_bytes
 from djinn_fx.runtime.offload.plan import SMALL_BYTES, Residency, Room
 from djinn_fx.runtime.offload.ring import Reader, Ring
 from djinn_fx.runtime.offload.shards import BLOCK, Shards, new_memory, span_of
@@ -67,7 +68,7 @@ class Weights:
         self._alone, self._loose = threads.new_rlock(), threads.new_rlock()
         self._depth, self._log = 0, list[int]()
         self._waited_s, self._peak = 0.0, 0
-        self._bound = held_bytes() + room.budget - room.held
+        self._bound = resident_bytes(os.getpid()) + room.budget - room.held
         self._pinned = {key: self._load(key) for key in plan.pinned}
         self.load_rate = shards.read_bytes / shards.read_s if shards.read_s else 0.0
         self.ring: Ring | None = None
@@ -154,7 +155,7 @@ class Weights:
                 yield
                 return
             self.shards.check()
-            self._log, self._peak, waited_s = [], held_bytes(), self._waited_s
+            self._log, self._peak, waited_s = [], resident_bytes(os.getpid()), self._waited_s
             before, begun = self.shards.read_bytes, time.perf_counter()
             self._depth = 1
             try:
@@ -168,7 +169,7 @@ class Weights:
                     read_bytes=self.shards.read_bytes - before,
                     seconds=time.perf_counter() - begun,
                     waited_s=self._waited_s - waited_s,
-                    peak_bytes=max(self._peak, held_bytes()),
+                    peak_bytes=max(self._peak, resident_bytes(os.getpid())),
                 )
             )
 
@@ -179,12 +180,12 @@ class Weights:
 
     def _make_room(self) -> None:
         """Let weights go that were to stay, where activations and caches have grown beyond what was kept for them."""
-        held = held_bytes()
+        held = resident_bytes(os.getpid())
         self._peak = max(self._peak, held)
         if held <= self._bound:
             return
         give_back()
-        over = held_bytes() - self._bound
+        over = resident_bytes(os.getpid()) - self._bound
         for key in sorted(self._pinned, key=lambda k: -self.sizes[k]):
             if over <= 0:
                 return

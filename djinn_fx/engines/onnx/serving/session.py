@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from djinn_fx.engines.bound.feeding import Feeder, plain
 from djinn_fx.engines.bound.signature import Given, Signature
 from djinn_fx.engines.ranges.program import Checked
+from djinn_fx.pool import procfs
 
 #: Operators for which runtimes keep a copy of a constant operand in an order of their own.
 _PACKING = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "FusedMatMul", "FusedConv", "FusedGemm"})
@@ -110,8 +109,5 @@ def give_back(packed: int) -> None:
     Args:
         packed: bytes of weights that were packed.
     """
-    if packed < _WORTH_GIVING_BACK:
-        return
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
+    if packed >= _WORTH_GIVING_BACK:
+        procfs.give_back()
