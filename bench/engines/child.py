@@ -14,6 +14,7 @@ import torch
 import torch._dynamo
 
 from bench.engines.models import Workload, doubled, parameters, workload
+from bench.engines.report import BF16
 from bench.harness.measuring import no_gc, rotated, time_block
 from bench.harness.models import backend_of
 
@@ -26,8 +27,8 @@ COMPARED = 1_000_003
 #: An answer is wrong if it is further from the float64 one than this share of the largest value, and further than
 #: ``TIMES_EAGER`` times eager's own distance.
 TOLERANCE, TIMES_EAGER = 1e-4, 4.0
-#: The contender whose products may round to bfloat16 (8 bits), and that share for it.
-BF16, BF16_TOLERANCE = "djinn-bf16", 0.1
+#: That share for products that may round to bfloat16 (8 bits).
+BF16_TOLERANCE = 0.1
 #: Calls after which an engine that was built meanwhile has certainly been noticed.
 LOOKS = 40
 #: Calls of a tiny graph until djinn must have settled on its engines.

@@ -31,7 +31,7 @@ from bench.harness.standing import Standing
 
 CHILD = "bench.engines.child"
 #: What is compared; ``djinn`` is engine "auto" in the background, ``djinn-blocking`` the same before the first result.
-SIDES = ("eager", "eager again", "inductor", "openvino", "onnxruntime", "djinn", "djinn-blocking", "djinn-bf16")
+SIDES = ("eager", "eager again", "inductor", "openvino", "onnxruntime", "djinn", "djinn-blocking", engines_report.BF16)
 QUICK_SIDES = ("eager", "eager again", "inductor", "onnxruntime", "djinn")
 #: What is tried where a contender fails.
 INSTEAD = {"openvino": "openvino-plain"}
@@ -78,9 +78,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         made.error(f"no model {unknown[0]!r}; known: {', '.join(SPECS)}")
     arguments.batch = arguments.batch or ((1,) if arguments.quick else BATCHES)
     arguments.sides = arguments.sides or (QUICK_SIDES if arguments.quick else SIDES)
-    if "djinn-bf16" in arguments.sides and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        print("djinn-bf16 is left out: this processor has no products of bfloat16")
-        arguments.sides = tuple(side for side in arguments.sides if side != "djinn-bf16")
+    if engines_report.BF16 in arguments.sides and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        print(f"{engines_report.BF16} is left out: this processor has no products of bfloat16")
+        arguments.sides = tuple(side for side in arguments.sides if side != engines_report.BF16)
     arguments.dispatch = arguments.dispatch and not arguments.quick
     wanted = set(arguments.models or (QUICK_CASES if arguments.quick else SPECS))
     arguments.cases = tuple(case for case in CASES if case in wanted or case.partition("/")[0] in wanted)

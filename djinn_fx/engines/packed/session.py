@@ -38,16 +38,13 @@ class PackedPlan:
 
     def __init__(self, gm: GraphModule, weights: Sequence[int], speed: ProductSpeed) -> None:
         self.graph: Graph = gm.graph
-        self.gm = self._gm = gm
+        self.gm = gm
         self._speed = speed
         placeholders = self.graph.find_nodes(op="placeholder")
         self._places = {node: place for place, node in enumerate(placeholders)}
         self._weights = frozenset(placeholders[place] for place in weights)
         self._foldable = foldable(self.graph, self._weights)
-        ways = self._ways()
-        read: list[Any] = [node.args[1] for node, how in ways.items() if how != "aten"]
-        read += self._folded()
-        self.watched = tuple(sorted({self._places[one] for node in read for one in self._made_of(node)}))
+        self.watched = tuple(sorted({self._places[one] for node in self.copied for one in self._made_of(node)}))
 
     @property
     def copied(self) -> tuple[Node, ...]:
@@ -148,14 +145,14 @@ class PackedPlan:
         return any(user not in self._foldable and not by_copy(user) for user in node.users)
 
     def _attributes(self) -> dict[Node, Any]:
-        return {node: attribute(self._gm, node.target) for node in self.graph.find_nodes(op="get_attr")}
+        return {node: attribute(self.gm, node.target) for node in self.graph.find_nodes(op="get_attr")}
 
     def _value(self, node: Node, values: dict[Node, Any]) -> Any:
         """A constant's value; what it is made of is kept in ``values``."""
         if node in values:
             return values[node]
         if node.op == "get_attr":
-            values[node] = attribute(self._gm, node.target)
+            values[node] = attribute(self.gm, node.target)
             return values[node]
         args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda one: self._value(one, values))
         values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
