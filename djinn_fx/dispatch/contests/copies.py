@@ -28,6 +28,8 @@ COPY = 0.1
 MARGIN = 0.03
 #: Where a trial cannot go on for another one that was not called for so many of its own calls, that one lets go.
 PATIENCE = 3
+#: How often each graph is called is known after so many calls of all of them.
+ENOUGH = 64
 #: Graphs are over the same weights if they have more than this share of the bytes of either in common.
 SAME = 0.5
 
@@ -113,7 +115,12 @@ class Copies:
 
     Args:
         weights: bytes of each weight, by address.
+
+    Attributes:
+        due: there is more than one copy, and it is too early to tell which to keep.
     """
+
+    due = False
 
     def __init__(self, weights: Mapping[int, int]) -> None:
         self.weights, self.bytes = weights, sum(weights.values())
@@ -163,18 +170,26 @@ class Copies:
             for one in others:
                 one.pause()
             if len(self._kept()) >= MOST:
-                self.settle()
+                self._keep_one()
 
     # Settled
 
     def settle(self) -> None:
-        """Where there are several, keep the copy that saves the most; have each graph run on what needs no other."""
+        """Where there are several, keep the copy that saves the most, once it is known who is called how often.
+
+        A graph whose winner is known from an earlier process is decided by its first calls.
+        """
         with self._lock:
-            if len(self._kept()) < MOST:
-                return
-            best = self._best()
-            for one in self.members:
-                one.keep(best, self.bytes)
+            several = len(self._kept()) >= MOST
+            self.due = several and sum(one.asked - before for one, before in self._calls()) < ENOUGH
+            if several and not self.due:
+                self._keep_one()
+
+    def _keep_one(self) -> None:
+        """Have each graph run on what needs no copy but the one that saves the most."""
+        best = self._best()
+        for one in self.members:
+            one.keep(best, self.bytes)
 
     def _best(self) -> Hashable | None:
         """The copy to be kept; None: none is worth it."""

@@ -35,6 +35,8 @@ class SharingContest(Contest):
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Answer a call."""
         self.asked += 1
+        if self._copies is not None and self._copies.due:
+            self._copies.settle()
         return self._answer(args)
 
     def make_ready(self, args: Sequence[Any]) -> None:
