@@ -88,6 +88,7 @@ exam: $(READY)
 	EXAMPLES_TIMES=10 $(BIN)/python -m pytest -q -m hypothesis
 
 bench: $(READY)
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) --no-build-isolation $(TORCH) -e '.[bench]'
 	$(BIN)/python bench/compiling/srg_speed.py --json bench/results/srg_speed.json
 	$(BIN)/python bench/compiling/compile_time.py --json bench/results/compile_time.json
 	$(BIN)/python bench/compiling/lazy.py --json bench/results/lazy.json
@@ -101,7 +102,6 @@ bench: $(READY)
 	$(BIN)/python bench/engines/weights.py --json bench/results/weights.json
 	$(BIN)/python bench/engines/conditions.py --json bench/results/conditions.json
 	$(BIN)/python bench/engines/guard.py --json bench/results/guard.json
-	$(BIN)/python -m pip install -q $(CONSTRAINTS) --no-build-isolation $(TORCH) -e '.[bench]'
 	$(BIN)/python bench/memory/budget.py --json bench/results/memory_budget.json
 	$(BIN)/python bench/memory/packing.py --json bench/results/packing.json
 	$(BIN)/python bench/memory/peak.py --json bench/results/memory_peak.json

@@ -81,7 +81,8 @@ setup(
         "transformers": TRANSFORMERS,
         "test": TEST,
         "dev": DEV,
-        "bench": ["accelerate>=1.10"],  # stands beside djinn in bench/memory/budget.py, and nowhere else
+        # What stands beside djinn in benches, and nowhere else: Accelerate's disk offload, and torch.onnx.export.
+        "bench": ["accelerate>=1.10", "onnxscript>=0.5", *ONNXRUNTIME, *OPENVINO],
         "tensorrt": TENSORRT,
         "openvino": OPENVINO,
         "onnxruntime": ONNXRUNTIME,

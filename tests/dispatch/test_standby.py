@@ -143,6 +143,25 @@ def test_own_ops_in_the_contest_do_not_keep_it_from_being_built() -> None:
     assert {one.engine: one.state for one in contest.entrants}["reserve"] is not State.COLD
 
 
+def test_who_waits_until_all_is_ready_waits_for_what_is_built_after_a_trial() -> None:
+    """From the call that decides on, not only from when a thread has begun to build."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    class Slow(Asked):
+        def submit(self) -> None:
+            asked.set()
+            assert go_on.wait(10)
+
+    contest = contest_of(Entrant("good", plus_one), Slow(Reserve()))
+    while not contest.decided:
+        call(contest)
+    assert contest.pending
+    assert asked.wait(10)
+    assert contest.pending
+    go_on.set()
+    assert until(lambda: not contest.pending)
+
+
 def test_in_the_background_it_is_built_without_a_further_call() -> None:
     reserve = Reserve()
     contest = contest_of(Entrant("broken", Broken()), waits=False, standby=reserve.entrant)

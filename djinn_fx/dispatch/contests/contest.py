@@ -329,7 +329,7 @@ class Contest(Dispatcher):
         late = [one for one in self.entrants if one.reserve]
         for one in late:
             one.reserve = False
-            start_thread(one.submit, f"djinn builds {one.engine}")
+            one.prepare(one.submit)  # pending from now on: who waits until all is ready waits for it
 
     def _serve_by(self, best: Entrant) -> None:
         """Calls go to this engine from now on."""
