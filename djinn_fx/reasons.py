@@ -35,6 +35,7 @@ class ReasonKind(str, Enum):
     NOT_RUNNABLE = "not-runnable"
     QUARANTINED = "quarantined"
     RELAID = "relaid"
+    OUTSIDE_ARENA = "outside-arena"
 
 
 @dataclass(frozen=True, kw_only=True)

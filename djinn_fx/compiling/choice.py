@@ -29,7 +29,7 @@ from djinn_fx.engines.registry import engine, import_runtime
 from djinn_fx.passes.find_regions import whole_region
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.executor import executable
-from djinn_fx.runtime.program import program_of
+from djinn_fx.runtime.program import program_of, with_arena
 from djinn_fx.settings.engines import BOUND, EAGER, STANDBY, WHOLE
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
@@ -171,6 +171,8 @@ class _Choice:
         returned = list(self._srg.output.args[0])  # type: ignore[arg-type]
         names = [getattr(node, "name", None) for node in returned]
         results = tuple(program.results[names.index(name)] for name in self._work.region.outputs)
+        if self._settings.arena:
+            program, _ = with_arena(program, self._srg, self._plan)
         run = executable(replace(program, results=results), built.callables, constants)
         if len(self._work.region.inputs) == program.arguments:
             return run

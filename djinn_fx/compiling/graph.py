@@ -40,8 +40,9 @@ from djinn_fx.passes.base import Pass, PassContext, run_passes
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
 from djinn_fx.reasons import Reason
+from djinn_fx.runtime.arena.arena import Arena
 from djinn_fx.runtime.executor import executable
-from djinn_fx.runtime.program import Program, program_of
+from djinn_fx.runtime.program import Program, program_of, with_arena
 from djinn_fx.settings.engines import EAGER, STANDBY
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
@@ -257,15 +258,29 @@ class GraphCompiler:
         program, constants = program_of(srg, plan)
         if not cut:  # of what competes, each sees to its own strides, or the guard does
             program = replace(program, layouts=None)
+        arena = None
+        if self.settings.arena:
+            program, captured, arena = self._in_arena(program, captured)
         strays = self._handle.strays() if self._handle is not None else None
-        run = executable(program, built.callables, constants, strays)
+        run = executable(program, built.callables, constants, strays, arena)
         if cut and self._ahead is None:
-            run = learning(run, program, built, constants, captured, self.settings)
+            run = learning(run, program, built, constants, captured, self.settings, arena)
         # A graph that an engine refused which was asked for is planned anew by each process: the user may have followed
         # the remedy, and is told again if not.
         if isinstance(whole, Whole) and not cut:
             return captured, run, self._kept_contest(captured, program, constants, built.takers, whole.competing)
         return captured, run, self._kept(program, constants, built.builds) if not told else None
+
+    def _in_arena(self, program: Program, captured: CapturedGraph) -> tuple[Program, CapturedGraph, Arena | None]:
+        """The program with what is to lie in an arena, the graph with Reasons for what is not, and the arena."""
+        program, reasons = with_arena(program, captured.srg, captured.plan)
+        plan = replace(captured.plan, reasons=(*captured.plan.reasons, *reasons))
+        if program.arena is None:
+            return program, replace(captured, plan=plan), None
+        arena = Arena(program.arena, len(program.steps), reasons)
+        if self._handle is not None:
+            self._handle.arenas.append(weakref.ref(arena))
+        return program, replace(captured, plan=plan), arena
 
     def _kept(self, program: Program, constants: Mapping[int, Any], builds: Sequence[RegionBuild]) -> str | None:
         """The stored form of a graph, if it has one."""

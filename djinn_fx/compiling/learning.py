@@ -19,6 +19,7 @@ from djinn_fx.dispatch.build import Built
 from djinn_fx.dispatch.entrant import Dispatcher
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.engines.base import RegionCallable
+from djinn_fx.runtime.arena.arena import Arena
 from djinn_fx.runtime.program import Program
 from djinn_fx.runtime.sampled import Sampled, Times
 from djinn_fx.settings.table import Settings
@@ -83,6 +84,7 @@ def learning(
     constants: Mapping[int, Any],
     captured: CapturedGraph,
     settings: Settings,
+    arena: Arena | None = None,
 ) -> RegionCallable:
     """A graph's callable that has its regions timed now and then; the callable itself where that teaches nothing."""
     srg, plan, pricing = captured.srg, captured.plan, captured.pricing
@@ -103,7 +105,7 @@ def learning(
             learner.note(plan.regions[index], work[index], engine, seconds)
 
     engines = [_engine_of(*pair) for pair in zip(built.callables, built.builds, strict=True)]
-    return Sampled(run, program, built.callables, constants, engines, told)
+    return Sampled(run, program, built.callables, constants, engines, told, arena)
 
 
 def _engine_of(run: RegionCallable, build: RegionBuild) -> Callable[[], str]:

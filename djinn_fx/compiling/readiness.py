@@ -24,6 +24,7 @@ from djinn_fx.engines.bound.write_protection import table, why_not
 from djinn_fx.errors import DjinnError
 from djinn_fx.files.signing import why_alone
 from djinn_fx.reasons import Reason
+from djinn_fx.runtime.arena.arena import Arena, ArenaStatus
 from djinn_fx.runtime.layouts import Strays
 from djinn_fx.saved.contested import EnginesLater
 from djinn_fx.store.ledger import told_of_caches
@@ -45,6 +46,7 @@ class ModelStatus:
         caches: what this process does not use of the disk cache, because somebody else wrote it (docs/trust.md).
         relaid: values that came to a region with other strides than were traced, and so were copied.
         loading: how many graphs of an earlier process run on their own ops while their engines are loaded.
+        arenas: where the values between regions of each graph lie, with the setting `arena`.
     """
 
     graphs: int
@@ -57,6 +59,7 @@ class ModelStatus:
     caches: tuple[str, ...] = ()
     relaid: tuple[Reason, ...] = ()
     loading: int = 0
+    arenas: tuple[ArenaStatus, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -83,6 +86,7 @@ class ModelStatus:
         lines.append(f"  weights are {'write-protected' if self.unprotected is None else compared}")
         lines += [f"  {sentence}" for sentence in self.refused]
         lines += [f"  cache: {one}" for one in self.caches]
+        lines += [f"  {text}" for one in self.arenas for text in (one, *one.outside)]
         return "\n".join([*lines, *(f"  {reason}" for reason in (*self.reasons, *self.relaid))])
 
 
@@ -137,6 +141,8 @@ class GraphHandle:
         #: Sentences about engines that were asked for and refused when the graph was planned.
         self.refused: tuple[str, ...] = ()
         self._strays: list[Strays] = []
+        #: Of its graphs, those that have one.
+        self.arenas: list[weakref.ref[Arena]] = []
         # Not the tensors: torch.utils.swap_tensors refuses those that somebody refers to weakly.
         storages = {id(one): one for weight in weights if (one := _storage_of(weight)) is not None}
         self._weights = [weakref.ref(storage, self._one_is_gone) for storage in storages.values()]
@@ -237,6 +243,7 @@ def status(model: Callable[..., Any]) -> ModelStatus:
         caches=_caches(),
         relaid=tuple(reason for handle in handles for reason in handle.relaid),
         loading=sum(one.loading for one in loaded),
+        arenas=tuple(one.status() for handle in handles for ref in handle.arenas if (one := ref()) is not None),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +12,21 @@ from djinn_fx.reasons import Reason
 
 #: Takes the region's inputs as a list it may clear, returns the region's outputs as a list or tuple.
 RegionCallable = Callable[[list[Any]], Sequence[Any]]
+
+
+class Arguments(list[Any]):
+    """A call's arguments, with memory into which its results may be written. Who copies the list drops the offer.
+
+    Attributes:
+        into: by place of the result, a tensor without elements, or as an earlier call left it, whose storage is as
+            large as the result's. Nothing else lies there, and nobody is hurt if it is left alone.
+    """
+
+    __slots__ = ("into",)
+
+    def __init__(self, given: Iterable[Any], into: Mapping[int, Any]) -> None:
+        super().__init__(given)
+        self.into = into
 
 
 class Runner:

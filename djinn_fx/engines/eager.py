@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch.fx import Graph, GraphModule
 from torch.fx.graph import CodeGen
 
-from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
+from djinn_fx.engines.base import Arguments, Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
+from djinn_fx.engines.into import write_into
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 
@@ -55,12 +56,37 @@ class EagerEngine:
 
 
 def as_callable(module: GraphModule) -> RegionCallable:
-    """A graph's ops, run one by one; each value, an argument too, is let go after its last use."""
+    """A graph's ops, run one by one; each value, an argument too, is let go after its last use.
+
+    Called with :class:`Arguments` it writes results into the memory that is offered, by the ops that can.
+    """
+    forward, _ = _compiled(module, ())
+    known: dict[frozenset[int], tuple[RegionCallable, tuple[int, ...]]] = {}
+
+    def run(args: list[Any]) -> Sequence[Any]:
+        return forward(args) if type(args) is list else into(args)
+
+    def into(args: list[Any]) -> Sequence[Any]:
+        offered = args.into if isinstance(args, Arguments) else {}
+        key = frozenset(offered)
+        if key not in known:
+            known[key] = _compiled(module, key)
+        writing, places = known[key]
+        given = [*args, *(offered[place] for place in places)]
+        args.clear()
+        return writing(given)
+
+    return run
+
+
+def _compiled(module: GraphModule, places: Collection[int]) -> tuple[RegionCallable, tuple[int, ...]]:
+    """A graph as a function of one list, and which results it writes into arguments that follow the graph's own."""
     graph = Graph()
     graph.output(graph.graph_copy(module.graph, {}))
+    taken = write_into(graph, places) if places else ()
     graph.set_codegen(_TakesList({node.name for node in graph.find_nodes(op="placeholder") if not node.users}))
     forward: RegionCallable = GraphModule(module, graph, class_name=type(module).__name__).forward
-    return forward
+    return forward, taken
 
 
 class _TakesList(CodeGen):

@@ -57,6 +57,7 @@ IMPORTANCE = (
     ReasonKind.STATE,
     ReasonKind.PHASE,
     ReasonKind.RELAID,
+    ReasonKind.OUTSIDE_ARENA,
     ReasonKind.TRANSFER,
     ReasonKind.PLACED,
     ReasonKind.COLOCATED,

@@ -11,11 +11,8 @@ it is made or comes in, which takes a tenth of a microsecond, and copies the odd
 from __future__ import annotations
 
 import logging
-import operator
-import types
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import sympy  # type: ignore[import-untyped]
@@ -23,8 +20,8 @@ import torch
 
 from djinn_fx.engines.keys import symbol_places, symbolic_inputs
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.runtime.sizes import size_text, sizes_in, worked_out
 from djinn_fx.srg.extract import input_value
-from djinn_fx.srg.form.expressions import parse_size
 from djinn_fx.srg.graph import SRG
 
 log = logging.getLogger("djinn_fx.runtime")
@@ -32,7 +29,6 @@ log = logging.getLogger("djinn_fx.runtime")
 #: Strides of one value: numbers; a text over sizes such as ``"(k0*64, 64, 1)"``; None where nothing was promised.
 Strides = tuple[int, ...] | str | None
 
-_FUNCTIONS = {"Max": max, "Min": min, "Mod": operator.mod, "PythonMod": operator.mod}
 #: Sets of sizes whose strides are remembered.
 _REMEMBERED = 64
 
@@ -92,13 +88,10 @@ def _strides(value: Any, names: Mapping[Any, Any]) -> Strides:
     strides: tuple[Any, ...] = tuple(value.stride())
     if all(type(one) is int for one in strides):
         return strides
-    texts = [str(one.node.expr.xreplace(names)) if isinstance(one, torch.SymInt) else str(one) for one in strides]
-    try:
-        for text in texts:
-            parse_size(text, {str(symbol): symbol for symbol in names.values()})
-    except ValueError:  # a size that only the run tells, or a function that is not known here
+    texts = [size_text(one, names) for one in strides]
+    if any(text is None for text in texts):
         return None
-    return f"({', '.join(texts)},)"
+    return f"({', '.join(map(str, texts))},)"
 
 
 def _written(srg: SRG) -> tuple[int, ...]:
@@ -120,7 +113,7 @@ class Expected:
 
     def __init__(self, layouts: Layouts) -> None:
         self._layouts = layouts
-        self._symbolic = {slot: _code(one) for slot, one in enumerate(layouts.strides) if isinstance(one, str)}
+        self._symbolic = {slot: one for slot, one in enumerate(layouts.strides) if isinstance(one, str)}
         self._fixed = tuple(None if isinstance(one, str) else one for one in layouts.strides)
         self._known: dict[tuple[int, ...], tuple[Any, ...]] = {}
 
@@ -128,25 +121,17 @@ class Expected:
         """For a call with these arguments."""
         if not self._symbolic:
             return self._fixed
-        sizes = tuple(
-            arguments[place] if dim is None else arguments[place].shape[dim] for place, dim in self._layouts.sizes
-        )
+        sizes = sizes_in(self._layouts.sizes, arguments)
         found = self._known.get(sizes)
         if found is None:
             names = {f"k{number}": size for number, size in enumerate(sizes)}
             strides: list[Any] = list(self._fixed)
-            for slot, code in self._symbolic.items():
-                strides[slot] = eval(code, {"__builtins__": {}, **_FUNCTIONS}, names)
+            for slot, text in self._symbolic.items():
+                strides[slot] = worked_out(text, names)
             found = tuple(strides)
             if len(self._known) < _REMEMBERED:
                 self._known[sizes] = found
         return found
-
-
-@lru_cache(maxsize=4096)
-def _code(text: str) -> types.CodeType:
-    """A text of :func:`_strides` as code: sizes, integers, ``+ - * // %`` and the functions above, as was checked."""
-    return compile(text, "<strides>", "eval")
 
 
 class Strays:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.fx import Node
 
+from djinn_fx.reasons import Reason
+from djinn_fx.runtime.arena.pieces import Pieces, pieces_of
 from djinn_fx.runtime.layouts import Layouts, layouts_of
 from djinn_fx.srg.extract import input_value
 from djinn_fx.srg.graph import SRG, attribute
@@ -45,6 +47,7 @@ class Program:
         steps: in execution order.
         results: one per value the graph returns.
         layouts: the strides that values have where a region begins or ends; None: nobody looks.
+        arena: what lies in one allocation; None: nothing.
     """
 
     arguments: int
@@ -52,20 +55,34 @@ class Program:
     steps: tuple[Step, ...]
     results: tuple[Result, ...]
     layouts: Layouts | None = None
+    arena: Pieces | None = None
+
+
+def with_arena(program: Program, srg: SRG, plan: Plan) -> tuple[Program, tuple[Reason, ...]]:
+    """A plan's program with an arena for values between regions, and why some are not in it."""
+    slots = dict(_slots(srg, plan))
+    pieces, reasons = pieces_of(srg, plan, slots)
+    return replace(program, arena=pieces), reasons
+
+
+def _slots(srg: SRG, plan: Plan) -> Iterator[tuple[str, int]]:
+    """The slot of each value that has one, constants that are only returned apart."""
+    names = [node.name for node in srg.inputs]
+    names += [
+        node.name
+        for node in srg.gm.graph.find_nodes(op="get_attr")
+        if srg.record(node).outputs and any(node.name in region.inputs for region in plan.regions)
+    ]
+    names += [name for index in plan.order for name in plan.regions[index].outputs]
+    for slot, name in enumerate(dict.fromkeys(names)):
+        yield name, slot
 
 
 def program_of(srg: SRG, plan: Plan) -> tuple[Program, Mapping[int, Any]]:
     """The program of a plan, and the constants it needs by slot (values that are neither arguments nor made)."""
-    slot: dict[str, int] = {node.name: place for place, node in enumerate(srg.inputs)}
-    arguments = len(slot)
-    constants: dict[int, Any] = {}
-    for node in srg.gm.graph.find_nodes(op="get_attr"):
-        if srg.record(node).outputs and any(node.name in region.inputs for region in plan.regions):
-            slot[node.name] = len(slot)
-            constants[slot[node.name]] = _attribute(srg, node)
-    for index in plan.order:
-        for name in plan.regions[index].outputs:
-            slot.setdefault(name, len(slot))
+    slot, arguments = dict(_slots(srg, plan)), len(srg.inputs)
+    held = srg.gm.graph.find_nodes(op="get_attr")
+    constants: dict[int, Any] = {slot[node.name]: _attribute(srg, node) for node in held if node.name in slot}
     results = _results(srg, slot, constants)
     kept = {result for result in results if isinstance(result, int)} | set(constants)
     steps: list[Step] = []
@@ -115,6 +132,7 @@ def program_to_json(program: Program) -> dict[str, Any]:
         "results": list(program.results),
         "steps": [[s.region, s.inputs, s.outputs, s.frees] for s in program.steps],
         "layouts": program.layouts.to_json() if program.layouts is not None else None,
+        "arena": program.arena.to_json() if program.arena is not None else None,
     }
 
 
@@ -124,11 +142,12 @@ def program_from_json(form: Mapping[str, Any]) -> Program:
         Step(region=region, inputs=tuple(inputs), outputs=tuple(outputs), frees=tuple(frees))
         for region, inputs, outputs, frees in form["steps"]
     )
-    layouts = form.get("layouts")
+    layouts, arena = form.get("layouts"), form.get("arena")
     return Program(
         arguments=form["arguments"],
         slots=form["slots"],
         steps=steps,
         results=tuple(form["results"]),
         layouts=Layouts.from_json(layouts) if layouts is not None else None,
+        arena=Pieces.from_json(arena) if arena is not None else None,
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from djinn_fx.engines.base import RegionCallable
+from djinn_fx.runtime.arena.arena import Arena
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import Program
 from djinn_fx.threads import new_lock, start_thread
@@ -36,6 +37,7 @@ class Sampled:
         constants: of the program.
         engines: each tells which engine its region runs on, which may change.
         told: given the times of a burst, in a thread of its own.
+        arena: of the graph.
     """
 
     def __init__(
@@ -46,11 +48,12 @@ class Sampled:
         constants: Mapping[int, Any],
         engines: Sequence[Callable[[], str]],
         told: Callable[[Times], None],
+        arena: Arena | None = None,
     ) -> None:
         self._run, self._told = run, told
         self._times: dict[tuple[int, str], list[float]] = {}
         clocks = [self._clock(place, *pair) for place, pair in enumerate(zip(callables, engines, strict=True))]
-        self._timed = executable(program, clocks, constants)
+        self._timed = executable(program, clocks, constants, arena=arena)
         self._left, self._taken, self._pause = WARM + 1, 0, PAUSE
         self._busy = new_lock()
 

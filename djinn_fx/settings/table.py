@@ -131,6 +131,14 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         "seconds of building that one compiled graph may take; what is left over runs eagerly; none: no limit",
         accepts="a duration such as 60s or 2min, or none",
     )
+    arena: bool = _setting(
+        False,
+        "planning",
+        "inference on the CPU: values that pass from one region to another lie in one allocation, at offsets that were "
+        "solved for, and every call uses it again; `djinn_fx.status` says which do not, and why",
+        accepts="true or false",
+        compiles=True,
+    )
     cost_model: Any = _setting(
         "auto",
         "planning",

@@ -351,6 +351,7 @@ class TestDigest:
         {"cost_model": Guess("other")},
         {"device": "h100-sxm"},
         {"topology": "dgx-h100"},
+        {"arena": True},
     )
 
     def test_settings_that_change_what_is_compiled_differ(self) -> None:

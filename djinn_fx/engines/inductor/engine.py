@@ -23,6 +23,7 @@ from djinn_fx.engines.inductor import folder as inductor_folder
 from djinn_fx.engines.inductor import kernels as inductor_kernels
 from djinn_fx.engines.inductor import safe as inductor_safe
 from djinn_fx.engines.inductor import strides as inductor_strides
+from djinn_fx.engines.inductor.into import writing_into
 from djinn_fx.engines.inductor.prewarm import know_vector_units
 from djinn_fx.engines.keys import device_names, device_order, symbolic_inputs
 from djinn_fx.errors import EngineError, useful_line
@@ -134,7 +135,7 @@ class InductorEngine:
         return Artefact(
             header=header,
             payload=payload + libraries if payload is not None else None,
-            ready=_safe(_as_region_callable(artefact), needs, own),
+            ready=_safe(writing_into(_as_region_callable(artefact)), needs, own),
         )
 
     def request(self, region: RegionGraph) -> BuildRequest | Reason:
@@ -202,7 +203,7 @@ class InductorEngine:
         know_vector_units()
         payload = inductor_kernels.restored(artefact.header, artefact.payload)
         with _neutral_context(), _clean_tracing_context():
-            run = _as_region_callable(AOTCompiledArtifact.deserialize(payload))
+            run = writing_into(_as_region_callable(AOTCompiledArtifact.deserialize(payload)))
         if "needs" not in artefact.header:
             return run
         needs = inductor_safe.Needs.from_json(artefact.header["needs"])
