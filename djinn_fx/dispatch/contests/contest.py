@@ -21,6 +21,7 @@ from djinn_fx.dispatch.contests.trial import CALLS, TELLING, Trial
 from djinn_fx.dispatch.entrant import USING, Dispatcher, DispatchStatus, Entrant, State, wait_for
 from djinn_fx.dispatch.refusals import engines_left, refused, warn, without_name
 from djinn_fx.engines.base import Declined, RegionCallable
+from djinn_fx.engines.bound.closing import CLOSER
 from djinn_fx.engines.failures import nothing_written, said
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
@@ -341,6 +342,7 @@ class Contest(Dispatcher):
         log.info("%s", self.reason)
         waiting = any(one.state is State.COLD for one in self.entrants)
         self._answer = self._serve_and_look if waiting else self._fast(best)
+        CLOSER.let_go()  # what converting, opening and comparing took goes back to the system
 
     def _fast(self, best: Entrant) -> RegionCallable:
         return self._serve if best.run.partial else best.run.direct

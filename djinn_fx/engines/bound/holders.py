@@ -18,9 +18,12 @@ from typing import Any, Protocol
 import torch
 
 from djinn_fx.engines.bound.mappings import Span
+from djinn_fx.threads import new_rlock
 
 #: How many of those that hold a storage are engines, by the storage's address.
 _OWN: Counter[int] = Counter()
+#: Of these counts. Reentrant: holders go at any moment, in any thread.
+_LOCK = new_rlock()
 
 
 class Holders:
@@ -38,11 +41,12 @@ class Holders:
     """
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
-        self._counts = _OWN  # the module's name for it may be gone when the interpreter ends
+        self._counts, self._lock = _OWN, _LOCK  # the module's names may be gone when the interpreter ends
         self._held = [weight.detach() for weight in weights]
         self.lent = [_over(one) for one in self._held]
         self._storages = [one.untyped_storage()._cdata for one in self._held]
-        self._counts.update(self._storages)
+        with self._lock:
+            self._counts.update(self._storages)
 
     @property
     def gone(self) -> bool:
@@ -50,10 +54,11 @@ class Holders:
         return any(_uses(one) <= self._counts[storage] for one, storage in zip(self._held, self._storages, strict=True))
 
     def __del__(self) -> None:
-        for storage in self._storages:  # before the holds themselves go: never fewer holds than are counted
-            self._counts[storage] -= 1
-            if not self._counts[storage]:
-                del self._counts[storage]
+        with self._lock:
+            for storage in self._storages:  # before the holds themselves go: never fewer holds than are counted
+                self._counts[storage] -= 1
+                if not self._counts[storage]:
+                    del self._counts[storage]
 
 
 def extent_of(weight: torch.Tensor) -> Span:

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 
 from djinn_fx.engines.base import Declined, Runner
+from djinn_fx.engines.bound.closing import CLOSER
 from djinn_fx.engines.bound.feeding import Feeder
 from djinn_fx.engines.bound.holders import SWEEPERS
 from djinn_fx.engines.bound.signature import Signature
@@ -246,6 +247,7 @@ class BoundRegion(Runner):
 
     def _open(self, weights: Sequence[torch.Tensor]) -> None:
         """Open a session for these weights, unless somebody has meanwhile."""
+        CLOSER.start()
         if self._reading:
             with self._lock:
                 if self._reader is None or self._reader.threads != torch.get_num_threads():
@@ -259,7 +261,8 @@ class BoundRegion(Runner):
                 return
             replaced = self._have_other_memory(weights)
             if stale:
-                self._sets.pop(key, None)
+                old = None
+                CLOSER.let_go(self._sets.pop(key, None))
             if stale or replaced:
                 self._rebinds.append(self._calls)
             often = len(self._rebinds) == MAX_REBINDS and self._calls - self._rebinds[0] < REBIND_WINDOW
@@ -303,15 +306,19 @@ class BoundRegion(Runner):
         self.reason = Reason(kind=ReasonKind.FALLBACK, detail=detail, node=self.label)
         log.info("%s", self.reason)
         self._reading = True
-        self._sets.clear()
+        self._let_go()
 
     # Dropping
 
     def release(self) -> None:
-        """Let go of all sessions and their copies. A call that needs one opens it anew."""
-        with self._lock:
-            self._sets.clear()
-            self._reader = None
+        """Let go of all sessions and their copies. A call that needs one opens it anew. Waits for nobody."""
+        self._let_go()
+        reader, self._reader = self._reader, None
+        CLOSER.let_go(reader)
+
+    def _let_go(self) -> None:
+        sets, self._sets = self._sets, {}
+        CLOSER.let_go(*sets.values())
 
     def sweep(self) -> int:
         """Drop the sessions whose weights nobody else holds. Takes no lock: may interrupt any line of this class.
@@ -325,6 +332,7 @@ class BoundRegion(Runner):
         for key, one in dead:
             self._sets.pop(key, None)
             self._dropped.append(one.objects)
+            CLOSER.let_go(one)
         return len(dead)
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from djinn_fx.engines.bound import rotation
+from djinn_fx.engines.bound import closing, rotation
+from djinn_fx.engines.bound.closing import CLOSER
 from djinn_fx.engines.bound.feeding import Feeder
 from djinn_fx.engines.bound.region import MAX_REBINDS, REBIND_WINDOW, BoundRegion
 from djinn_fx.engines.bound.signature import Fed, Given, Signature
@@ -70,6 +71,12 @@ def layer() -> tuple[nn.Parameter, nn.Parameter]:
     return nn.Parameter(torch.randn(WIDTH, WIDTH)), nn.Parameter(torch.randn(WIDTH))
 
 
+def collected() -> None:
+    """Garbage is gone, and so is what was let go of for it: until then its holds count as somebody's."""
+    gc.collect()
+    CLOSER.wait()
+
+
 @pytest.fixture
 def x() -> Tensor:
     return torch.randn(3, WIDTH)
@@ -103,6 +110,60 @@ def test_what_was_released_is_opened_again_when_it_is_needed(x: Tensor) -> None:
     assert region.right(x, w, b)
     assert len(region.opened) == 2
     assert region.bound.reason is None
+
+
+class Told(Product):
+    """Tells in which thread it is closed."""
+
+    closed: list[int] = []  # noqa: RUF012  (one for the tests, which empty it)
+
+    def __del__(self) -> None:
+        self.closed.append(threading.get_ident())
+
+
+@pytest.mark.parametrize("how", ["released", "dead", "stale"])
+def test_a_session_is_closed_and_memory_given_back_beside_the_caller(
+    x: Tensor, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CLOSER.wait()
+    given_back: list[int] = []
+    monkeypatch.setattr(closing.procfs, "give_back", lambda: given_back.append(threading.get_ident()))
+    monkeypatch.setattr(Told, "closed", [])
+    region, (w, b) = Region(opener=Told), layer()
+    assert region.right(x, w, b)
+    if how == "released":
+        region.bound.release()
+    elif how == "dead":
+        del w, b
+        gc.collect()
+    else:
+        with torch.no_grad():
+            w += 1
+        assert region.right(x, w, b)
+    CLOSER.wait()
+    assert len(Told.closed) == 1
+    assert len(given_back) == 1
+    assert threading.get_ident() not in (*Told.closed, *given_back)
+
+
+def test_who_lets_go_does_not_wait_for_a_session_that_is_being_opened(x: Tensor) -> None:
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slow(weights: dict[int, Tensor]) -> Product:
+        opening.set()
+        assert go_on.wait(20)
+        return Product(weights)
+
+    region, (w, b) = Region(opener=slow), layer()
+    work = region.bound.prepare([x, w, b])
+    assert work is not None
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert opening.wait(20)
+    region.bound.release()
+    assert not go_on.is_set()
+    go_on.set()
+    thread.join(20)
 
 
 def test_layers_have_sessions_of_their_own_and_each_is_opened_once(x: Tensor) -> None:
@@ -214,10 +275,10 @@ def test_sets_that_share_a_weight_are_bound_beside_each_other(x: Tensor) -> None
     assert len(region.opened) == 5
     assert region.bound.reason is None
     small.pop()
-    gc.collect()
+    collected()
     assert region.bound.sets == 4
     del w
-    gc.collect()
+    collected()
     assert region.bound.sets == 0
 
 
@@ -276,7 +337,7 @@ def test_tensors_can_be_swapped_after_packing(x: Tensor, told: bool) -> None:
     torch.utils.swap_tensors(w, nn.Parameter(torch.randn(WIDTH, WIDTH)))
     assert region.right(x, w, b)
     assert len(region.opened) == 2
-    gc.collect()
+    collected()
     assert region.bound.sets == 1
 
 
@@ -372,10 +433,10 @@ def test_sessions_go_with_their_weights(x: Tensor) -> None:
     layers = [layer() for _ in range(3)]
     assert all(region.right(x, w, b) for w, b in layers)
     layers.pop()
-    gc.collect()
+    collected()
     assert region.bound.sets == 2
     layers.clear()
-    gc.collect()
+    collected()
     assert region.bound.sets == 0
 
 
@@ -384,12 +445,12 @@ def test_a_weight_whose_memory_is_shared_with_somebody_keeps_its_session_until_t
     assert region.right(x, w, b)
     alias = w.detach()
     del w
-    gc.collect()
+    collected()
     assert region.bound.sets == 1
     assert region.right(x, alias, b)
     assert len(region.opened) == 1
     del alias
-    gc.collect()
+    collected()
     assert region.bound.sets == 0
 
 
@@ -397,7 +458,7 @@ def test_fresh_objects_over_the_same_weights_find_their_session(x: Tensor) -> No
     region, (w, b) = Region(), layer()
     for _ in range(4):
         assert region.right(x, w.detach(), b.detach())
-        gc.collect()
+        collected()
     assert len(region.opened) == 1
 
 

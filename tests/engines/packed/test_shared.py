@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from djinn_fx.engines.bound.closing import CLOSER
 from djinn_fx.engines.packed import ops as packed_ops
 from djinn_fx.engines.packed.shared import Packs
 from tests.engines.packed.packing import differences, engine_of, region_of
@@ -41,7 +42,7 @@ def test_two_graphs_hold_one_copy() -> None:
     call_decode()
     assert prefill.memory_bytes + decode.memory_bytes == model.weight.nbytes
     prefill.release()
-    gc.collect()
+    CLOSER.wait()
     assert decode.memory_bytes == model.weight.nbytes
     call_decode()
     call_prefill()

@@ -1,0 +1,96 @@
+"""Sessions that nobody wants any more, closed in a thread of their own.
+
+Closing a session with copies of weights takes as long as a call, and what it frees stays with the C library until that
+is told to give it back, which takes as long again. So neither is done where a session is let go of: that may be in a
+call, or in the middle of any line (garbage collection). Memory is given back once for all that go at about the same
+time.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any
+
+from djinn_fx.pool import procfs
+from djinn_fx.threads import ENDING, at_end, new_lock, start_thread, tell_of_fork
+
+#: Those that follow within so many seconds are of the same batch.
+BATCH_S = 0.2
+
+
+class Closer:
+    """See the module's text.
+
+    Attributes:
+        abandoned: what was to be closed in a parent process: its threads are not in this one.
+    """
+
+    def __init__(self) -> None:
+        self.abandoned: list[object] = []
+        self._begin()
+        tell_of_fork(self)
+
+    def _begin(self) -> None:
+        #: A SimpleQueue may be used in the middle of anything; starting a thread may not.
+        self._gone: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = new_lock()
+
+    def start(self) -> None:
+        """Have the thread there, before there is anything to let go of."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                gone = self._gone
+                at_end(lambda: gone.put(()))
+                self._thread = start_thread(lambda: _close(gone), "djinn lets go")
+
+    def let_go(self, *sessions: object) -> None:
+        """Drop these, soon, and have the freed memory given back. May be called in the middle of anything.
+
+        With none: have given back what somebody else has freed.
+        """
+        self._gone.put(sessions)
+
+    def wait(self) -> None:
+        """Until all that was let go of is closed, and its memory given back."""
+        self.start()
+        if self._thread is not None:
+            done = threading.Event()
+            self._gone.put(done)
+            done.wait()
+
+    def after_fork(self) -> None:
+        """In a forked process: whoever was closing sessions is not there."""
+        self.abandoned.append(self._gone)
+        self._begin()
+
+
+def _close(gone: queue.SimpleQueue[Any]) -> None:
+    while not ENDING.is_set():
+        waiting = _batch(gone)
+        if not ENDING.is_set():
+            procfs.give_back()
+        for one in waiting:
+            one.set()
+
+
+def _batch(gone: queue.SimpleQueue[Any]) -> list[threading.Event]:
+    """Drop all that is there and all that follows soon; who waits for that."""
+    waiting = []
+    item = gone.get()
+    while item is not None:
+        if isinstance(item, threading.Event):
+            waiting.append(item)
+        item = None  # this closes it
+        if ENDING.is_set():
+            break
+        try:
+            item = gone.get(timeout=0.0 if waiting else BATCH_S)
+        except queue.Empty:
+            break
+    return waiting
+
+
+#: The one of this process.
+CLOSER = Closer()

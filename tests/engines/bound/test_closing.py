@@ -1,0 +1,94 @@
+"""Sessions are closed, and memory given back, in a thread of its own, once for all that go together."""
+
+import multiprocessing
+import os
+import threading
+import weakref
+
+import pytest
+
+from djinn_fx.engines.bound import closing
+from djinn_fx.engines.bound.closing import Closer
+
+
+class Session:
+    """Tells in which thread it is closed."""
+
+    def __init__(self, closed: list[int]) -> None:
+        self._closed = closed
+
+    def __del__(self) -> None:
+        self._closed.append(threading.get_ident())
+
+
+@pytest.fixture
+def given_back(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The threads in which memory was given back."""
+    threads: list[int] = []
+    monkeypatch.setattr(closing.procfs, "give_back", lambda: threads.append(threading.get_ident()))
+    return threads
+
+
+def test_a_session_is_closed_and_its_memory_given_back_in_another_thread(given_back: list[int]) -> None:
+    closer, closed = Closer(), []
+    closer.start()
+
+    closer.let_go(Session(closed))
+    closer.wait()
+
+    assert len(closed) == len(given_back) == 1
+    assert threading.get_ident() not in (*closed, *given_back)
+
+
+def test_memory_is_given_back_once_for_all_that_go_together(given_back: list[int]) -> None:
+    closer, closed = Closer(), []
+    for _ in range(3):
+        closer.let_go(Session(closed), Session(closed))
+
+    closer.wait()
+
+    assert len(closed) == 6
+    assert len(given_back) == 1
+
+
+def test_what_somebody_else_freed_is_given_back_too(given_back: list[int]) -> None:
+    closer = Closer()
+    closer.start()
+
+    closer.let_go()
+    closer.wait()
+
+    assert len(given_back) == 1
+
+
+def test_nothing_is_closed_where_it_is_let_go_of_even_before_there_is_a_thread(given_back: list[int]) -> None:
+    closer, closed = Closer(), []
+
+    closer.let_go(Session(closed))
+
+    assert not closed
+    closer.wait()
+    assert len(closed) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_closes_its_own_sessions_and_none_of_its_parents() -> None:
+    closer, closed = Closer(), []
+    session = Session(closed)
+    kept = weakref.ref(session)
+    closer.let_go(session)
+    del session
+
+    def child() -> None:
+        own: list[int] = []
+        closer.let_go(Session(own))
+        closer.wait()
+        os._exit(0 if len(own) == 1 and kept() is not None else 1)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(20)
+    closer.wait()
+
+    assert process.exitcode == 0
+    assert len(closed) == 1
