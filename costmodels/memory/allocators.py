@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Protocol
@@ -14,6 +15,10 @@ from djinn_fx.srg.memory import MemoryPlan
 CPU_ALIGNMENT, PAGE = 64, 4096
 #: glibc (malloc.c): bytes before each block; from so many bytes on a block always has pages of its own.
 HEADER, LARGEST_THRESHOLD = 16, 32 * 2**20
+#: Small objects (a tensor's own record among them) are put into what alignment leaves beside a block, and stay for a
+#: while after it is released: until then its hole is too small for another block of its size. Bytes of one, and the
+#: allocations that it stays for: of 0 to 8, 3 foretold 25 models' growth best (7 % off in the middle; 14 % with 0).
+SMALL_OBJECT, STAYS_FOR = 96, 3
 
 
 def changes(plan: MemoryPlan, device: str) -> Iterator[tuple[int, int]]:
@@ -109,6 +114,9 @@ class Heap:
         self._holes: list[tuple[int, int]] = []  # (start, end), by their starts
         self._areas: list[int] = []  # where a hole began, and last the top
         self._touched: list[int] = []  # up to where each of them was used
+        self._beside: dict[int, list[tuple[int, int]]] = {}  # small objects' places, by the block's start
+        self._later: deque[tuple[int, tuple[int, int]]] = deque()  # from which allocation on what is a hole
+        self._allocations = 0
         at = 0
         for size in holes:
             self._holes.append((at, at + size))
@@ -136,14 +144,18 @@ class Heap:
         self._before, self.peak = pages(self._resident) + self._mapped, 0
 
     def _placed(self, size: int) -> tuple[int, int]:
-        """As ``posix_memalign`` does: a hole with room for any alignment, of which what is left over is given back."""
+        """As ``posix_memalign`` does: a hole with room for any alignment; small objects take what is left beside it."""
+        self._allocations += 1
+        while self._later and self._later[0][0] <= self._allocations:
+            self._add(*self._later.popleft()[1])
         start, end = self._hole(size + CPU_ALIGNMENT + 2 * HEADER)
         aligned = -(-(start + HEADER) // CPU_ALIGNMENT) * CPU_ALIGNMENT - HEADER
-        if aligned != start:
-            self._add(start, aligned)
-        if aligned + size < end:
-            self._add(aligned + size, end)
-        return aligned, aligned + size
+        behind = aligned + size
+        small = min(end, behind + SMALL_OBJECT)
+        self._beside[aligned] = [one for one in ((start, aligned), (behind, small)) if one[0] < one[1]]
+        if small < end:
+            self._add(small, end)
+        return aligned, behind
 
     def _hole(self, size: int) -> tuple[int, int]:
         """The smallest hole of so many bytes or more, taken out; if there is none, one at the top."""
@@ -161,6 +173,8 @@ class Heap:
             self._mapped -= end
         elif end:
             self._add(start, end)
+            due = self._allocations + 1 + STAYS_FOR
+            self._later += ((due, one) for one in self._beside.pop(start))
 
     def _add(self, start: int, end: int) -> None:
         """A hole, joined with its neighbours."""

@@ -10,6 +10,7 @@ import pytest
 from djinn_fx.costmodels.memory.allocators import (
     LARGEST_THRESHOLD,
     PAGE,
+    STAYS_FOR,
     Heap,
     changes,
     holes_of_heap,
@@ -50,9 +51,21 @@ def test_what_is_handed_over_makes_room_in_the_process() -> None:
 
 def test_holes_that_fit_are_used_and_count_when_they_are_touched() -> None:
     size = 100 * PAGE
-    one = plan((0, 1, size), (2, 3, size), (4, 5, size))
+    one = plan((0, 1, size))
     assert process_increase(one, "cpu") == process_increase(one, "cpu", holes=(PAGE,)) <= size + PAGE
     assert process_increase(one, "cpu", holes=(2 * size,)) <= size + PAGE
+
+
+def test_a_hole_serves_its_own_size_again_once_the_small_objects_beside_it_are_gone() -> None:
+    size, heap = 100 * PAGE, Heap()
+    peaks = []
+    for name in range(20):
+        heap.allocate(name, size)
+        heap.release(name)
+        peaks.append(heap.peak)
+    assert peaks[0] <= size + PAGE
+    assert peaks[STAYS_FOR] > STAYS_FOR * size
+    assert peaks[-1] == peaks[len(peaks) // 2] <= (STAYS_FOR + 2) * size + PAGE
 
 
 @pytest.mark.parametrize("seed", range(20))
