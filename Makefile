@@ -104,6 +104,7 @@ bench: $(READY)
 	$(BIN)/python bench/engines/guard.py --json bench/results/guard.json
 	$(BIN)/python bench/memory/budget.py --json bench/results/memory_budget.json
 	$(BIN)/python bench/memory/packing.py --json bench/results/packing.json
+	$(BIN)/python bench/placement/solvers.py --json bench/results/placement.json
 	$(BIN)/python bench/memory/peak.py --json bench/results/memory_peak.json
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.

@@ -1,0 +1,1 @@
+"""Placement over devices: solvers on public problems, and how long planning takes."""
