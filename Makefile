@@ -106,6 +106,7 @@ bench: $(READY)
 	$(BIN)/python bench/memory/packing.py --json bench/results/packing.json
 	$(BIN)/python bench/placement/solvers.py --json bench/results/placement.json
 	$(BIN)/python bench/memory/peak.py --json bench/results/memory_peak.json
+	$(BIN)/python bench/memory/arena.py --json bench/results/arena.json
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.
 gpu: $(READY)
