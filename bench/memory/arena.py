@@ -5,8 +5,8 @@
 
 Models of Transformers with random weights, called and trained. Of ops: everything that a graph's ops make, by the
 lifetimes of its memory plan, results and the ops' own workspaces included. Of regions: what passes from one region to
-another where the graph is cut at repeated layers, as the setting ``arena`` lays it out. ``--data DIR`` writes each
-problem there as a CSV file, as ``packing.py`` reads them. Answers are validated. A family's graphs share a process.
+another where the graph is cut at repeated layers, as the setting ``arena`` lays it out. ``--problems DIR`` writes
+each there as a CSV file, as ``packing.py`` reads them. Answers are validated. A family's graphs share a process.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ OPS_S, REGIONS_S = 1.0, SECONDS
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Pack, print, write. Returns the exit code."""
-    arguments = parse(parser(__doc__ or "", runs=1), argv)
+    made = parser(__doc__ or "", runs=1)
+    made.add_argument("--problems", type=Path, metavar="DIR", help="write each problem there as a CSV file")
+    arguments = parse(made, argv)
     report, journal = Report("arena", arguments), Journal(arguments)
     names: Sequence[str] = QUICK[:2] if arguments.quick else tuple(FAMILIES)
     trained = QUICK[1:2] if arguments.quick else TRAINED
@@ -118,8 +120,8 @@ def _in_child(work: Work) -> Callable[[], Found]:
 
 def _packed(one: Found, arguments: argparse.Namespace) -> Found:
     problem = Problem(tuple(Buffer(*row) for row in one["rows"]))
-    if arguments.data is not None:
-        _write(arguments.data / f"{one['graph']} {one['of']}.csv".replace("/", " "), problem)
+    if arguments.problems is not None:
+        _write(arguments.problems / f"{one['graph']} {one['of']}.csv".replace("/", " "), problem)
     start = time.perf_counter()
     found = check(problem, pack(problem, seconds=OPS_S if one["of"] == "ops" else REGIONS_S))
     return {
@@ -148,7 +150,7 @@ def _show(report: Report, packed: Sequence[Found]) -> None:
     ]  # fmt: skip
     print("\n" + table(["graph", "buffers", "bytes apart", "arena", "bound", "above it", "s"], rows), flush=True)
     report.fact("graphs", list(packed))
-    report.bar("graphs", len([one for one in packed if one["of"] == "ops"]), 60, ">=")
+    report.bar("graphs", len([one for one in packed if one["of"] == "ops" and one["bound"]]), 60, ">=")
     for kind in ("ops", "regions"):
         mine = [one for one in packed if one["of"] == kind and one["bound"]]
         if mine:

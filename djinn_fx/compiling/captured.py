@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,3 +52,27 @@ class CaptureResult:
     graphs: tuple[CapturedGraph, ...]
     graph_breaks: tuple[str, ...]
     output: Any
+
+
+def device_of(srg: SRG) -> str:
+    """The device most of the graph's values are on."""
+    counts: dict[str, int] = {}
+    for node in srg.nodes:
+        for meta in srg.record(node).outputs:
+            counts[meta.device] = counts.get(meta.device, 0) + 1
+    return max(sorted(counts), key=lambda device: counts[device], default="cpu")
+
+
+def put_into_trace(srg: SRG, plan: Plan) -> None:
+    """Put the SRG and the plan into torch's structured trace (TORCH_TRACE, shown by tlparse)."""
+    from torch._logging import trace_structured
+
+    from djinn_fx.srg.printer import to_text
+    from djinn_fx.srg.serialise import plan_to_json
+
+    def put(name: str, payload: Callable[[], str]) -> None:
+        metadata = {"name": name, "encoding": "string"}
+        trace_structured("artifact", metadata_fn=lambda: metadata, payload_fn=payload)
+
+    put("djinn_srg", lambda: to_text(srg))
+    put("djinn_plan", lambda: json.dumps(plan_to_json(plan), indent=1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 import weakref
 from collections import deque
@@ -19,14 +18,16 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.fx import GraphModule
 
-from djinn_fx.compiling.captured import CapturedGraph
+from djinn_fx.compiling.captured import CapturedGraph, device_of, put_into_trace
 from djinn_fx.compiling.choice import contenders, in_one_piece, outlook, planned_whole
 from djinn_fx.compiling.deferred import DeferredGraph, deferrable
 from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.compiling.learning import learning
 from djinn_fx.compiling.pricing import pricing_for
-from djinn_fx.compiling.readiness import HANDLES, GraphHandle
+from djinn_fx.compiling.readiness import HANDLES, GraphHandle, note_planned, others_of
 from djinn_fx.compiling.session import compile_session
+from djinn_fx.costmodels.memory.plan import memory_plan
+from djinn_fx.dispatch.budget import Fitting, need_of
 from djinn_fx.dispatch.build import Builder, Whole
 from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.dispatch.refusals import told_of_refusals
@@ -45,10 +46,8 @@ from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import Program, program_of, with_arena
 from djinn_fx.settings.engines import EAGER, STANDBY
 from djinn_fx.settings.table import Settings
-from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.layout_rules import decompositions
 from djinn_fx.srg.lower import lower
-from djinn_fx.srg.plan import Plan
 from djinn_fx.srg.record import GraphKind, Residency
 
 if TYPE_CHECKING:
@@ -59,6 +58,9 @@ log = logging.getLogger("djinn_fx")
 #: How many compilations of this process are remembered.
 _REMEMBERED = 256
 
+
+#: What comes in that the model does not keep.
+_PASSING = (Residency.INPUT, Residency.ACTIVATION)
 
 _HISTORY: deque[CapturedGraph] = deque(maxlen=_REMEMBERED)
 
@@ -92,7 +94,9 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
     weights = [one for one, kind in zip(example_inputs, kinds, strict=False) if kind is not Residency.INPUT]
     handle = GraphHandle(gm, [one for one in weights if isinstance(one, torch.Tensor)])
     compiler = GraphCompiler(settings, passes, kinds, handle)
-    fakes = deferrable(gm, example_inputs) if settings.compile != "blocking" and settings.engine != EAGER else None
+    # What does not fit into a budget must be told before anything runs.
+    waits = settings.compile == "blocking" or settings.engine == EAGER or settings.memory_budget is not None
+    fakes = deferrable(gm, example_inputs) if not waits else None
     HANDLES.append(handle)
     if fakes is None:
         return compiler.compile(gm, example_inputs)
@@ -155,7 +159,7 @@ class GraphCompiler:
         self._passes = passes
         self._kinds = kinds
         self._residency: dict[str, Residency] = {}
-        self._builders: dict[Sequence[str], Builder] = {}
+        self._builders: dict[Any, Builder] = {}
         self._ahead, self._note, self._builds = ahead, note, builds
         self._cacheable = (
             keeps
@@ -165,10 +169,11 @@ class GraphCompiler:
             and not torch.compiler.config.force_disable_caches
         )
 
-    def _builder(self, bound: Sequence[str]) -> Builder:
-        if bound not in self._builders:
-            self._builders[bound] = Builder(self.settings, bound)
-        return self._builders[bound]
+    def _builder(self, settings: Settings, bound: Sequence[str]) -> Builder:
+        key = settings.engine, bound  # a graph for which the budget has no room has other engines than the next one
+        if key not in self._builders:
+            self._builders[key] = Builder(settings, bound)
+        return self._builders[key]
 
     def compile(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Trace, plan and build one of Dynamo's graphs, or take it whole from torch's cache."""
@@ -236,10 +241,10 @@ class GraphCompiler:
 
     def compile_aten(self, kind: GraphKind, gm: GraphModule) -> tuple[CapturedGraph, Any, str | None]:
         """Plan and build one ATen graph: what was decided, the boxed callable, its stored form if it has one."""
-        captured = self.plan(kind, gm)
+        captured, settings = self._within_budget(kind, self.plan(kind, gm))
         srg, plan = captured.srg, captured.plan
-        names = contenders(self.settings, kind, _device_of(srg))
-        builder, whole = self._builder(names), in_one_piece(captured, self.settings, names)
+        names = contenders(settings, kind, device_of(srg))
+        builder, whole = self._builder(settings, names), in_one_piece(captured, settings, names)
         built = builder.whole(whole) if isinstance(whole, Whole) else None
         cut, refusals = built is None, (whole.work.reasons if isinstance(whole, Whole) else [whole] if whole else [])
         if isinstance(whole, Whole) and built is not None:
@@ -247,13 +252,13 @@ class GraphCompiler:
         else:
             plan = replace(plan, reasons=(*plan.reasons, *refusals))
             # What won an earlier trial in the place of the whole graph were regions on engines that bind no weights.
-            builder = self._builder(()) if isinstance(whole, Reason) else builder
+            builder = self._builder(settings, ()) if isinstance(whole, Reason) else builder
             built = builder.build(srg, plan)
         captured = replace(captured, plan=plan, builds=built.builds)
         told: tuple[str, ...] = ()
         if self._handle is not None:
             self._handle.add((*built.callables, *built.standbys))
-            told = told_of_refusals(self.settings, refusals, built.builds) if cut else ()
+            told = told_of_refusals(settings, refusals, built.builds) if cut else ()
             self._handle.refused += told
         program, constants = program_of(srg, plan)
         if not cut:  # of what competes, each sees to its own strides, or the guard does
@@ -264,12 +269,32 @@ class GraphCompiler:
         strays = self._handle.strays() if self._handle is not None else None
         run = executable(program, built.callables, constants, strays, arena)
         if cut and self._ahead is None:
-            run = learning(run, program, built, constants, captured, self.settings, arena)
+            run = learning(run, program, built, constants, captured, settings, arena)
         # A graph that an engine refused which was asked for is planned anew by each process: the user may have followed
         # the remedy, and is told again if not.
         if isinstance(whole, Whole) and not cut:
-            return captured, run, self._kept_contest(captured, program, constants, built.takers, whole.competing)
+            return (
+                captured,
+                run,
+                self._kept_contest(captured, settings, program, constants, built.takers, whole.competing),
+            )
         return captured, run, self._kept(program, constants, built.builds) if not told else None
+
+    def _within_budget(self, kind: GraphKind, captured: CapturedGraph) -> tuple[CapturedGraph, Settings]:
+        """The settings without engines that the budget has no room for, and the graph with the Reasons."""
+        settings, reasons = self.settings, list[Reason]()
+        plan = captured.plan.memory if captured.plan.memory is not None else memory_plan(captured.srg)
+        kept = frozenset(name for name, one in self._residency.items() if one not in _PASSING)
+        for device, budget in settings.memory_bytes.items():
+            if device in plan.devices:
+                need = need_of(plan, device, kept, settings, kind is GraphKind.INFERENCE)
+                fitting = Fitting(
+                    need, others_of(self._handle, need), budget, settings, contenders(settings, kind, device)
+                )
+                note_planned(self._handle, fitting)
+                settings, reasons = fitting.settings, [*reasons, *fitting.reasons]
+        told = replace(captured.plan, reasons=(*captured.plan.reasons, *reasons))
+        return replace(captured, plan=told), settings
 
     def _in_arena(self, program: Program, captured: CapturedGraph) -> tuple[Program, CapturedGraph, Arena | None]:
         """The program with what is to lie in an arena, the graph with Reasons for what is not, and the arena."""
@@ -294,6 +319,7 @@ class GraphCompiler:
     def _kept_contest(
         self,
         captured: CapturedGraph,
+        settings: Settings,
         program: Program,
         constants: Mapping[int, Any],
         takers: Mapping[str, str],
@@ -305,26 +331,26 @@ class GraphCompiler:
             return None
         from djinn_fx.saved.form import form_of_contest
 
-        return form_of_contest(captured.srg, captured.plan, program, entrants, competing, self.settings)
+        return form_of_contest(captured.srg, captured.plan, program, entrants, competing, settings)
 
     def _outlook(self, kind: GraphKind, gm: GraphModule) -> CapturedGraph:
         """The plan, and which engines would rather have the graph whole; nothing is built."""
         planned = self.plan(kind, gm)
-        names = contenders(self.settings, kind, _device_of(planned.srg))
+        names = contenders(self.settings, kind, device_of(planned.srg))
         plan = outlook(planned.srg, planned.plan, self.settings, names, planned.pricing)
         return replace(planned, plan=plan)
 
     def plan(self, kind: GraphKind, gm: GraphModule) -> CapturedGraph:
         """Lower one ATen graph and run the passes."""
         srg = lower(gm, kind, self._placeholder_kinds(kind, gm))
-        device = _device_of(srg)
+        device = device_of(srg)
         pricing = pricing_for(self.settings, device, self._passes)
         context = PassContext(device=device, expected_calls=self.settings.expected_calls, pricing=pricing)
         result = run_passes(srg, self._passes, context, check=self.settings.check_passes)
         plan = plan_of(srg)
         if not plan.order:
             plan = replace(plan, order=tuple(range(len(plan.regions))))
-        _trace(srg, plan)
+        put_into_trace(srg, plan)
         for reason in plan.reasons:
             log.info("%s", reason)
         return CapturedGraph(srg=srg, plan=plan, pricing=pricing, pass_timings=tuple(result.timings))
@@ -350,30 +376,6 @@ def make_boxed_func_from(run: Any) -> Any:
 
     boxed._boxed_call = True  # type: ignore[attr-defined]
     return boxed
-
-
-def _device_of(srg: SRG) -> str:
-    """The device most of the graph's values are on."""
-    counts: dict[str, int] = {}
-    for node in srg.nodes:
-        for meta in srg.record(node).outputs:
-            counts[meta.device] = counts.get(meta.device, 0) + 1
-    return max(sorted(counts), key=lambda device: counts[device], default="cpu")
-
-
-def _trace(srg: SRG, plan: Plan) -> None:
-    """Put the SRG and the plan into torch's structured trace (TORCH_TRACE, shown by tlparse)."""
-    from torch._logging import trace_structured
-
-    from djinn_fx.srg.printer import to_text
-    from djinn_fx.srg.serialise import plan_to_json
-
-    def put(name: str, payload: Callable[[], str]) -> None:
-        metadata = {"name": name, "encoding": "string"}
-        trace_structured("artifact", metadata_fn=lambda: metadata, payload_fn=payload)
-
-    put("djinn_srg", lambda: to_text(srg))
-    put("djinn_plan", lambda: json.dumps(plan_to_json(plan), indent=1))
 
 
 def compile_program(program: Any, mode: str | None, options: Mapping[str, Any] | None) -> Callable[..., Any]:

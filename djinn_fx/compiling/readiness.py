@@ -6,7 +6,7 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch._dynamo.eval_frame import innermost_fn
 from torch.fx import GraphModule
 
 from djinn_fx.compiling.deferred import DeferredGraph
+from djinn_fx.dispatch.budget import Fitting, GraphNeed, Others, PlannedMemory, evict
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import ContestBySize
 from djinn_fx.dispatch.entrant import CHANGED, OF_BUILDING, DispatchStatus, EntrantStatus, State
@@ -47,6 +48,7 @@ class ModelStatus:
         relaid: values that came to a region with other strides than were traced, and so were copied.
         loading: how many graphs of an earlier process run on their own ops while their engines are loaded.
         arenas: where the values between regions of each graph lie, with the setting `arena`.
+        memory: each graph's share of the setting `memory_budget`, as it was planned.
     """
 
     graphs: int
@@ -60,6 +62,7 @@ class ModelStatus:
     relaid: tuple[Reason, ...] = ()
     loading: int = 0
     arenas: tuple[ArenaStatus, ...] = ()
+    memory: tuple[PlannedMemory, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -87,6 +90,7 @@ class ModelStatus:
         lines += [f"  {sentence}" for sentence in self.refused]
         lines += [f"  cache: {one}" for one in self.caches]
         lines += [f"  {text}" for one in self.arenas for text in (one, *one.outside)]
+        lines += [f"  memory, {one}" for one in self.memory]
         return "\n".join([*lines, *(f"  {reason}" for reason in (*self.reasons, *self.relaid))])
 
 
@@ -143,6 +147,8 @@ class GraphHandle:
         self._strays: list[Strays] = []
         #: Of its graphs, those that have one.
         self.arenas: list[weakref.ref[Arena]] = []
+        #: Of its graphs, under a budget.
+        self.planned: list[PlannedMemory] = []
         # Not the tensors: torch.utils.swap_tensors refuses those that somebody refers to weakly.
         storages = {id(one): one for weight in weights if (one := _storage_of(weight)) is not None}
         self._weights = [weakref.ref(storage, self._one_is_gone) for storage in storages.values()]
@@ -202,6 +208,11 @@ class GraphHandle:
             or any(one.loading for one in self.loaded)
         )
 
+    def storages(self, device: str) -> dict[int, int]:
+        """Bytes of the weights that are still there, by identity."""
+        alive = [one for ref in self._weights if (one := ref()) is not None]
+        return {id(one): one.nbytes() for one in alive if str(one.device) == device}
+
     def reads_any_of(self, storages: frozenset[int]) -> bool:
         """Whether an input of the graph lies in one of these storages, by identity."""
         return any(id(one) in storages for ref in self._weights if (one := ref()) is not None)
@@ -218,6 +229,36 @@ def _storage_of(weight: torch.Tensor) -> Any:
         return weight.untyped_storage()
     except (NotImplementedError, RuntimeError):
         return None
+
+
+def others_of(handle: GraphHandle | None, need: GraphNeed) -> Others:
+    """The other graphs of a graph's model: those that read some of its weights."""
+    if handle is None:
+        return Others(weights=need.weights)
+    device = need.peak.device
+    mine, planned = handle.storages(device), list[PlannedMemory]()
+    every = dict(mine)
+    for one in _family(handle):
+        every.update(one.storages(device))
+        planned += [each for each in one.planned if each.need.peak.device == device]
+    return Others(weights=max(need.weights, sum(every.values())), planned=tuple(planned))
+
+
+def note_planned(handle: GraphHandle | None, fitting: Fitting) -> None:
+    """Put down a graph's share of the budget; copies that have no room beside it go."""
+    if handle is None:
+        return
+    if fitting.evicts:
+        for one in _family(handle):
+            evict(one.contests)
+            one.planned = [replace(each, copies=0, engines=0) for each in one.planned]
+    handle.planned.append(fitting.planned)
+
+
+def _family(handle: GraphHandle) -> list[GraphHandle]:
+    """The handles of a graph's model, its own too."""
+    mine = frozenset(id(one) for ref in handle._weights if (one := ref()) is not None)
+    return [one for one in tuple(HANDLES) if one is handle or one.reads_any_of(mine)]
 
 
 #: The graphs compiled in this process, the latest ones. Handles are small and keep nothing alive.
@@ -243,6 +284,7 @@ def status(model: Callable[..., Any]) -> ModelStatus:
         caches=_caches(),
         relaid=tuple(reason for handle in handles for reason in handle.relaid),
         loading=sum(one.loading for one in loaded),
+        memory=tuple(one for handle in handles for one in handle.planned),
         arenas=tuple(one.status() for handle in handles for ref in handle.arenas if (one := ref()) is not None),
     )
 

@@ -6,7 +6,6 @@ In order of priority: ``mode=`` and ``options=`` of ``torch.compile``, environme
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -19,7 +18,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from djinn_fx.errors import SettingsError, UnitError, did_you_mean
 from djinn_fx.files.private import default_cache_dir, default_config_dir
+from djinn_fx.settings.budgets import read_shares
 from djinn_fx.settings.engines import TRAITS
+from djinn_fx.settings.objects import checked_cost_model, checked_passes, object_text
 from djinn_fx.settings.old_names import renewed
 from djinn_fx.settings.sources import Source, from_call, from_environment, from_file
 from djinn_fx.units import parse_bytes, parse_seconds
@@ -139,6 +140,15 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         accepts="true or false",
         compiles=True,
     )
+    memory_budget: tuple[tuple[str, str], ...] | None = _setting(
+        None,
+        "planning",
+        "bytes of tensors that a compiled model may have in memory on a device: engines whose copies of weights do "
+        "not fit take no part, a model that does not fit at all is an error with the smallest budget "
+        "(docs/memory_budget.md); none: no limit",
+        accepts='a size for each device, such as {"cpu": "2GB"} or the text cpu=2GB, or none',
+        compiles=True,
+    )
     cost_model: Any = _setting(
         "auto",
         "planning",
@@ -227,31 +237,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     @field_validator("cost_model", mode="before")
     @classmethod
     def _cost_model_shape(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            if value in COST_MODELS:
-                return value
-            raise ValueError(f"there is none called {value!r}{did_you_mean(value, COST_MODELS)}")
-        if isinstance(value, type):
-            raise ValueError(f"{value.__name__} is a class: make an object of it")
-        missing = [name for name in ("op", "region") if not callable(getattr(value, name, None))]
-        if not isinstance(getattr(value, "name", None), str):
-            missing.insert(0, "name, a text")
-        if missing:
-            raise ValueError(f"it lacks {', '.join(missing)}; see djinn_fx.costmodels.estimate.CostModel")
-        return value
+        return checked_cost_model(value, COST_MODELS)
 
     @field_validator("passes", mode="before")
     @classmethod
     def _passes_shape(cls, value: Any) -> Any:
-        if value is None:
-            return None
-        if not isinstance(value, (list, tuple)):
-            raise ValueError("passes are given as a list")
-        for item in value:
-            is_pass = dataclasses.is_dataclass(item) and callable(getattr(item, "run", None))
-            if not isinstance(item, str) and (isinstance(item, type) or not is_pass):
-                raise ValueError(f"{item!r} is neither a pass's name nor a pass (a dataclass with a method run)")
-        return tuple(value)
+        return checked_passes(value)
 
     @field_validator("cache_dir", mode="before")
     @classmethod
@@ -271,6 +262,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         except UnitError as error:
             raise ValueError(str(error)) from error
         return value
+
+    @field_validator("memory_budget", mode="before")
+    @classmethod
+    def _memory_budget_shares(cls, value: Any) -> Any:
+        return read_shares(value)
 
     @field_validator("compile_budget")
     @classmethod
@@ -301,6 +297,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     def cache_folder(self) -> Path:
         """``cache_dir``, or where the cache is if nothing is said."""
         return Path(self.cache_dir) if self.cache_dir else default_cache_dir()
+
+    @property
+    def memory_bytes(self) -> dict[str, int]:
+        """``memory_budget`` in bytes by device."""
+        return {device: parse_bytes(size) for device, size in self.memory_budget or ()}
 
     @property
     def compile_budget_s(self) -> float | None:
@@ -347,7 +348,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     def digest(self) -> str:
         """SHA-256 of the settings that change what is compiled; equal in every process."""
         values = {name: getattr(self, name) for name in Settings.model_fields if facts(name)["compiles"]}
-        return hashlib.sha256(json.dumps(values, sort_keys=True, default=_pass_text).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(values, sort_keys=True, default=object_text).encode()).hexdigest()
 
 
 def facts(name: str) -> dict[str, Any]:
@@ -375,11 +376,3 @@ def _refusal(error: ValidationError, merged: Source) -> str:
         why = f" ({ours})" if isinstance(ours, ValueError) else ""
         lines.append(f"{entry.where}: {name} must be {accepted(name)}, not {entry.value!r:.80}{why}")
     return "\n".join(lines)
-
-
-def _pass_text(item: Any) -> str:
-    """A pass object as stable text, its class and its fields; a cost model by its class and name."""
-    if not dataclasses.is_dataclass(item) or callable(getattr(item, "region", None)):
-        return f"{type(item).__module__}.{type(item).__qualname__}({item.name!r})"
-    fields = ", ".join(f"{field.name}={getattr(item, field.name)!r}" for field in dataclasses.fields(item))
-    return f"{type(item).__module__}.{type(item).__qualname__}({fields})"

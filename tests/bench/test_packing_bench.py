@@ -55,7 +55,7 @@ def test_an_arena_holds_what_a_graph_makes_and_is_written_as_a_problem(tmp_path:
     steps = tuple(MemoryStep(name=name, op="op") for name in "abc")
     found = rows_of(MemoryPlan(phase="inference", rows=tuple(rows), steps=steps))
     assert found == [(0, 2, 100, 64), (2, 3, 100, 64)]
-    packed = _packed({"graph": "g/x", "of": "ops", "rows": found}, Namespace(data=tmp_path))
+    packed = _packed({"graph": "g/x", "of": "ops", "rows": found}, Namespace(problems=tmp_path))
     assert (packed["height"], packed["bound"], packed["apart"]) == (100, 100, 200)
     (written,) = read_files(tmp_path)
     assert [(one.lower, one.upper, one.size) for one in written.problem.buffers] == [(0, 2, 100), (2, 3, 100)]

@@ -352,6 +352,8 @@ class TestDigest:
         {"device": "h100-sxm"},
         {"topology": "dgx-h100"},
         {"arena": True},
+        {"memory_budget": {"cpu": "2GB"}},
+        {"memory_budget": {"cpu": "2GB", "cuda": "8GB"}},
     )
 
     def test_settings_that_change_what_is_compiled_differ(self) -> None:
