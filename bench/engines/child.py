@@ -14,7 +14,7 @@ import torch
 import torch._dynamo
 
 from bench.engines.models import Workload, doubled, parameters, workload
-from bench.engines.report import BF16
+from bench.engines.report import BF16, INT8, PRECISION
 from bench.harness.measuring import no_gc, rotated, time_block
 from bench.harness.models import backend_of
 
@@ -27,8 +27,8 @@ COMPARED = 1_000_003
 #: An answer is wrong if it is further from the float64 one than this share of the largest value, and further than
 #: ``TIMES_EAGER`` times eager's own distance.
 TOLERANCE, TIMES_EAGER = 1e-4, 4.0
-#: That share for products that may round to bfloat16 (8 bits).
-BF16_TOLERANCE = 0.1
+#: That share for products that may round to bfloat16 (8 bits), and for weights of 8 bits: the guard's own bounds.
+ROUNDED_TOLERANCE = {BF16: 0.1, INT8: 0.2}
 #: Calls after which an engine that was built meanwhile has certainly been noticed.
 LOOKS = 40
 #: Calls of a tiny graph until djinn must have settled on its engines.
@@ -41,8 +41,9 @@ class Contender:
     Args:
         side: ``eager``, ``inductor``, ``openvino`` (its own backend, weights as constants), ``openvino-plain`` (weights
             as inputs: it takes some models that the other does not), ``onnxruntime``, ``djinn`` (engine "auto", in the
-            background), ``djinn-blocking``, ``djinn-bf16`` (the same, products may round to bfloat16), or
-            ``djinn:NAME`` (that engine, blocking). What follows a blank is ignored.
+            background), ``djinn-blocking``, ``djinn-bf16`` (the same, products may round to bfloat16), ``djinn-int8``
+            (weights may be rounded to 8 bits as well), or ``djinn:NAME`` (that engine, blocking). What follows a blank
+            is ignored.
         case: see :mod:`bench.engines.models`.
         batch: of the case.
         quick: a narrow model.
@@ -92,8 +93,8 @@ class Contender:
         head, _, engine = self._side.partition(":")
         way = "background" if head == "djinn" and not engine else "blocking"
         options = {"engine": engine or "auto", "compile": way, "progress": False}
-        if self._side == BF16:
-            options["precision"] = "allow-bf16"
+        if self._side in PRECISION:
+            options["precision"] = PRECISION[self._side]
         return torch.compile(module, backend=backend_of("djinn"), options=options)
 
     def ready(self, limit_s: float) -> Found:
@@ -158,7 +159,7 @@ class Contender:
         for mine, exact, eager in zip(answer, expected["float64"], expected["eager"], strict=True):
             one = {"to_float64": distance(mine, exact), "to_eager": distance(mine, eager)}
             one["eagers"] = distance(eager, exact)
-            tolerance = TOLERANCE if self._side != BF16 else BF16_TOLERANCE
+            tolerance = ROUNDED_TOLERANCE.get(self._side, TOLERANCE)
             found["wrong"] = found["wrong"] or one["to_float64"] > max(tolerance, TIMES_EAGER * one["eagers"])
             found |= {name: max(found[name], value) for name, value in one.items()}
         return found

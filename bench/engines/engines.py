@@ -31,7 +31,10 @@ from bench.harness.standing import Standing
 
 CHILD = "bench.engines.child"
 #: What is compared; ``djinn`` is engine "auto" in the background, ``djinn-blocking`` the same before the first result.
-SIDES = ("eager", "eager again", "inductor", "openvino", "onnxruntime", "djinn", "djinn-blocking", engines_report.BF16)
+SIDES = (
+    *("eager", "eager again", "inductor", "openvino", "onnxruntime", "djinn", "djinn-blocking"),
+    *(engines_report.BF16, engines_report.INT8),
+)
 QUICK_SIDES = ("eager", "eager again", "inductor", "onnxruntime", "djinn")
 #: What is tried where a contender fails.
 INSTEAD = {"openvino": "openvino-plain"}

@@ -14,8 +14,11 @@ PEERS = ("eager", "inductor", "openvino", "onnxruntime")
 #: Djinn as users have it; steady figures are its.
 OURS = "djinn"
 BLOCKING = "djinn-blocking"
-#: The latter with products that may round to bfloat16.
+#: The latter with products that may round to bfloat16, and that whose weights may be rounded to 8 bits as well.
 BF16 = "djinn-bf16"
+INT8 = "djinn-int8"
+#: What each of these lets djinn round: the setting ``precision``.
+PRECISION = {BF16: "allow-bf16", INT8: "allow-int8-weights"}
 
 OVER_INDUCTOR = 2.2
 BF16_OVER_F32 = 1.6
@@ -236,13 +239,24 @@ def bars(cases: Cases, dispatch: Found | None, report: Report, *, whole: bool) -
     report.bar("wrong", count if answered else None, 0, "==")
     failed = sum(side in failures(runs) for runs in cases.values() for side in sides)
     report.bar("djinn_failed", failed, 0, "==")
-    rounded = [found.median for runs in cases.values() if (found := speed(runs, BF16, BLOCKING)) is not None]
-    if any(BF16 in run["sides"] for runs in cases.values() for run in runs):
-        report.bar("bf16_over_f32_smallest", min(rounded, default=None), BF16_OVER_F32, ">=")
-        count = sum(wrong(runs, BF16) for runs in cases.values())
-        report.bar("bf16_wrong", count if rounded else None, 0, "==")
+    _rounded_bars(cases, report)
     models = {case.partition("/")[0] for case, runs in cases.items() if samples(runs, OURS)}
     report.bar("models", len(models) if whole else None, MODELS, ">=")
+
+
+def _rounded_bars(cases: Cases, report: Report) -> None:
+    """Of those that may round. How fast 8 bits are depends on the way of calling: that is told, not promised."""
+    for side, name in ((BF16, "bf16"), (INT8, "int8")):
+        if not any(side in run["sides"] for runs in cases.values() for run in runs):
+            continue
+        over = {
+            case: found.median for case, runs in cases.items() if (found := speed(runs, side, BLOCKING)) is not None
+        }
+        report.fact(f"{name} over float32", over)
+        if side == BF16:
+            report.bar("bf16_over_f32_smallest", min(over.values(), default=None), BF16_OVER_F32, ">=")
+        count = sum(wrong(runs, side) for runs in cases.values())
+        report.bar(f"{name}_wrong", count if over else None, 0, "==")
 
 
 def dispatch_us(found: Found | None, report: Report) -> float | None:

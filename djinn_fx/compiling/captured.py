@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from djinn_fx.costmodels.choose import Pricing
+from djinn_fx.dispatch.entrant import DispatchStatus
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.passes.base import PassTiming
 from djinn_fx.reasons import Reason
@@ -47,11 +48,13 @@ class CaptureResult:
         graphs: in the order they were compiled.
         graph_breaks: why Dynamo split the model, with the user's file:line.
         output: what the model returned.
+        contests: the graphs for which engines competed, as they stood after the call.
     """
 
     graphs: tuple[CapturedGraph, ...]
     graph_breaks: tuple[str, ...]
     output: Any
+    contests: tuple[DispatchStatus, ...] = ()
 
 
 def device_of(srg: SRG) -> str:

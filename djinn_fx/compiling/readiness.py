@@ -118,6 +118,8 @@ def _told(one: EntrantStatus) -> str:
         text += f" {format_seconds(one.median_s)}"
     if one.memory_bytes:
         text += f", {format_bytes(one.memory_bytes)} of packed weights"
+    if one.rounding is not None:
+        text += f", {one.rounding}"
     if one.pays_after_calls is not None:
         text += f", pays after {one.pays_after_calls} more calls"
     if one.retry_after_s is not None:

@@ -24,7 +24,7 @@ from djinn_fx.guard.precise import Precise, fp64_reference
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.guard.repro.write import Reproducer
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.engines import traits_of
+from djinn_fx.settings.engines import may_round, traits_of
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.effects import draws_random_numbers
 from djinn_fx.store.opening import open_store
@@ -114,7 +114,7 @@ class Checks:
             high_precision=self._precise,
             region=self._graph,
             bindings=self._bindings,
-            allow_bf16=self._settings.precision == "allow-bf16",
+            precision=may_round(engine, self._settings.precision),
             on_passed=passed,
             any_layout=traits_of(engine).chooses_strides,
             passed=before,

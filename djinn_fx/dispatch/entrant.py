@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from djinn_fx.engines.base import RegionCallable, Runner, as_runner
+from djinn_fx.engines.base import RegionCallable, Rounding, Runner, as_runner
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER
 from djinn_fx.threads import new_condition, start_thread, tell_of_fork
@@ -63,6 +63,7 @@ class EntrantStatus:
         median_s: seconds of an answer, where answers are timed.
         answers: how many it gave in a trial.
         memory_bytes: of its copies of weights.
+        rounding: how far its answers are from float64's, where it may round and that was measured.
     """
 
     engine: str
@@ -73,6 +74,7 @@ class EntrantStatus:
     median_s: float | None = None
     answers: int = 0
     memory_bytes: int = 0
+    rounding: Rounding | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +259,7 @@ class Entrant:
             median_s=self.median_s,
             answers=self.answers,
             memory_bytes=self.run.memory_bytes,
+            rounding=self.run.rounding,
         )
 
 

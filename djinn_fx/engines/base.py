@@ -29,6 +29,22 @@ class Arguments(list[Any]):
         self.into = into
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """How far an answer is from the same in float64: the largest difference as a share of the largest number.
+
+    Attributes:
+        share: of the engine's answer, of the result in which it is largest.
+        eager: of eager's answer to the same, in that result.
+    """
+
+    share: float
+    eager: float
+
+    def __str__(self) -> str:
+        return f"off float64 by {self.share:.1g} of the largest number, eager by {self.eager:.1g}"
+
+
 class Runner:
     """What answers calls of a region, and what others may ask of it. A ``RegionCallable``.
 
@@ -45,6 +61,7 @@ class Runner:
         compared: how many calls took eager's time too, since their answers were compared.
         trusted: whom callers may go to directly, if none of its answers will ever be compared.
         memory_bytes: of the copies of weights it holds.
+        rounding: how far its answers are from float64's, where it may round and that was measured.
     """
 
     accepts: Callable[[Sequence[Any]], bool] | None = None
@@ -55,6 +72,7 @@ class Runner:
     label: str = ""
     compared: int = 0
     trusted: Runner | None = None
+    rounding: Rounding | None = None
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Answer a call; empties the list.

@@ -13,6 +13,10 @@ from torch.utils import _pytree as pytree
 
 from djinn_fx.explain.report import Check
 
+_HALVES = (2e-2, 2e-2)
+#: By what may be rounded of float32.
+_ROUNDED = {"allow-bf16": _HALVES, "allow-int8-weights": (1e-1, 1e-1)}
+
 
 def run_eager(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call the model on copies of its inputs, and leave its buffers as they were; see :func:`results`."""
@@ -70,16 +74,16 @@ def detached(output: Any) -> Any:
     return pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, output)
 
 
-def compare(expected: Any, actual: Any) -> Check:
+def compare(expected: Any, actual: Any, precision: str = "exact") -> Check:
     """Compare two outputs of one model, leaf by leaf.
 
-    The tolerance follows the coarsest dtype in them; ``atol`` counts in units of a tensor's largest value, if
-    that is above 1.
+    The tolerance follows the coarsest dtype in them, or what may be rounded (the setting ``precision``); ``atol``
+    counts in units of a tensor's largest value, if that is above 1.
     """
     wanted, got = pytree.tree_leaves(expected), pytree.tree_leaves(actual)
     tensors = [leaf for leaf in wanted if isinstance(leaf, torch.Tensor)]
     coarse = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors)
-    rtol, atol = (2e-2, 2e-2) if coarse else (1e-3, 1e-4)
+    rtol, atol = max(_ROUNDED.get(precision, (1e-3, 1e-4)), _HALVES if coarse else (0.0, 0.0))
     results = [_compare_leaf(one, other, rtol, atol) for one, other in zip(wanted, got, strict=False)]
     return Check(
         equal=len(wanted) == len(got) and all(equal for equal, _ in results),

@@ -61,7 +61,7 @@ def examine(
         result = _capture(found, settings, build, dynamic)
         if not result.graphs:
             raise ModelFileError(_nothing_captured(found, result.graph_breaks))
-        check = _check(found, expected, result) if build else None
+        check = _check(found, expected, result, settings.precision) if build else None
     info = model_info(
         found.module, file=found.file, attr=found.attr, rule=found.rule, mode="training" if training else "inference"
     )
@@ -126,10 +126,13 @@ def _eager(found: FoundModel) -> object:
         ) from error
 
 
-def _check(found: FoundModel, expected: object, result: CaptureResult) -> Check:
+def _check(found: FoundModel, expected: object, result: CaptureResult, precision: str) -> Check:
     if result.output is None:
         return Check(equal=None, max_difference=0.0, rtol=0.0, atol=0.0, note="the model returned nothing to compare")
-    check = compare(expected, results(found.module, result.output))
+    rounding = {
+        one.engine: one.rounding for contest in result.contests for one in contest.entrants if one.rounding is not None
+    }
+    check = replace(compare(expected, results(found.module, result.output), precision), rounding=rounding)
     if not check.equal and is_random(found.module, found.args, found.kwargs, expected):
         return replace(check, equal=None, note="not comparable: two eager runs differ as well (random numbers)")
     return check

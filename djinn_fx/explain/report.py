@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from djinn_fx.dispatch.contests.pays import EXPERIENCE
+from djinn_fx.engines.base import Rounding
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER
 from djinn_fx.srg.graph import SRG
@@ -149,13 +150,18 @@ class GraphInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """The built model against eager. ``equal`` is None where they cannot be compared; ``note`` says why."""
+    """The built model against eager.
+
+    ``equal`` is None where they cannot be compared; ``note`` says why. ``rounding``: by engine that may round, how far
+    its answer was from float64's.
+    """
 
     equal: bool | None
     max_difference: float
     rtol: float
     atol: float
     note: str = ""
+    rounding: dict[str, Rounding] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,8 @@ def print_report(report: Report, file: TextIO) -> None:
     if report.check is not None:
         _heading(console, "Check")
         _row(console, "result", check_text(report.check))
+        for engine, rounding in report.check.rounding.items():
+            _row(console, "rounding", f"{engine}: {rounding}")
     file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.base import Declined, RegionCallable
+from djinn_fx.engines.base import Declined, RegionCallable, Rounding
 from djinn_fx.errors import EngineError
-from djinn_fx.guard.compare import Bounds, Miss, alias_miss, misses, overlap, span
+from djinn_fx.guard.compare import Bounds, Miss, alias_miss, gap_of, misses, overlap, span
 from djinn_fx.guard.judge import Truth, judge
 from djinn_fx.guard.trial import ArgumentWatch, copied
 
@@ -32,6 +32,7 @@ class Comparison:
         bounds: tolerance for each of eager's tensors.
         layouts: by result, strides that are right too.
         rewind: makes random numbers begin as they did for eager.
+        measures: a right answer's distance from float64 is to be measured.
     """
 
     pristine: Sequence[Any]
@@ -43,6 +44,7 @@ class Comparison:
     bounds: Bounds
     layouts: Sequence[Any] = ()
     rewind: Callable[[], None] = lambda: None
+    measures: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class Finding:
         failed: its error; empty if there was none.
         wrong: in what its answer is wrong; empty if in nothing.
         found: its results, of the last try.
+        rounding: how far they are from float64's; None if that was not measured.
     """
 
     ran: bool = True
@@ -62,6 +65,7 @@ class Finding:
     failed: str = ""
     wrong: str = ""
     found: Sequence[Any] = ()
+    rounding: Rounding | None = None
 
 
 def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Comparison, tries: int = 1) -> Finding:
@@ -75,6 +79,7 @@ def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Comparison, 
     examination = _Examination(case)
     watch = ArgumentWatch(case.pristine, case.mutated)
     before: Sequence[Any] = ()
+    given: Sequence[Any] = ()
     for _ in range(tries):
         given = copied(case.pristine, case.mutated)
         case.rewind()
@@ -92,7 +97,7 @@ def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Comparison, 
         if wrong:
             return Finding(wrong=wrong, found=found)
         before = found
-    return Finding(found=before)
+    return Finding(found=before, rounding=examination.rounding(before, given) if case.measures else None)
 
 
 def _stray(watch: ArgumentWatch) -> str:
@@ -119,6 +124,7 @@ class _Examination:
         self._truth: Truth | None = None
         self._why_no_truth = "" if case.precise is not None else "it cannot be run in float64"
         self._again: list[Any] | None = None
+        self._exact: list[Any] | None = None
 
     def wrong(self, found: Sequence[Any], given: Sequence[Any]) -> str:
         """In what an answer is wrong; empty if in nothing."""
@@ -135,6 +141,23 @@ class _Examination:
         if shared is not None:
             return self._named(shared)
         return next(filter(None, (self._weighed(miss, everything) for miss in of_numbers)), "")
+
+    def rounding(self, found: Sequence[Any], given: Sequence[Any]) -> Rounding | None:
+        """How far an answer is from float64's; None if that cannot be had."""
+        if self._exact is None and self._case.precise is not None:
+            try:
+                self._exact = _doubled(self._asked(self._case.precise))
+            except Exception as error:  # noqa: BLE001  (an op without a float64 kernel, no memory: it is not measured)
+                log.info("no run in float64: %s: %s", type(error).__name__, error)
+        if self._exact is None:
+            return None
+        everything = [*found, *(given[place] for place in self._case.mutated)]
+        measured = [
+            Rounding(share=gap_of(mine, exact, mine.dtype).share, eager=gap_of(eager, exact, mine.dtype).share)
+            for mine, eager, exact in zip(everything, self._expected, self._exact, strict=True)
+            if isinstance(mine, torch.Tensor) and mine.is_floating_point() and mine.numel()
+        ]
+        return max(measured, key=lambda one: one.share, default=None)
 
     def _weighed(self, miss: Miss, found: Sequence[Any]) -> str:
         """A difference of numbers in words; empty if it is one of rounding, or eager differs from itself as well."""
@@ -166,7 +189,7 @@ class _Examination:
         if precise is None or self._why_no_truth:
             return None
         try:
-            exact = _doubled(self._asked(precise))
+            exact = self._exact = self._exact or _doubled(self._asked(precise))
             noisy = getattr(precise, "noisy", None)
             self._truth = Truth(exact=exact, noisy=_doubled(self._asked(noisy)) if noisy is not None else None)
         except Exception as error:  # noqa: BLE001  (an op without a float64 kernel, no memory: said in the Reason)

@@ -25,9 +25,9 @@ MAX_BINDINGS = 64
 class Facts:
     """What the guard needs to know of a region."""
 
-    def __init__(self, region: RegionGraph | None, bindings: int, allow_bf16: bool) -> None:
+    def __init__(self, region: RegionGraph | None, bindings: int, precision: str) -> None:
         work = Arithmetic.UNKNOWN if region is None else work_of(region.gm)
-        self.bounds: Bounds = functools.partial(tolerance, work=work, allow_bf16=allow_bf16)
+        self.bounds: Bounds = functools.partial(tolerance, work=work, precision=precision)
         self.random = region is None or draws_random_numbers(region.gm)
         self.layouts: tuple[Any, ...] = () if region is None else _promised(region)
         self._places = None if region is None else symbol_places(region.example_inputs)

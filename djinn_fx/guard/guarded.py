@@ -61,7 +61,7 @@ def guarded(
     high_precision: RegionCallable | None,
     region: RegionGraph | None = None,
     bindings: int = 1,
-    allow_bf16: bool = False,
+    precision: str = "exact",
     on_passed: Callable[[], None] | None = None,
     any_layout: bool = False,
     passed: bool = False,
@@ -81,7 +81,8 @@ def guarded(
         region: what is run. With it, tolerances are the narrower ones of its ops, the layouts that were promised count
             as right, and a region of fixed sizes is one shape.
         bindings: sets of weights that are to be compared, where they are bound one by one (``region.weights``).
-        allow_bf16: float32 may be computed in bfloat16 (the setting ``precision``): its bounds are then bfloat16's.
+        precision: what may be rounded of float32 (the setting of that name): then bounds are wider, and how far the
+            first answer is from float64 is measured.
         on_passed: told once that the engine's first answer was right.
         any_layout: strides are the engine's own choice (Inductor's, in a region).
         passed: first answers were compared by an earlier process: only later ones are.
@@ -89,7 +90,7 @@ def guarded(
     Raises:
         ValueError: ``verify`` is none of these.
     """
-    runner, facts = as_runner(run), Facts(region, bindings, allow_bf16)
+    runner, facts = as_runner(run), Facts(region, bindings, precision)
     if runner.double_in_single:
         facts.bounds = tolerance_in_single
     if any_layout:
@@ -106,6 +107,7 @@ def guarded(
         on_quarantine=on_quarantine,
         reproduce=reproduce,
         high_precision=high_precision,
+        measures=precision != "exact",
         on_passed=on_passed,
         passed=passed,
     )
@@ -146,6 +148,7 @@ class GuardedRegion(Runner):
         engine: the engine's name.
         mutated: the arguments that a call writes into.
         compared: how many calls were compared so far: those took eager's time as well.
+        rounding: how far the first answer was from float64's, where it was measured.
     """
 
     partial = True
@@ -164,6 +167,7 @@ class GuardedRegion(Runner):
         on_quarantine: Callable[[Reason], None],
         reproduce: Reproduce | None,
         high_precision: RegionCallable | None,
+        measures: bool = False,
         on_passed: Callable[[], None] | None = None,
         passed: bool = False,
     ) -> None:
@@ -172,6 +176,7 @@ class GuardedRegion(Runner):
         self.accepts = run.accepts
         self.verdict: bool | None = True if passed else None
         self._passed_before = passed
+        self._measures = measures
         self.compared = 0
         self.trusted = None if checks else run
         self._run, self._reference, self._facts, self._every = run, reference, facts, every
@@ -330,6 +335,7 @@ class GuardedRegion(Runner):
             bounds=self._facts.bounds,
             layouts=self._facts.layouts,
             rewind=chance.rewind if chance is not None else lambda: None,
+            measures=self._measures and self.rounding is None,
         )
         finding = examine(run, case, tries=2 if twice or self.verdict is None else 1)
         if chance is not None:
@@ -348,6 +354,7 @@ class GuardedRegion(Runner):
             self._quarantine(finding, case)
         elif finding.ran:
             self._settle(signature)
+            self.rounding = self.rounding or finding.rounding
             if self.verdict is None and self._passed is not None:
                 self._passed()
             self.verdict = True

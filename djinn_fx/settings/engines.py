@@ -32,6 +32,7 @@ class Traits:
         generates_code: a build runs a compiler, for seconds.
         reads_onnx: a runtime for models in ONNX.
         needs_gpu: runs on CUDA devices alone.
+        rounds: rounds what the setting ``precision`` allows to be rounded.
         runs_by: the parts of its fingerprint that what it built depends on when it runs; empty: all.
     """
 
@@ -43,13 +44,14 @@ class Traits:
     generates_code: bool = False
     reads_onnx: bool = False
     needs_gpu: bool = False
+    rounds: bool = False
     runs_by: tuple[str, ...] = ()
 
 
 #: In the order in which engines are tried that compete for a graph.
 TRAITS: Mapping[str, Traits] = MappingProxyType(
     {
-        OPENVINO: Traits(takes_whole_graphs=True, binds_weights=True, reads_onnx=True),
+        OPENVINO: Traits(takes_whole_graphs=True, binds_weights=True, reads_onnx=True, rounds=True),
         ONNXRUNTIME: Traits(takes_whole_graphs=True, binds_weights=True, reads_onnx=True),
         PACKED: Traits(takes_whole_graphs=True, binds_weights=True, shares_copies=True),
         INDUCTOR: Traits(chooses_strides=True, generates_code=True, runs_by=("torch", "cpu")),
@@ -63,6 +65,11 @@ TRAITS: Mapping[str, Traits] = MappingProxyType(
 def traits_of(engine: str) -> Traits:
     """What an engine is like; one that nobody knows is like no other."""
     return TRAITS.get(engine, Traits())
+
+
+def may_round(engine: str, precision: str) -> str:
+    """What an engine may round where the setting ``precision`` is this: the same, or nothing (``"exact"``)."""
+    return precision if traits_of(engine).rounds else "exact"
 
 
 #: Those that keep copies of weights and do best with the whole graph.

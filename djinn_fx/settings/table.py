@@ -72,8 +72,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
         "default", "main", "torch.compile's mode, handed to the engine; also accepted as `mode=`", compiles=True
     )
-    precision: Literal["exact", "allow-bf16"] = _setting(
-        "exact", "main", "whether an engine may compute float32 in bfloat16 where that is faster", compiles=True
+    precision: Literal["exact", "allow-bf16", "allow-int8-weights"] = _setting(
+        "exact",
+        "main",
+        "what an engine may round where that is faster: `allow-bf16`, products of float32 in bfloat16; "
+        "`allow-int8-weights`, that, and weights of linear layers to 8-bit whole numbers with a scale for each output",
+        compiles=True,
     )
     verify: str = _setting(
         "first",

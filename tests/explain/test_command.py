@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,7 +110,7 @@ def test_a_wrong_result_is_exit_code_1(capsys: pytest.CaptureFixture[str], monke
 
     def wrong(*args: Any, **kwargs: Any) -> Any:
         result = real(*args, **{**kwargs, "build": False})
-        return SimpleNamespace(graphs=result.graphs, graph_breaks=(), output=result.output + 1)
+        return replace(result, graph_breaks=(), output=result.output + 1)
 
     monkeypatch.setattr(djinn_fx.backend, "capture", wrong)
     assert main([REPEATED, "--build"]) == 1
@@ -142,3 +142,12 @@ def test_as_a_command_and_into_a_pipe_that_closes() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
+
+
+def test_what_was_rounded_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    file = tmp_path / "wide.py"
+    file.write_text("import torch\nmodel = torch.nn.Linear(256, 256)\ninputs = torch.ones(2, 256)\n")
+    options = ["--option", "engine=openvino", "--option", "precision=allow-int8-weights"]
+    assert main([str(file), "--build", *options]) == 0
+    assert "rounding    openvino: off float64 by " in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -90,7 +91,21 @@ class TestNumbers:
         right = torch.randn(64, 64)
         rounded = right.bfloat16().float()
         assert difference([rounded], [right], lambda one: tolerance(one, Arithmetic.SUMS)) is not None
-        assert difference([rounded], [right], lambda one: tolerance(one, Arithmetic.SUMS, allow_bf16=True)) is None
+        assert (
+            difference([rounded], [right], lambda one: tolerance(one, Arithmetic.SUMS, precision="allow-bf16")) is None
+        )
+
+    def test_weights_of_8_bits_where_they_were_allowed(self) -> None:
+        right = torch.randn(64, 64)
+        moved = right * (1 + 0.05 * torch.randn(64, 64))
+        names = ("allow-bf16", "allow-int8-weights")
+        bounds = {name: functools.partial(tolerance, work=Arithmetic.SUMS, precision=name) for name in names}
+        assert difference([moved], [right], bounds["allow-bf16"]) is not None
+        assert difference([moved], [right], bounds["allow-int8-weights"]) is None
+        assert difference([right * 1.2], [right], bounds["allow-int8-weights"]) is not None
+        exact = functools.partial(tolerance, work=Arithmetic.MOVES, precision="allow-int8-weights")
+        assert difference([moved], [right], exact) is not None
+        assert difference([right.double()], [right.double() * (1 + 1e-6)], bounds["allow-int8-weights"]) is not None
 
     def test_a_layout_that_was_promised_is_right_too(self) -> None:
         eager, promised = torch.randn(2, 3, 4), (1, 8, 2)

@@ -344,6 +344,7 @@ class TestDigest:
         {"fallback_random": False},
         {"target": "sm89"},
         {"precision": "allow-bf16"},
+        {"precision": "allow-int8-weights"},
         {"weights": "input"},
         {"cost_model": "calibrated"},
         {"cost_model": "datasheet"},

@@ -19,6 +19,7 @@ import torch
 from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.onnx.serving.inplace import InPlace, write_in_place
 from djinn_fx.engines.onnx.serving.session import Wiring, give_back, packed_bytes
+from djinn_fx.engines.openvino.compressed import compress
 from djinn_fx.engines.openvino.exact import keep_exact
 from djinn_fx.engines.openvino.extensions import core
 from djinn_fx.engines.openvino.integers import is_narrow
@@ -88,7 +89,7 @@ class OpenVinoSession:
         signature: of the model.
         weights: by place: what is constant from now on.
         threads: that it runs on.
-        precision: ``"exact"`` or ``"allow-bf16"``.
+        precision: as the setting of that name.
         label: of the region, for messages.
 
     Raises:
@@ -111,9 +112,10 @@ class OpenVinoSession:
         try:
             proto = onnx.ModelProto.FromString(model)
             shared = write_in_place(proto.graph, signature) if signature.writes_first else {}
-            self.memory_bytes = packed_bytes(proto.graph, named)
             graph = core().read_model(proto.SerializeToString())
-            _bind(graph, named)
+            compressed = _bind(graph, named, compresses=precision == "allow-int8-weights")
+            rest = {name: weight for name, weight in named.items() if name not in compressed}
+            self.memory_bytes = packed_bytes(proto.graph, rest) + sum(compressed.values())
             how = settings(threads, precision, graph)
             keep_exact(graph, snippets="SNIPPETS_MODE" not in how)
             self._compiled = core().compile_model(graph, "CPU", how)
@@ -303,13 +305,26 @@ _NOTHING: dict[int, Any] = {}
 _NONE: dict[int, int] = {}
 
 
-def _bind(graph: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Turn these inputs of a model into constants over torch's memory."""
+def _bind(graph: Any, weights: Mapping[str, torch.Tensor], *, compresses: bool) -> dict[str, int]:
+    """Turn these inputs of a model into constants over torch's memory.
+
+    Args:
+        graph: the model; changed.
+        weights: by name.
+        compresses: products may read them as 8-bit whole numbers.
+
+    Returns:
+        The bytes of those that products do read so, by name.
+    """
+    compressed: dict[str, int] = {}
     named = {name: parameter for parameter in graph.get_parameters() for name in parameter.output(0).get_names()}
     for name, weight in weights.items():
         parameter = named.get(name)
         if parameter is None:  # nothing reads it
             continue
+        taken = compress(weight, parameter.output(0)) if compresses else 0
+        if taken:
+            compressed[name] = taken
         code, element = _TYPES[str(weight.dtype).removeprefix("torch.")]
         flat = weight.reshape(-1).view(torch.uint8).numpy().view(code) if weight.numel() else np.empty(0, code)
         array = flat.reshape(tuple(weight.shape))
@@ -320,3 +335,4 @@ def _bind(graph: Any, weights: Mapping[str, torch.Tensor]) -> None:
             target.replace_source_output(constant.output(0))
         graph.remove_parameter(parameter)
     graph.validate_nodes_and_infer_types()
+    return compressed

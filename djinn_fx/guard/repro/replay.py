@@ -21,6 +21,7 @@ from djinn_fx.guard.facts import Facts
 from djinn_fx.guard.precise import fp64_reference
 from djinn_fx.guard.repro.read import Reproduced
 from djinn_fx.guard.trial import copied
+from djinn_fx.settings.engines import may_round
 from djinn_fx.settings.table import Settings
 
 
@@ -134,7 +135,7 @@ def _noting(run: RegionCallable, answers: list[Any]) -> Callable[[list[Any]], Se
 
 def _case(given: Reproduced) -> tuple[Comparison, str]:
     record, region = given.record, given.region
-    facts = Facts(region, 1, record.settings.get("precision") == "allow-bf16")
+    facts = Facts(region, 1, may_round(record.engine, str(record.settings.get("precision", "exact"))))
     pristine = given.arguments()
     kept = copied(pristine, record.mutated)
     chance = Randomness(kept)
