@@ -13,6 +13,7 @@ from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.find_state import FindState
 from djinn_fx.passes.lifetimes import Lifetimes
 from djinn_fx.passes.order import Order
+from djinn_fx.passes.order_ops import OrderOps
 from djinn_fx.passes.place import Place
 from djinn_fx.passes.plan_memory import PlanMemory
 from djinn_fx.passes.plan_transfers import PlanTransfers
@@ -23,6 +24,7 @@ DEFAULT: tuple[Pass, ...] = (
     AnnotatePhase(),
     FindState(),
     EstimateCost(),
+    OrderOps(),
     Lifetimes(),
     FindRegions(),
     Colocate(),

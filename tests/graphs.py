@@ -175,6 +175,18 @@ def writer_and_readers() -> GraphModule:
     return trace(model, torch.empty(BATCH, WIDTH), torch.empty(BATCH, WIDTH))
 
 
+def late_writes() -> GraphModule:
+    """Two weights' new values are made before either weight is written, as a functional graph has it."""
+
+    def model(x: Tensor, w0: Tensor, w1: Tensor) -> Tensor:
+        new = [w - x for w in (w0, w1)]
+        for w, value in zip((w0, w1), new, strict=True):
+            w.copy_(value)
+        return x.sum()
+
+    return trace(model, *(torch.empty(BATCH, WIDTH) for _ in range(3)))
+
+
 BUILDERS: dict[str, Callable[[], GraphModule]] = {
     "two_layer_mlp": two_layer_mlp,
     "symbolic_mlp": symbolic_mlp,
@@ -184,6 +196,7 @@ BUILDERS: dict[str, Callable[[], GraphModule]] = {
     "repeated_layers": lambda: repeated_layers(3),
     "shared_storage": shared_storage,
     "writer_and_readers": writer_and_readers,
+    "late_writes": late_writes,
 }
 
 

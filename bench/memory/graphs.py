@@ -105,12 +105,16 @@ def built(
     engine: str,
     loss_of: Callable[[Any], torch.Tensor] | None = None,
     dynamic: bool | None = False,
+    without: Sequence[str] = (),
 ) -> list[Built]:
-    """The graphs of one call, or of one training step if there is a loss, in the order in which they are called."""
+    """The graphs of one call, or of one training step if there is a loss, in the order in which they are called.
+
+    ``without``: names of passes that are left out.
+    """
     settings = Settings.load(
         None, {"engine": engine, "compile": "blocking", "cache_limit": 0, "verify": "off", "regions": "whole"}
     )
-    passes = passes_for(settings)
+    passes = tuple(one for one in passes_for(settings) if one.name not in without)
     found: list[Built] = []
 
     def backend(gm: torch.fx.GraphModule, examples: Sequence[Any]) -> Any:

@@ -59,15 +59,15 @@ def _storages(srg: SRG, schedule: tuple[Node, ...], values: Mapping[str, int] | 
     position = {node: place for place, node in enumerate(schedule)}
     total = max(1, len(schedule))
     storages = storages_of(srg)
-    sizes = _sizes(srg, storages, values)
-    returned = _returned(srg)
+    sizes = storage_sizes(srg, storages, values)
+    returned = returned_values(srg)
     spans: dict[int, tuple[int, int]] = {}
     owners: dict[int, Node] = {}
     holds: dict[int, Holds] = {}
     for node in (*srg.inputs, *srg.gm.graph.find_nodes(op="get_attr"), *schedule):
         start = position.get(node, 0)
         uses = [position.get(user, total - 1) for user in node.users]
-        end = total if node in returned or _is_held(srg, node) else max([start, *uses]) + 1
+        end = total if node in returned or is_held(srg, node) else max([start, *uses]) + 1
         for storage in storages[node]:
             first, last = spans.get(storage, (start, end))
             spans[storage] = (min(first, start), max(last, end))
@@ -91,7 +91,7 @@ def _with_metas(srg: SRG, storages: dict[Node, tuple[int, ...]], node: Node) -> 
     return zip(storages[node], srg.record(node).outputs, strict=True)
 
 
-def _is_held(srg: SRG, node: Node) -> bool:
+def is_held(srg: SRG, node: Node) -> bool:
     """Whether someone outside the graph holds a value that comes in."""
     if node.op == "get_attr":
         return True
@@ -100,7 +100,7 @@ def _is_held(srg: SRG, node: Node) -> bool:
     return srg.kind is not GraphKind.BACKWARD or srg.record(node).residency is not Residency.ACTIVATION
 
 
-def _returned(srg: SRG) -> dict[Node, Holds]:
+def returned_values(srg: SRG) -> dict[Node, Holds]:
     """What the graph returns, and whether its caller or only its backward graph gets it."""
     values = srg.output.args[0]
     listed = list(values) if isinstance(values, (tuple, list)) else [values]
@@ -120,7 +120,7 @@ def _holds(srg: SRG, node: Node, returned: dict[Node, Holds]) -> Holds:
     return returned.get(node, Holds.ACTIVATION)
 
 
-def _sizes(srg: SRG, storages: dict[Node, tuple[int, ...]], values: Mapping[str, int] | None) -> dict[int, int]:
+def storage_sizes(srg: SRG, storages: dict[Node, tuple[int, ...]], values: Mapping[str, int] | None) -> dict[int, int]:
     """Bytes of each storage: of the value that made it, not of a view."""
     found: dict[int, int] = {}
     for node, mine in storages.items():

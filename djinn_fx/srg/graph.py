@@ -25,7 +25,8 @@ class SRG:
     replaced only through this class.
 
     Attributes:
-        gm: the graph module; passes change records and graph-level facts, not the nodes.
+        gm: the graph module; passes change records and graph-level facts; of the nodes only order-ops
+            changes anything, and that is their sequence.
         kind: inference, forward or backward.
         made_by: name of the pass that ran last.
         phase: of the whole graph, if it is one.

@@ -43,6 +43,16 @@ def _mutations_named(srg: SRG) -> None:
                 raise VerifyError(f"{node.name!r} mutates {name!r}, which it does not read")
 
 
+def _ops_ordered(srg: SRG) -> None:
+    """Every op comes after the values that it reads."""
+    seen = set(srg.inputs)
+    for node in srg.nodes:
+        late = next((source for source in node.all_input_nodes if source not in seen), None)
+        if late is not None:
+            raise VerifyError(f"{node.name!r} reads {late.name!r}, which comes after it")
+        seen.add(node)
+
+
 def _phases_known(srg: SRG) -> None:
     """Every op has a phase."""
     for node in srg.ops:
@@ -153,6 +163,7 @@ INVARIANTS: dict[str, Check] = {
     "lifetimes-valid": _lifetimes_valid,
     "memory-valid": _memory_valid,
     "regions-partition": _regions_partition,
+    "ops-ordered": _ops_ordered,
     "order-valid": _order_valid,
     "placed": _placed,
     "costed": _costed,

@@ -12,6 +12,7 @@ from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.find_state import FindState
 from djinn_fx.passes.lifetimes import Lifetimes
 from djinn_fx.passes.order import Order
+from djinn_fx.passes.order_ops import OrderOps
 from djinn_fx.passes.place import Place
 from djinn_fx.passes.plan_memory import PlanMemory
 from djinn_fx.passes.plan_transfers import PlanTransfers
@@ -54,6 +55,12 @@ def test_meaning(index: int) -> None:
     srg = lower(graphs.decoder_step_with_kv_cache())
     run_passes(srg, MEANING[: index + 1], PassContext(), check=True)
     check_golden(MEANING[index].name, to_text(srg))
+
+
+def test_order_ops() -> None:
+    srg = graphs.lowered(graphs.late_writes())
+    run_passes(srg, [OrderOps()], PassContext(), check=True)
+    check_golden("order-ops", to_text(srg))
 
 
 def test_find_regions() -> None:

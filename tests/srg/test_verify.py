@@ -74,6 +74,11 @@ def _writes_before_read(srg: SRG) -> None:
     srg.order = (1, 0, 2)
 
 
+def _op_before_what_it_reads(srg: SRG) -> None:
+    first, *_, last = srg.ops
+    first.prepend(last)
+
+
 def _runs_twice(srg: SRG) -> None:
     srg.order = (0, 0, 1)
 
@@ -106,6 +111,7 @@ BROKEN: list[tuple[str, Callable[[SRG], None]]] = [
     ("regions-partition", _in_no_region),
     ("regions-partition", _in_two_regions),
     ("regions-partition", _says_another_region),
+    ("ops-ordered", _op_before_what_it_reads),
     ("order-valid", _reads_before_made),
     ("order-valid", _writes_before_read),
     ("order-valid", _runs_twice),

@@ -1,0 +1,81 @@
+"""The ops of a graph as a problem of ordering: what each waits for, and the memory that comes and goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch.fx import Node
+
+from djinn_fx.costmodels.memory.plan import is_held, returned_values, storage_sizes
+from djinn_fx.costmodels.memory.workspace import Workspaces
+from djinn_fx.costmodels.work.work_of import sizes_of
+from djinn_fx.solvers.ordering.problem import Problem, Storage
+from djinn_fx.srg.effects import storages_of
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.sequence import predecessors
+
+
+def ordering_problems(srg: SRG, *, threads: int = 0) -> dict[str, Problem]:
+    """For each device the graph's ops with the memory that they take there, and what each must wait for.
+
+    The ops are numbered in graph order; the peaks are those of the memory plan of the uncut graph.
+
+    Args:
+        srg: the graph.
+        threads: of torch's kernels, some of which take memory for each; 0: as many as torch uses here.
+    """
+    waits = waits_of(srg)
+    return {device: replace(one, before=waits) for device, one in unordered(srg, threads=threads).items()}
+
+
+def unordered(srg: SRG, *, threads: int = 0) -> dict[str, Problem]:
+    """The same as if no op waited for another: enough to see that an order needs no more than its largest op does."""
+    ops = tuple(srg.ops)
+    storages, held = _storages(srg, {node: place for place, node in enumerate(ops)})
+    workspaces = Workspaces(sizes_of(srg), threads or torch.get_num_threads())
+    own = [workspaces.of(node) for node in ops]
+    outputs = [srg.record(node).outputs for node in ops]
+    devices = [metas[0].device if metas else "" for metas in outputs]
+    found = {}
+    for device in sorted({*storages, *held}):
+        workspace = tuple(size if where == device else 0 for size, where in zip(own, devices, strict=True))
+        found[device] = Problem(((),) * len(ops), tuple(storages.get(device, ())), workspace, held.get(device, 0))
+    return found
+
+
+def waits_of(srg: SRG) -> tuple[tuple[int, ...], ...]:
+    """For each op, by number, those that must run before it."""
+    before = predecessors(srg)
+    number = {node: place for place, node in enumerate(before)}
+    return tuple(tuple(sorted(number[one] for one in earlier)) for earlier in before.values())
+
+
+def _storages(srg: SRG, number: dict[Node, int]) -> tuple[dict[str, list[Storage]], dict[str, int]]:
+    """By device: what comes or goes, and the bytes of what is there throughout."""
+    storages = storages_of(srg)
+    sizes, returned = storage_sizes(srg, storages, None), returned_values(srg)
+    touched: dict[int, dict[int, None]] = {}
+    given: set[int] = set()
+    kept: set[int] = set()
+    devices: dict[int, str] = {}
+    for node, mine in storages.items():
+        users = [number[user] for user in node.users if user in number]
+        for storage, meta in zip(mine, srg.record(node).outputs, strict=True):
+            devices.setdefault(storage, meta.device)
+            nodes = touched.setdefault(storage, {})
+            nodes.update(dict.fromkeys((number[node], *users) if node in number else users))
+            if node not in number:
+                given.add(storage)
+            if node in returned or is_held(srg, node):
+                kept.add(storage)
+    found: dict[str, list[Storage]] = {}
+    held: dict[str, int] = {}
+    for storage, nodes in touched.items():
+        device, nbytes = devices[storage], sizes[storage]
+        if storage in given and storage in kept:
+            held[device] = held.get(device, 0) + nbytes
+        elif nbytes and nodes:
+            one = Storage(nbytes, tuple(nodes), storage in given, storage in kept)
+            found.setdefault(device, []).append(one)
+    return found, held
