@@ -6,7 +6,7 @@ for it. Views share a storage, so they touch it too. What is there the whole tim
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -89,7 +89,7 @@ class Problem:
         return Problem(tuple(before), tuple(storages), self.workspace[::-1], self.held)
 
 
-def _what_is_wrong(problem: Problem) -> Iterable[str]:
+def _what_is_wrong(problem: Problem) -> Iterator[str]:
     count = len(problem.before)
     if len(problem.workspace) != count:
         yield f"{len(problem.workspace)} workspaces for {count} nodes"
