@@ -15,7 +15,7 @@ from bench.memory.graphs import Built, built
 from bench.memory.measure import _given
 from bench.memory.truth import measured
 from djinn_fx.costmodels.memory.sequence import ordering_problems
-from djinn_fx.passes.order_ops import OrderOps
+from djinn_fx.passes.memory.order_ops import OrderOps
 from djinn_fx.solvers.ordering.anytime import best_order
 from djinn_fx.srg.graph import tensors_of
 

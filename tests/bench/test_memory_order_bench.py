@@ -8,7 +8,7 @@ import torch
 from bench.memory import order
 from bench.memory.graphs import built
 from bench.memory.order_child import KINDS, _compared
-from djinn_fx.passes.order_ops import OrderOps
+from djinn_fx.passes.memory.order_ops import OrderOps
 
 
 def test_a_gain_is_a_share_of_the_peak_as_traced() -> None:

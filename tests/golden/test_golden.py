@@ -11,8 +11,8 @@ from djinn_fx.passes.estimate_cost import EstimateCost
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.find_state import FindState
 from djinn_fx.passes.lifetimes import Lifetimes
+from djinn_fx.passes.memory.order_ops import OrderOps
 from djinn_fx.passes.order import Order
-from djinn_fx.passes.order_ops import OrderOps
 from djinn_fx.passes.place import Place
 from djinn_fx.passes.plan_memory import PlanMemory
 from djinn_fx.passes.plan_transfers import PlanTransfers

@@ -11,7 +11,7 @@ from torch import Tensor
 from djinn_fx.costmodels.memory.plan import memory_plan
 from djinn_fx.costmodels.memory.sequence import ordering_problems
 from djinn_fx.passes.base import PassContext, PassResult, run_passes
-from djinn_fx.passes.order_ops import OrderOps
+from djinn_fx.passes.memory.order_ops import OrderOps
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.solvers.ordering.problem import profile_of
 from djinn_fx.srg import SRG, GraphKind, Residency, lower
