@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.harness.children import Caches, call_child, fresh_caches
+from bench.harness.children import Caches, ChildFailedError, call_child, fresh_caches
 from bench.harness.harness import Report, parse, parser, ratio, rotated, successive, table
 from bench.harness.standing import Standing
 from bench.memory.limits import Limit, Watched
@@ -67,7 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if shutil.disk_usage(work).free < needed * 1.1:
             print(f"{work} has no room for {needed / 1e9:.1f} GB of weights: name another place with --work")
             return 2
-        report.fact("weights_bytes", write(folders, lacking, caches, arguments.quick))
+        try:
+            report.fact("weights_bytes", write(folders, lacking, caches, arguments.quick))
+        except (ChildFailedError, OSError) as error:
+            print(
+                f"{work}: the weights were not written, nothing is left of them: {str(error).strip().splitlines()[-1]}"
+            )
+            return 2
         if arguments.write_only:
             return 0
         compute = in_memory(report, folders[sides[0]], caches, arguments.quick)
@@ -93,18 +99,27 @@ def write(folders: dict[str, Path], lacking: Sequence[str], caches: Caches, quic
         shutil.rmtree(folders[side], ignore_errors=True)
         folders[side].mkdir()
         whole = next((folder for folder in folders.values() if (folder / COMPLETE).exists()), None)
-        if whole is None:
-            call_child(f"{CHILD}:write", {"folder": str(folders[side]), "quick": quick}, caches)
-        else:
-            for file in (*whole.glob("model*.safetensors"), whole / "model.safetensors.index.json"):
-                shutil.copy(file, folders[side] / file.name)
-                forget_all(file, folders[side] / file.name)
+        try:
+            _write_one(folders[side], whole, caches, quick)
+        except BaseException:  # a full disk, an interrupt: half a model is of no use
+            shutil.rmtree(folders[side], ignore_errors=True)
+            raise
         (folders[side] / COMPLETE).touch()
     for folder in folders.values():  # what an earlier run left in the page cache counts in no group
         forget_all(*folder.glob("*.safetensors"), *folder.glob("*.dat"))
     size = sum(file.stat().st_size for file in next(iter(folders.values())).glob("*.safetensors"))
     print(f"{size / 1e9:.2f} GB of weights, {len(folders)} copies", flush=True)
     return size
+
+
+def _write_one(folder: Path, whole: Path | None, caches: Caches, quick: bool) -> None:
+    """The weights of one side: made, or copied from those of another."""
+    if whole is None:
+        call_child(f"{CHILD}:write", {"folder": str(folder), "quick": quick}, caches)
+        return
+    for file in (*whole.glob("model*.safetensors"), whole / "model.safetensors.index.json"):
+        shutil.copy(file, folder / file.name)
+        forget_all(file, folder / file.name)
 
 
 def forget_all(*files: Path) -> None:

@@ -100,3 +100,30 @@ def test_what_a_process_holds_is_seen_from_outside() -> None:
     while watched.most < block.numel() * 4:
         pass
     assert watched.stop() >= block.numel() * 4
+
+
+#: As the bench runs, with a small model and no file above 5 MB: the second shard does not fit.
+FULL_DISK = """
+import resource, sys
+from bench.memory import budget, budget_child
+budget_child.QUICK, budget_child._SHARD_BYTES = (640, 640, 2, 8000), 4_000_000
+def write_here(name, given, caches):
+    try:
+        return budget_child.write(**given)
+    except Exception as error:
+        raise budget.ChildFailedError(f"{type(error).__name__}: {error}") from error
+budget.call_child = write_here
+resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
+sys.exit(budget.main(["--quick", "--work", sys.argv[1], *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_disk_that_is_full_is_told_and_nothing_is_left(tmp_path: Path, keep: bool) -> None:
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path), *(["--keep"] if keep else [])]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "the weights were not written" in done.stdout
+    assert "File too large" in done.stdout
+    assert [one for one in tmp_path.rglob("*") if one.is_file()] == []
