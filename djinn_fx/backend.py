@@ -98,6 +98,7 @@ def capture(
     settings: Settings | None = None,
     build: bool = False,
     dynamic: bool | None = None,
+    again: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None,
 ) -> CaptureResult:
     """Trace a model with example arguments and plan its graphs, without changing the model.
 
@@ -108,10 +109,11 @@ def capture(
         settings: those in force if None.
         build: also build and run the regions; otherwise the graphs run eagerly.
         dynamic: as for ``torch.compile``.
+        again: arguments of a further call, whose memory is counted; without gradients and on the CPU only.
     """
     from djinn_fx.compiling.capture import capture_graphs
 
-    return capture_graphs(model, args, kwargs or {}, settings=settings, build=build, dynamic=dynamic)
+    return capture_graphs(model, args, kwargs or {}, settings=settings, build=build, dynamic=dynamic, again=again)
 
 
 def compile_exported(

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
 
+from djinn_fx.calibrate.live_memory import measured
 from djinn_fx.compiling.captured import CapturedGraph, CaptureResult
 from djinn_fx.compiling.graph import GraphCompiler, passes_for
 from djinn_fx.compiling.graph_inputs import input_kinds
@@ -23,6 +25,7 @@ def capture_graphs(
     settings: Settings | None,
     build: bool,
     dynamic: bool | None,
+    again: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None,
 ) -> CaptureResult:
     """See :func:`djinn_fx.backend.capture`."""
     chosen = settings if settings is not None else Settings.load()
@@ -50,10 +53,38 @@ def capture_graphs(
 
     torch._dynamo.reset()
     try:
-        output = torch.compile(model, backend=recorder, dynamic=dynamic)(*args, **kwargs)
+        compiled = torch.compile(model, backend=recorder, dynamic=dynamic)
+        output = compiled(*args, **kwargs)
+        live = _live_bytes(compiled, model, *again) if again is not None and not torch.is_grad_enabled() else None
         contests = tuple(contest.status() for handle in handles for contest in handle.contests)
     finally:
         torch._dynamo.reset()
     return CaptureResult(
-        graphs=tuple(graphs), graph_breaks=tuple(dict.fromkeys(breaks)), output=output, contests=contests
+        graphs=tuple(graphs),
+        graph_breaks=tuple(dict.fromkeys(breaks)),
+        output=output,
+        contests=contests,
+        live_bytes=live,
     )
+
+
+def _live_bytes(
+    compiled: Callable[..., Any], model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> int | None:
+    """The most bytes of tensors that a call has in memory, weights and arguments too; None where none is counted."""
+    kept = [*model.parameters(), *model.buffers()] if isinstance(model, torch.nn.Module) else []
+    held = [one for one in (*pytree.tree_leaves((args, kwargs)), *kept) if isinstance(one, torch.Tensor)]
+    if any(one.device.type != "cpu" for one in held):
+        return None
+
+    def run(given: list[Any]) -> Any:
+        given.clear()
+        return compiled(*args, **kwargs)
+
+    buffers = list(model.buffers()) if isinstance(model, torch.nn.Module) else []
+    before = [one.detach().clone() for one in buffers]
+    try:
+        return measured(run, held).peak
+    finally:
+        for one, value in zip(buffers, before, strict=True):
+            one.copy_(value)

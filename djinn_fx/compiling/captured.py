@@ -49,12 +49,14 @@ class CaptureResult:
         graph_breaks: why Dynamo split the model, with the user's file:line.
         output: what the model returned.
         contests: the graphs for which engines competed, as they stood after the call.
+        live_bytes: most bytes of tensors on the CPU in one further call; None: not counted.
     """
 
     graphs: tuple[CapturedGraph, ...]
     graph_breaks: tuple[str, ...]
     output: Any
     contests: tuple[DispatchStatus, ...] = ()
+    live_bytes: int | None = None
 
 
 def device_of(srg: SRG) -> str:

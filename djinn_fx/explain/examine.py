@@ -108,7 +108,15 @@ def _capture(found: FoundModel, settings: Settings, build: bool, dynamic: bool) 
     args, kwargs = copy_inputs(found.args, found.kwargs)
     try:
         with _quiet():
-            return capture(found.module, args, kwargs, settings=settings, build=build, dynamic=dynamic or None)
+            return capture(
+                found.module,
+                args,
+                kwargs,
+                settings=settings,
+                build=build,
+                dynamic=dynamic or None,
+                again=copy_inputs(found.args, found.kwargs) if build else None,
+            )
     except Exception as error:
         with torch.no_grad():
             _eager(found)  # if the model itself is wrong, its own error says it best
@@ -132,7 +140,12 @@ def _check(found: FoundModel, expected: object, result: CaptureResult, precision
     rounding = {
         one.engine: one.rounding for contest in result.contests for one in contest.entrants if one.rounding is not None
     }
-    check = replace(compare(expected, results(found.module, result.output), precision), rounding=rounding)
+    check = replace(
+        compare(expected, results(found.module, result.output), precision),
+        rounding=rounding,
+        live_bytes=result.live_bytes,
+        foretold_bytes=max((one.plan.peak_bytes for one in result.graphs), default=0),
+    )
     if not check.equal and is_random(found.module, found.args, found.kwargs, expected):
         return replace(check, equal=None, note="not comparable: two eager runs differ as well (random numbers)")
     return check

@@ -153,7 +153,8 @@ class Check:
     """The built model against eager.
 
     ``equal`` is None where they cannot be compared; ``note`` says why. ``rounding``: by engine that may round, how far
-    its answer was from float64's.
+    its answer was from float64's. ``live_bytes``: the most bytes of tensors that a further call had in memory, None
+    where none was counted; ``foretold_bytes``: the peak of the graphs' own ops.
     """
 
     equal: bool | None
@@ -162,6 +163,8 @@ class Check:
     atol: float
     note: str = ""
     rounding: dict[str, Rounding] = field(default_factory=dict)
+    live_bytes: int | None = None
+    foretold_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,8 @@ def print_report(report: Report, file: TextIO) -> None:
     if report.check is not None:
         _heading(console, "Check")
         _row(console, "result", check_text(report.check))
+        if report.check.live_bytes is not None:
+            _row(console, "memory", memory_text(report.check.foretold_bytes, report.check.live_bytes))
         for engine, rounding in report.check.rounding.items():
             _row(console, "rounding", f"{engine}: {rounding}")
     file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
@@ -280,6 +282,12 @@ def check_text(check: Check) -> str:
     within = f"rtol {check.rtol:g}, atol {check.atol:g}"
     verdict = "equal to eager" if check.equal else "NOT EQUAL to eager"
     return f"{verdict}: largest difference {check.max_difference:.2e} ({within})"
+
+
+def memory_text(foretold: int, live: int) -> str:
+    """The peak that was foretold beside the one that was measured."""
+    measured = f"{format_bytes(live)} of tensors at most in a further call"
+    return f"{measured}, {format_bytes(foretold)} foretold for the graphs' own ops ({live / max(1, foretold) - 1:+.2%})"
 
 
 def _heading(console: Console, text: str) -> None:

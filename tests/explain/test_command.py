@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from djinn_fx.explain.command import main
+from djinn_fx.explain.text import memory_text
 
 MODELS = Path(__file__).parent / "models"
 REPEATED = str(MODELS / "repeated.py")
@@ -126,6 +127,14 @@ def test_a_failure_of_djinn_is_one_error(capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setattr("djinn_fx.backend.capture", failing)
     assert main([REPEATED]) == 2
     assert capsys.readouterr().err == f"error: {REPEATED}: Repeated: pass 'order' failed at node mm\n"
+
+
+def test_the_peak_that_was_foretold_stands_beside_the_one_that_was_counted(tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    assert main([REPEATED, "--build", "--option", "engine=eager", "--json", str(target)]) == 0
+    check = json.loads(target.read_text())["check"]
+    assert check["live_bytes"] == pytest.approx(check["foretold_bytes"], rel=0.01)
+    assert "foretold for the graphs' own ops (+" in memory_text(100, 101)
 
 
 @pytest.mark.slow
