@@ -29,6 +29,9 @@ TORCH_OPTIONS = ("guard_filter_fn", "use_aoti")
 #: Settings of the release before this one (``old_names.py``), and their types.
 OLD_TYPES: dict[str, type] = {"cache": bool, "learn": bool, "max_boundary_share": float}
 
+#: How alike a variable's name and a setting's are that is meant: DJINN_SERVICE_HOST is no attempt at `devices`.
+_TYPING_ERROR = 0.7
+
 #: The settings' fields by name.
 Fields = Mapping[str, FieldInfo]
 
@@ -73,7 +76,7 @@ def from_environment(environ: Mapping[str, str], fields: Fields) -> Source:
         where = f"environment variable {variable}"
         if name in fields or name in OLD_TYPES:
             found[name] = Entry(read_text(name, text, fields), where)
-        elif _nearest(name, fields):
+        elif _nearest(name, fields, _TYPING_ERROR):
             _check_name(name, where, fields)
         else:
             log.warning("%s is no setting of djinn-fx and is ignored", where)
@@ -204,5 +207,5 @@ def _check_name(name: object, where: str, fields: Fields) -> None:
         raise SettingsError(f"{where}: unknown option {name!r}; {hint}Known: {', '.join(fields)}")
 
 
-def _nearest(name: str, fields: Fields) -> str | None:
-    return next(iter(difflib.get_close_matches(name, fields, n=1)), None)
+def _nearest(name: str, fields: Fields, cutoff: float = 0.6) -> str | None:
+    return next(iter(difflib.get_close_matches(name, fields, n=1, cutoff=cutoff)), None)

@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 
 from djinn_fx.errors import SettingsError, UnitError, did_you_mean
 from djinn_fx.files.private import default_cache_dir, default_config_dir
 from djinn_fx.settings.budgets import read_shares
+from djinn_fx.settings.devices import DEVICE_MAP, DEVICES, LINKS, OBJECTIVE, PIN, DeviceSettings
 from djinn_fx.settings.engines import TRAITS
+from djinn_fx.settings.field import setting
 from djinn_fx.settings.objects import checked_cost_model, checked_passes, object_text
 from djinn_fx.settings.old_names import renewed
 from djinn_fx.settings.sources import Source, from_call, from_environment, from_file
@@ -39,23 +41,16 @@ GROUPS = {
     "main": ("Main", "The ones that matter to most."),
     "engines": ("Engines", "How engines are used."),
     "planning": ("Planning", "Where a graph is cut, and by what times this is decided."),
+    "devices": ("Devices", "Several devices of one machine, and what runs on which: see [placement](placement.md)."),
     "cache": ("Cache", "What is kept on disk. Where: see `cache_dir`."),
     "expert": ("Expert", "Rarely needed."),
 }
 
 
-def _setting(
-    default: Any, group: str, meaning: str, *, accepts: str = "", compiles: bool = False, **limits: Any
-) -> Any:
-    """A field. ``accepts``: its type in words (a Literal says it itself); ``compiles``: it changes what is compiled."""
-    extra: dict[str, Any] = {"group": group, "accepts": accepts, "compiles": compiles}
-    return Field(default, description=meaning, json_schema_extra=extra, **limits)
-
-
-class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
+class Settings(DeviceSettings, frozen=True, extra="forbid", strict=True):
     """Everything a user can set. Made by :meth:`load`; the fields' order is that of docs/settings.md."""
 
-    engine: str | tuple[str, ...] = _setting(
+    engine: str | tuple[str, ...] = setting(
         "auto",
         "main",
         "what regions run on: `auto` tries the engines that are installed and keeps the fastest, a list tries those, a "
@@ -63,50 +58,50 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         accepts=", ".join(f'"{name}"' for name in ("auto", *ENGINE_NAMES)) + ", or a list of engines",
         compiles=True,
     )
-    compile: Literal["blocking", "background", "lazy"] = _setting(
+    compile: Literal["blocking", "background", "lazy"] = setting(
         "blocking",
         "main",
         "when regions are built: before the first call returns; in child processes while calls run eagerly; or so, but "
         "only those whose calls so far say that it pays",
     )
-    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = setting(
         "default", "main", "torch.compile's mode, handed to the engine; also accepted as `mode=`", compiles=True
     )
-    precision: Literal["exact", "allow-bf16", "allow-int8-weights"] = _setting(
+    precision: Literal["exact", "allow-bf16", "allow-int8-weights"] = setting(
         "exact",
         "main",
         "what an engine may round where that is faster: `allow-bf16`, products of float32 in bfloat16; "
         "`allow-int8-weights`, that, and weights of linear layers to 8-bit whole numbers with a scale for each output",
         compiles=True,
     )
-    verify: str = _setting(
+    verify: str = setting(
         "first",
         "main",
         "when an engine's results are compared with eager's: the first for each shape, a share of all calls, or never",
         accepts='"first", "off", or "sample:" and a share, such as "sample:0.01"',
         pattern=r"^(first|off|sample:(0?\.[0-9]+|1(\.0*)?))$",
     )
-    cache_dir: str | None = _setting(
+    cache_dir: str | None = setting(
         None,
         "main",
         "folder in which compiled regions are kept; none: `djinn_fx` in the platform's cache folder",
         accepts="a path, or none",
         min_length=1,
     )
-    on_failure: Literal["eager", "raise"] = _setting(
+    on_failure: Literal["eager", "raise"] = setting(
         "eager", "engines", "when an engine fails on a region: run that region eagerly and record why, or raise"
     )
-    weights: Literal["auto", "constant", "input"] = _setting(
+    weights: Literal["auto", "constant", "input"] = setting(
         "auto",
         "engines",
         "whether `openvino` and `onnxruntime` keep a packed copy of the weights, which is faster, or read them anew on "
         "every call; `auto`: a copy, until weights that change often make that the slower way",
         compiles=True,
     )
-    fallback_random: bool = _setting(
+    fallback_random: bool = setting(
         True, "engines", "draw the random numbers that eager would draw", accepts="true or false", compiles=True
     )
-    target: str | None = _setting(
+    target: str | None = setting(
         None,
         "engines",
         "GPU that TensorRT builds for, such as `sm89`; none: the one that is present",
@@ -114,7 +109,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         compiles=True,
         pattern=r"^sm[0-9]{2,3}$",
     )
-    regions: str = _setting(
+    regions: str = setting(
         "auto",
         "planning",
         "`auto` cuts a graph where its structure repeats, if that costs at most a share of the estimated run time, "
@@ -122,7 +117,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         accepts='"auto", "whole", or "auto:" and a share, such as "auto:0.1"',
         compiles=True,
     )
-    expected_calls: int = _setting(
+    expected_calls: int = setting(
         1000,
         "planning",
         "how often you expect to call the compiled graph; weighs run time against compile time when cutting regions",
@@ -130,13 +125,13 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         compiles=True,
         ge=1,
     )
-    compile_budget: str | None = _setting(
+    compile_budget: str | None = setting(
         None,
         "planning",
         "seconds of building that one compiled graph may take; what is left over runs eagerly; none: no limit",
         accepts="a duration such as 60s or 2min, or none",
     )
-    arena: bool = _setting(
+    arena: bool = setting(
         False,
         "planning",
         "inference on the CPU: values that pass from one region to another lie in one allocation, at offsets that were "
@@ -144,7 +139,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         accepts="true or false",
         compiles=True,
     )
-    memory_budget: tuple[tuple[str, str], ...] | None = _setting(
+    memory_budget: tuple[tuple[str, str], ...] | None = setting(
         None,
         "planning",
         "bytes of tensors that a compiled model may have in memory on a device: engines whose copies of weights do "
@@ -153,7 +148,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         accepts='a size for each device, such as {"cpu": "2GB"} or the text cpu=2GB, or none',
         compiles=True,
     )
-    cost_model: Any = _setting(
+    cost_model: Any = setting(
         "auto",
         "planning",
         "what times are estimated by: `auto`, the calibrated profile of this machine if there is one that fits, else "
@@ -163,7 +158,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         compiles=True,
         exclude=True,  # an object is not written into kept graphs: they are planned already
     )
-    device: str | None = _setting(
+    device: str | None = setting(
         None,
         "planning",
         "device that times are estimated for, by its row in the catalogue; none: the one that is present",
@@ -171,7 +166,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         compiles=True,
         min_length=1,
     )
-    topology: str | None = _setting(
+    topology: str | None = setting(
         None,
         "planning",
         "machines and links that plans are made for; in a YAML file the section `topology` itself (docs/topology.md)",
@@ -179,30 +174,35 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
         compiles=True,
         min_length=1,
     )
-    cache_limit: str = _setting(
+    devices: Any = DEVICES
+    links: Any = LINKS
+    pin: Any = PIN
+    device_map: Any = DEVICE_MAP
+    objective: Literal["latency", "throughput"] = OBJECTIVE
+    cache_limit: str = setting(
         "20GB",
         "cache",
         "size of the disk cache above which the entries used longest ago are removed; 0: nothing is kept on disk",
         accepts="a size such as 20GB or 512MiB, or 0",
     )
-    mega_cache: bool = _setting(
+    mega_cache: bool = setting(
         False,
         "cache",
         "put compiled regions into `torch.compiler.save_cache_artifacts()` too; who loads such a bundle must import "
         "djinn_fx first",
         accepts="true or false",
     )
-    passes: tuple[Any, ...] | None = _setting(
+    passes: tuple[Any, ...] | None = setting(
         None,
         "expert",
         "passes to run instead of the default pipeline: names such as `find-regions{min-ops=4}`, or pass objects",
         accepts="a list of passes, or none",
         compiles=True,
     )
-    check_passes: bool = _setting(
+    check_passes: bool = setting(
         False, "expert", "verify the graph after each pass; for people who write passes", accepts="true or false"
     )
-    progress: bool | None = _setting(
+    progress: bool | None = setting(
         None,
         "expert",
         "show on stderr which region compiles, after the first second; none: when stderr is a terminal",
@@ -358,7 +358,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", strict=True):
 def facts(name: str) -> dict[str, Any]:
     """What the table says of a setting: its group, what it accepts, whether it changes what is compiled."""
     extra = Settings.model_fields[name].json_schema_extra
-    assert isinstance(extra, dict), f"setting {name!r} is not made by _setting"
+    assert isinstance(extra, dict), f"setting {name!r} is not made by setting"
     return extra
 
 

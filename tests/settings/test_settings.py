@@ -16,6 +16,9 @@ from djinn_fx.settings.sources import OLD_TYPES, TORCH_OPTIONS, read_text
 from djinn_fx.settings.table import GROUPS, PROJECT_FILE, Settings, accepted, facts
 from tools.settings_table import FILES, table
 
+#: A device of one processor.
+DEVICE = {"cpu:0": {"cores": [min(os.sched_getaffinity(0))]}} if hasattr(os, "sched_getaffinity") else None
+
 
 def load(
     options: Any = None, *, mode: str | None = None, environ: dict[str, str] | None = None, cwd: Path | None = None
@@ -352,6 +355,11 @@ class TestDigest:
         {"cost_model": Guess("other")},
         {"device": "h100-sxm"},
         {"topology": "dgx-h100"},
+        {"devices": DEVICE},
+        {"devices": DEVICE, "pin": {"layers": "cpu:0"}},
+        {"devices": DEVICE, "device_map": {"layers": 0}},
+        {"links": {}},
+        {"objective": "throughput"},
         {"arena": True},
         {"memory_budget": {"cpu": "2GB"}},
         {"memory_budget": {"cpu": "2GB", "cuda": "8GB"}},
