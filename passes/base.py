@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.errors import DjinnError, PassError, SettingsError
+from djinn_fx.passes.placing.request import Placing
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.verify import verify
@@ -27,11 +28,13 @@ class PassContext:
         device: the device this plan is for, as text (``"cpu"``, ``"cuda:0"``).
         expected_calls: how often the compiled graph is expected to be called; weighs run time against compile time.
         pricing: by what ops and regions are priced; None: by datasheets.
+        placing: devices that the graph may be spread over; None: it stays on ``device``.
     """
 
     device: str = "cpu"
     expected_calls: int = 1000
     pricing: Pricing | None = None
+    placing: Placing | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

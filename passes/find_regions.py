@@ -147,7 +147,7 @@ def _take_whole(srg: SRG, ops: OpList, why: str, context: PassContext) -> PassRe
 
 
 def _take(srg: SRG, regions: tuple[Region, ...], reason: Reason, context: PassContext) -> PassResult:
-    srg.regions = regions if context.pricing is None else _priced(srg, regions, context.pricing)
+    srg.regions = regions if context.pricing is None else priced_regions(srg, regions, context.pricing)
     sizes = size_ops(srg)  # each region that needs one has it: their records name none
     for region in regions:
         for node in map(srg.node, region.nodes):
@@ -157,7 +157,7 @@ def _take(srg: SRG, regions: tuple[Region, ...], reason: Reason, context: PassCo
     return PassResult(modified=True, reasons=(reason, *(_uncacheable(srg, region) for region in nameless)))
 
 
-def _priced(srg: SRG, regions: Sequence[Region], pricing: Pricing) -> tuple[Region, ...]:
+def priced_regions(srg: SRG, regions: Sequence[Region], pricing: Pricing) -> tuple[Region, ...]:
     """The regions with what the engines would take for them; regions that repeat are asked about once."""
     known: dict[str, Region] = {}
     made = []
@@ -202,10 +202,10 @@ def _whole_region(srg: SRG, ops: OpList) -> Region:
     sources = [n for n in srg.nodes if n.op == "get_attr" and srg.record(n).outputs]
     inputs = (*srg.inputs, *sources)
     outputs = tuple(n for n in srg.output.all_input_nodes if n.op == "call_function")
-    return _region(srg, 0, "whole graph", ops.nodes, inputs, outputs)
+    return region_of(srg, 0, "whole graph", ops.nodes, inputs, outputs)
 
 
-def _region(
+def region_of(
     srg: SRG, index: int, label: str, nodes: Sequence[Node], inputs: Sequence[Node], outputs: Sequence[Node]
 ) -> Region:
     try:
@@ -261,7 +261,7 @@ class _Builder:
             inner = with_sizes(members, self._sizes, self._srg.output)
             inputs, outputs = boundary(self._srg, inner, self._symbols, self._sizes)
             alone = not unbound_symbols(self._srg, inner, inputs)
-            self._known[members] = _region(self._srg, 0, label, inner, inputs, outputs) if alone else None
+            self._known[members] = region_of(self._srg, 0, label, inner, inputs, outputs) if alone else None
         region = self._known[members]
         return replace(region, label=label) if region is not None else None
 

@@ -9,13 +9,17 @@ from typing import ClassVar
 from torch.fx import Node
 
 from djinn_fx.passes.base import PassContext, PassResult
+from djinn_fx.passes.placing.spread import spread
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Put everything on the context's device; where the graph itself mixes devices, leave each op where it is."""
+    """Put everything on the context's device, or spread it over the devices that the context names.
+
+    Where the graph itself mixes devices, each op is left where it is.
+    """
 
     name: ClassVar[str] = "place"
     after: ClassVar[tuple[str, ...]] = ("colocate",)
@@ -25,6 +29,8 @@ class Place:
     def run(self, srg: SRG, context: PassContext) -> PassResult:
         """Set the device of every record and region."""
         mixed = devices_of(srg)
+        if context.placing is not None and set(mixed) <= {"cpu"}:
+            return PassResult(modified=True, reasons=spread(srg, context.placing, context))
         if len(mixed) > 1:
             for node in srg.nodes:
                 srg.update(node, device=_own_device(srg, node, context.device))

@@ -1,0 +1,1 @@
+"""What place shares out: pins, units of work, and who gets which."""

@@ -1,0 +1,109 @@
+"""From units and their devices to regions: one for each device's part of a region, or one for each device's stretch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from torch.fx import Node
+
+from djinn_fx.passes.base import PassContext
+from djinn_fx.passes.find_regions import priced_regions, region_of
+from djinn_fx.passes.placing.units import Unit
+from djinn_fx.srg.extract import boundary, size_ops, symbol_sources, unbound_symbols, with_sizes
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.plan import Region
+
+#: A unit and its device.
+Placed = tuple[Unit, str]
+
+
+class Pieces:
+    """Makes regions of parts of a graph.
+
+    Args:
+        srg: the graph.
+    """
+
+    def __init__(self, srg: SRG) -> None:
+        self._srg = srg
+        self._symbols, self._sizes = symbol_sources(srg), size_ops(srg)
+
+    def made(self, nodes: Sequence[Node], label: str) -> Region | None:
+        """Ops as a region; None if it could not stand alone."""
+        inner = with_sizes(nodes, self._sizes, self._srg.output)
+        inputs, outputs = boundary(self._srg, inner, self._symbols, self._sizes)
+        if unbound_symbols(self._srg, inner, inputs):
+            return None
+        return region_of(self._srg, 0, label, inner, inputs, outputs)
+
+    def regions(self, placed: Sequence[Placed], *, whole: bool) -> list[Region]:
+        """The regions, in the order of the units.
+
+        Args:
+            placed: the units with their devices, those of a region together.
+            whole: neighbours on one device become one region.
+        """
+        parts = [part for _, of_region in _by_region(placed) for part in self._parts(list(of_region))]
+        if not whole:
+            return [region for region, _ in parts]
+        made: list[Region] = []
+        for device, run in itertools.groupby(parts, key=lambda part: part[0].device):
+            stretch = list(run)
+            label = stretch[0][0].label if len(stretch) == 1 else f"{stretch[0][0].label} … {stretch[-1][0].label}"
+            one = self.made([node for _, nodes in stretch for node in nodes], label) if len(stretch) > 1 else None
+            made += [replace(one, device=device)] if one is not None else [region for region, _ in stretch]
+        return made
+
+    def _parts(self, placed: Sequence[Placed]) -> list[tuple[Region, list[Node]]]:
+        """A region's parts with their ops; the region itself where it is on one device."""
+        region = placed[0][0].region
+        everything = [self._srg.node(name) for name in region.nodes]
+        if len({device for _, device in placed}) == 1:
+            return [(replace(region, device=placed[0][1]), everything)]
+        runs = [(device, list(run)) for device, run in itertools.groupby(placed, key=lambda one: one[1])]
+        told = [node for node in everything if node in self._sizes and self._srg.output in node.users]
+        parts = []
+        for place, (device, run) in enumerate(runs):
+            nodes = [node for unit, _ in run for node in unit.nodes] + (told if place == len(runs) - 1 else [])
+            made = self.made(nodes, f"{region.label}, part {place + 1} of {len(runs)}")
+            if made is None:  # it cannot be cut there: all of it goes where most of it is
+                return [(replace(region, device=_heaviest(placed)), everything)]
+            parts.append((replace(made, device=device), nodes))
+        return parts
+
+
+def _by_region(placed: Sequence[Placed]) -> Iterator[tuple[int, Iterator[Placed]]]:
+    return itertools.groupby(placed, key=lambda one: one[0].region.index)
+
+
+def _heaviest(placed: Sequence[Placed]) -> str:
+    spent: dict[str, float] = {}
+    for unit, device in placed:
+        spent[device] = spent.get(device, 0.0) + unit.seconds
+    return max(spent, key=lambda device: spent[device])
+
+
+def settle(srg: SRG, placed: Sequence[Placed], *, whole: bool, context: PassContext) -> None:
+    """Set the graph's regions, and the device of every record and region."""
+    regions = tuple(
+        replace(region, index=index) for index, region in enumerate(Pieces(srg).regions(placed, whole=whole))
+    )
+    known = {region.nodes for region in srg.regions}
+    if context.pricing is not None and not all(region.nodes in known for region in regions):
+        regions = priced_regions(srg, regions, context.pricing)
+    srg.regions = regions
+    sizes = size_ops(srg)
+    first = regions[0].device if regions else context.device
+    for region in reversed(regions):
+        for node in map(srg.node, region.nodes):
+            srg.update(node, device=region.device, region=None if node in sizes else region.index)
+    for node in srg.nodes:
+        if node.op == "output":
+            srg.update(node, device=regions[-1].device if regions else first)
+        elif not node.op.startswith("call_"):
+            near = (srg.record(user).device for user in node.users if user.op.startswith("call_"))
+            srg.update(node, device=next((device for device in near if device is not None), first))
+        elif srg.record(node).device is None:
+            srg.update(node, device=first)

@@ -1,0 +1,154 @@
+"""Who gets which unit: one device where more are not worth it, else the best of the ways to share them out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from djinn_fx.errors import SettingsError
+from djinn_fx.passes.base import PassContext
+from djinn_fx.passes.placing.chain import Row, Shares, Solver, along, by_cuts, smallest_room
+from djinn_fx.passes.placing.pieces import settle
+from djinn_fx.passes.placing.request import Placing
+from djinn_fx.passes.placing.units import row_of, units_of
+from djinn_fx.passes.placing.wanted import followed, pinned
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.record import GraphKind
+from djinn_fx.units import format_bytes, format_seconds
+
+#: Several devices must be better than one by this factor: what they save is an estimate, what they cost is certain.
+WORTH = 0.95
+#: A repeated layer is cut where the slowest device is above an even share by this factor.
+UNEVEN = 1.05
+#: With more devices than this, only the ones with most processors are tried together.
+_MANY = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What was chosen, and what would have been the next best."""
+
+    chosen: Shares
+    runner_up: Shares | None
+
+
+def spread(srg: SRG, placing: Placing, context: PassContext, solver: Solver = by_cuts) -> tuple[Reason, ...]:
+    """Place every op and region of a graph on one of the devices.
+
+    Raises:
+        SettingsError: two pins contradict each other, or the devices cannot hold the graph.
+    """
+    if srg.kind is GraphKind.BACKWARD and placing.followed:
+        return _follow(srg, placing, context)
+    wanted = pinned(srg, placing)
+    units = units_of(srg, wanted)
+    row = row_of(srg, units, placing)
+    decision = decide(row, placing, solver)
+    if decision is None or (row.throughput and len(decision.chosen.used) > 1 and _uneven(row, decision.chosen)):
+        finer = units_of(srg, wanted, finest=True)
+        other = row_of(srg, finer, placing)
+        found = decide(other, placing, solver)
+        if found is None and decision is None:
+            raise SettingsError(_too_large(other, placing))
+        if decision is None or (found is not None and found.chosen.figure_s < decision.chosen.figure_s * WORTH):
+            units, row, decision = finer, other, found
+    assert decision is not None, "one of the two is there"
+    names = placing.names
+    placed = [(unit, names[device]) for unit, device in zip(units, decision.chosen.devices, strict=True)]
+    settle(srg, placed, whole=placing.whole, context=context)
+    return (_told(decision, row, placing, len(wanted)),)
+
+
+def _follow(srg: SRG, placing: Placing, context: PassContext) -> tuple[Reason, ...]:
+    """A backward graph: each op where its forward op is."""
+    wanted = followed(srg, placing.followed, placing.names[0])
+    units = units_of(srg, wanted)
+    placed = [(unit, unit.fixed or placing.names[0]) for unit in units]
+    settle(srg, placed, whole=placing.whole, context=context)
+    detail = f"backward follows forward: {', '.join(sorted({device for _, device in placed}))}"
+    return (Reason(kind=ReasonKind.PLACED, detail=detail),)
+
+
+def decide(row: Row, placing: Placing, solver: Solver = by_cuts) -> Decision | None:
+    """One device or several; None if they cannot hold these units."""
+    places = range(len(placing.devices))
+    if not row.seconds:
+        return Decision(chosen=Shares(devices=(), figure_s=0.0), runner_up=None)
+    alone = _best([solver(row, [place]) for place in places])
+    several = _best([solver(row, group) for group in _groups(placing)])
+    if several is None and alone is None:
+        way = along(row)
+        return Decision(chosen=way, runner_up=None) if way is not None and _fits(row, way) else None
+    if alone is None or (several is not None and several.figure_s < alone.figure_s * WORTH):
+        assert several is not None, "one of the two is there"
+        return Decision(chosen=several, runner_up=alone)
+    return Decision(chosen=alone, runner_up=several)
+
+
+def _groups(placing: Placing) -> list[tuple[int, ...]]:
+    """Sets of two or more devices that are tried together."""
+    places = sorted(range(len(placing.devices)), key=lambda place: (-len(placing.devices[place].cores), place))
+    if len(places) > _MANY:
+        return [tuple(places[:count]) for count in range(2, len(places) + 1)]
+    return [group for count in range(2, len(places) + 1) for group in itertools.combinations(places, count)]
+
+
+def _best(found: Sequence[Shares | None]) -> Shares | None:
+    return min((one for one in found if one is not None), key=lambda one: one.figure_s, default=None)
+
+
+def loads(row: Row, shares: Shares) -> dict[int, float]:
+    """Seconds of each device that has something to do."""
+    spent = dict.fromkeys(shares.used, 0.0)
+    for seconds, device in zip(row.seconds, shares.devices, strict=True):
+        spent[device] += seconds[device]
+    return spent
+
+
+def _uneven(row: Row, shares: Shares) -> bool:
+    spent = loads(row, shares)
+    return max(spent.values()) > UNEVEN * sum(spent.values()) / len(spent)
+
+
+def _fits(row: Row, shares: Shares) -> bool:
+    """Whether what each device holds fits, wherever its units lie."""
+    for device in shares.used:
+        mine = {place for place, other in enumerate(shares.devices) if other == device}
+        held = sum(one.nbytes for one in row.held if mine & set(one.users))
+        if held + max(row.live[place] for place in mine) > row.rooms[device]:
+            return False
+    return True
+
+
+def _too_large(row: Row, placing: Placing) -> str:
+    count = min(len(placing.devices), len(row.seconds))
+    least = smallest_room(row, count)
+    given = ", ".join(
+        f"{one.name} {format_bytes(one.memory_bytes) if one.memory_bytes is not None else 'without limit'}"
+        for one in placing.devices
+    )
+    pins = " as the pins have it" if any(one is not None for one in row.fixed) else ""
+    return (
+        f"devices: their memory cannot hold the graph{pins}: it takes {format_bytes(int(smallest_room(row, 1)))} on "
+        f"one device, and {format_bytes(int(least))} on each of {count} is the least that would do; given are {given}"
+    )
+
+
+def _told(decision: Decision, row: Row, placing: Placing, pinned_ops: int) -> Reason:
+    """What was decided, and what the next best would have cost."""
+    names, aim = placing.names, "a call in a row" if row.throughput else "one call"
+    chosen, other = decision.chosen, decision.runner_up
+    parts = ", ".join(f"{names[one]} {format_seconds(spent)}" for one, spent in loads(row, chosen).items())
+    why = f"{pinned_ops} ops are pinned; " if pinned_ops else ""
+    if len(chosen.used) > 1:
+        detail = f"{why}spread over {len(chosen.used)} devices ({parts}): {format_seconds(chosen.figure_s)} for {aim}"
+    else:
+        where = names[chosen.used[0]] if chosen.used else names[0]
+        detail = f"{why}everything runs on {where}: more devices are not worth it for {aim}"
+    if other is None:
+        return Reason(kind=ReasonKind.PLACED, detail=detail)
+    instead = ", ".join(names[one] for one in other.used)
+    cost = f"{format_seconds(other.figure_s)} for {aim}, not {format_seconds(chosen.figure_s)}"
+    return Reason(kind=ReasonKind.PLACED, detail=detail, runner_up=instead, runner_up_cost=cost)

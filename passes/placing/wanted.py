@@ -1,0 +1,67 @@
+"""Where ops are wanted: by pins, and in a backward graph by where their forward ops are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch.fx import Node
+
+from djinn_fx.passes.placing.pins import Pins, module_path
+from djinn_fx.passes.placing.request import Placing
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.plan import Region
+
+#: A region of a backward graph is not cut for less than this share of its time.
+SMALL_SHARE = 0.2
+
+
+def pinned(srg: SRG, placing: Placing) -> dict[Node, str]:
+    """The device of each op that a pin is about.
+
+    Raises:
+        SettingsError: two pins contradict each other.
+    """
+    if not placing.pins:
+        return {}
+    pins = Pins(placing.pins)
+    found = {node: pins.of(module_path(node)) for node in srg.ops}
+    return {node: pin.device for node, pin in found.items() if pin is not None}
+
+
+def placed_forward(srg: SRG) -> dict[int, str]:
+    """The device of each op of a forward graph, by autograd's number for it: its backward ops have that too."""
+    found: dict[int, str] = {}
+    for node in srg.ops:
+        number, device = node.meta.get("seq_nr"), srg.record(node).device
+        if number is not None and number >= 0 and device is not None:
+            found[number] = device
+    return found
+
+
+def followed(srg: SRG, devices: Mapping[int, str], default: str) -> dict[Node, str]:
+    """The device of every op of a backward graph: that of its forward op.
+
+    One that has none (it adds two gradients up) goes where the value comes from that it reads.
+    """
+    found: dict[Node, str] = {}
+    for node in srg.ops:
+        known = "fwd_nn_module_stack" in node.meta or "nn_module_stack" in node.meta
+        near = next((found[source] for source in node.all_input_nodes if source in found), None)
+        own = devices.get(node.meta.get("seq_nr", -1))
+        found[node] = (own if known else near or own) or near or default
+    for region in srg.regions:
+        _smooth(srg, region, found)
+    return found
+
+
+def _smooth(srg: SRG, region: Region, found: dict[Node, str]) -> None:
+    """Put all of a region where most of it is, if the rest is little."""
+    spent: dict[str, float] = {}
+    nodes = [srg.node(name) for name in region.nodes]
+    for node in nodes:
+        cost = srg.record(node).cost
+        spent[found[node]] = spent.get(found[node], 0.0) + (cost.time_s if cost is not None else 0.0)
+    if len(spent) > 1:
+        most = max(spent, key=lambda device: spent[device])
+        if sum(spent.values()) - spent[most] <= SMALL_SHARE * sum(spent.values()):
+            found.update(dict.fromkeys(nodes, most))
