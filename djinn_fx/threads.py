@@ -35,21 +35,40 @@ ENDING = threading.Event()
 _running: set[threading.Thread] = set()
 _compiling: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 _last_deeds: list[Callable[[], None]] = []
+#: See :func:`inherit`.
+Inherited = Callable[[bool], Callable[[], None] | None]
+_heritage: list[Inherited] = []
 
 
-def start_thread(work: Callable[[], None], name: str, *, compiles: bool = False) -> threading.Thread | None:
+def inherit(given: Inherited) -> None:
+    """Have what threads inherit from the one that starts them told by this function.
+
+    Args:
+        given: called in the thread that starts another, with whether that one serves what this one does; gives what is
+            to be done first in it, or None.
+    """
+    _heritage.append(given)
+
+
+def start_thread(
+    work: Callable[[], None], name: str, *, compiles: bool = False, serves: bool = False
+) -> threading.Thread | None:
     """Do something in a thread; None if none can be started any more (the interpreter ends, or there are too many).
 
     Args:
         work: what to do.
         name: of the thread.
         compiles: it runs compilers, which are to be ended with it.
+        serves: it makes something ready for the thread that starts it: where that is a device's, it is one too.
     """
     if ENDING.is_set():
         return None
+    first = [deed for given in _heritage if (deed := given(serves)) is not None]
 
     def run() -> None:
         try:
+            for deed in first:
+                deed()
             work()
         finally:
             _running.discard(thread)

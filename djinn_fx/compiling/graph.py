@@ -21,6 +21,8 @@ from torch.fx import GraphModule
 from djinn_fx.compiling.captured import CapturedGraph, device_of, put_into_trace
 from djinn_fx.compiling.choice import contenders, in_one_piece, outlook, planned_whole
 from djinn_fx.compiling.deferred import DeferredGraph, deferrable
+from djinn_fx.compiling.devices.modules import check_pins
+from djinn_fx.compiling.devices.placer import Placer
 from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.compiling.learning import learning
 from djinn_fx.compiling.pricing import pricing_for
@@ -86,6 +88,7 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
         EngineError: an engine failed and ``on_failure`` is ``"raise"``.
     """
     passes = passes_for(settings)
+    check_pins(settings)
     kinds = input_kinds(gm, example_inputs)
     if ahead_of_time():
         from djinn_fx.saved.file import compile_ahead
@@ -159,6 +162,7 @@ class GraphCompiler:
         self._passes = passes
         self._kinds = kinds
         self._residency: dict[str, Residency] = {}
+        self._placer = Placer(settings, handle, saved=ahead is not None)
         self._builders: dict[Any, Builder] = {}
         self._ahead, self._note, self._builds = ahead, note, builds
         self._cacheable = (
@@ -244,6 +248,9 @@ class GraphCompiler:
         captured, settings = self._within_budget(kind, self.plan(kind, gm))
         srg, plan = captured.srg, captured.plan
         names = contenders(settings, kind, device_of(srg))
+        placed = self._placer.built(captured, settings, names)
+        if placed is not None:
+            return placed
         builder, whole = self._builder(settings, names), in_one_piece(captured, settings, names)
         built = builder.whole(whole) if isinstance(whole, Whole) else None
         cut, refusals = built is None, (whole.work.reasons if isinstance(whole, Whole) else [whole] if whole else [])
@@ -344,9 +351,11 @@ class GraphCompiler:
         """Lower one ATen graph and run the passes."""
         srg = lower(gm, kind, self._placeholder_kinds(kind, gm))
         device = device_of(srg)
-        pricing = pricing_for(self.settings, device, self._passes)
-        context = PassContext(device=device, expected_calls=self.settings.expected_calls, pricing=pricing)
-        result = run_passes(srg, self._passes, context, check=self.settings.check_passes)
+        calls, placing = self.settings.expected_calls, self._placer.placing(kind, device)
+        with self._placer.planning():
+            pricing = pricing_for(self.settings, device, self._passes)
+            context = PassContext(device=device, expected_calls=calls, pricing=pricing, placing=placing)
+            result = run_passes(srg, self._passes, context, check=self.settings.check_passes)
         plan = plan_of(srg)
         if not plan.order:
             plan = replace(plan, order=tuple(range(len(plan.regions))))

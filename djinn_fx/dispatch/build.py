@@ -104,7 +104,7 @@ class Builder:
         self._policy = Policy(at_once=self._mode == "background", budget=Budget(settings.compile_budget_s))
 
     def build(self, srg: SRG, plan: Plan) -> Built:
-        """One callable per region, in the order of the plan's regions.
+        """One callable per region, in the order of the plan's regions, which may be a part of the graph's.
 
         Raises:
             EngineError: an engine failed on a region and the settings say to raise.
@@ -130,7 +130,7 @@ class Builder:
                     same[region.structural_hash] = (run, again)
                     progress.done()
                 callables[region.index], builds[region.index] = run, again
-        found = [(callables[index], builds[index]) for index in range(len(plan.regions))]
+        found = [(callables[region.index], builds[region.index]) for region in plan.regions]
         standbys, self._standbys = tuple(self._standbys), []
         return Built(callables=tuple(run for run, _ in found), builds=tuple(how for _, how in found), standbys=standbys)
 

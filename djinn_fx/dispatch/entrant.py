@@ -201,7 +201,7 @@ class Entrant:
             finally:
                 self._made_ready()
 
-        if start_thread(prepare, f"djinn prepares {self.engine}") is None:
+        if start_thread(prepare, f"djinn prepares {self.engine}", serves=True) is None:
             self._made_ready()
 
     def _made_ready(self) -> None:

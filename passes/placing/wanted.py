@@ -49,6 +49,10 @@ def followed(srg: SRG, devices: Mapping[int, str], default: str) -> dict[Node, s
         near = next((found[source] for source in node.all_input_nodes if source in found), None)
         own = devices.get(node.meta.get("seq_nr", -1))
         found[node] = (own if known else near or own) or near or default
+    for node in reversed(list(found)):  # a view is where it is read: a weight's, of a layer's backward ops
+        reader = next((found[user] for user in node.users if user in found), None)
+        if srg.record(node).is_view and reader is not None:
+            found[node] = reader
     for region in srg.regions:
         _smooth(srg, region, found)
     return found

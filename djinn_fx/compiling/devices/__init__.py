@@ -1,0 +1,1 @@
+"""Compiling for several devices: what the passes are told, and a plan's regions built for theirs."""
