@@ -1,4 +1,4 @@
-"""Graphs over the devices of the settings: what the passes are told of these, and each device's regions built for it."""
+"""Graphs over the settings' devices: what the passes are told of these, and each device's regions built for it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,158 @@
+"""Models through torch.compile over two devices: pins, training, engines, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from djinn_fx.backend import compilations
+from djinn_fx.compiling.captured import CapturedGraph
+from djinn_fx.reasons import ReasonKind
+from djinn_fx.runtime.devices.wear import count_of_later_threads
+from tests.runtime.devices.two import CORES, OPTIONS, needs_two
+
+pytestmark = needs_two
+
+
+class Layer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.nn.functional.gelu(self.up(x)))
+
+
+class Model(nn.Module):
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(width) for _ in range(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+#: Half of the layers on each device, whatever they cost.
+HALVES = {"layers.0-1": "cpu:0", "layers.2-3": "cpu:1"}
+
+
+@pytest.fixture(autouse=True)
+def afresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as a device of one processor has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def compiled(model: nn.Module, **options: Any) -> Any:
+    return torch.compile(model, backend="djinn", options={**OPTIONS, "pin": HALVES, **options})
+
+
+def newest() -> CapturedGraph:
+    return compilations()[-1]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("engine", ["eager", "onnxruntime", "openvino"])
+def test_each_half_on_its_device_gives_what_one_device_gives(engine: str) -> None:
+    model, x = Model(), torch.randn(8, 64)
+    with torch.no_grad():
+        run = compiled(model, engine=engine, cache_limit=0)
+        found = [run(x) for _ in range(3)][-1]
+        devices = [region.device for region in newest().plan.regions]
+        assert devices == sorted(devices)
+        assert set(devices) == {"cpu:0", "cpu:1"}
+        assert {build.engine for build in newest().builds} == {engine}
+        torch._dynamo.reset()
+        pins = {"layers": "cpu:0"}
+        alone = compiled(model, engine=engine, cache_limit=0, pin=pins)
+        wanted = [alone(x) for _ in range(3)][-1]
+        assert {region.device for region in newest().plan.regions} == {"cpu:0"}
+    if engine == "eager":
+        assert torch.equal(found, model(x))
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_training_is_equal_to_the_bit_and_backward_runs_where_forward_did() -> None:
+    model = Model()
+    other = copy.deepcopy(model)
+    x = torch.randn(8, 64)
+    for one, run in ((model, compiled(model, engine="eager")), (other, torch.compile(other, backend="aot_eager"))):
+        optimizer = torch.optim.SGD(one.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            run(x).pow(2).mean().backward()
+            optimizer.step()
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
+    forward, backward = compilations()[-2:]
+    for graph in (forward, backward):
+        found = {region.device for region in graph.plan.regions}
+        assert found == {"cpu:0", "cpu:1"}
+    placed = {node.meta["seq_nr"]: forward.srg.record(node).device for node in forward.srg.ops}
+    products = [node for node in backward.srg.ops if "mm" in node.name]
+    assert products
+    assert all(backward.srg.record(node).device == placed[node.meta["seq_nr"]] for node in products)
+
+
+def test_nobody_else_s_threads_or_processors_are_touched() -> None:
+    before = torch.get_num_threads(), count_of_later_threads(), os.sched_getaffinity(0)
+    with torch.no_grad():
+        compiled(Model(), engine="eager")(torch.randn(8, 64))
+    assert before == (torch.get_num_threads(), count_of_later_threads(), os.sched_getaffinity(0))
+    affinities = [os.sched_getaffinity(t.native_id or 0) for t in threading.enumerate() if "djinn cpu:" in t.name]
+    assert {CORES[0]} in affinities
+    assert {CORES[1]} in affinities
+
+
+def test_one_device_runs_all_where_a_second_is_not_worth_it() -> None:
+    with torch.no_grad():
+        found = compiled(Model(), engine="eager", pin=None)(torch.randn(8, 64))
+    assert found.shape == (8, 64)
+    assert {region.device for region in newest().plan.regions} == {"cpu:0"}
+    told = next(reason for reason in newest().plan.reasons if reason.kind is ReasonKind.PLACED)
+    assert told.runner_up_cost is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pin": {"layer.0": "cpu:0"}}, ["layer.0", "layers.0"]),
+        ({"pin": {"layers.0-2": "cpu:0", "layers.2": "cpu:1"}}, ["contradict", "layers.0-2", "cpu:1"]),
+        ({"pin": {"layers.0": "cpu:0"}, "device_map": {"layers.0": 1}}, ["contradict", "device_map"]),
+        ({"devices": {name: {**row, "memory": "10kB"} for name, row in OPTIONS["devices"].items()}}, ["least"]),
+    ],
+)
+def test_what_cannot_be_is_one_clear_error(options: dict[str, Any], words: list[str]) -> None:
+    with torch.no_grad(), pytest.raises(Exception, match=words[0]) as caught:
+        compiled(Model(), engine="eager", **options)(torch.randn(8, 64))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_sizes_may_differ_from_call_to_call() -> None:
+    model = Model()
+    with torch.no_grad():
+        run = torch.compile(model, backend="djinn", dynamic=True, options={**OPTIONS, "pin": HALVES, "engine": "eager"})
+        for rows in (5, 9, 17):
+            x = torch.randn(rows, 64)
+            torch.testing.assert_close(run(x), model(x))
+    assert {region.device for region in newest().plan.regions} == {"cpu:0", "cpu:1"}
