@@ -26,10 +26,10 @@ from djinn_fx.compiling.devices.placer import Placer
 from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.compiling.learning import learning
 from djinn_fx.compiling.pricing import pricing_for
-from djinn_fx.compiling.readiness import HANDLES, GraphHandle, note_planned, others_of
+from djinn_fx.compiling.readiness import HANDLES, GraphHandle, held_to_budget, note_planned, others_of
 from djinn_fx.compiling.session import compile_session
 from djinn_fx.costmodels.memory.plan import memory_plan
-from djinn_fx.dispatch.budget import Fitting, need_of
+from djinn_fx.dispatch.budget import Fitting, PlannedMemory, need_of
 from djinn_fx.dispatch.build import Builder, Whole
 from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.dispatch.refusals import told_of_refusals
@@ -245,7 +245,7 @@ class GraphCompiler:
 
     def compile_aten(self, kind: GraphKind, gm: GraphModule) -> tuple[CapturedGraph, Any, str | None]:
         """Plan and build one ATen graph: what was decided, the boxed callable, its stored form if it has one."""
-        captured, settings = self._within_budget(kind, self.plan(kind, gm))
+        captured, settings, planned = self._within_budget(kind, self.plan(kind, gm))
         srg, plan = captured.srg, captured.plan
         names = contenders(settings, kind, device_of(srg))
         placed = self._placer.built(captured, settings, names)
@@ -277,6 +277,7 @@ class GraphCompiler:
         run = executable(program, built.callables, constants, strays, arena)
         if cut and self._ahead is None:
             run = learning(run, program, built, constants, captured, settings, arena)
+        run = held_to_budget(run, srg, planned, built.callables)
         # A graph that an engine refused which was asked for is planned anew by each process: the user may have followed
         # the remedy, and is told again if not.
         if isinstance(whole, Whole) and not cut:
@@ -287,9 +288,11 @@ class GraphCompiler:
             )
         return captured, run, self._kept(program, constants, built.builds) if not told else None
 
-    def _within_budget(self, kind: GraphKind, captured: CapturedGraph) -> tuple[CapturedGraph, Settings]:
-        """The settings without engines that the budget has no room for, and the graph with the Reasons."""
-        settings, reasons = self.settings, list[Reason]()
+    def _within_budget(
+        self, kind: GraphKind, captured: CapturedGraph
+    ) -> tuple[CapturedGraph, Settings, Sequence[PlannedMemory]]:
+        """The settings without engines that the budget has no room for, the graph with the Reasons, and its shares."""
+        settings, reasons, planned = self.settings, list[Reason](), list[PlannedMemory]()
         plan = captured.plan.memory if captured.plan.memory is not None else memory_plan(captured.srg)
         kept = frozenset(name for name, one in self._residency.items() if one not in _PASSING)
         for device, budget in settings.memory_bytes.items():
@@ -298,10 +301,10 @@ class GraphCompiler:
                 fitting = Fitting(
                     need, others_of(self._handle, need), budget, settings, contenders(settings, kind, device)
                 )
-                note_planned(self._handle, fitting)
+                planned.append(note_planned(self._handle, fitting))
                 settings, reasons = fitting.settings, [*reasons, *fitting.reasons]
         told = replace(captured.plan, reasons=(*captured.plan.reasons, *reasons))
-        return replace(captured, plan=told), settings
+        return replace(captured, plan=told), settings, planned
 
     def _in_arena(self, program: Program, captured: CapturedGraph) -> tuple[Program, CapturedGraph, Arena | None]:
         """The program with what is to lie in an arena, the graph with Reasons for what is not, and the arena."""

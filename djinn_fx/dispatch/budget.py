@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from djinn_fx.costmodels.memory.refusal import refusal
+from djinn_fx.dispatch.contests.contest import Contest
+from djinn_fx.dispatch.contests.contestants import ContestBySize
 from djinn_fx.errors import SettingsError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER, INDUCTOR, traits_of
@@ -129,7 +132,7 @@ class Fitting:
         peaks = [need, *(one.need for one in others.planned)]
         self._together = max(one.peak.nbytes + max(0, others.weights - one.weights) for one in peaks)
         if self._together > budget:
-            raise SettingsError(self._refusal())
+            raise SettingsError(refusal(need.phase, need.peak, budget, self._together))
         self._shared = settings.engine == "auto"
         kept = [one.copies for one in others.planned]
         self._kept = max(kept, default=0) if self._shared else sum(kept)
@@ -194,24 +197,13 @@ class Fitting:
         copy = f"its copy of the weights takes {format_bytes(need.weights)}, {where}"
         return tuple(Reason(kind=ReasonKind.BUDGET, detail=f"{name}: {copy}", node=need.phase) for name in self._gone)
 
-    def _refusal(self) -> str:
-        peak, size = self._need.peak, format_bytes
-        binding = f"{peak.biggest[0].name} ({peak.biggest[0].holds.value}, {size(peak.biggest[0].nbytes)})"
-        at = f"{peak.at.op} runs ({peak.at.source or peak.at.name})" if peak.at is not None else "it is called"
-        return (
-            f"memory_budget: {size(self._budget)} on {peak.device} do not hold the {self._need.phase} graph, whose own "
-            f"ops take {size(peak.nbytes)} while {at}, most of it {binding}; the smallest budget is {self._together} "
-            "bytes. "
-            "Give more, call it with less, or read weights from disk with djinn_fx.load_offloaded"
-        )
 
-
-def evict(dispatchers: Sequence[object]) -> None:
-    """Have the engines of contests let go of their copies of weights, for good, with a Reason."""
-    from djinn_fx.dispatch.entrant import Dispatcher
-
-    for one in dispatchers:
-        if isinstance(one, Dispatcher):
-            for engine in [entrant.engine for entrant in one.entrants if traits_of(entrant.engine).binds_weights]:
-                detail = f"{engine}: another graph of the model needs the memory of its copy of the weights"
-                one.drop(engine, Reason(kind=ReasonKind.EVICTED, detail=detail, node=one.label))
+def evict(callables: Sequence[object]) -> None:
+    """Have the engines that compete for graphs let go of their copies of weights, for good, with a Reason."""
+    for one in callables:
+        if isinstance(one, (Contest, ContestBySize)):
+            contests = [one] if isinstance(one, Contest) else one.distinct
+            names = [entrant.engine for contest in contests for entrant in contest.entrants]
+            for engine in dict.fromkeys(name for name in names if traits_of(name).binds_weights):
+                detail = f"{engine}: the memory of its copy of the weights is needed for other values"
+                one.drop(engine, Reason(kind=ReasonKind.EVICTED, detail=detail, node=contests[0].label))

@@ -148,3 +148,21 @@ def test_it_is_read_from_djinn_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Exception, match="the smallest budget is"):
         djinn(lambda x: x * 2 + 1, OPTIONS)(torch.randn(1000))
+
+
+@pytest.mark.parametrize("engine", ["eager", "packed"])
+def test_a_larger_call_is_refused_before_it_runs_and_smaller_ones_go_on(engine: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.GELU(), torch.nn.Linear(256, 64))
+    weights = sum(one.nbytes for one in model.parameters())
+    row = (64 + 2 * 256) * 4  # the input, and GELU's two sides
+    budget = 2 * weights + 250 * row  # 250 rows beside a copy of the weights, 300 without
+    assert weights + 300 * row < budget < 2 * weights + 300 * row
+    options = {**OPTIONS, "engine": engine, "memory_budget": {"cpu": f"{budget}B"}}
+    compiled = djinn(model, options, dynamic=True)
+    with torch.no_grad():
+        for rows in (10, 90, 20, 300, 11):
+            x = torch.randn(rows, 64)
+            same(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+        with pytest.raises(SettingsError, match="the smallest budget is"):
+            compiled(torch.randn(5000, 64))
+        same(compiled(x), model(x), rtol=1e-4, atol=1e-5)

@@ -168,6 +168,8 @@ class ContestBySize:
     ) -> None:
         self._places, self._make = tuple(places), make
         self.contests: dict[int, Contest] = {}
+        #: Engines that are out for good, and why.
+        self._out: dict[str, Reason] = {}
         self._lock = new_lock()
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
@@ -200,6 +202,13 @@ class ContestBySize:
         """The contests."""
         return list(self.contests.values())
 
+    def drop(self, engine: str, reason: Reason) -> None:
+        """An engine is not to be used any more, for calls of any size."""
+        with self._lock:
+            self._out[engine] = reason
+        for one in self.distinct:
+            one.drop(engine, reason)
+
     def _new(self, kind: int) -> Contest:
         with self._lock:
             if kind not in self.contests:
@@ -207,6 +216,8 @@ class ContestBySize:
                 known = sorted(self.contests, key=lambda other: abs(other - kind))
                 # Who serves calls of nearly as much work is ready: it begins.
                 winners = [self.contests[other].engine for other in known if self.contests[other].decided]
-                made.begin_with(winners[0] if winners else None)
+                made.begin_with(winners[0] if winners and winners[0] not in self._out else None)
+                for engine, reason in self._out.items():
+                    made.drop(engine, reason)
                 self.contests[kind] = made
             return self.contests[kind]
