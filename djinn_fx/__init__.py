@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from djinn_fx.costmodels import WorkGraph as WorkGraph
     from djinn_fx.costmodels import forget_rule as forget_rule
     from djinn_fx.costmodels import rule as rule
+    from djinn_fx.runtime.devices.pipeline import pipeline as pipeline
     from djinn_fx.runtime.offload.buffers import parameters_on_meta as parameters_on_meta
     from djinn_fx.runtime.offload.load import load_offloaded as load_offloaded
     from djinn_fx.runtime.offload.status import offload_status as offload_status
@@ -41,6 +42,7 @@ _HOMES = {
     "load_offloaded": "djinn_fx.runtime.offload.load",
     "offload_status": "djinn_fx.runtime.offload.status",
     "parameters_on_meta": "djinn_fx.runtime.offload.buffers",
+    "pipeline": "djinn_fx.runtime.devices.pipeline",
     "saveable_guards": "djinn_fx.saved.guards",
 }
 
