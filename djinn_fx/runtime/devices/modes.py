@@ -38,9 +38,31 @@ def intercepted() -> bool:
     return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
 
 
-@contextlib.contextmanager
-def carried(wanted: Modes) -> Iterator[None]:
+def carried(wanted: Modes) -> contextlib.AbstractContextManager[None]:
     """Those modes in this thread, for as long as this lasts."""
+    here = modes()
+    if _raw(here) == _raw(wanted) and here.inference == wanted.inference and wanted.autocast is None:
+        return _Grad(here.grad, wanted.grad)  # all that differs in most calls
+    return _all_of(wanted)
+
+
+class _Grad(contextlib.AbstractContextManager[None]):
+    """Grad mode, as ``torch.set_grad_enabled`` sets it, without what makes that slow."""
+
+    def __init__(self, before: bool, wanted: bool) -> None:
+        self._before, self._wanted = before, wanted
+
+    def __enter__(self) -> None:
+        if self._before != self._wanted:
+            torch._C._set_grad_enabled(self._wanted)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before != self._wanted:
+            torch._C._set_grad_enabled(self._before)
+
+
+@contextlib.contextmanager
+def _all_of(wanted: Modes) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if wanted.inference != torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(wanted.inference))
@@ -49,11 +71,10 @@ def carried(wanted: Modes) -> Iterator[None]:
         if wanted.autocast is not None:
             _, dtype, keeps = wanted.autocast
             stack.enter_context(torch.autocast("cpu", dtype=dtype, cache_enabled=keeps))
-        here = (torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set())
-        if _raw(here) != _raw((wanted.included, wanted.excluded)):
+        if _raw(modes()) != _raw(wanted):
             stack.enter_context(torch._C._ForceDispatchKeyGuard(wanted.included, wanted.excluded))
         yield
 
 
-def _raw(sets: tuple[Any, Any]) -> tuple[int, int]:
-    return sets[0].raw_repr(), sets[1].raw_repr()
+def _raw(of: Modes) -> tuple[int, int]:
+    return of.included.raw_repr(), of.excluded.raw_repr()
