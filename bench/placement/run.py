@@ -1,0 +1,218 @@
+"""A pipeline over two devices of one core, against one core and against two processes that do the halves at once.
+
+Each side is a process of its own. In a round a batch of micro-batches goes through the pipeline, through one core, and
+the two halves run in two processes at the same time: what no pipeline can be faster than on this machine, since both
+cores share caches and memory in it too. Halves are the pipeline's own regions on inputs that were kept. The makespan is
+foretold from what each half takes by itself, and by the plan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+import djinn_fx
+from bench.harness.harness import Caches, Report, fresh_caches, parse, parser, ratio, successive, table
+from bench.harness.models import MODELS, build
+from bench.harness.standing import Standing
+from djinn_fx.runtime.devices.executor import Runnable, Spread
+
+#: Two devices of one core each.
+DEVICES = {"cpu:0": {"cores": [0]}, "cpu:1": {"cores": [1]}}
+SIDES = ("pipeline", "one core", "first half", "second half")
+#: Micro-batches of a round.
+BATCHES = 64
+#: The pipeline's throughput as a multiple of one core's and as a share of two processes'; error of a makespan.
+GAIN, SHARE, ERROR = 1.6, 0.93, 0.10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write. Returns the exit code."""
+    made = parser(__doc__ or "", runs=3)
+    made.add_argument("--models", nargs="+", default=["vit"], choices=MODELS)
+    made.add_argument("--engine", default="auto", help="as the setting of that name")
+    arguments = parse(made, argv)
+    report = Report("placement-run", arguments)
+    for name in arguments.models:
+        _model(report, name, arguments)
+    return report.finish()
+
+
+class Model:
+    """A model compiled for some devices, in a process of its own.
+
+    Args:
+        name: of the model.
+        quick: its small form.
+        engine: the setting.
+        devices: their names.
+    """
+
+    def __init__(self, name: str, quick: bool, engine: str, devices: Sequence[str]) -> None:
+        model, first, _ = build(name, quick)
+        self._inputs = first
+        torch.set_num_threads(1)
+        options = {
+            "devices": {one: DEVICES[one] for one in devices},
+            "objective": "throughput",
+            "engine": engine,
+            "verify": "off",
+        }
+        self._run = torch.compile(model, backend="djinn", options=options)
+        with torch.no_grad():
+            for _ in range(40):  # trials between engines are over
+                self._run(**first)
+        self._kept: dict[int, list[list[Any]]] = {}
+
+    def batches(self, count: int) -> float:
+        """Seconds for so many batches."""
+        with torch.no_grad():
+            begun = time.perf_counter()
+            for _ in djinn_fx.pipeline(self._run, [self._inputs] * count):
+                pass
+            return time.perf_counter() - begun
+
+    def planned(self) -> dict[str, Any]:
+        """What the plan says: seconds of each device for one batch, transfers, and what serves."""
+        graph = djinn_fx.compilations()[-1]
+        seconds: dict[str, float] = {}
+        for region in graph.plan.regions:
+            seconds[region.device] = seconds.get(region.device, 0.0) + region.cost.time_s
+        statuses = djinn_fx.status(self._run)
+        return {"seconds": seconds, "transfers": len(graph.plan.transfers), "status": str(statuses)[:400]}
+
+    def keep(self) -> int:
+        """Keep what each half's regions are given. How many stretches there are."""
+        spread = self._spread()
+        whole = spread.stretches
+        spread.stretches = tuple(self._keeping(place, one) for place, one in enumerate(whole))
+        with torch.no_grad():
+            self._run(**self._inputs)
+        spread.stretches = whole
+        return len(whole)
+
+    def half(self, device: str, count: int) -> float:
+        """Seconds for so many batches of one device's regions alone, in its thread."""
+        spread = self._spread()
+        mine = [(place, one) for place, one in enumerate(spread.stretches) if one.stretch.device == device]
+        found: list[float] = []
+        over = threading.Event()
+
+        def work() -> None:
+            with torch.no_grad():
+                begun = time.perf_counter()
+                for _ in range(count):
+                    for place, one in mine:
+                        for step, given in zip(one.steps, self._kept[place], strict=True):
+                            step[0](list(given))
+                found.append(time.perf_counter() - begun)
+            over.set()
+
+        assert mine[0][1].thread.submit(work)
+        over.wait()
+        return found[0]
+
+    def _spread(self) -> Spread:
+        return next(one for one in gc.get_objects() if type(one) is Spread)
+
+    def _keeping(self, place: int, one: Runnable) -> Runnable:
+        kept = self._kept[place] = []
+
+        def keeping(run: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
+            def noted(args: list[Any]) -> Any:
+                kept.append(list(args))
+                return run(args)
+
+            return noted
+
+        return replace(one, steps=tuple((keeping(step[0]), *step[1:]) for step in one.steps))
+
+
+def _model(report: Report, name: str, arguments: argparse.Namespace) -> None:
+    count = 16 if arguments.quick else BATCHES
+    given = {"name": name, "quick": arguments.quick, "engine": arguments.engine}
+    with fresh_caches() as caches:
+        sides = {}
+        for side in SIDES:
+            devices = ["cpu:0"] if side == "one core" else list(DEVICES)
+            sides[side] = Standing("bench.placement.run:Model", {**given, "devices": devices}, _beside(caches, side))
+        try:
+            _rounds(report, name, sides, count, arguments.runs)
+        finally:
+            for side in sides.values():
+                side.stop()
+
+
+def _beside(caches: Caches, name: str) -> Caches:
+    """The same compiled code, another home."""
+    home = caches.home / name
+    home.mkdir(parents=True)
+    return replace(caches, home=home)
+
+
+def _rounds(report: Report, name: str, sides: dict[str, Standing], count: int, rounds: int) -> None:
+    planned = sides["pipeline"].ask("planned")
+    report.fact(f"{name}, plan", planned)
+    if len(planned["seconds"]) < 2:
+        print(f"{name}: the plan has one device: {planned}")
+        return
+    for side in ("first half", "second half"):
+        sides[side].ask("keep")
+    sides["one core"].ask("planned")
+    found: dict[str, list[float]] = {key: [] for key in ("pipeline", "one core", "halves", "first", "second")}
+    with ThreadPoolExecutor(2) as asking:
+        for _ in range(rounds):
+            found["pipeline"].append(sides["pipeline"].ask("batches", count=count))
+            found["one core"].append(sides["one core"].ask("batches", count=count))
+            both = [
+                asking.submit(sides[side].ask, "half", device=device, count=count)
+                for side, device in zip(("first half", "second half"), DEVICES, strict=True)
+            ]
+            first, second = (one.result() for one in both)
+            found["first"].append(first)
+            found["second"].append(second)
+            found["halves"].append(max(first, second))
+    _told(report, name, found, planned, count)
+
+
+def _told(report: Report, name: str, found: dict[str, list[float]], planned: dict[str, Any], count: int) -> None:
+    for key, seconds in found.items():
+        if seconds:
+            report.measured(f"{name}, {key}", seconds, "s")
+    medians = {key: statistics.median(seconds) for key, seconds in found.items() if seconds}
+    gain, share = (
+        report.ratio(f"{name}, {key} / pipeline", ratio(found[key], found["pipeline"]), successive(found[key]))
+        for key in ("one core", "halves")
+    )
+    # A pipeline is filled once: the slower half of every batch, and the other half of one.
+    slow, fast = max(medians["first"], medians["second"]), min(medians["first"], medians["second"])
+    foretold = slow + fast / count
+    error = abs(foretold / medians["pipeline"] - 1)
+    by_plan = max(planned["seconds"].values()) * count
+    rows = [[key, f"{seconds:.2f}", f"{count / seconds:.2f}"] for key, seconds in medians.items()]
+    print("\n" + table([f"{name}, {count} batches", "s", "batches/s"], rows))
+    uneven = slow / (slow + fast) * 2 - 1
+    print(f"the cut is uneven by {uneven:.1%}; makespan {foretold:.2f} s by the halves, {by_plan:.2f} s by the plan")
+    report.fact(f"{name}, imbalance", uneven)
+    report.fact(f"{name}, makespan by the plan", by_plan)
+    report.bar(f"{name}, throughput of one core", gain.median, GAIN, ">=")
+    report.bar(f"{name}, throughput of two processes", share.median, SHARE, ">=")
+    report.bar(f"{name}, makespan foretold by the halves", error, ERROR)
+    report.bar(f"{name}, makespan foretold by the plan", abs(by_plan / medians["pipeline"] - 1), ERROR)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
