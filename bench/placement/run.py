@@ -164,7 +164,8 @@ def _beside(caches: Caches, name: str) -> Caches:
 
 
 def _rounds(report: Report, name: str, sides: dict[str, Standing], count: int, rounds: int) -> None:
-    planned = sides["pipeline"].ask("planned")
+    sides["pipeline"].ask("planned")  # it measures its regions, and keeps their times
+    planned = sides["second half"].ask("planned")  # by which this process planned
     report.fact(f"{name}, plan", planned)
     if len(planned["seconds"]) < 2:
         print(f"{name}: the plan has one device: {planned}")

@@ -356,7 +356,7 @@ class GraphCompiler:
         device = device_of(srg)
         calls, placing = self.settings.expected_calls, self._placer.placing(kind, device)
         with self._placer.planning():
-            pricing = pricing_for(self.settings, device, self._passes)
+            pricing = self._placer.priced(pricing_for(self.settings, device, self._passes), kind, device)
             context = PassContext(device=device, expected_calls=calls, pricing=pricing, placing=placing)
             result = run_passes(srg, self._passes, context, check=self.settings.check_passes)
         plan = plan_of(srg)

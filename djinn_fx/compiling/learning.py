@@ -56,6 +56,13 @@ class Learner:
         except Exception as error:  # noqa: BLE001 - estimates stay as they are, which is logged
             log.warning("nothing was learned from %s on %s: %s: %s", region.label, engine, type(error).__name__, error)
 
+    def note_time(self, region: Region, engine: str, seconds: Sequence[float]) -> None:
+        """As :meth:`note`, of a part of the machine, which teaches nothing about the whole. Never raises."""
+        try:
+            self._times.note(region.structural_hash, engine, region.label, seconds)
+        except Exception as error:  # noqa: BLE001 - estimates stay as they are, which is logged
+            log.warning("the time of %s on %s is not kept: %s: %s", region.label, engine, type(error).__name__, error)
+
     def _learn(self, work: WorkGraph, engine: str, measured_s: float) -> None:
         base, device = self._pricing.base, self._pricing.device
         learned = self._lessons.about(base.name)
@@ -88,7 +95,7 @@ def learning(
 ) -> RegionCallable:
     """A graph's callable that has its regions timed now and then; the callable itself where that teaches nothing."""
     srg, plan, pricing = captured.srg, captured.plan, captured.pricing
-    if not Learner.wanted(settings, pricing) or _sizes_differ(srg):
+    if not Learner.wanted(settings, pricing) or sizes_differ(srg):
         return run
     learner = Learner(settings, pricing)
     twins: dict[str, int] = {}
@@ -104,8 +111,13 @@ def learning(
         for (index, engine), seconds in together.items():
             learner.note(plan.regions[index], work[index], engine, seconds)
 
-    engines = [_engine_of(*pair) for pair in zip(built.callables, built.builds, strict=True)]
+    engines = engines_of(built)
     return Sampled(run, program, built.callables, constants, engines, told, arena)
+
+
+def engines_of(built: Built) -> list[Callable[[], str]]:
+    """For each region what tells which engine it runs on."""
+    return [_engine_of(*pair) for pair in zip(built.callables, built.builds, strict=True)]
 
 
 def _engine_of(run: RegionCallable, build: RegionBuild) -> Callable[[], str]:
@@ -115,7 +127,7 @@ def _engine_of(run: RegionCallable, build: RegionBuild) -> Callable[[], str]:
     return lambda: build.engine
 
 
-def _sizes_differ(srg: SRG) -> bool:
+def sizes_differ(srg: SRG) -> bool:
     """Whether sizes differ from call to call, so that a time is not of the work that was planned."""
     return any(
         isinstance(fake_value(node), torch.SymInt) or any(meta.is_symbolic for meta in srg.record(node).outputs)

@@ -38,6 +38,7 @@ class Sampled:
         engines: each tells which engine its region runs on, which may change.
         told: given the times of a burst, in a thread of its own.
         arena: of the graph.
+        make: gives what runs the graph with these callables for its regions; None: one after the other.
     """
 
     def __init__(
@@ -49,11 +50,12 @@ class Sampled:
         engines: Sequence[Callable[[], str]],
         told: Callable[[Times], None],
         arena: Arena | None = None,
+        make: Callable[[Sequence[RegionCallable]], RegionCallable] | None = None,
     ) -> None:
         self._run, self._told = run, told
         self._times: dict[tuple[int, str], list[float]] = {}
         clocks = [self._clock(place, *pair) for place, pair in enumerate(zip(callables, engines, strict=True))]
-        self._timed = executable(program, clocks, constants, arena=arena)
+        self._timed = make(clocks) if make is not None else executable(program, clocks, constants, arena=arena)
         self._left, self._taken, self._pause = WARM + 1, 0, PAUSE
         self._busy = new_lock()
 

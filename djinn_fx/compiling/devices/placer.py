@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.compiling.choice import contenders
+from djinn_fx.compiling.learning import Learner, engines_of, sizes_differ
 from djinn_fx.compiling.readiness import GraphHandle
+from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.dispatch.build import Builder, Built
+from djinn_fx.dispatch.entrant import Dispatcher
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.dispatch.standby import Standby
 from djinn_fx.engines.base import RegionCallable
@@ -17,12 +20,12 @@ from djinn_fx.hardware.device import this_machine
 from djinn_fx.hardware.local import local_topology
 from djinn_fx.passes.placing.request import Placing
 from djinn_fx.passes.placing.wanted import placed_forward
-from djinn_fx.runtime.devices.executor import Spread
 from djinn_fx.runtime.devices.make import spread_of
 from djinn_fx.runtime.devices.wear import with_threads
-from djinn_fx.runtime.program import program_of
+from djinn_fx.runtime.program import Program, program_of
+from djinn_fx.runtime.sampled import Sampled, Times
 from djinn_fx.settings.devices import LocalDevice
-from djinn_fx.settings.engines import WHOLE
+from djinn_fx.settings.engines import EAGER, WHOLE
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
@@ -67,9 +70,14 @@ class Placer:
             followed=self._followed,
         )
 
+    def priced(self, pricing: Pricing, kind: GraphKind, device: str) -> Pricing:
+        """The pricing, with engines that compete for regions first: they serve them, as none takes the graph whole."""
+        names = contenders(self._settings, kind, device) if self._devices else ()
+        return replace(pricing, engines=tuple(dict.fromkeys((*names, *pricing.engines)))) if names else pricing
+
     def built(
         self, captured: CapturedGraph, settings: Settings, names: Sequence[str]
-    ) -> tuple[CapturedGraph, Spread, None] | None:
+    ) -> tuple[CapturedGraph, RegionCallable, None] | None:
         """The graph and what runs it; None if its plan is not for these devices.
 
         Args:
@@ -93,8 +101,40 @@ class Placer:
             strays = self._handle.strays()
         program, constants = program_of(srg, plan)
         links = settings.links or ()
-        run = spread_of(srg, plan, program, built.callables, self._devices, links, constants, strays)
-        return replace(captured, builds=built.builds), run, None
+
+        def make(callables: Sequence[RegionCallable]) -> RegionCallable:
+            return spread_of(srg, plan, program, callables, self._devices, links, constants, strays)
+
+        captured = replace(captured, builds=built.builds)
+        return captured, self._learning(make, program, built, captured, settings), None
+
+    def _learning(
+        self,
+        make: Callable[[Sequence[RegionCallable]], RegionCallable],
+        program: Program,
+        built: Built,
+        captured: CapturedGraph,
+        settings: Settings,
+    ) -> RegionCallable:
+        """What runs the graph, with its regions timed now and then: the next plan knows what they take on a device.
+
+        Own ops are left out: their times are kept without the number of threads.
+        """
+        run = make(built.callables)
+        counts = {len(one.cores) for one in self._devices}
+        if not Learner.wanted(settings, captured.pricing) or sizes_differ(captured.srg) or len(counts) > 1:
+            return run
+        learner, regions, (count,) = Learner(settings, captured.pricing), captured.plan.regions, counts
+
+        def told(times: Times) -> None:
+            if any(isinstance(one, Dispatcher) and one.pending for one in built.callables):
+                return  # what was timed while builders used the processor says nothing
+            with with_threads(count):
+                for (index, engine), seconds in times.items():
+                    if engine != EAGER:
+                        learner.note_time(regions[index], engine, seconds)
+
+        return Sampled(run, program, built.callables, {}, engines_of(built), told, make=make)
 
     def _regions(self, srg: SRG, plan: Plan, settings: Settings, names: Sequence[str]) -> Built:
         """Each device's regions, built for as many threads as it has processors."""

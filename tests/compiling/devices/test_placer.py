@@ -6,6 +6,7 @@ import copy
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from djinn_fx.backend import compilations
 from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.runtime.devices.wear import count_of_later_threads
+from djinn_fx.runtime.sampled import GAP, SAMPLES, WARM
 from tests.runtime.devices.two import CORES, OPTIONS, needs_two
+from tests.waiting import until
 
 pytestmark = needs_two
 
@@ -121,6 +124,22 @@ def test_nobody_else_s_threads_or_processors_are_touched() -> None:
     affinities = [os.sched_getaffinity(t.native_id or 0) for t in threading.enumerate() if "djinn cpu:" in t.name]
     assert {CORES[0]} in affinities
     assert {CORES[1]} in affinities
+
+
+def test_the_next_plan_knows_what_regions_take_on_a_device(tmp_path: Path) -> None:
+    model, x = Model(), torch.randn(8, 64)
+
+    def provenances() -> set[str]:
+        torch._dynamo.reset()
+        with torch.no_grad():
+            run = compiled(model, engine="onnxruntime", cache_dir=str(tmp_path))
+            for _ in range(WARM + GAP * SAMPLES + 1):
+                run(x)
+        assert until(lambda: not any(one.name == "djinn learns" for one in threading.enumerate()))
+        return {region.cost.provenance for region in newest().plan.regions}
+
+    assert "measured" not in provenances()
+    assert provenances() == {"measured"}
 
 
 def test_one_device_runs_all_where_a_second_is_not_worth_it() -> None:
