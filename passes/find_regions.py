@@ -26,11 +26,21 @@ from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.passes.cutting.partition import OpList, op_list, to_groups
 from djinn_fx.passes.cutting.repeats import Labels, by_module_stack, by_structure
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.srg.extract import boundary, depends_on_data, size_ops, symbol_sources, unbound_symbols, with_sizes
+from djinn_fx.srg.extract import (
+    Mentions,
+    boundary,
+    depends_on_data,
+    mentions,
+    size_ops,
+    symbol_sources,
+    unbound_symbols,
+    with_sizes,
+)
+from djinn_fx.srg.form.digests import Digests
 from djinn_fx.srg.form.hashing import NoCanonicalForm, canonical_form, structural_hash
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Region, distinct
-from djinn_fx.srg.record import Cost
+from djinn_fx.srg.record import Cost, total
 from djinn_fx.units import format_seconds
 
 #: Seconds one more region adds to a call.
@@ -84,14 +94,16 @@ class FindRegions:
             return _take_whole(srg, ops, "cutting is switched off", context)
         if len(ops.nodes) < 2 * self.min_ops:
             return _take_whole(srg, ops, f"only {len(ops.nodes)} ops: nothing to save", context)
-        unknown = next((node for node in srg.nodes if depends_on_data(srg, node)), None)
+        mentioned = mentions(srg)
+        unknown = next((node for node in mentioned if depends_on_data(srg, node, mentioned)), None)
         if unknown is not None:
             return _take_whole(srg, ops, f"{unknown.name!r} depends on a number that only the data tell", context)
-        candidates = self._candidates(srg, ops)
+        builder = _Builder(srg, ops, mentioned)
+        candidates = self._candidates(srg, ops, builder)
         run_s = sum((_cost(srg, node).time_s for node in ops.nodes), 0.0)
         best, refusal = self._choose(candidates, run_s, context)
         if best is None:
-            return _take_whole(srg, ops, refusal, context)
+            return _take_whole(srg, ops, refusal, context, builder.digests)
         reason = Reason(
             kind=ReasonKind.SPLIT,
             detail=f"{len(best.regions)} regions, {best.distinct} distinct, found {best.how}: saves about "
@@ -101,12 +113,11 @@ class FindRegions:
         )
         return _take(srg, best.regions, reason, context)
 
-    def _candidates(self, srg: SRG, ops: OpList) -> list[_Candidate]:
+    def _candidates(self, srg: SRG, ops: OpList, builder: _Builder) -> list[_Candidate]:
         proposals = [(labels, names, "by module stack") for labels, names in by_module_stack(ops.nodes)]
         found = by_structure(srg, ops.nodes, self.min_ops)
         if found is not None:
             proposals.append((*found, "by repeated structure"))
-        builder = _Builder(srg, ops)
         partitions: dict[tuple[int, ...], tuple[dict[int, str], Labels, str]] = {}
         for labels, names, how in proposals:
             for join_gaps, lend_early in itertools.product((True, False), repeat=2):
@@ -142,8 +153,8 @@ def _whole(why: str) -> Reason:
     return Reason(kind=ReasonKind.WHOLE, detail=f"one region: {why}")
 
 
-def _take_whole(srg: SRG, ops: OpList, why: str, context: PassContext) -> PassResult:
-    return _take(srg, (_whole_region(srg, ops),), _whole(why), context)
+def _take_whole(srg: SRG, ops: OpList, why: str, context: PassContext, digests: Digests | None = None) -> PassResult:
+    return _take(srg, (_whole_region(srg, ops, digests),), _whole(why), context)
 
 
 def _take(srg: SRG, regions: tuple[Region, ...], reason: Reason, context: PassContext) -> PassResult:
@@ -187,8 +198,7 @@ def _cost(srg: SRG, node: Node) -> Cost:
 
 
 def _total(srg: SRG, nodes: Sequence[Node]) -> Cost:
-    costs = [cost for node in nodes if (cost := srg.record(node).cost) is not None]
-    return sum(costs[1:], costs[0]) if costs else Cost()
+    return total([cost for node in nodes if (cost := srg.record(node).cost) is not None])
 
 
 def whole_region(srg: SRG) -> Region | None:
@@ -197,19 +207,28 @@ def whole_region(srg: SRG) -> Region | None:
     return _whole_region(srg, ops) if ops.nodes else None
 
 
-def _whole_region(srg: SRG, ops: OpList) -> Region:
+def _whole_region(srg: SRG, ops: OpList, digests: Digests | None = None) -> Region:
     """One region with the graph's own signature, so that a call passes straight through."""
     sources = [n for n in srg.nodes if n.op == "get_attr" and srg.record(n).outputs]
     inputs = (*srg.inputs, *sources)
     outputs = tuple(n for n in srg.output.all_input_nodes if n.op == "call_function")
-    return region_of(srg, 0, "whole graph", ops.nodes, inputs, outputs)
+    return region_of(srg, 0, "whole graph", ops.nodes, inputs, outputs, digests)
 
 
 def region_of(
-    srg: SRG, index: int, label: str, nodes: Sequence[Node], inputs: Sequence[Node], outputs: Sequence[Node]
+    srg: SRG,
+    index: int,
+    label: str,
+    nodes: Sequence[Node],
+    inputs: Sequence[Node],
+    outputs: Sequence[Node],
+    digests: Digests | None = None,
 ) -> Region:
     try:
-        digest = structural_hash(canonical_form(nodes, inputs, outputs))
+        if digests is None:
+            digest = structural_hash(canonical_form(nodes, inputs, outputs))
+        else:
+            digest = digests.of(nodes, inputs, outputs)
     except NoCanonicalForm:
         digest = ""
     phases = Counter(phase for node in nodes if (phase := srg.record(node).phase) is not None)
@@ -228,11 +247,13 @@ def region_of(
 class _Builder:
     """Makes regions of a partition, and judges them."""
 
-    def __init__(self, srg: SRG, ops: OpList) -> None:
+    def __init__(self, srg: SRG, ops: OpList, mentioned: Mentions) -> None:
         self._srg = srg
         self._ops = ops
         self._symbols = symbol_sources(srg)
         self._sizes = size_ops(srg)
+        self._mentioned = mentioned
+        self.digests = Digests(srg.nodes)
         # Candidates overlap: most regions of one are regions of another.
         self._known: dict[tuple[Node, ...], Region | None] = {}
 
@@ -259,9 +280,10 @@ class _Builder:
         members = tuple(nodes)
         if members not in self._known:
             inner = with_sizes(members, self._sizes, self._srg.output)
-            inputs, outputs = boundary(self._srg, inner, self._symbols, self._sizes)
-            alone = not unbound_symbols(self._srg, inner, inputs)
-            self._known[members] = region_of(self._srg, 0, label, inner, inputs, outputs) if alone else None
+            inputs, outputs = boundary(self._srg, inner, self._symbols, self._sizes, self._mentioned)
+            alone = not unbound_symbols(self._srg, inner, inputs, self._mentioned)
+            made = region_of(self._srg, 0, label, inner, inputs, outputs, self.digests) if alone else None
+            self._known[members] = made
         region = self._known[members]
         return replace(region, label=label) if region is not None else None
 

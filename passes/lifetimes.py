@@ -36,24 +36,31 @@ class Lifetimes:
         """Compute lifetimes per storage, then give each node the lifetime of its storages."""
         storages = storages_of(srg)
         position = {node: index for index, node in enumerate(srg.nodes)}
-        spans = _spans(srg, storages, position)
+        last_use = {node: _last_use(node, position) for node in position}
+        spans = _spans(srg, storages, position, last_use)
         for node, index in position.items():
-            last = max((spans[storage][1] for storage in storages[node]), default=_last_use(node, position) + 1)
+            mine = storages[node]
+            if len(mine) == 1:
+                last = spans[mine[0]][1]
+            else:
+                last = max((spans[storage][1] for storage in mine), default=last_use[node] + 1)
             start = 0 if node.op in ("placeholder", "get_attr") else index
-            srg.update(node, lifetime=(start, max(last, index + 1)))
+            srg.update(node, lifetime=(start, last if last > index else index + 1))
         srg.peak_bytes = _peak(_sizes(srg, storages), spans, len(position))
         return PassResult(modified=True)
 
 
 def _last_use(node: Node, position: dict[Node, int]) -> int:
-    return max((position[user] for user in node.users), default=position[node])
+    return max([position[user] for user in node.users], default=position[node])
 
 
-def _spans(srg: SRG, storages: dict[Node, tuple[int, ...]], position: dict[Node, int]) -> dict[int, tuple[int, int]]:
+def _spans(
+    srg: SRG, storages: dict[Node, tuple[int, ...]], position: dict[Node, int], last_use: dict[Node, int]
+) -> dict[int, tuple[int, int]]:
     """From when to when each storage is in use, half-open."""
     spans: dict[int, tuple[int, int]] = {}
     for node, index in position.items():
-        end = len(position) if _lives_throughout(srg, node) else _last_use(node, position) + 1
+        end = len(position) if _lives_throughout(srg, node) else last_use[node] + 1
         begin = 0 if node.op in ("placeholder", "get_attr") else index
         for storage in storages[node]:
             start, last = spans.get(storage, (begin, end))

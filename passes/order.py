@@ -67,18 +67,21 @@ class Order:
 def dependencies(srg: SRG) -> dict[int, set[int]]:
     """For each region the regions that must run before it: by data, by memory they share, by random numbers."""
     before = {region.index: _makers(srg, region.inputs) for region in srg.regions}
+    region_of = {node: srg.record(node).region for node in srg.nodes}
     storages = storages_of(srg)
-    written = {storage for node in srg.ops for storage in _written(srg, node, storages)}
+    writes_of = {node: writes for node in srg.ops if (writes := _written(srg, node, storages))}
+    written = {storage for writes in writes_of.values() for storage in writes}
     writer: dict[int, int] = {}
     readers: dict[int, set[int]] = {}
-    for node in srg.ops:
-        region = srg.record(node).region
+    for node, region in region_of.items():
         if region is None:
             continue
-        needs = before[region]
-        needs.update(_makers(srg, (source.name for source in node.all_input_nodes)))
-        writes = _written(srg, node, storages)
-        touched = {storage for source in node.all_input_nodes for storage in storages[source]} & written
+        needs, sources = before[region], node.all_input_nodes
+        needs.update([made for source in sources if (made := region_of[source]) is not None])
+        if not written:
+            continue
+        writes = writes_of.get(node, set())
+        touched = {storage for source in sources for storage in storages[source]} & written
         for storage in touched | writes:
             if storage in writer:
                 needs.add(writer[storage])
@@ -100,7 +103,9 @@ def _makers(srg: SRG, names: Iterable[str]) -> set[int]:
 def _written(srg: SRG, node: Node, storages: dict[Node, tuple[int, ...]]) -> set[int]:
     """Storages the op writes, the random generator among them."""
     names = srg.record(node).mutates
-    written = {storage for source in node.all_input_nodes if source.name in names for storage in storages[source]}
+    written = set[int]()
+    if names:
+        written |= {storage for source in node.all_input_nodes if source.name in names for storage in storages[source]}
     if isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
         written.add(_RANDOM)
     return written

@@ -40,15 +40,16 @@ class Place:
                 srg.update(node, device=context.device)
             detail = f"everything runs on {context.device}, the only device of this plan"
         srg.regions = tuple(
-            replace(region, device=_most_common(srg, region.nodes, context.device)) for region in srg.regions
+            replace(region, device=_most_common(srg, region.nodes, context.device) if mixed[1:] else context.device)
+            for region in srg.regions
         )
         return PassResult(modified=True, reasons=(Reason(kind=ReasonKind.PLACED, detail=detail),))
 
 
 def devices_of(srg: SRG) -> tuple[str, ...]:
     """Devices of the graph's tensors, in order of first appearance; ``meta`` is none."""
-    seen = (meta.device for node in srg.nodes for meta in srg.record(node).outputs)
-    return tuple(device for device in dict.fromkeys(seen) if device != "meta")
+    seen = dict.fromkeys([meta.device for node in srg.nodes for meta in srg.record(node).outputs])
+    return tuple(device for device in seen if device != "meta")
 
 
 def _own_device(srg: SRG, node: Node, default: str) -> str:

@@ -68,7 +68,7 @@ def storages_of(srg: SRG) -> dict[Node, tuple[int, ...]]:
     for node in srg.nodes:
         record = srg.record(node)
         unpacked = node.target is operator.getitem
-        if not record.outputs or not (record.is_view or unpacked):
+        if not (record.is_view or unpacked) or not record.outputs:
             continue
         bases = [find(meta.storage) for source in node.all_input_nodes for meta in srg.record(source).outputs]
         mine = {find(meta.storage) for meta in record.outputs}
@@ -77,7 +77,8 @@ def storages_of(srg: SRG) -> dict[Node, tuple[int, ...]]:
         index = node.args[1] if unpacked else 0
         base = bases[index] if isinstance(index, int) and index < len(bases) else bases[0]
         parent.update(dict.fromkeys(mine, base))
-    return {node: tuple(find(meta.storage) for meta in srg.record(node).outputs) for node in srg.nodes}
+    found = {node: tuple([meta.storage for meta in srg.record(node).outputs]) for node in srg.nodes}
+    return {node: tuple(map(find, mine)) for node, mine in found.items()} if parent else found
 
 
 def draws_random_numbers(gm: GraphModule) -> bool:

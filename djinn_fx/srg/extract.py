@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,8 +65,26 @@ def with_sizes(nodes: Sequence[Node], sizes: frozenset[Node], returned: Node) ->
     return (*needed, *(node for node in nodes if node not in sizes))
 
 
+#: The size symbols that each node's value and its sizes mention, in order; nodes that mention none may be left out.
+Mentions = Mapping[Node, tuple[str, ...]]
+
+
+def mentions(srg: SRG) -> dict[Node, tuple[str, ...]]:
+    """What each node of a graph mentions, for whoever asks often."""
+    found = {}
+    for node in srg.nodes:
+        names = _mentioned(srg, node)
+        if names:
+            found[node] = names
+    return found
+
+
 def boundary(
-    srg: SRG, nodes: Sequence[Node], symbols: dict[str, Node], sizes: frozenset[Node] = frozenset()
+    srg: SRG,
+    nodes: Sequence[Node],
+    symbols: dict[str, Node],
+    sizes: frozenset[Node] = frozenset(),
+    known: Mentions | None = None,
 ) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
     """What a region reads from outside, in order of first use, and what others read from it.
 
@@ -76,27 +94,33 @@ def boundary(
         symbols: for each size symbol, the input that holds its value (see :func:`symbol_sources`); a region whose
             shapes mention a symbol gets it as an input, so that it can be compiled on its own.
         sizes: ops that each region computes for itself; only the graph's output reads them from a region.
+        known: the graph's :func:`mentions`, if they are at hand.
     """
+    known = mentions(srg) if known is None else known
     inside = set(nodes)
     inputs: dict[Node, None] = {}
     mentioned: dict[str, None] = {}
     for node in nodes:
         for source in node.all_input_nodes:
-            if source not in inside and not is_body(source):
-                inputs.setdefault(source)
-                _mention(srg, source, mentioned)
-        _mention(srg, node, mentioned)
+            if source not in inside and source not in inputs and not is_body(source):
+                inputs[source] = None
+                mentioned.update(dict.fromkeys(known.get(source, ())))
+        if known:
+            mentioned.update(dict.fromkeys(known.get(node, ())))
     for name in mentioned:
         holder = symbols.get(name)
         if holder is not None and holder not in inside:
             inputs.setdefault(holder)
-    readers = {node: {srg.output} if node in sizes else set(node.users) for node in nodes}
-    outputs = tuple(n for n in nodes if any(user not in inside and user in n.users for user in readers[n]))
+    output = srg.output
+    outputs = tuple(
+        node for node in nodes if (output in node.users if node in sizes else not inside.issuperset(node.users))
+    )
     return tuple(inputs), outputs
 
 
-def _mention(srg: SRG, node: Node, mentioned: dict[str, None]) -> None:
-    value = fake_value(node)
+def _mentioned(srg: SRG, node: Node) -> tuple[str, ...]:
+    """The size symbols in a node's value and sizes, in order."""
+    value, mentioned = fake_value(node), dict[str, None]()
     if isinstance(value, _SYMBOLIC):
         for name in _SYMBOL.findall(str(value.node.expr)):
             mentioned.setdefault(name)
@@ -106,13 +130,13 @@ def _mention(srg: SRG, node: Node, mentioned: dict[str, None]) -> None:
                 if isinstance(size, str):
                     for name in _SYMBOL.findall(size):
                         mentioned.setdefault(name)
+    return tuple(mentioned)
 
 
-def depends_on_data(srg: SRG, node: Node) -> bool:
+def depends_on_data(srg: SRG, node: Node, known: Mentions | None = None) -> bool:
     """Whether the node's value, or a size of it, holds a number read from data: ``u0``, the count of non-zeros."""
-    mentioned: dict[str, None] = {}
-    _mention(srg, node, mentioned)
-    return any(name.startswith(("u", "zu")) for name in mentioned)
+    names = _mentioned(srg, node) if known is None else known.get(node, ())
+    return any(name.startswith(("u", "zu")) for name in names)
 
 
 def symbol_sources(srg: SRG) -> dict[str, Node]:
@@ -130,12 +154,14 @@ def symbol_sources(srg: SRG) -> dict[str, Node]:
     return sources
 
 
-def unbound_symbols(srg: SRG, nodes: Sequence[Node], inputs: Sequence[Node]) -> set[str]:
+def unbound_symbols(srg: SRG, nodes: Sequence[Node], inputs: Sequence[Node], known: Mentions | None = None) -> set[str]:
     """Size symbols a region mentions that none of its inputs tells: such a region cannot stand alone."""
-    mentioned: dict[str, None] = {}
-    told: set[str] = set()
+    known = mentions(srg) if known is None else known
+    if not known:
+        return set()
+    mentioned, told = set[str](), set[str]()
     for node in inputs:
-        _mention(srg, node, mentioned)
+        mentioned.update(known.get(node, ()))
         value = fake_value(node)
         if isinstance(value, _SYMBOLIC):
             told.add(str(value.node.expr))
@@ -145,8 +171,8 @@ def unbound_symbols(srg: SRG, nodes: Sequence[Node], inputs: Sequence[Node]) -> 
     made = {str(v.node.expr) for node in nodes if isinstance(v := fake_value(node), _SYMBOLIC)}
     for node in nodes:
         if not isinstance(fake_value(node), _SYMBOLIC):
-            _mention(srg, node, mentioned)
-    return set(mentioned) - told - made
+            mentioned.update(known.get(node, ()))
+    return mentioned - told - made
 
 
 def extract(srg: SRG, region: Region) -> GraphModule:

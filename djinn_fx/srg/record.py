@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -115,6 +116,31 @@ class Cost:
             high_s=self.high_s + other.high_s,
             provenance=provenance,
         )
+
+
+def total(costs: Sequence[Cost]) -> Cost:
+    """The sum of costs, one after the other; of none, the cost of nothing."""
+    if not costs:
+        return Cost()
+    flops = read = write = 0
+    time = low = high = 0.0
+    for one in costs:
+        flops += one.flops
+        read += one.read_bytes
+        write += one.write_bytes
+        time += one.time_s
+        low += one.low_s
+        high += one.high_s
+    kinds = {one.provenance for one in costs}
+    return Cost(
+        flops=flops,
+        read_bytes=read,
+        write_bytes=write,
+        time_s=time,
+        low_s=low,
+        high_s=high,
+        provenance=costs[0].provenance if len(kinds) == 1 else "mixed",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,13 @@ equal group to a higher or equal one. Groups run in the order of their numbers, 
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from djinn_fx.srg.graph import SRG
 
@@ -88,12 +89,19 @@ def has_effect(node: Node) -> bool:
     """
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
-        if torch.Tag.nondeterministic_seeded in target.tags:
-            return True
-        return node.is_impure() and not target._schema.is_mutable
+        # Of torch's own operators it is known for good; one of a user's may be declared so later.
+        return _is_effectful(target) if target.namespace == "aten" else _is_effectful.__wrapped__(target)
     if isinstance(target, torch._ops.HigherOrderOperator):
         return str(target.name()) != "invoke_subgraph"
     return node.is_impure()
+
+
+@functools.cache
+def _is_effectful(target: torch._ops.OpOverload) -> bool:
+    """Whether calls of an operator draw random numbers or do something else that others can see."""
+    if torch.Tag.nondeterministic_seeded in target.tags:
+        return True
+    return Graph().create_node("call_function", target).is_impure() and not target._schema.is_mutable
 
 
 def _bound_to(node: Node, index: dict[Node, int]) -> int:
@@ -128,13 +136,16 @@ def to_groups(
     if not join_gaps:
         needed_by = [unit if unit == last else unit - 1 for unit in needed_by]
     groups: list[int] = []
-    for place, own in enumerate(ranks):
-        floor = max((groups[tie] for tie in ops.before[place]), default=0)
+    for place, (own, before) in enumerate(zip(ranks, ops.before, strict=True)):
+        floor = 0
+        for tie in before:
+            if groups[tie] > floor:
+                floor = groups[tie]
         if ops.same_as[place] != place:
             groups.append(groups[ops.same_as[place]])
             continue
         wanted = own if own is not None else _unlabelled(ops, place, floor, needed_by[place])
-        groups.append(max(wanted, floor))
+        groups.append(wanted if wanted > floor else floor)
     return _compact(groups)
 
 
@@ -147,11 +158,13 @@ def _unlabelled(ops: OpList, place: int, floor: int, needed_by: int) -> int:
 
 def _ranks(labels: Sequence[int | None]) -> dict[int, int]:
     """Number the units 2, 4, 6, ... in the order of the mean position of their ops; gaps take the odd numbers."""
-    places: dict[int, list[int]] = {}
+    sums: dict[int, int] = {}
+    counts: dict[int, int] = {}
     for place, label in enumerate(labels):
         if label is not None:
-            places.setdefault(label, []).append(place)
-    ordered = sorted(places, key=lambda unit: sum(places[unit]) / len(places[unit]))
+            sums[label] = sums.get(label, 0) + place
+            counts[label] = counts.get(label, 0) + 1
+    ordered = sorted(sums, key=lambda unit: sums[unit] / counts[unit])
     return {unit: 2 * number for number, unit in enumerate(ordered, start=1)}
 
 
@@ -162,7 +175,8 @@ def _first_needing_unit(ops: OpList, ranks: Sequence[int | None], last: int, thr
         rank = ranks[place]
         mine = needed[place] if rank is None else min(rank, needed[place]) if through_units else rank
         for tie in ops.before[place]:
-            needed[tie] = min(needed[tie], mine)
+            if mine < needed[tie]:
+                needed[tie] = mine
     return needed
 
 

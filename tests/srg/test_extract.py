@@ -21,7 +21,7 @@ from djinn_fx.srg.extract import (
     unbound_symbols,
     with_sizes,
 )
-from djinn_fx.srg.form.hashing import _body_form, _Scope, structural_hash
+from djinn_fx.srg.form.hashing import Scope, _body_form, structural_hash
 from tests import capture, graphs
 
 
@@ -93,7 +93,7 @@ def test_the_whole_graph_extracted_has_the_graphs_own_form() -> None:
         outputs=tuple(node.name for node in srg.output.all_input_nodes),
         structural_hash="",
     )
-    forms = [_body_form(gm, _Scope())["ops"] for gm in (extract(srg, whole), srg.gm)]
+    forms = [_body_form(gm, Scope())["ops"] for gm in (extract(srg, whole), srg.gm)]
     assert structural_hash(forms[0]) == structural_hash(forms[1])
 
 

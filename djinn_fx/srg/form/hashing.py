@@ -9,6 +9,7 @@ device indices only which are the same and which are not. The hash is the SHA-25
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -48,16 +49,25 @@ def canonical_form(nodes: Sequence[Node], inputs: Sequence[Node], outputs: Seque
     Raises:
         NoCanonicalForm: a target or literal without a stable text.
     """
-    return _Canonicaliser(nodes, inputs, outputs).form()
+    return Canonicaliser(nodes, inputs, outputs).form()
 
 
 def structural_hash(form: Any) -> str:
     """SHA-256 of a canonical form, in hex."""
-    text = json.dumps(form, separators=(",", ":"), sort_keys=True, ensure_ascii=True)
+    return digest(as_text(form))
+
+
+def as_text(form: Any) -> str:
+    """A form, or a part of one, as the text that is hashed."""
+    return json.dumps(form, separators=(",", ":"), sort_keys=True, ensure_ascii=True)
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a form's text, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class _Scope:
+class Scope:
     """What a region and the bodies of its higher-order ops name alike: symbols and device indices, by first use."""
 
     def __init__(self) -> None:
@@ -100,31 +110,41 @@ class _Scope:
         return self._symbols[name]
 
 
-class _Canonicaliser:
+class Canonicaliser:
+    """Writes the form of a region, op by op; what it is given is as for :func:`canonical_form`."""
+
     def __init__(
-        self, nodes: Sequence[Node], inputs: Sequence[Node], outputs: Sequence[Node], scope: _Scope | None = None
+        self, nodes: Sequence[Node], inputs: Sequence[Node], outputs: Sequence[Node], scope: Scope | None = None
     ) -> None:
         self._nodes, self._inputs, self._outputs = nodes, inputs, outputs
         self._number: dict[Node, int] = {}
-        self._scope = scope or _Scope()
+        self._scope = scope or Scope()
         self._storages: dict[int, int] = {}
 
     def form(self) -> dict[str, Any]:
-        inputs = []
+        """The whole of it."""
+        inputs, number = [], self._number
         for node in self._inputs:
-            self._number[node] = len(self._number)
-            inputs.append([self._value(node), self._aliases(node)])
+            number[node] = len(number)
+            inputs.append([self.value(node), self._aliases(node)])
         ops = []
         for node in self._nodes:
-            op = [self._target(node), self._literal(node.args, node), self._literal(node.kwargs, node)]
-            self._number[node] = len(self._number)
-            ops.append([*op, self._value(node)])
-        outputs = [self._number[node] for node in self._outputs]
+            call = self.call(node)
+            number[node] = len(number)
+            ops.append([*call, self.value(node)])
+        outputs = [number[node] for node in self._outputs]
         return {"inputs": inputs, "ops": ops, "outputs": outputs, "symbols": self._scope.facts}
+
+    def call(self, node: Node) -> list[Any]:
+        """What an op calls, and with what."""
+        args = ["list", *[self._literal(item, node) for item in node.args]]
+        return [self._target(node), args, self._literal(node.kwargs, node) if node.kwargs else ["dict"]]
 
     def _target(self, node: Node) -> str:
         if node.op != "call_function":
             raise NoCanonicalForm(f"{node.name!r} is a {node.op}")
+        if isinstance(node.target, OpOverload) and node.target.namespace in ("aten", "prims"):
+            return _torch_name(node.target)
         name = target_name(node.target)
         if " at 0x" in name or "<locals>" in name or "<lambda>" in name:
             raise NoCanonicalForm(f"{node.name!r} calls {name}, which has no stable name")
@@ -137,7 +157,8 @@ class _Canonicaliser:
         metas = _record(node).outputs
         return [self._storages.setdefault(meta.storage, len(self._storages)) for meta in metas]
 
-    def _value(self, node: Node) -> Any:
+    def value(self, node: Node) -> Any:
+        """What is known of a value."""
         value = fake_value(node)
         if value is None and node.op == "get_attr":
             value = attribute(node.graph.owning_module, node.target)
@@ -177,8 +198,9 @@ class _Canonicaliser:
 
     def _literal(self, value: Any, node: Node) -> Any:
         if isinstance(value, Node):
-            return self._edge(value, node)
-        if value is None or isinstance(value, str):
+            number = self._number.get(value)
+            return self.edge(value, node) if number is None else ["%", number]
+        if value is None or value.__class__ is int or isinstance(value, str):
             return value
         if isinstance(value, bool):
             return ["bool", value]
@@ -209,9 +231,8 @@ class _Canonicaliser:
             return ["graph", _body_form(value, self._scope)]
         raise NoCanonicalForm(f"{node.name!r} has an argument of type {type(value).__name__}")
 
-    def _edge(self, source: Node, user: Node) -> Any:
-        if source in self._number:
-            return ["%", self._number[source]]
+    def edge(self, source: Node, user: Node) -> Any:
+        """An argument that is no value of the region's: the body of a higher-order op."""
         if source.op == "get_attr":
             body = attribute(source.graph.owning_module, source.target)
             if isinstance(body, GraphModule):
@@ -219,7 +240,7 @@ class _Canonicaliser:
         raise NoCanonicalForm(f"{user.name!r} reads {source.name!r}, which is neither inside nor an input")
 
 
-def _body_form(gm: GraphModule, scope: _Scope) -> dict[str, Any]:
+def _body_form(gm: GraphModule, scope: Scope) -> dict[str, Any]:
     if any(META_KEY not in node.meta for node in gm.graph.nodes):
         try:
             lower(gm)
@@ -236,10 +257,16 @@ def _body_form(gm: GraphModule, scope: _Scope) -> dict[str, Any]:
     ops = [node for node in gm.graph.nodes if node.op.startswith("call_")]
     output = next(node for node in gm.graph.nodes if node.op == "output")
     results = output.args[0] if isinstance(output.args[0], (tuple, list)) else (output.args[0],)
-    canonicaliser = _Canonicaliser(ops, placeholders, (), scope)
+    canonicaliser = Canonicaliser(ops, placeholders, (), scope)
     form = canonicaliser.form()
     form["outputs"] = canonicaliser._literal(list(results), output)
     return form
+
+
+@functools.cache
+def _torch_name(target: OpOverload) -> str:
+    """The name of one of torch's own operators, of which there are a few thousand."""
+    return target_name(target)
 
 
 def _record(node: Node) -> OpRecord:
