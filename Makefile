@@ -105,6 +105,7 @@ bench: $(READY)
 	$(BIN)/python bench/memory/budget.py --json bench/results/memory_budget.json
 	$(BIN)/python bench/memory/packing.py --json bench/results/packing.json
 	$(BIN)/python bench/placement/solvers.py --json bench/results/placement.json
+	$(BIN)/python bench/placement/latency.py --json bench/results/planning.json
 	$(BIN)/python bench/memory/peak.py --json bench/results/memory_peak.json
 	$(BIN)/python bench/memory/arena.py --json bench/results/arena.json
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Workspaces:
 
     def __init__(self, sizes: Sizes, threads: int) -> None:
         self._sizes, self._threads = sizes, threads
+        self._known: dict[object, int] = {}  # layers repeat: most ops have a twin
 
     def of(self, node: Node) -> int:
         """Bytes; 0 for an op of which nothing is known, and on devices other than the CPU."""
@@ -80,9 +81,16 @@ class Workspaces:
         call = Call(self._sizes, node, record, record.op)
         if kernel is not None:
             return kernel(call, self._threads)
-        if formula is None:
-            return _cast(call, name)
-        return int(worked_out(formula, _Values(call, name, self._threads)))
+        key = (name, _number(call), _look(call.outputs), _look(call.inputs))
+        if key not in self._known:
+            found = _cast(call, name) if formula is None else worked_out(formula, _Values(call, name, self._threads))
+            self._known[key] = int(found)
+        return self._known[key]
+
+
+def _look(metas: Iterable[TensorMeta]) -> tuple[object, ...]:
+    """What a formula can see of tensors."""
+    return tuple([(one.dtype, one.shape, one.strides, one.nbytes) for one in metas])
 
 
 class _Values(dict[str, Any]):

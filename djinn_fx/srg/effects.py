@@ -65,8 +65,8 @@ def storages_of(srg: SRG) -> dict[Node, tuple[int, ...]]:
             storage = above
         return storage
 
-    for node in srg.nodes:
-        record = srg.record(node)
+    records = [(node, srg.record(node)) for node in srg.nodes]
+    for node, record in records:
         unpacked = node.target is operator.getitem
         if not (record.is_view or unpacked) or not record.outputs:
             continue
@@ -77,7 +77,7 @@ def storages_of(srg: SRG) -> dict[Node, tuple[int, ...]]:
         index = node.args[1] if unpacked else 0
         base = bases[index] if isinstance(index, int) and index < len(bases) else bases[0]
         parent.update(dict.fromkeys(mine, base))
-    found = {node: tuple([meta.storage for meta in srg.record(node).outputs]) for node in srg.nodes}
+    found = {node: tuple([meta.storage for meta in record.outputs]) for node, record in records}
     return {node: tuple(map(find, mine)) for node, mine in found.items()} if parent else found
 
 

@@ -89,7 +89,7 @@ class SRG:
         record = node.meta.get(META_KEY)
         if record.__class__ is not OpRecord:
             raise LoweringError(f"node {node.name!r} has no record: it was added after lowering")
-        return record  # type: ignore[no-any-return]  # of that class, as was seen
+        return record
 
     def set_record(self, node: Node, record: OpRecord) -> None:
         """Give the node this record."""

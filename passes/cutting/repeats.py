@@ -6,6 +6,7 @@ units really are the same is proved afterwards by the structural hash.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,7 @@ def _module_path(node: Node) -> str:
     return str(path)
 
 
+@functools.lru_cache(maxsize=4096)
 def _unit(path: str, depth: int) -> str | None:
     """The path up to its ``depth``-th container index; all of its indices if it has fewer."""
     found = None
@@ -187,11 +189,12 @@ def _best_cut(live: np.ndarray, start: int, period: int, count: int, slack: int)
 def _live_bytes(srg: SRG, nodes: Sequence[Node]) -> np.ndarray:
     """Bytes of activations alive just before each op, one entry more than ops."""
     place = {node: number for number, node in enumerate(nodes)}
-    change = np.zeros(len(nodes) + 2, dtype=np.int64)
+    total = len(nodes)
+    change = [0] * (total + 2)
     for node, made in place.items():
         record = srg.record(node)
-        users = [place.get(user, len(nodes)) for user in node.users]
-        if record.residency is Residency.ACTIVATION and users:
-            change[made + 1] += record.nbytes
-            change[max(users) + 1] -= record.nbytes
-    return np.cumsum(change)[: len(nodes) + 1]
+        if record.residency is Residency.ACTIVATION and node.users:
+            nbytes, last = record.nbytes, max([place.get(user, total) for user in node.users])
+            change[made + 1] += nbytes
+            change[last + 1] -= nbytes
+    return np.cumsum(np.array(change, dtype=np.int64))[: total + 1]

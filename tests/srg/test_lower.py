@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from djinn_fx.errors import LoweringError
 from djinn_fx.srg import GraphKind, Residency, lower
 from djinn_fx.srg.graph import fake_value, size_hint
 from djinn_fx.srg.lower import op_name, target_name
+from djinn_fx.srg.record import Cost, total
 from tests import graphs
 
 
@@ -97,3 +99,23 @@ def test_names_of_targets_are_qualified() -> None:
 def test_other_nodes_are_named_by_their_opcode() -> None:
     gm = graphs.two_layer_mlp()
     assert [op_name(node) for node in gm.graph.nodes if not node.op.startswith("call_")][-1] == "output"
+
+
+def test_a_record_is_replaced_field_by_field_and_an_unknown_field_is_refused() -> None:
+    srg = graphs.lowered(graphs.two_layer_mlp())
+    node = next(iter(srg.ops))
+    before = srg.record(node)
+    srg.update(node, region=3, device="cpu")
+    assert srg.record(node) == replace(before, region=3, device="cpu")
+    assert before.region is None
+    with pytest.raises(TypeError, match="colour"):
+        srg.update(node, colour="red")
+
+
+def test_costs_add_up_one_after_the_other() -> None:
+    costs = [Cost(flops=1, read_bytes=2, write_bytes=3, time_s=0.1 * at, low_s=0.2, high_s=0.3) for at in range(9)]
+    assert total(costs) == sum(costs[1:], costs[0])
+    mixed = [*costs, replace(costs[0], provenance="measured")]
+    assert total(mixed) == sum(mixed[1:], mixed[0])
+    assert total(mixed).provenance == "mixed"
+    assert total([]) == Cost()

@@ -23,7 +23,7 @@ from djinn_fx.srg.form.hashing import (
     digest,
     structural_hash,
 )
-from djinn_fx.srg.graph import META_KEY
+from djinn_fx.srg.graph import META_KEY, fake_value
 
 #: Stands for a number that is not known yet, and what it looks like in a text.
 _GAP = "\x00"
@@ -85,11 +85,15 @@ class Digests:
 
     def __init__(self, nodes: Iterable[Node]) -> None:
         values: dict[Node, Any] = {}
+        alike: dict[object, Any] = {}
         calls: dict[Node, tuple[Any, tuple[Node, ...]]] = {}
         part = _Part()
         for node in nodes:
             try:
-                values[node] = part.value(node)
+                key = _look(node)
+                if key not in alike:
+                    alike[key] = part.value(node)
+                values[node] = alike[key]
                 if node.op == "call_function":
                     part.sources = []
                     calls[node] = part.call(node), tuple(part.sources)
@@ -135,6 +139,27 @@ class Digests:
             number[node] = len(number)
         results = ",".join([str(number[node]) for node in outputs])
         return f'{{"inputs":[{",".join(heads)}],"ops":[{",".join(ops)}],"outputs":[{results}],"symbols":[]}}'
+
+
+def _look(node: Node) -> object:
+    """What a value's form is made of; the node itself where that is not just one tensor."""
+    value, metas = fake_value(node), node.meta[META_KEY].outputs
+    if not isinstance(value, torch.Tensor) or len(metas) != 1:
+        return node
+    one = metas[0]
+    flags = (value.is_conj(), value.is_neg()) if one.layout == "strided" else ()
+    placed = (value.device.type, value.device.index)
+    return (
+        one.dtype,
+        one.shape,
+        one.strides,
+        one.storage_offset,
+        one.layout,
+        one.is_symbolic,
+        placed,
+        type(value),
+        flags,
+    )
 
 
 def _texts(forms: Sequence[Any]) -> list[str]:

@@ -18,6 +18,7 @@ from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from djinn_fx.srg import SRG, lower
+from djinn_fx.srg.form.digests import Digests
 from djinn_fx.srg.form.hashing import NoCanonicalForm, canonical_form, structural_hash
 from tests import capture, graphs
 
@@ -35,7 +36,10 @@ def whole(srg: SRG) -> str:
     outputs = returned if isinstance(returned, (tuple, list)) else (returned,)
     constants = [n for n in srg.nodes if n.op == "get_attr" and srg.record(n).outputs]
     made = [value for value in outputs if isinstance(value, Node)]
-    return structural_hash(canonical_form(list(srg.ops), [*srg.inputs, *constants], made))
+    region = list(srg.ops), [*srg.inputs, *constants], made
+    found = structural_hash(canonical_form(*region))
+    assert Digests(srg.nodes).of(*region) == found
+    return found
 
 
 def hash_of(function: Callable[..., Any], *args: Any, symbolic: bool = False) -> str:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.fx import GraphModule
 
 from djinn_fx.srg import lower
+from djinn_fx.srg.form.digests import Digests
 from djinn_fx.srg.form.hashing import canonical_form, structural_hash
 from tests.programs import DETERMINISTIC, KINDS, LITERALS, PROGRAMS, Op, Program, arguments_of, behaviour, build
 
@@ -39,7 +40,9 @@ def changed(draw: st.DrawFn, program: Program) -> Program:
 
 def hash_of(gm: GraphModule) -> str:
     srg = lower(gm)
-    return structural_hash(canonical_form(list(srg.ops), srg.inputs, srg.output.args[0]))
+    found = structural_hash(canonical_form(list(srg.ops), srg.inputs, srg.output.args[0]))
+    assert Digests(srg.nodes).of(list(srg.ops), srg.inputs, srg.output.args[0]) == found
+    return found
 
 
 #: What each hash was seen to stand for, over all examples.
