@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -65,8 +65,21 @@ def with_sizes(nodes: Sequence[Node], sizes: frozenset[Node], returned: Node) ->
     return (*needed, *(node for node in nodes if node not in sizes))
 
 
-#: The size symbols that each node's value and its sizes mention, in order; nodes that mention none may be left out.
-Mentions = Mapping[Node, tuple[str, ...]]
+class Mentions(Protocol):
+    """The size symbols that each node's value and its sizes mention, in order."""
+
+    def get(self, node: Node, default: tuple[str, ...], /) -> tuple[str, ...]:
+        """A node's, or the default for one that mentions none."""
+
+
+class _Asked:
+    """Looks at each node when it is asked for."""
+
+    def __init__(self, srg: SRG) -> None:
+        self._srg = srg
+
+    def get(self, node: Node, default: tuple[str, ...], /) -> tuple[str, ...]:
+        return _mentioned(self._srg, node) or default
 
 
 def mentions(srg: SRG) -> dict[Node, tuple[str, ...]]:
@@ -96,7 +109,7 @@ def boundary(
         sizes: ops that each region computes for itself; only the graph's output reads them from a region.
         known: the graph's :func:`mentions`, if they are at hand.
     """
-    known = mentions(srg) if known is None else known
+    known = _Asked(srg) if known is None else known
     inside = set(nodes)
     inputs: dict[Node, None] = {}
     mentioned: dict[str, None] = {}
@@ -105,8 +118,7 @@ def boundary(
             if source not in inside and source not in inputs and not is_body(source):
                 inputs[source] = None
                 mentioned.update(dict.fromkeys(known.get(source, ())))
-        if known:
-            mentioned.update(dict.fromkeys(known.get(node, ())))
+        mentioned.update(dict.fromkeys(known.get(node, ())))
     for name in mentioned:
         holder = symbols.get(name)
         if holder is not None and holder not in inside:
@@ -135,7 +147,7 @@ def _mentioned(srg: SRG, node: Node) -> tuple[str, ...]:
 
 def depends_on_data(srg: SRG, node: Node, known: Mentions | None = None) -> bool:
     """Whether the node's value, or a size of it, holds a number read from data: ``u0``, the count of non-zeros."""
-    names = _mentioned(srg, node) if known is None else known.get(node, ())
+    names = (_Asked(srg) if known is None else known).get(node, ())
     return any(name.startswith(("u", "zu")) for name in names)
 
 
@@ -156,8 +168,8 @@ def symbol_sources(srg: SRG) -> dict[str, Node]:
 
 def unbound_symbols(srg: SRG, nodes: Sequence[Node], inputs: Sequence[Node], known: Mentions | None = None) -> set[str]:
     """Size symbols a region mentions that none of its inputs tells: such a region cannot stand alone."""
-    known = mentions(srg) if known is None else known
-    if not known:
+    known = _Asked(srg) if known is None else known
+    if isinstance(known, dict) and not known:
         return set()
     mentioned, told = set[str](), set[str]()
     for node in inputs:
