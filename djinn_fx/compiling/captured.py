@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from djinn_fx.costmodels.choose import Pricing
@@ -12,6 +12,8 @@ from djinn_fx.dispatch.entrant import DispatchStatus
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.passes.base import PassTiming
 from djinn_fx.reasons import Reason
+from djinn_fx.runtime.arena.arena import Arena
+from djinn_fx.runtime.program import Program, with_arena
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
 
@@ -57,6 +59,14 @@ class CaptureResult:
     output: Any
     contests: tuple[DispatchStatus, ...] = ()
     live_bytes: int | None = None
+
+
+def in_arena(program: Program, captured: CapturedGraph) -> tuple[Program, CapturedGraph, Arena | None]:
+    """The program with what is to lie in an arena, the graph with Reasons for what is not, and the arena."""
+    program, reasons = with_arena(program, captured.srg, captured.plan)
+    captured = replace(captured, plan=replace(captured.plan, reasons=(*captured.plan.reasons, *reasons)))
+    arena = Arena(program.arena, len(program.steps), reasons) if program.arena is not None else None
+    return program, captured, arena
 
 
 def device_of(srg: SRG) -> str:

@@ -18,7 +18,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.fx import GraphModule
 
-from djinn_fx.compiling.captured import CapturedGraph, device_of, put_into_trace
+from djinn_fx.compiling.captured import CapturedGraph, device_of, in_arena, put_into_trace
 from djinn_fx.compiling.choice import contenders, in_one_piece, outlook, planned_whole
 from djinn_fx.compiling.deferred import DeferredGraph, deferrable
 from djinn_fx.compiling.devices.modules import check_pins
@@ -43,9 +43,8 @@ from djinn_fx.passes.base import Pass, PassContext, run_passes
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
 from djinn_fx.reasons import Reason
-from djinn_fx.runtime.arena.arena import Arena
 from djinn_fx.runtime.executor import executable
-from djinn_fx.runtime.program import Program, program_of, with_arena
+from djinn_fx.runtime.program import Program, program_of
 from djinn_fx.settings.engines import EAGER, STANDBY
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.layout_rules import decompositions
@@ -174,7 +173,11 @@ class GraphCompiler:
         )
 
     def _builder(self, settings: Settings, bound: Sequence[str]) -> Builder:
-        key = settings.engine, bound  # a graph for which the budget has no room has other engines than the next one
+        key = (
+            settings.engine,
+            settings.memory_budget,
+            bound,
+        )  # a graph for which the budget has no room has other engines than the next one
         if key not in self._builders:
             self._builders[key] = Builder(settings, bound)
         return self._builders[key]
@@ -272,7 +275,9 @@ class GraphCompiler:
             program = replace(program, layouts=None)
         arena = None
         if self.settings.arena:
-            program, captured, arena = self._in_arena(program, captured)
+            program, captured, arena = in_arena(program, captured)
+            if self._handle is not None and arena is not None:
+                self._handle.arenas.append(weakref.ref(arena))
         strays = self._handle.strays() if self._handle is not None else None
         run = executable(program, built.callables, constants, strays, arena)
         if cut and self._ahead is None:
@@ -305,17 +310,6 @@ class GraphCompiler:
                 settings, reasons = fitting.settings, [*reasons, *fitting.reasons]
         told = replace(captured.plan, reasons=(*captured.plan.reasons, *reasons))
         return replace(captured, plan=told), settings, planned
-
-    def _in_arena(self, program: Program, captured: CapturedGraph) -> tuple[Program, CapturedGraph, Arena | None]:
-        """The program with what is to lie in an arena, the graph with Reasons for what is not, and the arena."""
-        program, reasons = with_arena(program, captured.srg, captured.plan)
-        plan = replace(captured.plan, reasons=(*captured.plan.reasons, *reasons))
-        if program.arena is None:
-            return program, replace(captured, plan=plan), None
-        arena = Arena(program.arena, len(program.steps), reasons)
-        if self._handle is not None:
-            self._handle.arenas.append(weakref.ref(arena))
-        return program, replace(captured, plan=plan), arena
 
     def _kept(self, program: Program, constants: Mapping[int, Any], builds: Sequence[RegionBuild]) -> str | None:
         """The stored form of a graph, if it has one."""

@@ -4,7 +4,7 @@ Counted are tensors, by the graph's memory plan: what comes in and the weights, 
 ops take beside their results; copies of weights that engines keep; and what comparing an engine's first answers takes.
 The graphs of one model (prefill and decode) run one at a time and share the budget: their weights count once, the
 largest of their peaks counts, and so do all copies. Not counted: Python and libraries, building, what the caller keeps.
-What Inductor wrote is taken to need no more than the graph's own ops.
+What Inductor wrote says itself what it takes, once it is there: see :func:`djinn_fx.dispatch.region.why_no_room`.
 """
 
 from __future__ import annotations
@@ -165,18 +165,21 @@ class Fitting:
 
     @property
     def settings(self) -> Settings:
-        """Those in force, without the engines that do not fit."""
+        """Those in force, without the engines that do not fit, and with what is left for the graph's own need."""
         if not self._may_compare:
             return self._with(EAGER)
         if not self._gone:
-            return self._settings
+            return self._with(*self._settings.engines)
         if self._shared:
             return self._with(*self._names[: self._engines], INDUCTOR, *((EAGER,) if self._engines else ()))
         return self._with(*(name for name in self._settings.engines if name not in self._gone))
 
     def _with(self, *engines: str) -> Settings:
         names = engines or (INDUCTOR,)
-        return self._settings.model_copy(update={"engine": names if len(names) > 1 else names[0]})
+        device, others = self._need.peak.device, self.planned.foretold - self._need.peak.nbytes
+        shares = {**dict(self._settings.memory_budget or ()), device: f"{self._budget - others}B"}
+        changed = {"engine": names if len(names) > 1 else names[0], "memory_budget": tuple(sorted(shares.items()))}
+        return self._settings.model_copy(update=changed)
 
     @property
     def _gone(self) -> tuple[str, ...]:

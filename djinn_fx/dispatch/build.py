@@ -30,15 +30,16 @@ from djinn_fx.dispatch.region import (
     devices_of,
     distinct_first,
     region_values,
+    why_no_room,
 )
 from djinn_fx.dispatch.standby import Standby
-from djinn_fx.dispatch.tier import Prepared, Tier, patience_s, tier_names, tiers_for
+from djinn_fx.dispatch.tier import Prepared, Tier, compiled_by, patience_s, tier_names, tiers_for
 from djinn_fx.engines.base import Engine, RegionCallable, as_runner
 from djinn_fx.engines.keys import Guards, symbolic_inputs
 from djinn_fx.engines.registry import engine, import_runtime
-from djinn_fx.errors import DjinnError, EngineError, useful_line
+from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.engines import EAGER, traits_of
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
@@ -186,6 +187,10 @@ class Builder:
             work.reasons.append(prepared)
             return None
         loaded, outcome = self._now(tier, prepared, work)
+        no_room = why_no_room(work, loaded, self._settings) if loaded is not None else None
+        if no_room is not None:
+            work.note(no_room)
+            return None
         return Made(tier=tier, prepared=prepared, loaded=loaded, outcome=outcome) if loaded is not None else None
 
     def _own_ops(self, work: RegionWork) -> RegionCallable:
@@ -227,7 +232,14 @@ class Builder:
         return (run if lazy or build.outcome != "fallback" else None), lazy
 
     def _checked(self, work: RegionWork, tier: Tier, prepared: Prepared, loaded: Loaded) -> Loaded:
-        """An artefact whose answers are compared with eager's, where that can be and has not been done before."""
+        """An artefact whose answers are compared with eager's, where that can be and has not been done before.
+
+        Raises:
+            EngineError: what it takes does not fit into the memory budget.
+        """
+        no_room = why_no_room(work, loaded, self._settings)
+        if no_room is not None:
+            raise EngineError(no_room.detail)
         checks = Checks(work.graph, self._own_ops(work), self._settings)
         if as_runner(loaded.run).wants_reference:
             return replace(loaded, run=Beside(checks, tier, prepared, loaded))
@@ -297,7 +309,7 @@ class Builder:
             return None
         began = time.perf_counter()
         try:
-            loaded = _compiled(tier, prepared, work.symints, alone=alone)
+            loaded = compiled_by(tier, prepared, work.symints, alone=alone)
         except EngineError as error:
             if self._settings.on_failure == "raise":
                 raise
@@ -333,6 +345,10 @@ class Builder:
                 continue
             wrong = tier.quarantined(prepared.key) if prepared.key is not None else None
             found = tier.find(prepared.key, work.holds) if prepared.key is not None and wrong is None else None
+            no_room = why_no_room(work, found.loaded, self._settings) if found is not None else None
+            if no_room is not None:
+                work.note(no_room)
+                continue
             if found is not None:
                 start, outcome = self._checked(work, tier, prepared, found.loaded), found.outcome
                 break
@@ -365,34 +381,3 @@ class Builder:
         only = len(self._tiers) == 1 and start is None and not work.symints and self._tiers[0].store is not None
         build = work.build(start, outcome)
         return region, replace(build, key=key.digest if only and key is not None else build.key)
-
-
-def _compiled(tier: Tier, prepared: Prepared, symints: Sequence[torch.SymInt], *, alone: bool = False) -> Loaded | None:
-    """Compile a region in this process, and keep it. None if it was built but does not run here.
-
-    Raises:
-        EngineError: the engine failed; put on record, unless it is a fault nobody foresaw.
-    """
-    key = prepared.key
-    # An artefact that says itself which calls it takes relies on no facts about the graph's symbols.
-    guards = Guards(expression=None)
-    try:
-        artefact = tier.engine.compile(prepared.graph, alone=alone)
-    except EngineError as error:
-        if key is not None:
-            tier.note_failure(key, Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=prepared.graph.label))
-        raise
-    except DjinnError:
-        raise
-    except Exception as error:  # a fault of the engine's: the key is not to blame, so it is not put on record
-        log.exception("region %s: %s", prepared.graph.label, tier.name)
-        what = f"{tier.name} could not compile {prepared.graph.label}"
-        raise EngineError(f"{what}: {type(error).__name__}: {useful_line(error)}") from error
-    if not traits_of(tier.name).keyed_by_request:
-        guards = Guards.of(symints)
-    if artefact.ready is None and not tier.engine.capability().can_run:
-        if key is not None:
-            tier.write(prepared, artefact.header, artefact.payload, guards)
-        return None
-    run = artefact.ready if artefact.ready is not None else tier.engine.load(artefact)
-    return tier.keep(prepared, artefact, run, guards)

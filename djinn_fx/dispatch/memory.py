@@ -6,7 +6,7 @@ import threading
 import weakref
 from dataclasses import dataclass
 
-from djinn_fx.engines.base import Artefact, Engine, RegionCallable
+from djinn_fx.engines.base import LIVE_BYTES, Artefact, Engine, RegionCallable
 from djinn_fx.engines.keys import Guards
 from djinn_fx.threads import new_lock, new_rlock
 
@@ -20,12 +20,14 @@ class Loaded:
         run: the callable.
         guards: for which sizes it is valid.
         engine: name of the engine that made it.
+        live_bytes: that a call takes beside its arguments, at the sizes it was built for; None: not known.
     """
 
     key: str
     run: RegionCallable
     guards: Guards
     engine: str
+    live_bytes: int | None = None
 
 
 class Memory:
@@ -76,7 +78,8 @@ def load_entry(engine: Engine, artefact: Artefact, key: str, *, known_as: str = 
         EngineError: it does not fit this engine or machine.
     """
     guards = Guards(expression=artefact.header.get("guards"))
-    loaded = Loaded(key=key, run=engine.load(artefact), guards=guards, engine=engine.name)
+    live = artefact.header.get(LIVE_BYTES)
+    loaded = Loaded(key=key, run=engine.load(artefact), guards=guards, engine=engine.name, live_bytes=live)
     MEMORY.add(known_as or key, loaded)
     return loaded
 

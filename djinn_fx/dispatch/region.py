@@ -12,14 +12,17 @@ import torch
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.engines.base import RegionGraph, as_runner
 from djinn_fx.engines.keys import Guards, device_order, symbol_places, symbolic_inputs
-from djinn_fx.reasons import Reason
+from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER
+from djinn_fx.settings.table import Settings
 from djinn_fx.srg.effects import written_nodes
 from djinn_fx.srg.extract import extract, input_value
 from djinn_fx.srg.form.hashing import canonical_form
 from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.memory import MemoryPlan
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.srg.record import Residency
+from djinn_fx.units import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,10 @@ class RegionWork:
         self.graph = region_graph(srg, region)
         same = [one for one in plan.regions if one.structural_hash == region.structural_hash]
         self.repeats = len(same) if region.structural_hash else 1
+        #: Bytes that are in memory besides what it takes itself, where most are; None: not planned.
+        self.beside = (
+            max((bytes_beside(srg.memory, one) for one in same or [region]), default=0) if srg.memory else None
+        )
         self.reasons: list[Reason] = []
         #: Whether the answers of what it runs on are compared with eager's, or were before.
         self.checked = False
@@ -91,6 +98,28 @@ class RegionWork:
             checked=self.checked,
             reasons=tuple(self.reasons),
         )
+
+
+def bytes_beside(memory: MemoryPlan, region: Region) -> int:
+    """What is on the CPU while a region runs and is not made by it: arguments, weights, values for later regions."""
+    names = set(region.nodes)
+    begins = next((place for place, step in enumerate(memory.steps) if step.name in names), 0)
+    rows = (
+        row for row in memory.rows if row.device == "cpu" and (row.given or row.start < begins) and row.end > begins
+    )
+    return sum(row.nbytes for row in rows)
+
+
+def why_no_room(work: RegionWork, loaded: Loaded, settings: Settings) -> Reason | None:
+    """Why an artefact cannot run within the memory budget: what it takes, as it says itself, is more than is left."""
+    budget = settings.memory_bytes.get("cpu")
+    if budget is None or work.beside is None or loaded.live_bytes is None or work.beside + loaded.live_bytes <= budget:
+        return None
+    left = format_bytes(max(0, budget - work.beside))
+    detail = (
+        f"{loaded.engine}: it takes {format_bytes(loaded.live_bytes)}, of the memory budget for cpu {left} are left"
+    )
+    return Reason(kind=ReasonKind.BUDGET, detail=detail, node=work.region.label)
 
 
 def built_again(build: RegionBuild, region: Region) -> RegionBuild:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 
 from djinn_fx.dispatch.memory import MEMORY, Loaded, load_entry
-from djinn_fx.engines.base import Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
+from djinn_fx.engines.base import LIVE_BYTES, Artefact, BuildRequest, Engine, RegionCallable, RegionGraph
 from djinn_fx.engines.keys import EngineKey, Guards, engine_key
 from djinn_fx.engines.registry import engine
-from djinn_fx.errors import EngineError
+from djinn_fx.errors import DjinnError, EngineError, useful_line
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.pool.jobs import BuildDone
 from djinn_fx.reasons import Reason, ReasonKind
@@ -238,7 +238,8 @@ class Tier:
         """Put a new artefact into memory and on disk."""
         key = prepared.key
         kept = self.write(prepared, artefact.header, artefact.payload, guards) if key is not None else ""
-        loaded = Loaded(key=kept, run=run, guards=guards, engine=self.name)
+        live = artefact.header.get(LIVE_BYTES)
+        loaded = Loaded(key=kept, run=run, guards=guards, engine=self.name, live_bytes=live)
         if key is not None:
             MEMORY.add(key.digest, loaded)
         return loaded
@@ -297,3 +298,36 @@ def tier_names(settings: Settings) -> tuple[str, ...]:
     if settings.engine == "auto" and torch.cuda.is_available():
         named = [name for name in TRAITS if TRAITS[name].needs_gpu and engine(name, settings).capability().can_run]
     return tuple(dict.fromkeys((*named, STANDBY)))
+
+
+def compiled_by(
+    tier: Tier, prepared: Prepared, symints: Sequence[torch.SymInt], *, alone: bool = False
+) -> Loaded | None:
+    """Compile a region in this process, and keep it. None if it was built but does not run here.
+
+    Raises:
+        EngineError: the engine failed; put on record, unless it is a fault nobody foresaw.
+    """
+    key = prepared.key
+    # An artefact that says itself which calls it takes relies on no facts about the graph's symbols.
+    guards = Guards(expression=None)
+    try:
+        artefact = tier.engine.compile(prepared.graph, alone=alone)
+    except EngineError as error:
+        if key is not None:
+            tier.note_failure(key, Reason(kind=ReasonKind.FALLBACK, detail=str(error), node=prepared.graph.label))
+        raise
+    except DjinnError:
+        raise
+    except Exception as error:  # a fault of the engine's: the key is not to blame, so it is not put on record
+        log.exception("region %s: %s", prepared.graph.label, tier.name)
+        what = f"{tier.name} could not compile {prepared.graph.label}"
+        raise EngineError(f"{what}: {type(error).__name__}: {useful_line(error)}") from error
+    if not traits_of(tier.name).keyed_by_request:
+        guards = Guards.of(symints)
+    if artefact.ready is None and not tier.engine.capability().can_run:
+        if key is not None:
+            tier.write(prepared, artefact.header, artefact.payload, guards)
+        return None
+    run = artefact.ready if artefact.ready is not None else tier.engine.load(artefact)
+    return tier.keep(prepared, artefact, run, guards)

@@ -14,6 +14,10 @@ from djinn_fx.reasons import Reason
 RegionCallable = Callable[[list[Any]], Sequence[Any]]
 
 
+#: In an artefact's header: bytes that a call takes beside its arguments, at the sizes it was built for.
+LIVE_BYTES = "live_bytes"
+
+
 class Arguments(list[Any]):
     """A call's arguments, with memory into which its results may be written. Who copies the list drops the offer.
 

@@ -166,3 +166,32 @@ def test_a_larger_call_is_refused_before_it_runs_and_smaller_ones_go_on(engine: 
         with pytest.raises(SettingsError, match="the smallest budget is"):
             compiled(torch.randn(5000, 64))
         same(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [True, False])
+def test_what_inductor_wrote_runs_only_where_it_fits(room: bool) -> None:
+    def function(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x @ w, -1).cumsum(0) @ w
+
+    x, w, noted = torch.randn(300, 100), torch.randn(100, 100), Noted()
+    first = djinn(function, {**OPTIONS, "engine": "inductor", "memory_budget": {"cpu": "1GB"}})
+    same(first(x, w), function(x, w), rtol=1e-4, atol=1e-5)
+    (graph,) = noted.graphs
+    assert graph.plan.memory is not None
+    own = graph.plan.memory.peak("cpu").nbytes
+
+    def run(given: list[Any]) -> Any:
+        given.clear()
+        return first(x, w)
+
+    taken = measured(run, [x, w]).peak
+    torch._dynamo.reset()
+    budget, noted = max(own, taken) + SLACK if room else own, Noted()
+    if not room and taken <= own:
+        pytest.skip("it takes no more than the graph's own ops")
+    compiled = djinn(function, {**OPTIONS, "engine": "inductor", "memory_budget": {"cpu": f"{budget}B"}})
+    same(compiled(x, w), function(x, w), rtol=1e-4, atol=1e-5)
+    (graph,) = noted.graphs
+    assert [one.engine for one in graph.builds] == ["inductor" if room else "eager"]
+    assert room or ReasonKind.BUDGET in {one.kind for one in noted.reasons()}

@@ -24,6 +24,7 @@ from djinn_fx.engines.inductor import kernels as inductor_kernels
 from djinn_fx.engines.inductor import safe as inductor_safe
 from djinn_fx.engines.inductor import strides as inductor_strides
 from djinn_fx.engines.inductor.into import writing_into
+from djinn_fx.engines.inductor.memory import own as inductor_memory
 from djinn_fx.engines.inductor.prewarm import know_vector_units
 from djinn_fx.engines.keys import device_names, device_order, symbolic_inputs
 from djinn_fx.errors import EngineError, useful_line
@@ -126,9 +127,11 @@ class InductorEngine:
         except Exception as error:
             raise EngineError(f"inductor could not compile {region.label}: {useful_line(error)}") from error
         payload = _serialise(artefact, region.label)
-        kernels, libraries = inductor_kernels.carried(inductor_kernels.loaded_modules()[already:])
+        modules = inductor_kernels.loaded_modules()[already:]
+        kernels, libraries = inductor_kernels.carried(modules)
         count = _output_count(region)
         header = {"engine": self.name, "outputs": count, **inductor_strides.as_header(heard, count), **kernels}
+        header.update(inductor_memory.as_header(modules, region.example_inputs))
         if needs:
             header.update(needs=needs.to_json(), form=region.canonical)
         own = inductor_safe.from_graph(region.gm) if self.answers_itself else None
