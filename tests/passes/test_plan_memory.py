@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from djinn_fx.costmodels.memory.plan import memory_plan
@@ -21,6 +23,7 @@ from djinn_fx.srg.graph import tensors_of
 from djinn_fx.srg.memory import Holds, MemoryPlan, MemoryRow
 from tests import graphs, programs
 from tests.capture import capture
+from tests.running import cut_by_labels, run_by_regions
 
 
 class Watch(TorchDispatchMode):
@@ -45,6 +48,25 @@ class Watch(TorchDispatchMode):
             if reference not in self._known:
                 self.made_by[len(self._known)] = step
                 self._known.append(reference)
+
+
+class Touch(TorchDispatchMode):
+    """Notes at which ops each storage that an op made is read, written or made."""
+
+    def __init__(self, arguments: Sequence[Any]) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.at: dict[StorageWeakRef, list[int]] = {}
+        self._given = [StorageWeakRef(one.untyped_storage()) for one in arguments]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tensors_of([*pytree.tree_leaves((args, kwargs)), *pytree.tree_leaves(result)]):
+            reference = StorageWeakRef(tensor.untyped_storage())
+            if reference not in self._given:
+                self.at.setdefault(reference, []).append(len(self.names))
+        self.names.append(str(func))
+        return result
 
 
 def planned(srg: SRG) -> MemoryPlan:
@@ -86,6 +108,33 @@ def test_storages_of_random_programs_live_as_planned(program: programs.Program) 
     if programs.behaviour(gm.forward, [one.clone() for one in args]) == "refused":
         return
     lives_while_it_runs(lower(gm), args)
+
+
+@programs.DETERMINISTIC
+@given(programs.PROGRAMS, st.lists(st.integers(0, 4), min_size=1, max_size=9))
+def test_nothing_is_touched_outside_its_lifetime_where_regions_run_in_an_order(
+    program: programs.Program, labels: list[int]
+) -> None:
+    gm = programs.build(program)
+    args = programs.arguments_of(program.transposed)
+    if programs.behaviour(gm.forward, [one.clone() for one in args]) == "refused":
+        return
+    srg = lower(gm)
+    cut_by_labels(srg, [labels[place % len(labels)] for place, _ in enumerate(srg.ops)])
+    plan = planned(srg)
+    steps = [place for place, one in enumerate(plan.steps) if one.op.startswith("aten.")]
+    touch = Touch(args)
+    with torch.no_grad(), touch:
+        run_by_regions(srg, args)
+    assert touch.names == [plan.steps[place].op for place in steps]
+    rows: dict[str, list[MemoryRow]] = {}
+    for one in plan.rows:
+        if one.holds is not Holds.WORKSPACE:
+            rows.setdefault(one.name, []).append(one)
+    for seen in touch.at.values():
+        mine = rows[plan.steps[steps[seen[0]]].name].pop(0)
+        assert mine.start == steps[seen[0]]
+        assert steps[seen[-1]] < mine.end, mine
 
 
 @pytest.mark.parametrize("name", ["shared_storage", "writer_and_readers", "two_layer_mlp", "attention_block"])
