@@ -106,6 +106,8 @@ bench: $(READY)
 	$(BIN)/python bench/memory/packing.py --json bench/results/packing.json
 	$(BIN)/python bench/placement/solvers.py --json bench/results/placement.json
 	$(BIN)/python bench/placement/latency.py --json bench/results/planning.json
+	$(BIN)/python bench/placement/boundary.py --json bench/results/boundary.json
+	$(BIN)/python bench/placement/run.py --json bench/results/pipeline.json
 	$(BIN)/python bench/memory/peak.py --json bench/results/memory_peak.json
 	$(BIN)/python bench/memory/arena.py --json bench/results/arena.json
 

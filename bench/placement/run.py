@@ -41,7 +41,7 @@ GAIN, SHARE, ERROR = 1.6, 0.93, 0.10
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write. Returns the exit code."""
-    made = parser(__doc__ or "", runs=3)
+    made = parser(__doc__ or "", runs=2)
     made.add_argument("--models", nargs="+", default=["vit"], choices=MODELS)
     made.add_argument("--engine", default="auto", help="as the setting of that name")
     arguments = parse(made, argv)

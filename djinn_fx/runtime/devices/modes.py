@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,6 +18,10 @@ class Modes(NamedTuple):
     autocast: tuple[bool, Any, bool] | None
     included: Any
     excluded: Any
+    raw: tuple[int, int]
+
+
+_local = threading.local()
 
 
 def modes() -> Modes:
@@ -24,13 +29,9 @@ def modes() -> Modes:
     autocast = None
     if torch.is_autocast_enabled("cpu"):
         autocast = (True, torch.get_autocast_dtype("cpu"), torch.is_autocast_cache_enabled())
-    return Modes(
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        autocast,
-        torch._C._dispatch_tls_local_include_set(),
-        torch._C._dispatch_tls_local_exclude_set(),
-    )
+    included, excluded = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+    raw = (included.raw_repr(), excluded.raw_repr())
+    return Modes(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast, included, excluded, raw)
 
 
 def intercepted() -> bool:
@@ -39,10 +40,12 @@ def intercepted() -> bool:
 
 
 def carried(wanted: Modes) -> contextlib.AbstractContextManager[None]:
-    """Those modes in this thread, for as long as this lasts."""
-    here = modes()
-    if _raw(here) == _raw(wanted) and here.inference == wanted.inference and wanted.autocast is None:
-        return _Grad(here.grad, wanted.grad)  # all that differs in most calls
+    """Those modes in this thread, for as long as this lasts; it is one of ours, and has no others between its jobs."""
+    own: Modes | None = getattr(_local, "own", None)
+    if own is None:
+        own = _local.own = modes()
+    if own.raw == wanted.raw and own.inference == wanted.inference and wanted.autocast is None:
+        return _Grad(own.grad, wanted.grad)  # all that differs in most calls
     return _all_of(wanted)
 
 
@@ -71,10 +74,6 @@ def _all_of(wanted: Modes) -> Iterator[None]:
         if wanted.autocast is not None:
             _, dtype, keeps = wanted.autocast
             stack.enter_context(torch.autocast("cpu", dtype=dtype, cache_enabled=keeps))
-        if _raw(modes()) != _raw(wanted):
+        if modes().raw != wanted.raw:
             stack.enter_context(torch._C._ForceDispatchKeyGuard(wanted.included, wanted.excluded))
         yield
-
-
-def _raw(of: Modes) -> tuple[int, int]:
-    return of.included.raw_repr(), of.excluded.raw_repr()

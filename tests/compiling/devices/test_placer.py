@@ -155,6 +155,7 @@ def test_one_device_runs_all_where_a_second_is_not_worth_it() -> None:
     ("options", "words"),
     [
         ({"pin": {"layer.0": "cpu:0"}}, ["layer.0", "layers.0"]),
+        ({"pin": {"transformer.h.0": "cpu:0"}}, ["transformer.h.0", "it has layers"]),
         ({"pin": {"layers.0-2": "cpu:0", "layers.2": "cpu:1"}}, ["contradict", "layers.0-2", "cpu:1"]),
         ({"pin": {"layers.0": "cpu:0"}, "device_map": {"layers.0": 1}}, ["contradict", "device_map"]),
         ({"devices": {name: {**row, "memory": "10kB"} for name, row in OPTIONS["devices"].items()}}, ["least"]),
@@ -165,6 +166,28 @@ def test_what_cannot_be_is_one_clear_error(options: dict[str, Any], words: list[
         compiled(Model(), engine="eager", **options)(torch.randn(8, 64))
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_graph_break_leaves_pins_to_the_rest_of_the_model_alone(whole: bool) -> None:
+    class Broken(Model):
+        def forward(self, x: Tensor) -> Tensor:
+            for place, layer in enumerate(self.layers):
+                if place == 2:
+                    torch._dynamo.graph_break()
+                x = layer(x)
+            return x
+
+    class Skipped(Model):
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = torch._dynamo.disable(lambda y: y)(x)
+                x = layer(x)
+            return x
+
+    model, x = (Broken if whole else Skipped)(), torch.randn(8, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(model, engine="eager")(x), model(x))
 
 
 def test_sizes_may_differ_from_call_to_call() -> None:
