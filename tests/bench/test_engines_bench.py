@@ -82,6 +82,18 @@ class TestFigures:
         cases["opt/prefill x1"][0]["sides"]["openvino"]["check"]["wrong"] = True
         assert bars(cases)["wrong"]["value"] == 0
 
+    def test_who_may_round_is_held_against_float32(self) -> None:
+        cases = found()
+        for runs, ms in zip(cases.values(), (10, 20), strict=True):
+            ones = {engines_report.BLOCKING: side(20), engines_report.BF16: side(ms), engines_report.INT8: side(5)}
+            runs[0]["sides"].update(ones)
+        cases["opt/prefill x1"][0]["sides"][engines_report.INT8]["check"]["wrong"] = True
+        made = bars(cases)
+        assert made["bf16_over_f32_smallest"]["value"] == pytest.approx(1.0)
+        assert made["bf16_wrong"]["holds"] is True
+        assert made["int8_wrong"] == {"value": 1, "bound": 0, "holds": False, "rule": "=="}
+        assert not [name for name in bars(found()) if name.startswith(("bf16", "int8"))]
+
     def test_nothing_measured_holds_nothing(self) -> None:
         assert {one["holds"] for name, one in bars({}).items() if name != "djinn_failed"} == {None}
 
