@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-#: More devices than this at a time are not tried in every order: the fastest of them are.
-_MOST_DEVICES = 6
+#: More devices than this at a time cannot be tried in every order.
+MOST_DEVICES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,10 @@ Solver = Callable[[Row, Sequence[int]], Shares | None]
 
 
 def by_cuts(row: Row, devices: Sequence[int]) -> Shares | None:
-    """The best way to cut the row into one stretch for each of these devices, in whatever order of them; exact."""
+    """The best way to cut the row into one stretch for each of these devices, in whatever order of them; exact.
+
+    Every order is tried, where they differ.
+    """
     count = len(row.seconds)
     if not 0 < len(devices) <= count:
         return None
@@ -86,11 +89,43 @@ def by_cuts(row: Row, devices: Sequence[int]) -> Shares | None:
     loads = {device: _loads(row, device, memory) for device in devices}
     barred = {place for first, last in row.together for place in range(first + 1, last + 1)}
     best: Shares | None = None
-    for order in itertools.permutations(devices[:_MOST_DEVICES]):
+    for order in _orders(row, devices):
         found = _in_order(row, order, loads, barred)
         if found is not None and (best is None or found.figure_s < best.figure_s * (1 - 1e-9)):
             best = found
     return best
+
+
+def alike(row: Row, devices: Sequence[int]) -> bool:
+    """Whether devices can take each other's place."""
+    pairs = list(itertools.permutations(devices, 2))
+    return (
+        all(len({seconds[device] for device in devices}) == 1 for seconds in row.seconds)
+        and len({row.rooms[device] for device in devices}) == 1
+        and not any(fixed in devices for fixed in row.fixed)
+        and all(len({row.moving_s(*pair, nbytes) for pair in pairs}) <= 1 for nbytes in (0, 10**6))
+    )
+
+
+def _orders(row: Row, devices: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The orders of devices that can make a difference."""
+    yield from (tuple(devices),) if alike(row, devices) else itertools.permutations(devices)
+
+
+def figure_of(row: Row, devices: Sequence[int]) -> float:
+    """Of an answer; infinite if it breaks one of the row's rules or gives a device two stretches."""
+    runs = [list(run) for _, run in itertools.groupby(range(len(devices)), key=devices.__getitem__)]
+    owners = [devices[run[0]] for run in runs]
+    torn = any(len(set(devices[first : last + 1])) > 1 for first, last in row.together)
+    if torn or len(set(owners)) < len(owners):
+        return math.inf
+    memory = _memory(row)
+    loads = [_loads(row, owner, memory)[run[0], run[-1] + 1] for owner, run in zip(owners, runs, strict=True)]
+    moves = [
+        row.moving_s(source, target, row.crossing[run[0]])
+        for source, target, run in zip(owners, owners[1:], runs[1:], strict=False)
+    ]
+    return float(max(*loads, *moves, 0.0) if row.throughput else sum(loads) + sum(moves))
 
 
 def _memory(row: Row) -> Floats:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from djinn_fx.errors import SettingsError
 from djinn_fx.passes.base import PassContext
-from djinn_fx.passes.placing.chain import Row, Shares, Solver, along, by_cuts, smallest_room
+from djinn_fx.passes.placing.chain import Row, Shares, Solver, along, smallest_room
 from djinn_fx.passes.placing.pieces import settle
 from djinn_fx.passes.placing.request import Placing
+from djinn_fx.passes.placing.solved import shared_out
 from djinn_fx.passes.placing.units import row_of, units_of
 from djinn_fx.passes.placing.wanted import followed, pinned
 from djinn_fx.reasons import Reason, ReasonKind
@@ -34,7 +35,7 @@ class Decision:
     runner_up: Shares | None
 
 
-def spread(srg: SRG, placing: Placing, context: PassContext, solver: Solver = by_cuts) -> tuple[Reason, ...]:
+def spread(srg: SRG, placing: Placing, context: PassContext, solver: Solver = shared_out) -> tuple[Reason, ...]:
     """Place every op and region of a graph on one of the devices.
 
     Raises:
@@ -71,7 +72,7 @@ def _follow(srg: SRG, placing: Placing, context: PassContext) -> tuple[Reason, .
     return (Reason(kind=ReasonKind.PLACED, detail=detail),)
 
 
-def decide(row: Row, placing: Placing, solver: Solver = by_cuts) -> Decision | None:
+def decide(row: Row, placing: Placing, solver: Solver = shared_out) -> Decision | None:
     """One device or several; None if they cannot hold these units."""
     places = range(len(placing.devices))
     if not row.seconds:

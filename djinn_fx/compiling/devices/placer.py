@@ -20,6 +20,7 @@ from djinn_fx.hardware.device import this_machine
 from djinn_fx.hardware.local import local_topology
 from djinn_fx.passes.placing.request import Placing
 from djinn_fx.passes.placing.wanted import placed_forward
+from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.devices.make import spread_of
 from djinn_fx.runtime.devices.wear import with_threads
 from djinn_fx.runtime.program import Program, program_of
@@ -30,6 +31,8 @@ from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
 from djinn_fx.srg.record import GraphKind
+
+_NO_ARENA = Reason(kind=ReasonKind.OUTSIDE_ARENA, detail="values that pass between devices lie in no arena")
 
 
 class Placer:
@@ -105,7 +108,8 @@ class Placer:
         def make(callables: Sequence[RegionCallable]) -> RegionCallable:
             return spread_of(srg, plan, program, callables, self._devices, links, constants, strays)
 
-        captured = replace(captured, builds=built.builds)
+        told = (*plan.reasons, *([_NO_ARENA] if settings.arena else []))
+        captured = replace(captured, plan=replace(plan, reasons=told), builds=built.builds)
         return captured, self._learning(make, program, built, captured, settings), None
 
     def _learning(

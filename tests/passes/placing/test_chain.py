@@ -8,7 +8,8 @@ import random
 
 import pytest
 
-from djinn_fx.passes.placing.chain import Held, Row, Shares, along, by_cuts, smallest_room
+from djinn_fx.passes.placing.chain import Held, Row, Shares, _orders, along, by_cuts, figure_of, smallest_room
+from djinn_fx.passes.placing.solved import by_solver, shared_out
 
 INFINITE = (math.inf, math.inf, math.inf)
 
@@ -80,6 +81,7 @@ def test_equal_to_trying_everything(seed: int, throughput: bool) -> None:
     for used in ([0], [1, 2], [0, 1, 2]):
         answers = [a for a in itertools.product(used, repeat=count) if set(a) == set(used)]
         best = min((figure(problem, answer) for answer in answers), default=math.inf)
+        assert all(figure_of(problem, answer) == pytest.approx(figure(problem, answer)) for answer in answers)
         found = by_cuts(problem, used)
         assert (found is None) == math.isinf(best)
         if found is not None:
@@ -110,3 +112,29 @@ def test_pins_to_and_fro_are_followed() -> None:
     assert all(one in (None, other) for one, other in zip(fixed, found.devices, strict=True))
     assert found == Shares(devices=found.devices, figure_s=7.0)
     assert found.used == (0, 1)
+
+
+@pytest.mark.parametrize("throughput", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_solver_s_answers_keep_the_rules_and_are_about_as_good(seed: int, throughput: bool) -> None:
+    problem = random_row(random.Random(seed), throughput)
+    exact = [one for used in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]) if (one := by_cuts(problem, used))]
+    found = by_solver(problem, [0, 1, 2], seconds=0.05)
+    if found is not None:
+        best = min(one.figure_s for one in exact)
+        assert best - 1e-9 <= found.figure_s <= 2 * best
+        assert figure(problem, found.devices) == pytest.approx(found.figure_s)
+
+
+def test_many_devices_share_a_row_out_evenly() -> None:
+    problem = row(*[1.0] * 24, devices=8, rooms=(math.inf,) * 8, throughput=True)
+    found = shared_out(problem, range(8))
+    assert found is not None
+    assert found.figure_s == pytest.approx(3.0)
+
+
+def test_devices_that_are_alike_are_tried_in_one_order() -> None:
+    alike = row(*[1.0] * 9, devices=3)
+    other = row(*[1.0] * 9, devices=3, rooms=(math.inf, 5.0, math.inf))
+    assert list(_orders(alike, [0, 1, 2])) == [(0, 1, 2)]
+    assert len(list(_orders(other, [0, 1, 2]))) == 6
