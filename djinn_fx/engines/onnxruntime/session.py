@@ -11,7 +11,7 @@ can be made only by the binding's inner layer: :mod:`djinn_fx.engines.onnxruntim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 
 from djinn_fx.engines.bound.signature import Signature
 from djinn_fx.engines.onnx.serving.inplace import InPlace, write_in_place
-from djinn_fx.engines.onnx.serving.session import Wiring, give_back, packed_bytes
+from djinn_fx.engines.onnx.serving.session import Wiring, give_back, packed_bytes, shaped
 from djinn_fx.engines.onnxruntime import vectors as onnxruntime_vectors
 from djinn_fx.engines.optional import optional
 from djinn_fx.errors import EngineError, useful_line
@@ -46,6 +46,16 @@ _NUMPY_TYPES = {
 }
 #: Types that numpy lacks, by the element type ONNX has for them.
 _ONNX_TYPES = {"bfloat16": 16, "float8_e4m3fn": 17, "float8_e4m3fnuz": 18, "float8_e5m2": 19, "float8_e5m2fnuz": 20}
+#: By ONNX Runtime's name of a type, torch's: what outputs may be offered memory for.
+_RESULTS = {
+    "tensor(float)": torch.float32,
+    "tensor(double)": torch.float64,
+    "tensor(float16)": torch.float16,
+    "tensor(int64)": torch.int64,
+    "tensor(int32)": torch.int32,
+    "tensor(uint8)": torch.uint8,
+    "tensor(bool)": torch.bool,
+}
 #: Integers with as many bytes: how numpy is handed elements of a type it lacks.
 _BITS = {1: torch.uint8, 2: torch.int16}
 
@@ -109,6 +119,8 @@ class OrtSession:
         self._types = [_element_type(one.dtype) for one in fed]
         outputs = self._session.get_outputs()
         self._outputs = [one.name for one in outputs]
+        #: Sizes, where they are always the same, and type of each output.
+        self._made = [(_fixed(one.shape), _RESULTS.get(one.type)) for one in outputs]
         self._bool_outputs = [place for place, one in enumerate(outputs) if one.type == "tensor(bool)"]
         self._options = onnxruntime.RunOptions()
         self._options.log_severity_level = 4
@@ -129,7 +141,8 @@ class OrtSession:
         tensors = self._feeder.tensors(args)
         written = self._in_place is not None and self._in_place.may(args, tensors)
         try:
-            found = self._run(tensors, written)
+            offers = {} if written else self._finisher.offers(args)
+            found = self._run_into(tensors, offers) if offers else self._run(tensors, written)
         except Exception as error:
             raise EngineError(f"onnxruntime: {self._label}: {useful_line(error)}") from error
         if written and self._in_place is not None:
@@ -143,6 +156,29 @@ class OrtSession:
         else:
             feeds = self._vectors.of(tensors, self._types)
             found = self._vectors.run(self._session, self._options, self._names, feeds, self._outputs)
+        return self._as_torch_has_them(found)
+
+    def _run_into(self, tensors: list[torch.Tensor], offers: Mapping[int, torch.Tensor]) -> list[Any]:
+        """Run with outputs in memory that the call offers, where it is for them."""
+        found: list[Any] = [None] * len(self._outputs)
+        binding = self._session.io_binding()
+        for name, kind, tensor in zip(self._names, self._types, tensors, strict=True):
+            binding.bind_input(name, "cpu", 0, kind, tensor.shape, tensor.data_ptr() or _SOMEWHERE.data_ptr())
+        for place, (name, (sizes, dtype)) in enumerate(zip(self._outputs, self._made, strict=True)):
+            value = shaped(offers[place], sizes, dtype) if place in offers else None
+            if value is None:
+                binding.bind_output(name, "cpu", 0)
+                continue
+            found[place] = value
+            kind = _element_type(str(dtype).removeprefix("torch."))
+            binding.bind_output(name, "cpu", 0, kind, tuple(value.shape), value.data_ptr())
+        self._session.run_with_iobinding(binding, self._options)
+        made = binding.get_outputs_as_ortvaluevector()
+        for place, one in enumerate(found):
+            found[place] = _FROM_DLPACK(made.dlpack_at(place)) if one is None else one
+        return self._as_torch_has_them(found)
+
+    def _as_torch_has_them(self, found: list[Any]) -> list[Any]:
         for place in self._bool_outputs:  # 1.31 hands booleans over as bytes
             if found[place] is not None:
                 found[place] = found[place].view(torch.bool)
@@ -208,6 +244,10 @@ class _Binding:
 #: Where tensors without elements are said to be: torch says nowhere, which ONNX Runtime does not take.
 _SOMEWHERE = torch.empty(8)
 _FROM_DLPACK: Callable[[Any], torch.Tensor] = torch._C._from_dlpack
+
+
+def _fixed(shape: Sequence[Any]) -> tuple[int, ...] | None:
+    return tuple(shape) if all(type(size) is int for size in shape) else None
 
 
 def _element_type(name: str) -> Any:

@@ -18,7 +18,7 @@ import torch
 
 from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.onnx.serving.inplace import InPlace, write_in_place
-from djinn_fx.engines.onnx.serving.session import Wiring, give_back, packed_bytes
+from djinn_fx.engines.onnx.serving.session import Wiring, give_back, packed_bytes, shaped
 from djinn_fx.engines.openvino.compressed import compress
 from djinn_fx.engines.openvino.exact import keep_exact
 from djinn_fx.engines.openvino.extensions import core
@@ -45,6 +45,11 @@ _TYPES: dict[str, tuple[str, Any]] = {
     "uint32": ("<u4", None),
     "uint64": ("<u8", None),
     "bool": ("|b1", None),
+}
+#: By numpy's name of a type, torch's: what results may be offered memory for.
+_DTYPES = {
+    str(torch.empty(0, dtype=one).numpy().dtype): one
+    for one in (torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.uint8, torch.bool)
 }
 #: Where tensors without elements are said to be.
 _SOMEWHERE = torch.empty(8)
@@ -156,7 +161,8 @@ class OpenVinoSession:
         except IndexError:
             request = _Request(self._compiled, self._inputs)
         try:
-            outputs = request.run(tensors, self._in_place.outputs if written and self._in_place is not None else _NONE)
+            into = self._in_place.outputs if written and self._in_place is not None else _NONE
+            outputs = request.run(tensors, into, self._finisher.offers(args))
         except Exception as error:
             raise EngineError(f"openvino: {self._label}: {useful_line(error)}") from error
         try:
@@ -229,6 +235,8 @@ class _Output:
         self._rank = 0 if shape.rank.is_dynamic else shape.rank.get_length()
         self._bfloat16 = self._element == openvino.Type.bf16
         self._buffers: list[_Buffer] = []
+        #: Memory that the latest call offered, and the buffer over it.
+        self._latest: tuple[torch.Tensor, _Buffer] | None = None
 
     def free(self) -> _Buffer:
         """A buffer that nobody reads."""
@@ -240,6 +248,19 @@ class _Output:
         self._buffers.append(self._new())
         self._buffers[-1].settle()
         return self._buffers[-1]
+
+    def offered(self, offer: torch.Tensor | None) -> _Buffer | None:
+        """A buffer over memory that a call offers; None if there is none, or it is not for this output."""
+        if offer is None or self._bfloat16:
+            return None
+        if self._latest is None or self._latest[0] is not offer:
+            dtype = _DTYPES.get(str(self._element.to_dtype()))
+            value = shaped(offer, self._fixed, dtype)
+            if value is None:
+                return None
+            array = value.numpy()
+            self._latest = offer, _Buffer(native.Tensor(array, self._fixed, self._element), array)
+        return self._latest[1]
 
     def _new(self) -> _Buffer:
         if self._fixed is None:
@@ -268,12 +289,15 @@ class _Request:
         self._outputs = [_Output(port) for port in compiled.outputs]
         self._set: list[Any] = [None] * len(self._outputs)
 
-    def run(self, tensors: list[torch.Tensor], written: dict[int, int]) -> list[Any]:
+    def run(
+        self, tensors: list[torch.Tensor], written: dict[int, int], offers: Mapping[int, torch.Tensor]
+    ) -> list[Any]:
         """The model's outputs, each in memory of its own.
 
         Args:
             tensors: the inputs.
             written: by output, the input in whose memory it is to be written; such an output is None in the result.
+            offers: by output, memory that it may be written into.
         """
         moved: dict[int, Any] = {}
         for place, tensor in enumerate(tensors):
@@ -284,7 +308,10 @@ class _Request:
                 self._at[place] = at
         if moved:
             _INFER.set_input_tensors(self._request, moved)
-        buffers = [None if place in written else one.free() for place, one in enumerate(self._outputs)]
+        buffers = [
+            None if place in written else one.offered(offers.get(place)) or one.free()
+            for place, one in enumerate(self._outputs)
+        ]
         targets = [
             self._given[written[place]] if buffer is None else buffer.tensor for place, buffer in enumerate(buffers)
         ]

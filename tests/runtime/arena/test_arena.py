@@ -20,10 +20,12 @@ from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.inductor.engine import InductorEngine
 from djinn_fx.engines.inductor.into import numbers_of
 from djinn_fx.engines.into import out_form
+from djinn_fx.engines.registry import engine
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.runtime.arena.arena import Arena
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import Program, program_from_json, program_of, program_to_json, with_arena
+from djinn_fx.settings.table import Settings
 from djinn_fx.solvers.packing.anytime import pack
 from djinn_fx.solvers.packing.validator import check
 from djinn_fx.srg import SRG, GraphKind, lower
@@ -47,9 +49,8 @@ class Cut:
         made = engine or EagerEngine()
         self.callables: list[RegionCallable] = []
         for region in plan.regions:
-            ready = made.compile(region_graph(srg, region)).ready
-            assert ready is not None
-            self.callables.append(ready)
+            artefact = made.compile(region_graph(srg, region))
+            self.callables.append(artefact.ready or made.load(artefact))
         self.program, self.constants = program_of(srg, plan)
         self.planned, self.reasons = with_arena(self.program, srg, plan)
 
@@ -105,6 +106,26 @@ def test_random_programs_give_what_they_give_without(drawn: RandomProgram, label
     for mine, before in zip(first, kept, strict=True):
         if "rand_like" not in str(srg.gm.graph):
             torch.testing.assert_close(mine, before, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_runtimes_of_onnx_write_results_where_they_are_told(name: str) -> None:
+    found = engine(name, Settings.load(None, {"weights": "input"}, environ={}))
+    if not found.capability().can_run:
+        pytest.skip(f"{name} is not installed")
+    cut, args = chain(found)
+    arena = cut.arena
+    run = cut.within(arena)
+    with torch.no_grad():
+        wanted = [one.clone() for one in cut.plain(list(args))]
+        for _ in range(3):
+            (made,) = run(list(args))
+            torch.testing.assert_close(made, wanted[0], rtol=0, atol=0)
+            kept = made.clone()
+            run([torch.randn_like(one) if one.shape == made.shape else one for one in args])
+            assert torch.equal(made, kept)
+    assert arena.status().outside == ()
+    assert arena.status().values >= 4
 
 
 @pytest.mark.parametrize("engine", [EagerEngine(), InductorEngine()], ids=lambda one: one.name)

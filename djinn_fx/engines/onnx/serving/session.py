@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from djinn_fx.engines.base import Arguments
 from djinn_fx.engines.bound.feeding import Feeder, plain
 from djinn_fx.engines.bound.signature import Given, Signature
 from djinn_fx.engines.ranges.program import Checked
@@ -51,9 +53,20 @@ class Finisher:
     def __init__(self, signature: Signature) -> None:
         self._signature = signature
         self._writes = bool(signature.mutated)
-        whole = [one.output for one in signature.results if isinstance(one, Given) and one.sizes is None]
+        self._whole = {
+            place: one.output
+            for place, one in enumerate(signature.results)
+            if isinstance(one, Given) and one.sizes is None
+        }
+        whole = list(self._whole.values())
         self._order = whole if len(whole) == len(signature.results) else None
         self._as_they_are = self._order == list(range(signature.outputs))
+
+    def offers(self, args: Sequence[Any]) -> dict[int, torch.Tensor]:
+        """By output, memory that a call offers for a result which is that output as it is (:class:`Arguments`)."""
+        if not isinstance(args, Arguments):
+            return {}
+        return {output: args.into[place] for place, output in self._whole.items() if place in args.into}
 
     def check(self, outputs: Sequence[Any]) -> None:
         """Whether the outputs are what torch would compute.
@@ -78,6 +91,22 @@ class Finisher:
         if self._order is not None:
             return [outputs[place] for place in self._order]
         return self._signature.assemble(outputs, args)
+
+
+def shaped(offer: torch.Tensor, sizes: Sequence[int] | None, dtype: torch.dtype | None) -> torch.Tensor | None:
+    """Offered memory as an output of this shape and type, one element after the other; None if it is not for that.
+
+    Args:
+        offer: see :class:`Arguments`.
+        sizes: of the output; None: not known before the call.
+        dtype: of the output; None: torch has none like it.
+    """
+    if sizes is None or offer.dtype is not dtype or not math.prod(sizes):
+        return None
+    if math.prod(sizes) * offer.element_size() != offer.untyped_storage().nbytes():
+        return None
+    strides = [math.prod(sizes[place + 1 :]) for place in range(len(sizes))]
+    return torch.as_strided(offer, tuple(sizes), tuple(strides), 0)
 
 
 def packed_bytes(graph: Any, weights: Mapping[str, torch.Tensor]) -> int:
