@@ -98,7 +98,7 @@ AT_HOME = re.compile(
     r"djinn_fx/(settings/|engines/(registry|eager)\.py|engines/(onnx|onnxruntime|openvino|packed|inductor|tensorrt)/)"
 )
 #: Words that are an engine's name and mean something else: torch's own compiler, TensorRT's library.
-OTHERS = {("djinn_fx/compiling/graph.py", "inductor"), ("djinn_fx/cli/build.py", "tensorrt")}
+OTHERS = {("djinn_fx/compiling/training/partition.py", "inductor"), ("djinn_fx/cli/build.py", "tensorrt")}
 
 
 def literals(path: Path) -> set[str]:

@@ -106,14 +106,14 @@ def built(
     loss_of: Callable[[Any], torch.Tensor] | None = None,
     dynamic: bool | None = False,
     without: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> list[Built]:
     """The graphs of one call, or of one training step if there is a loss, in the order in which they are called.
 
-    ``without``: names of passes that are left out.
+    ``without``: names of passes that are left out; ``options``: settings besides.
     """
-    settings = Settings.load(
-        None, {"engine": engine, "compile": "blocking", "cache_limit": 0, "verify": "off", "regions": "whole"}
-    )
+    whole = {"engine": engine, "compile": "blocking", "cache_limit": 0, "verify": "off", "regions": "whole"}
+    settings = Settings.load(None, {**whole, **(options or {})})
     passes = tuple(one for one in passes_for(settings) if one.name not in without)
     found: list[Built] = []
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch._functorch.config
-from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.fx import GraphModule
@@ -28,6 +28,7 @@ from djinn_fx.compiling.learning import learning
 from djinn_fx.compiling.pricing import pricing_for
 from djinn_fx.compiling.readiness import HANDLES, GraphHandle, held_to_budget, note_planned, others_of
 from djinn_fx.compiling.session import compile_session
+from djinn_fx.compiling.training.budget import partition_of
 from djinn_fx.costmodels.memory.plan import memory_plan
 from djinn_fx.dispatch.budget import Fitting, PlannedMemory, need_of
 from djinn_fx.dispatch.build import Builder, Whole
@@ -163,6 +164,7 @@ class GraphCompiler:
         self._residency: dict[str, Residency] = {}
         self._placer = Placer(settings, handle, saved=ahead is not None)
         self._builders: dict[Any, Builder] = {}
+        self._partition = partition_of(settings, passes, self._placeholder_kinds)
         self._ahead, self._note, self._builds = ahead, note, builds
         self._cacheable = (
             keeps
@@ -224,7 +226,7 @@ class GraphCompiler:
             compilers = {name: cacheable(compiler) for name, compiler in compilers.items()}
         backend = aot_autograd(
             **compilers,
-            partition_fn=functools.partial(min_cut_rematerialization_partition, compiler="inductor"),
+            partition_fn=self._partition,
             keep_inference_input_mutations=True,
             decompositions=decompositions(),
         )
@@ -356,6 +358,8 @@ class GraphCompiler:
         plan = plan_of(srg)
         if not plan.order:
             plan = replace(plan, order=tuple(range(len(plan.regions))))
+        if kind is GraphKind.FORWARD:
+            plan = replace(plan, reasons=(*plan.reasons, *self._partition.reasons))
         put_into_trace(srg, plan)
         for reason in plan.reasons:
             log.info("%s", reason)

@@ -148,6 +148,14 @@ class Settings(DeviceSettings, frozen=True, extra="forbid", strict=True):
         accepts='a size for each device, such as {"cpu": "2GB"} or the text cpu=2GB, or none',
         compiles=True,
     )
+    activation_budget: str | None = setting(
+        None,
+        "planning",
+        "bytes that the activations of a training step may take in each compiled graph, beside weights, inputs and "
+        "gradients, as planned for its own ops; the rest is computed again in the backward pass; none: no limit",
+        accepts="a size such as 500MB, or none",
+        compiles=True,
+    )
     cost_model: Any = setting(
         "auto",
         "planning",
@@ -258,11 +266,11 @@ class Settings(DeviceSettings, frozen=True, extra="forbid", strict=True):
     def _cache_limit_zero(cls, value: Any) -> Any:
         return "0B" if value in (0, "0") and not isinstance(value, bool) else value
 
-    @field_validator("cache_limit")
+    @field_validator("cache_limit", "activation_budget")
     @classmethod
-    def _cache_limit_size(cls, value: str) -> str:
+    def _size(cls, value: str | None) -> str | None:
         try:
-            parse_bytes(value)
+            parse_bytes(value or "0B")
         except UnitError as error:
             raise ValueError(str(error)) from error
         return value
@@ -311,6 +319,11 @@ class Settings(DeviceSettings, frozen=True, extra="forbid", strict=True):
     def compile_budget_s(self) -> float | None:
         """``compile_budget`` in seconds."""
         return parse_seconds(self.compile_budget) if self.compile_budget is not None else None
+
+    @property
+    def activation_budget_bytes(self) -> int | None:
+        """``activation_budget`` in bytes."""
+        return parse_bytes(self.activation_budget) if self.activation_budget is not None else None
 
     @property
     def cache_limit_bytes(self) -> int:

@@ -363,6 +363,7 @@ class TestDigest:
         {"arena": True},
         {"memory_budget": {"cpu": "2GB"}},
         {"memory_budget": {"cpu": "2GB", "cuda": "8GB"}},
+        {"activation_budget": "2GB"},
     )
 
     def test_settings_that_change_what_is_compiled_differ(self) -> None:
