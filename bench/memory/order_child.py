@@ -15,7 +15,9 @@ from bench.memory.graphs import Built, built
 from bench.memory.measure import _given
 from bench.memory.truth import measured
 from djinn_fx.costmodels.memory.sequence import ordering_problems
+from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.memory.order_ops import OrderOps
+from djinn_fx.passes.pipeline import DEFAULT
 from djinn_fx.solvers.ordering.anytime import best_order
 from djinn_fx.srg.graph import tensors_of
 
@@ -51,7 +53,8 @@ def _compared(name: str, traced: Built, ours: Built) -> Found:
         equal = _equal(traced, ours)
         times = _times(traced, ours)
     moved = [one.name for one in srg.ops] != [one.name for one in ours.captured.srg.ops]
-    (pass_s,) = [one.seconds for one in ours.captured.pass_timings if one.name == OrderOps.name]
+    again = run_passes(srg, DEFAULT, PassContext()).timings  # without what a process loads once
+    (pass_s,) = [one.seconds for one in again if one.name == OrderOps.name]
     return {
         "graph": f"{name} {srg.kind.value}",
         "ops": problem.size,
@@ -62,7 +65,7 @@ def _compared(name: str, traced: Built, ours: Built) -> Found:
         "equal": equal,
         "times_s": times,
         "pass_s": pass_s,
-        "all_passes_s": sum(one.seconds for one in ours.captured.pass_timings),
+        "all_passes_s": sum(one.seconds for one in again),
     }
 
 
