@@ -29,6 +29,8 @@ _FEW_CHANNELS = 4
 _WIDEST = 14
 #: How many sums of a weight's gradient it keeps where each channel has a kernel of its own wider than 3.
 _SUMS = 256
+#: Places beside a gradient that its copy for each thread has room for.
+_ROOM = 8
 
 
 def contiguous(meta: TensorMeta) -> bool:
@@ -94,7 +96,24 @@ def convolution_backward(call: Call, threads: int) -> int:
         return gradient.nbytes + _moved(source) + weight.nbytes
     if _strided_point(weight, call.argument(4)):
         return max(2 * source.nbytes, weight.nbytes)
-    return max(gradient.nbytes + source.nbytes, weight.nbytes)
+    plain = max(gradient.nbytes + source.nbytes, weight.nbytes)
+    steps = int(call.argument(4)[-1])
+    if len(source.shape) != 3 or int(source.shape[-1]) % steps == 0 or groups > 1:
+        return plain
+    return max(plain, gradient.nbytes + _uneven_steps(gradient, source, steps, threads))
+
+
+def _uneven_steps(gradient: TensorMeta, source: TensorMeta, steps: int, threads: int) -> int:
+    """What oneDNN takes for the gradient of a sequence whose length is no multiple of the steps.
+
+    Each thread has one gradient of the batch with some room beside it, and results for each step go through a buffer.
+    That is one as long as the sequence, or one for each of the batch at a time; oneDNN, which weighs how to share the
+    work, may also choose shorter ones, or one more: then this is up to twice too much or too little.
+    """
+    batch = int(source.shape[0])
+    row = gradient.nbytes // batch // int(gradient.shape[-1])
+    padded = (int(gradient.shape[-1]) + _ROOM) * row
+    return min(threads, batch) * steps * source.nbytes // batch + threads * padded
 
 
 def _by_onednn(source: TensorMeta, weight: TensorMeta, call: Call, threads: int, first: int = 3) -> bool:

@@ -94,6 +94,28 @@ def test_as_much_as_torch_takes(name: str) -> None:
     assert foretold == peak - made
 
 
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_convolution_whose_steps_do_not_divide_a_sequence_has_a_buffer_for_its_gradient(steps: int) -> None:
+    source, weight = plain(1, 256, 1599), plain(256, 256, 3)
+    gradient = torch.randn_like(torch.conv1d(source, weight, stride=steps))
+
+    def backward(given: Tensor, source: Tensor, weight: Tensor) -> Any:
+        arguments = ([0], [steps], [0], [1], False, [0], 1, [True, True, False])
+        return aten.convolution_backward.default(given, source, weight, *arguments)
+
+    srg = lower(graphs.trace(backward, gradient, source, weight))
+    (node,) = [one for one in srg.ops if "convolution_backward" in one.name]
+    foretold = Workspaces(sizes_of(srg), 1).of(node)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # with more, oneDNN weighs how to share the work
+    try:
+        truth = measured(lambda args: [*backward(*args)][:2], [gradient, source, weight])
+    finally:
+        torch.set_num_threads(threads)
+    assert foretold == pytest.approx(truth.peak - truth.held - source.nbytes - weight.nbytes, rel=0.02)
+    assert foretold > steps * source.nbytes
+
+
 def test_a_table_with_an_error_says_where(tmp_path: Path) -> None:
     file = tmp_path / "workspace.yaml"
     file.write_text("schema: djinn_fx.workspace/1\nrows:\n  - bytes: in0\n    ops: one two one\n")
