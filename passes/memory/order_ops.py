@@ -41,12 +41,12 @@ class OrderOps:
 
     def run(self, srg: SRG, context: PassContext) -> PassResult:
         """Move the nodes, if it is worth it."""
-        if any(depends_on_data(srg, node) for node in srg.nodes):
-            return PassResult(modified=False)
         problems = unordered(srg)
         peaks = {device: peak_of(one, range(one.size)) for device, one in problems.items()}
         device = max(problems, key=lambda one: peaks[one], default=None)
         if device is None or peaks[device] - own_bound(problems[device]) < self.least_gain * peaks[device]:
+            return PassResult(modified=False)
+        if any(depends_on_data(srg, node) for node in srg.nodes):
             return PassResult(modified=False)
         best = self._best(replace(problems[device], before=waits_of(srg)), peaks[device])
         others = (one for one in problems if one != device)
