@@ -111,16 +111,22 @@ class _Search:
 
     def cheapest(self, budget: int) -> Candidate | None:
         """Of those that fit, the one that computes least again, by time; None if none fits."""
-        different = {self._cuts.saved(parts): parts for parts in reversed(PARTS)}
-        found = (self._largest_share(budget, parts) for parts in sorted(different.values()))
+        found = [self._largest_share(budget, 1, None)]
+        different = {self._cuts.saved(parts): parts for parts in reversed(PARTS) if parts > 1}
+        least = {parts: self.tried(SHARES[-1], parts) for parts in sorted(different.values())}
+        fits = {parts: one for parts, one in least.items() if one is not None and one.peak.nbytes <= budget}
+        if fits:  # more is then saved again, beginning from what computes least or leaves most room
+            starts = {min(fits, key=lambda one: fits[one].again_s), min(fits, key=lambda one: fits[one].peak.nbytes)}
+            found += [self._largest_share(budget, parts, fits[parts]) for parts in sorted(starts)]
         return min((one for one in found if one is not None), key=lambda one: one.again_s, default=None)
 
-    def _largest_share(self, budget: int, parts: int) -> Candidate | None:
-        """The largest share that fits. In parts the peak falls with the share; in one go only down to some share."""
-        best = self.tried(SHARES[-1], parts) if parts > 1 else None
-        if best is not None and best.peak.nbytes > budget:
-            return None
-        low, high = 0, len(SHARES) - (best is not None)
+    def _largest_share(self, budget: int, parts: int, least: Candidate | None) -> Candidate | None:
+        """The largest share that fits; ``least``: what the least one gave, if it is known to fit.
+
+        In parts the peak falls with the share; in one go only down to some share.
+        """
+        best = least
+        low, high = 0, len(SHARES) - (least is not None)
         while low < high:
             middle = (low + high) // 2
             found = self.tried(SHARES[middle], parts)
