@@ -29,6 +29,7 @@ class OrderOps:
     Attributes:
         least_gain: share of the peak that must be gained.
         steps: of the search, for each op.
+        most_steps: of the search, however many ops there are: less than a second.
     """
 
     name: ClassVar[str] = "order-ops"
@@ -38,6 +39,7 @@ class OrderOps:
 
     least_gain: float = 0.01
     steps: int = 100
+    most_steps: int = 200_000
 
     def run(self, srg: SRG, context: PassContext) -> PassResult:
         """Move the nodes, if it is worth it."""
@@ -66,7 +68,7 @@ class OrderOps:
         """The best order found, if it is better enough."""
         best: Solution | None = None
         least = self.least_gain * peak
-        for best in improvements(problem, steps=self.steps * problem.size):
+        for best in improvements(problem, steps=min(self.most_steps, self.steps * problem.size)):
             if best.peak - best.bound < least:
                 break
         return best if best is not None and peak - best.peak >= max(least, 1) else None  # never for nothing

@@ -16,8 +16,10 @@ from djinn_fx.solvers.ordering.windows import flattened
 STEPS, LEAST_STEPS = 200, 5_000
 #: Where looking ahead has to stay, between the bound and the peak at hand.
 _TARGETS = (0.0, 0.05, 0.25, 0.6)
-#: Of the gap between peak and bound, the part of one storage that is too small to be looked at.
-_SMALL = 64
+#: A storage is too small to be looked at if that many for each node were a gap between peak and bound.
+_SMALL = 8
+#: Nodes up to which all orders are searched; what a set of nodes costs grows with their number.
+_MOST_SEARCHED = 1_000
 
 
 def best_order(problem: Problem, *, steps: int | None = None, seconds: float | None = None) -> Solution:
@@ -63,7 +65,8 @@ def _pulling(problem: Problem, best: Solution, left: int) -> Iterator[tuple[Solu
         before, gap = best.peak, best.peak - best.bound
         for share, mirrored in product(_TARGETS, (False, True)):
             target = best.bound + int(gap * share)
-            found, cost = _pulled(problem, best.order, target, gap // _SMALL, left, mirrored)
+            least = gap // (_SMALL * problem.size)
+            found, cost = _pulled(problem, best.order, target, least, left, mirrored)
             peak, left = peak_of(problem, found), left - cost
             if peak < best.peak:
                 best = Solution(found, peak, best.bound, "pulling")
@@ -88,6 +91,8 @@ def _flattening(problem: Problem, best: Solution, left: int) -> Iterator[tuple[S
 
 def _searching(problem: Problem, best: Solution, left: int) -> Iterator[tuple[Solution, int]]:
     """All orders, as far as the steps reach."""
+    if problem.size > _MOST_SEARCHED:
+        return
     found = search(problem, best.peak, best.bound, left)
     if found.order is None:
         yield Solution(best.order, best.peak, found.bound, best.found_by), found.steps

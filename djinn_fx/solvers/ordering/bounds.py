@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from djinn_fx.solvers.ordering.problem import Problem
 
 #: Nodes up to which it is asked who must run before whom: the table has a bit for each pair.
-MOST_FOR_PAIRS = 8_000
+MOST_FOR_PAIRS = 4_000
 
 
 def own_bound(problem: Problem) -> int:

@@ -53,7 +53,7 @@ def search(problem: Problem, known: int, bound: int, steps: int) -> Found:
             return Found(peak, None, tried)
         seen.add(mask)
         options = choices.of(mask, live, peak, ready)
-        tried += len(options)
+        tried = choices.tried
         for node, level, after in options:
             then, most = mask | 1 << node, max(peak, level)
             if most < known and (then not in reached_by or most < reached_by[then][0]):
@@ -66,7 +66,7 @@ class _Choices:
     """What may run next; sets of nodes are bits of a number."""
 
     def __init__(self, problem: Problem) -> None:
-        self._problem = problem
+        self._problem, self.tried = problem, 0
         self._before = [sum(1 << one for one in earlier) for earlier in problem.before]
         self._touched = [sum(1 << node for node in one.touched) for one in problem.storages]
         self.whole = (1 << problem.size) - 1
@@ -87,6 +87,7 @@ class _Choices:
             bit = ready & -ready
             ready ^= bit
             node = bit.bit_length() - 1
+            self.tried += 1
             level, after = self._run(node, mask, live)
             if level <= peak and after <= live:
                 return [(node, level, after)]
