@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from djinn_fx.calibrate.live_memory import measured
 from djinn_fx.compiling.captured import CapturedGraph, CaptureResult
+from djinn_fx.compiling.devices.modules import check_pins
 from djinn_fx.compiling.graph import GraphCompiler, passes_for
 from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.compiling.readiness import GraphHandle
@@ -40,6 +41,7 @@ def capture_graphs(
             where = f" at {frame.filename}:{frame.lineno}" if frame is not None else ""
             breaks.append(f"{reason.reason.strip().splitlines()[0]}{where}")
         handles.append(GraphHandle(gm, ()))
+        check_pins(chosen)
         compiler = GraphCompiler(
             chosen,
             passes_for(chosen),

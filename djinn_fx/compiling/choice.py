@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from djinn_fx.compiling.captured import CapturedGraph
+from djinn_fx.compiling.captured import CapturedGraph, device_of
 from djinn_fx.compiling.forecast import by_forecast, expected, forecast, left_out
 from djinn_fx.compiling.learning import Learner
 from djinn_fx.costmodels.choose import Pricing
@@ -80,7 +80,10 @@ def as_one(plan: Plan, region: Region) -> Plan:
 def outlook(srg: SRG, plan: Plan, settings: Settings, names: Sequence[str], pricing: Pricing) -> Plan:
     """The plan, and which of these engines would take the graph whole and why others would not; nothing is built."""
     names = [name for name in names if name in WHOLE]
-    region = whole_region(srg) if names else None
+    placed = any(
+        region.device != device_of(srg) for region in plan.regions
+    )  # on the settings' devices, not in one piece
+    region = whole_region(srg) if names and not placed else None
     if region is None:
         return plan
     graph = region_graph(srg, region)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -9,6 +10,8 @@ from queue import SimpleQueue
 from djinn_fx.runtime.devices.wear import wear
 from djinn_fx.settings.devices import LocalDevice
 from djinn_fx.threads import ENDING, at_end, new_lock, start_thread, tell_of_fork
+
+log = logging.getLogger("djinn_fx.runtime.devices")
 
 #: What a device's thread is given to do; it raises nothing.
 Job = Callable[[], None]
@@ -66,7 +69,10 @@ def _work(inbox: _Inbox, begin: Job) -> None:
         job = inbox.get()
         if job is None:
             return
-        job()
+        try:
+            job()
+        except BaseException:  # a job tells its own errors; what it overlooks must not end the device
+            log.exception("a device's thread goes on")
         del job  # while it waits it holds nothing
 
 

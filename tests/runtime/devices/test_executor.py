@@ -236,3 +236,10 @@ def test_a_device_has_one_thread_however_many_graphs_use_it() -> None:
     first, second = thread_of(DEVICES[0]), thread_of(DEVICES[0])
     assert first is second
     assert first is not thread_of(DEVICES[1])
+
+
+def test_a_job_that_raises_does_not_end_its_thread() -> None:
+    thread, done = thread_of(DEVICES[0]), threading.Event()
+    assert thread.submit(lambda: 1 // 0)  # type: ignore[arg-type, return-value]
+    assert thread.submit(done.set)
+    assert done.wait(LONG)
