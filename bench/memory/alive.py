@@ -10,7 +10,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.memory.truth import _copied
+from bench.memory.truth import copied
 from djinn_fx.srg.graph import tensors_of
 from djinn_fx.srg.record import GraphKind
 
@@ -50,7 +50,7 @@ def activation_peak(
         given_away: places of the arguments that only the call holds: what was saved for it.
         kind: of the graph; what a backward graph returns are gradients.
     """
-    given = _copied(args, given_away)
+    given = copied(args, given_away)
     gc.collect()
     with torch.no_grad(), _Alive([given[place] for place in given_away]) as alive:
         held = {StorageWeakRef(one.untyped_storage()) for one in tensors_of(list(args))}

@@ -62,7 +62,7 @@ def measured(run: Callable[[list[Any]], Any], args: Sequence[Any], given_away: S
     held = sum({one.data_ptr(): one.nbytes() for one in _storages(args)}.values())
     given: list[Any] = []
     with _quiet(), torch.autograd.profiler.profile(profile_memory=True) as profile:
-        given += _copied(args, given_away)
+        given += copied(args, given_away)
         with torch.profiler.record_function(_START):
             pass
         result = run(given)
@@ -87,7 +87,7 @@ def _storages(args: Sequence[Any]) -> list[torch.UntypedStorage]:
     return [one.untyped_storage() for one in tensors_of(list(args)) if one.layout is torch.strided]
 
 
-def _copied(args: Sequence[Any], places: Sequence[int]) -> list[Any]:
+def copied(args: Sequence[Any], places: Sequence[int]) -> list[Any]:
     """The arguments, with those at some places copied; what shared a storage does so again."""
     made: dict[int, torch.UntypedStorage] = {}
     given = list(args)
