@@ -94,7 +94,7 @@ def _rises(graph: Built) -> tuple[int, int]:
     """By how many bytes resident memory is expected to rise during a call, and does: the middle ones of some calls."""
     foretold, found = [], []
     for turn in range(_WARMING + _TIMES):
-        given = _given(graph)
+        given = given_to(graph)
         gc.collect()
         give_back()
         holes = holes_of_heap(_malloc_info())
@@ -120,7 +120,8 @@ def _malloc_info() -> str:
         return Path(file.name).read_text()
 
 
-def _given(graph: Built) -> list[Any]:
+def given_to(graph: Built) -> list[Any]:
+    """What to call a graph with; what only the call holds is copied."""
     given = list(graph.args)
     for place in graph.given_away:
         if isinstance(given[place], torch.Tensor):

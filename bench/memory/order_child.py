@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.cost.models import FAMILIES, called, make_model
 from bench.harness.harness import time_calls
 from bench.memory.graphs import Built, built
-from bench.memory.measure import _given
+from bench.memory.measure import given_to
 from bench.memory.truth import measured
 from djinn_fx.costmodels.memory.sequence import ordering_problems
 from djinn_fx.passes.base import PassContext, run_passes
@@ -89,7 +89,7 @@ def _times(first: Built, second: Built) -> list[list[float]]:
     found: list[list[float]] = [[], []]
     for turn in range(_TURNS + 1):
         for place, one in enumerate((first, second)):
-            given = _given(one)
+            given = given_to(one)
             (seconds,) = time_calls(lambda run=one.run, given=given: run(given), 1)
             if turn:
                 found[place].append(seconds)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.memory.alive import activation_peak
 from bench.memory.graphs import Built, built
-from bench.memory.measure import _given
+from bench.memory.measure import given_to
 from djinn_fx.costmodels.memory.activations import activations
 
 Found = dict[str, Any]
@@ -115,7 +115,7 @@ def _times(ways: Sequence[Sequence[Built]], turns: int) -> list[list[float]]:
 
 
 def _seconds(one: Built) -> float:
-    given = _given(one)
+    given = given_to(one)
     start = time.perf_counter()
     with torch.no_grad():
         one.run(given)
