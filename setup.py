@@ -86,6 +86,7 @@ setup(
         "tensorrt": TENSORRT,
         "openvino": OPENVINO,
         "onnxruntime": ONNXRUNTIME,
+        "solve": ["highspy>=1.11"],  # bounds of placements that need not be contiguous; everything works without
     },
     entry_points={
         "torch_dynamo_backends": ["djinn = djinn_fx.backend:djinn"],

@@ -26,6 +26,7 @@ OPTIONAL = (
     "lightning",
     "pytorch_lightning",
     "ray",
+    "highspy",
     "kubernetes",
     "kopf",
     "prometheus_client",

@@ -108,9 +108,9 @@ def _token(srg: SRG, node: Node) -> object:
 
     Not what made those values: the first layer reads what an embedding made, the others what a layer made.
     """
-    literals = str([a for a in (*node.args, *node.kwargs.values()) if not _holds_node(a)])
-    sources = tuple(_shapes(srg, source) for source in node.all_input_nodes)
-    return srg.record(node).op, literals, _shapes(srg, node), sources
+    literals = [a for a in (*node.args, *node.kwargs.values()) if not _holds_node(a)]
+    sources = tuple([_shapes(srg, source) for source in node.all_input_nodes])
+    return srg.record(node).op, str(literals) if literals else "", _shapes(srg, node), sources
 
 
 def _holds_node(value: object) -> bool:
@@ -120,7 +120,7 @@ def _holds_node(value: object) -> bool:
 
 
 def _shapes(srg: SRG, node: Node) -> tuple[object, ...]:
-    return tuple((meta.dtype, meta.shape) for meta in srg.record(node).outputs)
+    return tuple([(meta.dtype, meta.shape) for meta in srg.record(node).outputs])
 
 
 def _best_run(tokens: np.ndarray, min_ops: int) -> tuple[int, int, int] | None:

@@ -13,6 +13,7 @@ from djinn_fx.solvers.placement.chains.pool import Pool, alike
 from djinn_fx.solvers.placement.groups import Groups, fitted, grouped
 from djinn_fx.solvers.placement.problem import Problem, Solution
 from djinn_fx.solvers.placement.progress import Best, Clock
+from djinn_fx.solvers.placement.search import mixed_integer
 from djinn_fx.solvers.placement.search.annealing import ROUND, Annealing
 from djinn_fx.solvers.placement.search.polish import polished
 from djinn_fx.solvers.placement.search.tree import MOST_GROUPS, every_placement
@@ -21,6 +22,8 @@ from djinn_fx.solvers.placement.search.tree import MOST_GROUPS, every_placement
 MOST_IDEALS = 60_000
 #: How much of the time is for looking at all of them; how much until the last polishing.
 PROVING, ANNEALING = 0.6, 0.9
+#: Seconds from which a solver library is asked for a bound, and how much of them is for moves before.
+PROOF_SECONDS, MOVING = 5.0, 0.3
 #: How far above the bound a chain is looked for first, then further: the nearer, the fewer pairs of ideals.
 AIMS = (1.01, 1.03, 1.08, 1.2, 1.5, 2.5, 10.0, math.inf)
 #: Steps of annealing between polishing; placements that are polished then.
@@ -111,19 +114,29 @@ def _without_order(groups: Groups, best: Best, clock: Clock, seed: int) -> Itera
             return
     start = fitted(groups, rooms)
     yield from best.offer(None if start is None else groups.of_operators(start, count), "largest first")
-    yield from _moves(groups, best, clock, seed, None)
+    proof = clock.seconds is not None and clock.seconds >= PROOF_SECONDS and mixed_integer.usable(groups)
+    yield from _moves(groups, best, clock, seed, None, MOVING if proof else 1.0)
+    if proof and not best.done:
+        found, bound = mixed_integer.best_known(groups, rooms, best.figure, clock.left() or 0.0)
+        yield from best.offer(None if found is None else groups.of_operators(found, count), "mixed-integer program")
+        yield from best.nothing_below(bound)
 
 
-def _moves(groups: Groups, best: Best, clock: Clock, seed: int, rank: list[int] | None) -> Iterator[Solution]:
-    """Groups moved by chance, then to where they are best; with ranks of devices, values go forward only."""
+def _moves(
+    groups: Groups, best: Best, clock: Clock, seed: int, rank: list[int] | None, share: float = 1.0
+) -> Iterator[Solution]:
+    """Groups moved by chance, then to where they are best, for a share of the time; with ranks of devices, values go
+    forward only.
+    """
     if best.solution is None:
         return
     start = [best.solution.devices[one[0]] for one in groups.members]
     count, rooms = len(best.problem.operators), _rooms(best.problem)
     search, done = Annealing(groups, rooms, start, seed, rank), 0
-    while not (clock.late() or best.done or (clock.steps is not None and done >= clock.steps)):
-        search.run(SLICE, clock.part(ANNEALING))
+    late = clock.part(share)
+    while not (late() or best.done or (clock.steps is not None and done >= clock.steps)):
+        search.run(SLICE, clock.part(ANNEALING * share))
         done += SLICE
         for one in search.coldest(POLISHED):
-            ends = polished(groups, rooms, one, clock.late, rank)
+            ends = polished(groups, rooms, one, late, rank)
             yield from best.offer(groups.of_operators(ends, count), "moves of groups")

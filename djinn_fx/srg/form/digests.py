@@ -142,24 +142,13 @@ class Digests:
 
 
 def _look(node: Node) -> object:
-    """What a value's form is made of; the node itself where that is not just one tensor."""
+    """What a value's form is made of; the node itself where that is not just one tensor of known sizes."""
     value, metas = fake_value(node), node.meta[META_KEY].outputs
-    if not isinstance(value, torch.Tensor) or len(metas) != 1:
+    if not isinstance(value, torch.Tensor) or len(metas) != 1 or metas[0].is_symbolic:
         return node
     one = metas[0]
     flags = (value.is_conj(), value.is_neg()) if one.layout == "strided" else ()
-    placed = (value.device.type, value.device.index)
-    return (
-        one.dtype,
-        one.shape,
-        one.strides,
-        one.storage_offset,
-        one.layout,
-        one.is_symbolic,
-        placed,
-        type(value),
-        flags,
-    )
+    return one.dtype, one.shape, one.strides, one.storage_offset, one.layout, value.device, type(value), flags
 
 
 def _texts(forms: Sequence[Any]) -> list[str]:
