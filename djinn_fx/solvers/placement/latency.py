@@ -24,8 +24,8 @@ from djinn_fx.solvers.placement.search.tree import MOST_GROUPS, every_placement
 NEVER = 1e6
 #: Heat of the search at its start and its end, as shares of the latency.
 HOT, COLD = 3e-3, 1e-5
-#: How often a group goes where a neighbour is; edges that are looked at for one between two devices.
-FOLLOWING, TRIES = 0.5, 64
+#: How often a group goes where a neighbour is; groups that are looked at for one that this would move.
+FOLLOWING, TRIES = 0.8, 64
 
 
 def latencies(best: Best, clock: Clock, seed: int) -> Iterator[Solution]:
@@ -126,7 +126,7 @@ def _walked(
 def _moved(groups: Groups, start: Sequence[int], best: Best, clock: Clock, seed: int) -> Iterator[tuple[int, ...]]:
     """Better and better ones: groups go where a neighbour is, or anywhere; worse ones are taken less and less."""
     problem, chance, at = best.problem, random.Random(seed), list(start)
-    edges = _between(problem, groups)
+    near = _neighbours(problem, groups)
     devices = list(groups.of_operators(at, len(problem.operators)))
     left = [device.memory_bytes for device in problem.devices]
     for group, device in enumerate(at):
@@ -136,7 +136,7 @@ def _moved(groups: Groups, start: Sequence[int], best: Best, clock: Clock, seed:
         over = clock.share() if clock.steps is None else step / max(clock.steps, 1)
         if over >= 1 or clock.late():
             return
-        group, other = _some_move(edges, at, len(left), chance)
+        group, other = _some_move(near, at, len(left), chance)
         old, memory = at[group], float(groups.memory[group])
         if other == old or memory > left[other] or not groups.times[group, other] < math.inf:
             continue
@@ -157,15 +157,22 @@ def _put(groups: Groups, devices: list[int], group: int, device: int) -> None:
         devices[place] = device
 
 
-def _some_move(edges: list[tuple[int, int]], at: list[int], devices: int, chance: random.Random) -> tuple[int, int]:
+def _some_move(near: list[list[int]], at: list[int], devices: int, chance: random.Random) -> tuple[int, int]:
     """A group and a device: mostly that of a neighbour that is elsewhere, as few others can be a gain."""
-    for _ in range(TRIES if edges and chance.random() < FOLLOWING else 0):
-        one, other = chance.choice(edges)
-        if at[one] != at[other]:
-            return (one, at[other]) if chance.random() < 0.5 else (other, at[one])
-    return chance.randrange(len(at)), chance.randrange(devices)
+    for _ in range(TRIES):
+        group = chance.randrange(len(at))
+        follows = near[group] and chance.random() < FOLLOWING
+        device = at[chance.choice(near[group])] if follows else chance.randrange(devices)
+        if device != at[group]:
+            break
+    return group, device
 
 
-def _between(problem: Problem, groups: Groups) -> list[tuple[int, int]]:
+def _neighbours(problem: Problem, groups: Groups) -> list[list[int]]:
     of = groups.of_operators(range(len(groups.members)), len(problem.operators))
-    return sorted({(of[source], of[user]) for source, user in problem.edges if of[source] != of[user]})
+    near: list[set[int]] = [set() for _ in groups.members]
+    for source, user in problem.edges:
+        if of[source] != of[user]:
+            near[of[source]].add(of[user])
+            near[of[user]].add(of[source])
+    return [sorted(one) for one in near]

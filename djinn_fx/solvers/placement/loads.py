@@ -27,7 +27,7 @@ PROOF_SECONDS, MOVING = 5.0, 0.3
 #: How far above the bound a chain is looked for first, then further: the nearer, the fewer pairs of ideals.
 AIMS = (1.01, 1.03, 1.08, 1.2, 1.5, 2.5, 10.0, math.inf)
 #: Steps of annealing between polishing; placements that are polished then.
-SLICE, POLISHED = 64 * ROUND, 6
+SLICE, POLISHED = 32 * ROUND, 6
 
 
 def largest_loads(best: Best, clock: Clock, seed: int) -> Iterator[Solution]:
