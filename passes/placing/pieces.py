@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from djinn_fx.passes.base import PassContext
 from djinn_fx.passes.find_regions import priced_regions, region_of
-from djinn_fx.passes.placing.units import Unit
+from djinn_fx.passes.placing.units import RESIDENT, Unit
 from djinn_fx.srg.extract import boundary, size_ops, symbol_sources, unbound_symbols, with_sizes
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Region
@@ -60,18 +60,53 @@ class Pieces:
         """A region's parts with their ops; the region itself where it is on one device."""
         region = placed[0][0].region
         everything = [self._srg.node(name) for name in region.nodes]
-        if len({device for _, device in placed}) == 1:
+        mine = [node for unit, _ in placed for node in unit.nodes]
+        same = set(mine) == set(everything) - self._sizes
+        if len({device for _, device in placed}) == 1 and same:
             return [(replace(region, device=placed[0][1]), everything)]
+        if not same:
+            everything = mine + [node for node in everything if node in self._sizes]
         runs = [(device, list(run)) for device, run in itertools.groupby(placed, key=lambda one: one[1])]
         told = [node for node in everything if node in self._sizes and self._srg.output in node.users]
         parts = []
         for place, (device, run) in enumerate(runs):
             nodes = [node for unit, _ in run for node in unit.nodes] + (told if place == len(runs) - 1 else [])
-            made = self.made(nodes, f"{region.label}, part {place + 1} of {len(runs)}")
+            if not nodes:
+                continue
+            made = self.made(nodes, region.label + (f", part {place + 1} of {len(runs)}" if len(runs) > 1 else ""))
             if made is None:  # it cannot be cut there: all of it goes where most of it is
-                return [(replace(region, device=_heaviest(placed)), everything)]
+                whole = region if same else self.made(everything, region.label)
+                assert whole is not None, "a region and views of weights stand alone as the region does"
+                return [(replace(whole, device=_heaviest(placed)), everything)]
             parts.append((replace(made, device=device), nodes))
         return parts
+
+
+def views_with_readers(srg: SRG, placed: Sequence[Placed]) -> list[Placed]:
+    """The units with views of weights where they are read, if that is on other devices alone.
+
+    A tracer puts a weight's transpose anywhere. Made on another device it would be handed over in each call, and the
+    engine there would not know that it is a weight.
+    """
+    home = {node: place for place, (unit, _) in enumerate(placed) for node in unit.nodes}
+    moved: dict[int, list[Node]] = {}
+    for node in reversed([node for node in srg.ops if node in home and _views_weights(srg, node)]):
+        readers = [home[user] for user in node.users if user in home]
+        if readers and all(placed[reader][1] != placed[home[node]][1] for reader in readers):
+            home[node] = min(readers)
+            moved.setdefault(home[node], []).insert(0, node)
+    gone = {node for nodes in moved.values() for node in nodes}
+    return [
+        (replace(unit, nodes=(*moved.get(place, ()), *(node for node in unit.nodes if node not in gone))), device)
+        for place, (unit, device) in enumerate(placed)
+    ]
+
+
+def _views_weights(srg: SRG, node: Node) -> bool:
+    """Whether a value is a view of what stays in memory."""
+    while srg.record(node).is_view and len(node.all_input_nodes) == 1:
+        (node,) = node.all_input_nodes
+    return not node.op.startswith("call_") and (node.op == "get_attr" or srg.record(node).residency in RESIDENT)
 
 
 def _by_region(placed: Sequence[Placed]) -> Iterator[tuple[int, Iterator[Placed]]]:
@@ -87,9 +122,8 @@ def _heaviest(placed: Sequence[Placed]) -> str:
 
 def settle(srg: SRG, placed: Sequence[Placed], *, whole: bool, context: PassContext) -> None:
     """Set the graph's regions, and the device of every record and region."""
-    regions = tuple(
-        replace(region, index=index) for index, region in enumerate(Pieces(srg).regions(placed, whole=whole))
-    )
+    made = Pieces(srg).regions(views_with_readers(srg, placed), whole=whole)
+    regions = tuple(replace(region, index=index) for index, region in enumerate(made))
     known = {region.nodes for region in srg.regions}
     if context.pricing is not None and not all(region.nodes in known for region in regions):
         regions = priced_regions(srg, regions, context.pricing)

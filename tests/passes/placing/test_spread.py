@@ -225,6 +225,22 @@ def test_a_cache_stays_with_the_layer_that_uses_it_unless_a_pin_parts_them() -> 
     assert apart.record(apart.node(reader)).device == "cpu:1"
 
 
+def test_a_view_of_a_weight_is_made_where_the_weight_is_used() -> None:
+    def model(x: Tensor, w: list[Tensor]) -> Tensor:
+        last = w[-1].t()  # as a tracer may put it, before everything else
+        for weight in w[:-1]:
+            x = torch.tanh(x @ weight)
+        return x @ last
+
+    for cut in (WHOLE, EAGER_CUT):
+        srg = graphs.lowered(graphs.trace(model, torch.empty(512, 512), [torch.empty(512, 512) for _ in range(6)]))
+        placed(srg, two(objective="throughput"), cut)
+        assert set(devices_of(srg)) == {"cpu:0", "cpu:1"}
+        view = next(node for node in srg.ops if node.name.startswith("t"))
+        assert [srg.record(view).device] == [srg.record(user).device for user in view.users] == ["cpu:1"]
+        assert len(srg.transfers) == 1
+
+
 def test_backward_follows_forward() -> None:
     forward, backward = layers(2), layers(2)
     for srg in (forward, backward):
