@@ -29,6 +29,11 @@ from typing import Any, Protocol
 
 #: Seconds that the end of the interpreter waits for threads of ours, all together.
 PATIENCE_S = 0.7
+#: Priority of what is done beside the user's calls: a thirtieth of a busy processor. Less would be a risk: who holds
+#: the interpreter, or a lock of the C library's, must get on.
+NICE = 15
+#: See ``_Beside``; what the interpreter does by itself.
+SWITCH_S, _USUAL_S = 0.0005, 0.005
 #: Set when the interpreter ends: who waits in a thread of ours waits for this too.
 ENDING = threading.Event()
 
@@ -51,7 +56,7 @@ def inherit(given: Inherited) -> None:
 
 
 def start_thread(
-    work: Callable[[], None], name: str, *, compiles: bool = False, serves: bool = False
+    work: Callable[[], None], name: str, *, compiles: bool = False, serves: bool = False, beside: bool = False
 ) -> threading.Thread | None:
     """Do something in a thread; None if none can be started any more (the interpreter ends, or there are too many).
 
@@ -60,6 +65,8 @@ def start_thread(
         name: of the thread.
         compiles: it runs compilers, which are to be ended with it.
         serves: it makes something ready for the thread that starts it: where that is a device's, it is one too.
+        beside: it is one piece of work beside the user's calls: such are done one after the other, and hand over the
+            interpreter at once. Must not wait for another one.
     """
     if ENDING.is_set():
         return None
@@ -69,7 +76,9 @@ def start_thread(
         try:
             for deed in first:
                 deed()
-            work()
+            with _Beside.turn() if beside else contextlib.nullcontext(True) as its_turn:
+                if its_turn:
+                    work()
         finally:
             _running.discard(thread)
 
@@ -86,6 +95,71 @@ def start_thread(
         _running.discard(thread)
         return None
     return thread
+
+
+def let_others_go_first() -> None:
+    """Lower the priority of this thread, for good, if it is one of ours.
+
+    Threads that it starts from here on have that priority too: a library whose threads are to answer calls must have
+    started them before.
+    """
+    if sys.platform == "linux" and threading.current_thread() in _running:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
+class _Beside:
+    """Who works beside the calls: one at a time, or calls would be slowed down by several at once.
+
+    Meanwhile the interpreter is given to a thread that asks for it within :data:`SWITCH_S`, not within the usual 5 ms:
+    a call asks for it some ten times.
+    """
+
+    lock = threading.Lock()
+
+    @classmethod
+    @contextlib.contextmanager
+    def turn(cls) -> Iterator[bool]:
+        """Wait for one's turn; whether it came before the interpreter's end."""
+        lock = cls.lock
+        while not lock.acquire(timeout=0.1):
+            if ENDING.is_set():
+                yield False
+                return
+        usual_s = sys.getswitchinterval()
+        try:
+            sys.setswitchinterval(min(usual_s, SWITCH_S))
+            yield not ENDING.is_set()
+        finally:
+            sys.setswitchinterval(usual_s)
+            lock.release()
+
+    @classmethod
+    def forked(cls) -> None:
+        """Whoever had its turn is not there."""
+        if cls.lock.locked():
+            sys.setswitchinterval(_USUAL_S)
+        cls.lock = threading.Lock()
+
+
+def collect_beside() -> None:
+    """Do what garbage collection :func:`old_objects_left_alone` put off, in a thread, while the caller is in a library.
+
+    It takes 0.3 s where torch and a model are, and would be done in one of the next calls.
+    """
+    if _Garbage.put_off and gc.isenabled():
+        _Garbage.put_off = False
+        start_thread(_collect, "djinn collects garbage")
+
+
+class _Garbage:
+    """Whether a full collection is about to happen, since few objects were counted in the last one."""
+
+    put_off = False
+
+
+def _collect() -> None:
+    gc.collect()
 
 
 def at_end(deed: Callable[[], None]) -> None:
@@ -184,6 +258,7 @@ def renew(lock: Any) -> None:
 
 def _after_fork() -> None:
     _running.clear()
+    _Beside.forked()
     for lock in list(_locks):
         renew(lock)
     for one in list(_to_tell):
@@ -210,3 +285,4 @@ def old_objects_left_alone() -> Iterator[None]:
     finally:
         if ours:
             gc.unfreeze()
+            _Garbage.put_off = True

@@ -209,3 +209,62 @@ class TestOldObjects:
             assert gc.get_freeze_count() == count
         finally:
             gc.unfreeze()
+
+
+# Beside the calls
+
+
+def test_what_is_done_beside_the_calls_is_done_one_after_the_other_and_lets_go_of_the_interpreter() -> None:
+    usual, seen, most = sys.getswitchinterval(), [], [0]
+    at_it = []
+
+    def work() -> None:
+        at_it.append(None)
+        most[0] = max(most[0], len(at_it))
+        seen.append(sys.getswitchinterval())
+        at_it.pop()
+
+    made = [start_thread(work, "beside", beside=True) for _ in range(8)]
+    for thread in made:
+        assert thread is not None
+        thread.join(LONG)
+    assert (len(seen), most[0]) == (8, 1)
+    assert max(seen) <= threads.SWITCH_S * 1.01
+    assert sys.getswitchinterval() == usual
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+def test_only_a_thread_of_ours_lets_others_go_first() -> None:
+    found: list[int] = []
+
+    def work() -> None:
+        threads.let_others_go_first()
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    work()
+    thread = start_thread(work, "behind")
+    assert thread is not None
+    thread.join(LONG)
+    assert found == [before, threads.NICE]
+
+
+def test_a_forked_process_does_not_wait_for_a_turn_that_its_parent_had() -> None:
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold_the_turn() -> None:
+        held.set()
+        let_go.wait(LONG)
+
+    thread = start_thread(hold_the_turn, "beside", beside=True)
+    assert held.wait(LONG)
+
+    def child() -> bool:
+        done = threading.Event()
+        start_thread(done.set, "beside", beside=True)
+        return done.wait(10)
+
+    assert in_fork(child)
+    let_go.set()
+    assert thread is not None
+    thread.join(LONG)

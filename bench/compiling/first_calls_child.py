@@ -61,9 +61,10 @@ def calls(side: str, model: str, quick: bool, count: int) -> dict[str, Any]:
 
 
 def _decided(compiled: Any) -> bool:
-    """Whether the engine that is to serve does: no trial is under way, nothing is being loaded."""
+    """Whether an engine serves by the outcome of a trial: none is under way, nothing is being loaded."""
     status = djinn_fx.status(compiled)
-    return status.ready and all(contest.decided for contest in status.contests)
+    loading = status.unplanned or status.loading or not status.contests
+    return not loading and not any(contest.trial for contest in status.contests)
 
 
 def _same(found: torch.Tensor, expected: torch.Tensor) -> bool:

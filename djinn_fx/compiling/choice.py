@@ -21,8 +21,8 @@ from djinn_fx.costmodels.graph_work import graph_work
 from djinn_fx.dispatch.build import Builder, Built, Whole
 from djinn_fx.dispatch.contests.decisions import Outcomes, chosen_before, decision_key, fingerprints_of
 from djinn_fx.dispatch.lazy import LazyRegion
-from djinn_fx.dispatch.region import RegionWork, region_graph
-from djinn_fx.dispatch.standby import Standby
+from djinn_fx.dispatch.region import RegionWork, distinct_first, region_graph
+from djinn_fx.dispatch.standby import Outlook, Standby
 from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.registry import engine, import_runtime
@@ -166,7 +166,13 @@ class _Choice:
             lazy = {id(one): one for one in built.callables if isinstance(one, LazyRegion)}
             return self._as_whole(built), tuple(lazy.values())
 
-        return Standby(build, at_once=at_once)
+        return Standby(build, at_once=at_once, outlook=self._outlook())
+
+    def _outlook(self) -> Outlook:
+        """What Inductor would have to build, and what it would take at best."""
+        ops = [len(region.nodes) for region in distinct_first(self._plan.regions)]
+        time = self._work.region.time_on(STANDBY)
+        return Outlook(ops=ops, least_s=time.low_s if time is not None and time.tells else None)
 
     def _as_whole(self, built: Built) -> RegionCallable:
         """The plan's regions, one after the other, with the inputs and outputs of the whole region."""
@@ -197,6 +203,6 @@ class _Choice:
                 learner.note(region, work, name, times)
 
         def learn(seconds: Mapping[str, Sequence[float]]) -> None:
-            start_thread(functools.partial(note, seconds), "djinn learns")
+            start_thread(functools.partial(note, seconds), "djinn learns", beside=True)
 
         return learn

@@ -88,7 +88,7 @@ class ModelStatus:
         waiting += f"; the engines of {self.loading} of {self.graphs} graphs are being loaded" if self.loading else ""
         lines = [f"{'ready' if self.ready else 'not ready'}: {counts}{waiting}"]
         lines += [f"  {_line(region)}" for region in self.regions]
-        lines += [f"  {_line(one, ', decided' if one.decided else f', trial: {one.trial}')}" for one in self.contests]
+        lines += [f"  {_line(one, _how(one))}" for one in self.contests]
         compared = f"compared with what was packed, in part: {self.unprotected}"
         lines.append(f"  weights are {'write-protected' if self.unprotected is None else compared}")
         lines += [f"  {sentence}" for sentence in self.refused]
@@ -109,6 +109,12 @@ def _settled(entrants: Sequence[EntrantStatus]) -> bool:
         elif one.state is not State.BUILT_NOT_RUNNABLE:
             return False
     return not failed
+
+
+def _how(contest: DispatchStatus) -> str:
+    if contest.trial:
+        return f", trial: {contest.trial}"
+    return ", decided" if contest.decided else ", others are tried when they are ready"
 
 
 def _line(now: DispatchStatus, how: str = "") -> str:
@@ -324,6 +330,8 @@ def wait_until_ready(model: Callable[..., Any], timeout: float | None = None) ->
         graph = handle.graph
         if graph is not None:
             graph.plan()
+        for contest in handle.contests:
+            contest.summon(whether_or_not=True)
         for region in handle.regions:
             region.submit_all()
     with CHANGED:

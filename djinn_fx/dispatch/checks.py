@@ -19,7 +19,8 @@ from djinn_fx.engines.here import here_digest
 from djinn_fx.engines.keys import device_order
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
-from djinn_fx.guard.guarded import GuardedRegion, guarded
+from djinn_fx.guard.guarded import GuardedRegion
+from djinn_fx.guard.making import guarded
 from djinn_fx.guard.precise import Precise, fp64_reference
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.guard.repro.write import Reproducer
@@ -41,10 +42,19 @@ class Checks:
         reference: the region's own ops.
         settings: in force.
         bindings: sets of weights that are compared one by one.
+        kind: what compares; None: every comparison is made in a call.
     """
 
-    def __init__(self, graph: RegionGraph, reference: RegionCallable, settings: Settings, bindings: int = 1) -> None:
+    def __init__(
+        self,
+        graph: RegionGraph,
+        reference: RegionCallable,
+        settings: Settings,
+        bindings: int = 1,
+        kind: Callable[..., GuardedRegion] | None = None,
+    ) -> None:
         self._graph, self._reference, self._settings, self._bindings = graph, reference, settings, bindings
+        self._kind = kind
 
     @functools.cached_property
     def _precise(self) -> Precise | None:
@@ -118,6 +128,7 @@ class Checks:
             on_passed=passed,
             any_layout=traits_of(engine).chooses_strides,
             passed=before,
+            kind=self._kind,
         )
 
 

@@ -87,7 +87,7 @@ class DispatchStatus:
         entrants: the engines; the best first, where they are ordered by rank.
         repeats: how many regions of the graph it serves.
         executions: how often it ran while something was still to be built.
-        decided: whether no trial is under way.
+        decided: whether no trial is under way, and nobody has come who is to be tried.
         trial: how far it is: "7 of 20 calls"; empty where none is.
         reason: why the one that serves was chosen, with the runner-up.
         refused: a sentence, if no engine that was asked for serves: what it said, and what answers in its place.
@@ -161,6 +161,15 @@ class Entrant:
         """Whether it is being built."""
         return self.state in (State.QUEUED, State.BUILDING)
 
+    def pays(self, run_s: float | None, calls: int) -> bool:
+        """Whether it may pay to have it built, though others serve.
+
+        Args:
+            run_s: seconds of an answer of who serves; None: not known.
+            calls: so far. As many again are expected.
+        """
+        return True
+
     def submit(self) -> None:
         """Have it built; does nothing unless it is cold or failed and may be tried again."""
 
@@ -201,8 +210,15 @@ class Entrant:
             finally:
                 self._made_ready()
 
-        if start_thread(prepare, f"djinn prepares {self.engine}", serves=True) is None:
+        if start_thread(prepare, f"djinn prepares {self.engine}", serves=True, beside=True) is None:
             self._made_ready()
+
+    def put_off(self) -> None:
+        """It is tried later."""
+        if self._before is None:
+            self.state = State.COLD
+        else:  # once it is ready
+            self._before = State.COLD
 
     def _made_ready(self) -> None:
         with CHANGED:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from djinn_fx.costmodels.laws.build_time import SAVED_SHARE
+from djinn_fx.dispatch.contests.pays import EXPERIENCE, Estimate
 from djinn_fx.dispatch.entrant import Entrant
 from djinn_fx.dispatch.lazy import LazyRegion
 from djinn_fx.engines.base import RegionCallable, Runner
@@ -20,19 +23,39 @@ log = logging.getLogger("djinn_fx.dispatch")
 BuildAll = Callable[[], tuple[RegionCallable | None, tuple[LazyRegion, ...]]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What may be expected of it.
+
+    Attributes:
+        ops: of each distinct region, which are to be built.
+        least_s: seconds of an answer if all goes its way; None where estimates do not tell engines apart.
+    """
+
+    ops: Sequence[int]
+    least_s: float | None
+
+    def estimate(self, run_s: float) -> Estimate:
+        """What building takes and saves at best, where an answer takes so many seconds now."""
+        build_s = sum(EXPERIENCE.build_seconds(STANDBY, count) for count in self.ops)
+        saving_s = run_s * SAVED_SHARE[STANDBY] if self.least_s is None else max(0.0, run_s - self.least_s)
+        return Estimate(build_s=build_s, saving_s=saving_s)
+
+
 class Standby(Runner):
     """Regions on Inductor as one engine for all of them. A ``RegionCallable``.
 
     Args:
         build: has the regions built.
-        at_once: they are built without being asked for; else once no other engine is left.
+        at_once: they are built without being asked for; else once it may pay, or no other engine is left.
+        outlook: what building takes, and what it could save at best; None where nobody knows: it may pay.
 
     Attributes:
         regions: empty until they are being built.
     """
 
-    def __init__(self, build: BuildAll, *, at_once: bool = False) -> None:
-        self._build, self._at_once = build, at_once
+    def __init__(self, build: BuildAll, *, at_once: bool = False, outlook: Outlook | None = None) -> None:
+        self._build, self._at_once, self.outlook = build, at_once, outlook
         self._run: RegionCallable | None = None
         self._lock = threading.Lock()
         self._begun, self._over = False, False
@@ -100,6 +123,10 @@ class _Regions(Entrant):
 
     def arrived(self) -> bool:
         return self._standby.arrived()
+
+    def pays(self, run_s: float | None, calls: int) -> bool:
+        outlook = self._standby.outlook
+        return outlook is None or run_s is None or outlook.estimate(run_s).pays(calls)
 
     def submit(self) -> None:
         self._standby.summon()

@@ -64,6 +64,7 @@ class Runner:
         label: for messages.
         compared: how many calls took eager's time too, since their answers were compared.
         trusted: whom callers may go to directly, if none of its answers will ever be compared.
+        unsure: what it takes is known once it has run again, with nothing beside it.
         memory_bytes: of the copies of weights it holds.
         rounding: how far its answers are from float64's, where it may round and that was measured.
     """
@@ -77,6 +78,7 @@ class Runner:
     compared: int = 0
     trusted: Runner | None = None
     rounding: Rounding | None = None
+    unsure: bool = False
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Answer a call; empties the list.
@@ -93,6 +95,14 @@ class Runner:
 
     def prepare(self, args: Sequence[Any]) -> Callable[[], None] | None:
         """The work after which :meth:`attempt` serves these arguments; None if it does now."""
+        return None
+
+    def rehearsal(self, args: Sequence[Any]) -> Callable[[], None] | None:
+        """The work, for another thread, after which answers to such calls are believed; None if there is none to do.
+
+        It is to be done once ``prepare`` leaves nothing to do. It holds the weights among the arguments, and copies of
+        the others.
+        """
         return None
 
     def release(self) -> None:

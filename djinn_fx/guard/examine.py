@@ -33,6 +33,7 @@ class Comparison:
         layouts: by result, strides that are right too.
         rewind: makes random numbers begin as they did for eager.
         measures: a right answer's distance from float64 is to be measured.
+        alone: nobody but who compares runs meanwhile: what an engine writes that it must not is put back.
     """
 
     pristine: Sequence[Any]
@@ -45,6 +46,7 @@ class Comparison:
     layouts: Sequence[Any] = ()
     rewind: Callable[[], None] = lambda: None
     measures: bool = False
+    alone: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Comparison, 
         tries: how often it is run; from two on, results must not lie in memory that the next run writes.
     """
     examination = _Examination(case)
-    watch = ArgumentWatch(case.pristine, case.mutated)
+    watch = ArgumentWatch(case.pristine, case.mutated, mends=case.alone)
     before: Sequence[Any] = ()
     given: Sequence[Any] = ()
     for _ in range(tries):
@@ -98,6 +100,22 @@ def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Comparison, 
             return Finding(wrong=wrong, found=found)
         before = found
     return Finding(found=before, rounding=examination.rounding(before, given) if case.measures else None)
+
+
+def wrong_in(case: Comparison, found: Sequence[Any], given: Sequence[Any]) -> str:
+    """In what an answer that was given is wrong; empty if in nothing.
+
+    Args:
+        case: what eager did.
+        found: the engine's results.
+        given: the arguments after its call.
+    """
+    return _Examination(case).wrong(found, given)
+
+
+def reused(before: Sequence[Any], found: Sequence[Any], given: Sequence[Any]) -> bool:
+    """Whether a later answer lies where an earlier one still is, and not in its call's arguments."""
+    return bool(_reused(before, found, given))
 
 
 def _stray(watch: ArgumentWatch) -> str:

@@ -21,18 +21,15 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.base import Declined, RegionCallable, RegionGraph, Runner, as_runner
+from djinn_fx.engines.base import Declined, RegionCallable, Runner, as_runner
 from djinn_fx.engines.failures import nothing_written, said
 from djinn_fx.engines.randomness import Randomness
 from djinn_fx.errors import EngineError
-from djinn_fx.guard.compare import ANY
 from djinn_fx.guard.examine import Comparison, Finding, examine
 from djinn_fx.guard.facts import Facts
-from djinn_fx.guard.later import Look, ShapeCalls, finite, sampling
-from djinn_fx.guard.tolerance import tolerance_in_single
+from djinn_fx.guard.later import Look, ShapeCalls, finite
 from djinn_fx.guard.trial import capturing, copied
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.srg.effects import written_places
 from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.guard")
@@ -48,98 +45,8 @@ MAX_SILENCES = 3
 Reproduce = Callable[[Sequence[Any], Sequence[Any], Sequence[Any], str], Path | None]
 
 
-def guarded(
-    run: RegionCallable,
-    reference: RegionCallable,
-    *,
-    label: str,
-    engine: str,
-    verify: str,
-    mutated: tuple[int, ...],
-    on_quarantine: Callable[[Reason], None],
-    reproduce: Reproduce | None,
-    high_precision: RegionCallable | None,
-    region: RegionGraph | None = None,
-    bindings: int = 1,
-    precision: str = "exact",
-    on_passed: Callable[[], None] | None = None,
-    any_layout: bool = False,
-    passed: bool = False,
-) -> GuardedRegion:
-    """An engine's callable with the region's own ops beside it.
-
-    Args:
-        run: what is to be compared.
-        reference: the region, run eagerly.
-        label: of the region, for messages.
-        engine: the engine's name, for messages.
-        verify: ``first``; ``sample:0.01``: also every hundredth later call; ``off``: nothing is compared.
-        mutated: the arguments that a call writes into; those that ``region`` writes count without being named.
-        on_quarantine: told once why the engine is not used any more: ``QUARANTINED``, or ``FALLBACK`` if it failed.
-        reproduce: writes what is needed to see a miss again.
-        high_precision: the region in float64, see ``precise.fp64_reference``.
-        region: what is run. With it, tolerances are the narrower ones of its ops, the layouts that were promised count
-            as right, and a region of fixed sizes is one shape.
-        bindings: sets of weights that are to be compared, where they are bound one by one (``region.weights``).
-        precision: what may be rounded of float32 (the setting of that name): then bounds are wider, and how far the
-            first answer is from float64 is measured.
-        on_passed: told once that the engine's first answer was right.
-        any_layout: strides are the engine's own choice (Inductor's, in a region).
-        passed: first answers were compared by an earlier process: only later ones are.
-
-    Raises:
-        ValueError: ``verify`` is none of these.
-    """
-    runner, facts = as_runner(run), Facts(region, bindings, precision)
-    if runner.double_in_single:
-        facts.bounds = tolerance_in_single
-    if any_layout:
-        facts.layouts = (ANY,) * len(facts.layouts)
-    return GuardedRegion(
-        runner,
-        reference,
-        label=label,
-        engine=engine,
-        facts=facts,
-        checks=verify != "off",
-        every=sampling(verify),
-        mutated=tuple(sorted({*mutated, *(written_places(region.gm.graph) if region is not None else ())})),
-        on_quarantine=on_quarantine,
-        reproduce=reproduce,
-        high_precision=high_precision,
-        measures=precision != "exact",
-        on_passed=on_passed,
-        passed=passed,
-    )
-
-
-def guarded_alone(
-    run: Runner, reference: RegionCallable, dropped: Callable[[Reason], None], *, engine: str, verify: str
-) -> GuardedRegion:
-    """An artefact of whose region nothing is known, with the region's own ops beside it (:func:`guarded`).
-
-    Args:
-        run: the artefact; it says what it writes into, and what it is called.
-        reference: the region, run eagerly.
-        dropped: told why the artefact is not used any more.
-        engine: whose it is.
-        verify: as the setting of that name.
-    """
-    return guarded(
-        run,
-        reference,
-        label=run.label,
-        engine=engine,
-        verify=verify,
-        mutated=run.mutated,
-        on_quarantine=dropped,
-        reproduce=None,
-        high_precision=None,
-    )
-
-
 class GuardedRegion(Runner):
-    """See the module's text; made by :func:`guarded`.
+    """See the module's text; made by :func:`djinn_fx.guard.making.guarded`.
 
     Attributes:
         verdict: None until the engine's first answer was compared; True if it was right, False if it is out of use.
@@ -241,11 +148,17 @@ class GuardedRegion(Runner):
             known = len(self._shapes) >= self._facts.enough
         if known and not due and (self._every is None or next(self._sampled) % self._every):
             return self._looked_at(run, args, signature)
+        return self._checked(run, args, signature, shape if known and due else None, known)
+
+    def _checked(
+        self, run: _Answer, args: list[Any], signature: tuple[Any, ...], due: ShapeCalls | None, known: bool
+    ) -> Sequence[Any] | None:
+        """A call that is to be compared: the first of a shape, a later one of it (``due``), or one picked by chance."""
         # One thread compares; others do not wait for it.
         if capturing() or not self._lock.acquire(blocking=False):
             return self._plain(run, args) if known else None
         try:
-            return self._compared(run, args, signature, twice=due)
+            return self._compared(run, args, signature, twice=due is not None)
         finally:
             self._lock.release()
 
@@ -311,6 +224,28 @@ class GuardedRegion(Runner):
         Raises:
             Declined: as the engine does, with eager's answer.
         """
+        self.compared += 1
+        tried = self._tried(run, args, twice)
+        if tried is None:
+            return None
+        finding, case = tried
+        if finding.declined:  # nothing was learned
+            raise Declined(finding.declined, answer=case.expected)
+        right = self._conclude(finding, case, signature)
+        # The engine's own, if they are right and nothing was written: then all its answers are equal bit for bit.
+        return finding.found if right and not self.mutated else case.expected
+
+    def _tried(
+        self, run: _Answer, args: list[Any], twice: bool, beside: RegionCallable | None = None
+    ) -> tuple[Finding, Comparison] | None:
+        """Run eager and the engine; None if the engine does not take the arguments. They are used up otherwise.
+
+        Args:
+            run: the engine.
+            args: of the call, or copies.
+            twice: whether the engine is run twice.
+            beside: eager, where the calls go on meanwhile.
+        """
         if self.verdict is False:
             return None
         if run is self._attempt and self._run.prepare(args) is not None:
@@ -322,10 +257,27 @@ class GuardedRegion(Runner):
             self._drop(ReasonKind.FALLBACK, f"no memory to compare its first answer: {error}")
             return None
         chance = Randomness(kept) if self._facts.random else None
-        self.compared += 1
-        expected = self._reference(args)
+        reference = beside or self._reference
+        expected = reference(args)
         after = chance.now() if chance is not None else []
-        case = Comparison(
+        if chance is None and as_runner(reference).unsure:
+            reference(copied(pristine, self.mutated))
+        rewind = chance.rewind if chance is not None else lambda: None
+        case = self._case(pristine, kept, expected, rewind, beside is None)
+        finding = examine(run, case, tries=2 if twice or self.verdict is None else 1)
+        if chance is not None:
+            chance.set(after)
+        return finding, case
+
+    def _case(
+        self,
+        pristine: Sequence[Any],
+        kept: Sequence[Any],
+        expected: Sequence[Any],
+        rewind: Callable[[], None] = lambda: None,
+        alone: bool = True,
+    ) -> Comparison:
+        return Comparison(
             pristine=pristine,
             kept=kept,
             expected=expected,
@@ -334,17 +286,10 @@ class GuardedRegion(Runner):
             precise=self._precise,
             bounds=self._facts.bounds,
             layouts=self._facts.layouts,
-            rewind=chance.rewind if chance is not None else lambda: None,
+            rewind=rewind,
             measures=self._measures and self.rounding is None,
+            alone=alone,
         )
-        finding = examine(run, case, tries=2 if twice or self.verdict is None else 1)
-        if chance is not None:
-            chance.set(after)
-        if finding.declined:  # nothing was learned
-            raise Declined(finding.declined, answer=expected)
-        right = self._conclude(finding, case, signature)
-        # The engine's own, if they are right and nothing was written: then all its answers are equal bit for bit.
-        return finding.found if right and not self.mutated else expected
 
     def _conclude(self, finding: Finding, case: Comparison, signature: tuple[Any, ...]) -> bool:
         """Draw the consequences; whether the engine's answer was right."""

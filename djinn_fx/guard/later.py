@@ -56,7 +56,7 @@ class ShapeCalls:
 
     Attributes:
         calls: so far, the first one included.
-        due: the call from which on one is to be compared.
+        due: the call from which on one is to be compared; 0: the next is, by itself.
     """
 
     __slots__ = ("calls", "due")

@@ -53,9 +53,11 @@ class ArgumentWatch:
     Args:
         args: what the run is given.
         free: places that it may write into, and what shares memory with them.
+        mends: whether what was written is put back; not where somebody else may have written it.
     """
 
-    def __init__(self, args: Sequence[Any], free: Iterable[int]) -> None:
+    def __init__(self, args: Sequence[Any], free: Iterable[int], mends: bool = True) -> None:
+        self._mends = mends
         may = {_memory(args[place]) for place in free}
         self._kept: list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
         spent = 0
@@ -71,14 +73,14 @@ class ArgumentWatch:
             self._kept.append((place, value, _look(value, index), index))
 
     def written(self) -> list[int]:
-        """Places that were written, as far as can be seen; what was kept whole is put back."""
+        """Places that were written, as far as can be seen; what was kept whole is put back, if it is to be."""
         found = []
         for place, value, before, index in self._kept:
             now = value.detach() if index is None and _aligned(value) else _look(value, index)
-            if torch.equal(_bits(now), _bits(before)):
+            if same_bits(now, before):
                 continue
             found.append(place)
-            if index is None:
+            if index is None and self._mends:
                 with torch.no_grad():
                     writable(value).copy_(_narrowed(before, value))
         return found
@@ -104,6 +106,11 @@ def _aligned(value: torch.Tensor) -> bool:
 def _spread(value: torch.Tensor) -> torch.Tensor:
     count = value.numel()
     return torch.linspace(0, count - 1, min(_PROBED, count), dtype=torch.float64).long().to(value.device)
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of the same type and sizes hold the same; an undefined number equals itself."""
+    return torch.equal(_bits(one), _bits(other))
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:

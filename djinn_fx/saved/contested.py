@@ -128,7 +128,7 @@ class EnginesLater:
             return self._own(args)
         kept = list(args)
         results = self._own(args)
-        start_thread(functools.partial(self._prepare, kept), "djinn loads engines")
+        start_thread(functools.partial(self._prepare, kept), "djinn loads engines", beside=True)
         return results
 
     def _first(self) -> bool:

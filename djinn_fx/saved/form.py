@@ -25,7 +25,7 @@ from djinn_fx.engines.eager import as_callable
 from djinn_fx.engines.keys import device_names, device_order
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError, StoreError
-from djinn_fx.guard.guarded import guarded_alone
+from djinn_fx.guard.making import guarded_alone
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import Program, program_from_json, program_of, program_to_json

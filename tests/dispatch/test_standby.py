@@ -13,16 +13,19 @@ from torch import nn
 
 import djinn_fx
 import djinn_fx.backend
+from djinn_fx.costmodels.laws.build_time import SAVED_SHARE
 from djinn_fx.dispatch import refusals
 from djinn_fx.dispatch.contests.contest import Contest
+from djinn_fx.dispatch.contests.pays import EXPERIENCE
 from djinn_fx.dispatch.entrant import CHANGED, Entrant, State
 from djinn_fx.dispatch.refusals import cannot_serve
-from djinn_fx.dispatch.standby import Standby
+from djinn_fx.dispatch.standby import Outlook, Standby
 from djinn_fx.engines.base import Runner
 from djinn_fx.engines.onnx.serving.engine import OnnxEngine
 from djinn_fx.engines.packed.engine import PackedEngine
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import STANDBY
 from tests.waiting import until
 
 
@@ -258,3 +261,17 @@ class TestCompiled:
             assert sentence.startswith(f"djinn_fx: {engine} cannot serve this graph: not today; inductor does.")
             djinn_fx.backend.reset()
             torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("least_s", [0.004, None, 0.02])
+def test_it_pays_when_as_many_calls_again_save_more_than_building_takes(least_s: float | None) -> None:
+    standby = Standby(lambda: (None, ()), outlook=Outlook(ops=[100, 300], least_s=least_s))
+    entrant, run_s = standby.entrant(), 0.01
+    build_s = sum(EXPERIENCE.build_seconds(STANDBY, ops) for ops in (100, 300))
+    saving_s = run_s * SAVED_SHARE[STANDBY] if least_s is None else run_s - least_s
+    if saving_s <= 0:
+        assert not entrant.pays(run_s, 10**9)
+    else:
+        assert not entrant.pays(run_s, int(0.99 * build_s / saving_s))
+        assert entrant.pays(run_s, int(1.01 * build_s / saving_s))
+    assert entrant.pays(None, 1)  # nobody knows

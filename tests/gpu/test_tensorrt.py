@@ -16,7 +16,8 @@ from djinn_fx.engines.base import Artefact
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
 from djinn_fx.engines.tensorrt.run.session import Session
 from djinn_fx.guard.compare import difference
-from djinn_fx.guard.guarded import GuardedRegion, guarded_alone
+from djinn_fx.guard.guarded import GuardedRegion
+from djinn_fx.guard.making import guarded_alone
 from djinn_fx.guard.tolerance import tolerance_in_single
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.engines.tensorrt.test_engine import region_of

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from djinn_fx.engines.base import RegionGraph, Runner
-from djinn_fx.guard.guarded import GuardedRegion, guarded
+from djinn_fx.guard.guarded import GuardedRegion
+from djinn_fx.guard.making import guarded
 from djinn_fx.guard.precise import fp64_reference
 from djinn_fx.reasons import Reason
 from djinn_fx.srg import lower

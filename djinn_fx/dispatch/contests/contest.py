@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from djinn_fx.dispatch.contests.decisions import Decision, why_chosen
+from djinn_fx.dispatch.contests.decisions import Decision, all_medians, why_chosen
+from djinn_fx.dispatch.contests.latecomers import LOOK_EVERY, late_one, open_ended, somebody_comes, summon
 from djinn_fx.dispatch.contests.trial import CALLS, TELLING, Trial
 from djinn_fx.dispatch.entrant import USING, Dispatcher, DispatchStatus, Entrant, State, wait_for
 from djinn_fx.dispatch.refusals import engines_left, refused, warn, without_name
@@ -26,12 +27,9 @@ from djinn_fx.engines.failures import nothing_written, said
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER
-from djinn_fx.threads import new_rlock, start_thread
+from djinn_fx.threads import collect_beside, new_rlock, start_thread
 
 log = logging.getLogger("djinn_fx.dispatch.contests.contest")
-
-#: Calls between two looks at whether an engine that was not there yet has come.
-_LOOK_EVERY = 16
 
 
 class Contest(Dispatcher):
@@ -74,6 +72,8 @@ class Contest(Dispatcher):
         self._in_use, self.standby = in_use, standby
         #: Whether all engines were out once, so that nobody else can be asked for.
         self._alone = False
+        #: Calls while somebody may still come, and whether the outcome may still be another.
+        self.calls, self._untold = 0, False
         self.reason: Reason | None = None
         self._waits, self._synchronise = waits, synchronise
         self._decided, self._leading, self._lost, self._timed, self._work = decided, leading, lost, timed, work
@@ -81,7 +81,6 @@ class Contest(Dispatcher):
         self._lock = new_rlock()
         self._first_answer = True
         self._serving: Entrant | None = None
-        self._calls = 0
         self._answer: RegionCallable = self._on_trial
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
@@ -157,18 +156,24 @@ class Contest(Dispatcher):
         except Exception as error:  # noqa: BLE001  (the Reason says why the engine is out)
             self._out(entrant, said(error))
             return False
-        if work is None:
+        if work is None and (self._waits or entrant.pending):
             return True
         if entrant.pending:
             return False
-        if self._waits:
+        if work is not None and self._waits:
+            collect_beside()  # what tracing left; opening a session needs no interpreter
             return self._do(entrant, work)
+        rehearse = entrant.run.rehearsal(args)
+        if work is None and rehearse is None:
+            return True
 
         def prepare() -> None:
-            if not self._do(entrant, work):
+            if work is not None and not self._do(entrant, work):
                 self._call_reserves()
             elif entrant.state in (State.BEATEN, State.FAILED, State.COLD):  # meanwhile
                 self._let_go(entrant)
+            elif rehearse is not None:
+                rehearse()
 
         entrant.prepare(prepare)
         return False
@@ -257,6 +262,7 @@ class Contest(Dispatcher):
         if entrant is None:
             self.engine = EAGER
             return self._reference(args)
+        self.calls += 1
         declines = entrant.declines
         entrant.unwrap()
         work, compared, first = self._work(args), entrant.run.compared, not entrant.answers
@@ -275,7 +281,7 @@ class Contest(Dispatcher):
         # A call in which the answer was compared took eager's time too, and so does one that is declined, whenever it
         # comes. An engine that is being made ready uses the processor: times taken beside it say nothing.
         usual = entrant.run.compared == compared or entrant.declines > declines
-        tells = made is not None and not first and usual and not self.pending
+        tells = made is not None and not first and usual and (not self.pending or self._trial.untimed)
         with self._lock:
             if entrant.state is State.TRIAL:
                 self._trial.answered(entrant, seconds if tells else None, work)
@@ -293,9 +299,8 @@ class Contest(Dispatcher):
         if tell and self._leading is not None and self._answer == self._on_trial and self._trial.known is None:
             best = self._trial.best
             if best is not None:
-                start_thread(
-                    functools.partial(self._leading, best.engine, self._all_medians()), "djinn notes who leads"
-                )
+                note = functools.partial(self._leading, best.engine, all_medians(self.entrants))
+                start_thread(note, "djinn notes who leads", beside=True)
         return made if made is not None else self._reference(args)
 
     def _next(self, args: list[Any]) -> Entrant | None:
@@ -323,14 +328,17 @@ class Contest(Dispatcher):
         if best is None:
             return
         self._serve_by(best)
-        if self._decided is not None and self._trial.known is None:
-            self._decided(best.engine, self._all_medians())
+        self._tell(best)
         if self._timed is not None:
             self._timed({one.engine: tuple(one.seconds) for one in self.entrants if len(one.seconds) >= TELLING})
-        late = [one for one in self.entrants if one.reserve]
-        for one in late:
-            one.reserve = False
-            one.prepare(one.submit)  # pending from now on: who waits until all is ready waits for it
+        self.summon()
+
+    def _tell(self, best: Entrant) -> None:
+        """Of the outcome; where somebody is to be tried later, the next process goes on too."""
+        self._untold = open_ended(self.entrants)
+        told = self._leading if self._untold else self._decided
+        if told is not None and self._trial.known is None:
+            told(best.engine, all_medians(self.entrants))
 
     def _serve_by(self, best: Entrant) -> None:
         """Calls go to this engine from now on."""
@@ -340,47 +348,44 @@ class Contest(Dispatcher):
         self.engine = best.engine
         self.reason = why_chosen(best, self.entrants, self.label)
         log.info("%s", self.reason)
-        waiting = any(one.state is State.COLD for one in self.entrants)
-        self._answer = self._serve_and_look if waiting else self._fast(best)
+        waiting = any(one.state is State.COLD or one.pending for one in self.entrants)
+        fast = self._serve if best.run.partial else best.run.direct
+        self._answer = self._serve_and_look if waiting else fast
         CLOSER.let_go()  # what converting, opening and comparing took goes back to the system
-
-    def _fast(self, best: Entrant) -> RegionCallable:
-        return self._serve if best.run.partial else best.run.direct
-
-    def medians(self) -> dict[str, float]:
-        """Median seconds of an answer, by engine, of those that were timed."""
-        return {one.engine: one.median_s for one in self.entrants if one.median_s is not None}
-
-    def _all_medians(self) -> dict[str, float]:
-        """With those of earlier processes."""
-        return {one.engine: one.known_s for one in self.entrants if one.known_s is not None} | self.medians()
-
-    # A newcomer
 
     def _serve_and_look(self, args: list[Any]) -> Sequence[Any]:
         """As :meth:`_serve`, with a look from time to time at who has come since."""
-        self._calls += 1
-        if self._calls % _LOOK_EVERY == 0:
-            with self._lock:
-                came = self._somebody_came
-                if came and self._answer == self._serve_and_look:
-                    self._trial.begin_again(self._serving)
-                    self._trial.known = None
-                    self._answer = self._on_trial
-            if came:
+        self.calls += 1
+        if self.calls % LOOK_EVERY == 0:
+            self.summon()
+            if self._rematch(args):
                 return self._on_trial(args)
         return self._serve(args)
 
-    @property
-    def _somebody_came(self) -> bool:
-        return any(one.state is State.COLD and one.arrived() for one in self.entrants)
+    def summon(self, whether_or_not: bool = False) -> None:
+        """Have built what waits until the others were tried, if it may pay; for who waits whether or not."""
+        summon(self.entrants, self._serving, self.calls, whether_or_not)
 
-    # Telling
+    def _rematch(self, args: Sequence[Any]) -> bool:
+        """Have the next one that has come made ready, beside the calls; if it is, it is tried against who serves."""
+        with self._lock:
+            serving = self._serving if self._answer == self._serve_and_look else None
+            came = late_one(self.entrants, serving, self._admits) if serving is not None else None
+            if serving is not None and self._untold and not open_ended(self.entrants):
+                self._tell(serving)
+        if came is None or not self._ready(came, args):
+            return False
+        with self._lock:
+            self._trial.begin_again(self._serving, came)
+            self._trial.known, self._trial.brief = None, True
+            self._answer = self._on_trial
+        return True
 
     @property
     def decided(self) -> bool:
         """Whether the trial is over, and nobody has come since who is about to be tried."""
-        return self._serving is not None and self._answer != self._on_trial and not self._somebody_came
+        over = self._serving is not None and self._answer != self._on_trial
+        return over and not somebody_comes(self.entrants, self._serving, self._admits)
 
     def status(self) -> DispatchStatus:
         """A snapshot."""
@@ -388,7 +393,7 @@ class Contest(Dispatcher):
             label=self.label,
             engine=self.engine,
             decided=self.decided,
-            trial="" if self.decided else f"{self._trial.timed} of {CALLS} calls",
+            trial=f"{self._trial.timed} of {CALLS} calls" if self._answer == self._on_trial else "",
             entrants=tuple(one.status() for one in self.entrants),
             reason=self.reason,
             refused=self.refused,

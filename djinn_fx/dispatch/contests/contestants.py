@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from djinn_fx.dispatch.checks import Checks
+from djinn_fx.dispatch.checks import Checks, has_passed
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.decisions import Outcomes
 from djinn_fx.dispatch.contests.sharing import SharingContest
@@ -24,6 +24,7 @@ from djinn_fx.dispatch.tier import Prepared, Tier
 from djinn_fx.engines.base import RegionCallable, RegionGraph, Runner
 from djinn_fx.engines.bound.watch import picker
 from djinn_fx.engines.keys import symbol_places
+from djinn_fx.guard.rehearsed import RehearsedRegion
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.engines import EAGER, STANDBY, traits_of
 from djinn_fx.settings.table import Settings
@@ -68,7 +69,7 @@ def contest_between(
     own, places = OwnOps(reference), symbol_places(graph.example_inputs)
     # Where the settings name an engine it keeps its copies, and so does a region that stands for many layers.
     weights = picker(graph.weights) if settings.engine == "auto" and repeats == 1 and graph.weights else None
-    checks = Checks(graph, own, settings, repeats)
+    checks = Checks(graph, own, settings, repeats, kind=RehearsedRegion)
 
     def contest(sizes: Sequence[int] = (), others: ContestBySize | None = None) -> Contest:
         memory = outcomes(sizes) if outcomes is not None else None
@@ -88,7 +89,8 @@ def contest_between(
         entrants = []
         for one in made:
             name = one.tier.name
-            run = checks.artefact(one.tier, one.prepared, one.loaded, held.dropping(name))
+            passed = settings.verify == "first" and has_passed(one.tier.store, one.loaded.key)
+            run = checks.artefact(one.tier, one.prepared, one.loaded, held.dropping(name), passed=passed)
             entrants.append(Entrant(name, run, copy=_copy_of(one), sessions=id(one.loaded.run)))
         if standby is not None:
             late = functools.partial(_checked, standby, checks, held.dropping(STANDBY))
@@ -128,6 +130,11 @@ class OwnOps(Runner):
         self.least_s = min(self.least_s, time.perf_counter() - start)
         self.runs += 1
         return results
+
+    @property
+    def unsure(self) -> bool:  # type: ignore[override]
+        """Whether they ran but once: that was slower than they are."""
+        return self.runs == 1
 
     @property
     def direct(self) -> RegionCallable:

@@ -153,9 +153,19 @@ class Outcomes:
             log.warning("the outcome of a trial could not be deleted: %s", error)
 
 
+def medians(entrants: Sequence[Entrant]) -> dict[str, float]:
+    """Median seconds of an answer, by engine, of those that were timed."""
+    return {one.engine: one.median_s for one in entrants if one.median_s is not None}
+
+
+def all_medians(entrants: Sequence[Entrant]) -> dict[str, float]:
+    """With those of earlier processes."""
+    return {one.engine: one.known_s for one in entrants if one.known_s is not None} | medians(entrants)
+
+
 def why_chosen(best: Entrant, entrants: Sequence[Entrant], label: str) -> Reason:
     """That an engine is the fastest, and the second."""
-    seconds = {one.engine: one.median_s for one in entrants if one.median_s is not None}
+    seconds = medians(entrants)
     own = f"{format_seconds(best.median_s)} a call" if best.median_s is not None else "the only one there is"
     return _chosen(best.engine, own, seconds, label)
 

@@ -35,7 +35,7 @@ class SharingContest(Contest):
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Answer a call."""
         self.asked += 1
-        if self._copies is not None and self._copies.due:
+        if self._copies is not None and self._copies.due and self.decided:
             self._copies.settle()
         return self._answer(args)
 
@@ -52,8 +52,10 @@ class SharingContest(Contest):
         self._join(args)
         assert self._copies is not None, "it has joined"
         results = super()._on_trial(args)
-        if self._answer != self._on_trial:
+        if self.decided:
             self._copies.settle()
+        elif self._answer != self._on_trial:
+            self._copies.due = True  # once those were tried that are being made ready
         elif self._trial.waiting:
             self._copies.make_room(self)
         return results

@@ -3,7 +3,8 @@
 Who is expected to be the fastest comes first, and is the best so far. Each of the others in turn is made ready beside
 the calls, and answers calls in turn with the best; the slower of the two is out and lets go of its copies of weights
 before the next one makes its own. So at most one further copy is there at a time. After :data:`CALLS` timed calls, or
-:data:`SECONDS` of them, the best so far has won; who was not tried by then is not.
+:data:`SECONDS` of them, the best so far has won; who was not tried by then is not. Where making ready takes long the
+best serves after :data:`MOST_CALLS` calls; who comes later, ready, has a short trial against it alone.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import traits_of
 from djinn_fx.units import format_bytes
 
-#: A trial is over after so many timed calls, so many seconds of them, or so many calls, timed or not, that two engines
-#: could answer (a call in which an answer is compared with eager's is not timed), or in which one was not admitted.
-CALLS, SECONDS, MOST_CALLS = 20, 5.0, 40
+#: A trial is over after so many timed calls, so many seconds of them, or so many calls, timed or not (one in which an
+#: answer is compared with eager's is not timed, nor one beside which an engine is made ready).
+CALLS, SECONDS, MOST_CALLS = 20, 5.0, 36
 #: Timed answers of each of two; as many more as there are calls left for, up to the second figure.
 ROUNDS, MAX_ROUNDS = 5, 10
 #: By how much, as a share, a challenger must be faster, and who keeps a copy of the weights than a best that keeps
@@ -49,6 +50,7 @@ class Trial:
         rival: who is tried against it.
         timed: how many calls were timed.
         beaten: who is to let go of its copies of weights.
+        challenger: the only one that is tried; None: all are.
     """
 
     def __init__(self, known: str | None, admits: Callable[[Entrant], bool] = lambda one: True) -> None:
@@ -58,14 +60,17 @@ class Trial:
         self.rival: Entrant | None = None
         self.timed = 0
         self.beaten: list[Entrant] = []
-        self._spent_s, self._answered, self._waited, self._rounds = 0.0, 0, 0, ROUNDS
+        self.challenger: Entrant | None = None
+        self._spent_s, self._calls, self._rounds = 0.0, 0, ROUNDS
+        #: Calls since the rival is ready.
+        self._asked = 0
         #: Timed answers of the best before the rival came, and who answers next.
         self._mark, self._rivals_turn = 0, False
 
-    def begin_again(self, best: Entrant | None) -> None:
-        """A new trial: of this one against those that have come, or of all."""
-        self.best, self.rival = best, None
-        self.timed, self._spent_s, self._answered, self._waited = 0, 0.0, 0, 0
+    def begin_again(self, best: Entrant | None, challenger: Entrant | None = None) -> None:
+        """A new trial: of this one against one that has come, or of all."""
+        self.best, self.rival, self.challenger = best, None, challenger
+        self.timed, self._spent_s, self._calls = 0, 0.0, 0
         if best is not None:
             best.state, best.seconds, best.work = State.TRIAL, [], []
 
@@ -86,10 +91,10 @@ class Trial:
         if self.rival is None and self.best is not None and self.best.answers and not self.over:
             self.rival = self._challenger(entrants, self.best)
             if self.rival is not None:
-                duels = 1 + sum(one.state is State.COLD and one.arrived() for one in entrants)
+                duels = 1 + len(self._there(entrants))
                 most = TELLING if self.brief else MAX_ROUNDS
                 self._rounds = min(most, max(2, (CALLS - self.timed) // (2 * duels)))
-                self._mark, self._rivals_turn = len(self.best.seconds), True
+                self._mark, self._rivals_turn, self._asked = len(self.best.seconds), True, 0
         pair = [self.rival, self.best] if self._rivals_turn else [self.best, self.rival]
         return [one for one in pair if one is not None and one.state is State.TRIAL]
 
@@ -99,8 +104,13 @@ class Trial:
         if self.best is not None and self.best.state is State.FAILED:
             self.best, self.rival = self.rival, None
 
+    def _there(self, entrants: Sequence[Entrant]) -> list[Entrant]:
+        """Who is still to be tried, and could be."""
+        of = entrants if self.challenger is None else [self.challenger]
+        return [one for one in of if one.state is State.COLD and one.arrived()]
+
     def _next(self, entrants: Sequence[Entrant]) -> Entrant | None:
-        there = [one for one in entrants if one.state is State.COLD and one.arrived()]
+        there = self._there(entrants)
         found = next(filter(self._admits, there), None)
         self.waiting = self.waiting or bool(there and there[0] is not found)
         if found is not None:
@@ -113,7 +123,7 @@ class Trial:
             if rival.least_s is not None and not best.seconds and best.answers < TELLING:
                 rival.state = State.COLD  # a call or two will tell whether it is
                 return None
-            if not _known_to_be_slow(rival, best) and self._has_room(rival, best):
+            if not known_to_be_slow(rival, best) and self._has_room(rival, best):
                 return rival
         return None
 
@@ -131,7 +141,7 @@ class Trial:
 
     def _anybody(self, entrants: Sequence[Entrant]) -> Entrant | None:
         """Nobody is there: those that were beaten, or passed over."""
-        self.known = None
+        self.known = self.challenger = None
         for one in entrants:
             if one.state is State.BEATEN:
                 one.state = State.COLD
@@ -158,8 +168,8 @@ class Trial:
     def answered(self, entrant: Entrant, seconds: float | None, work: float) -> None:
         """An engine was asked; it took so long for so much work, if that says something."""
         self._rivals_turn = entrant is not self.rival
-        self._waited += self.waiting
-        self._answered += self.rival is not None and self.rival.state is State.TRIAL
+        self._calls += 1
+        self._asked += self.rival is not None and self.rival.state is State.TRIAL
         if seconds is not None:
             entrant.seconds.append(seconds)
             entrant.work.append(work)
@@ -170,13 +180,27 @@ class Trial:
     @property
     def over(self) -> bool:
         """Whether it has taken as long as it may."""
-        return self.timed >= CALLS or self._spent_s >= SECONDS or max(self._answered, self._waited) >= MOST_CALLS
+        return self._spent or self._calls >= MOST_CALLS
+
+    @property
+    def untimed(self) -> bool:
+        """Whether it is over and the best was not timed: something was being made ready beside all of its calls."""
+        best = self.best
+        return self.over and best is not None and bool(best.answers) and not best.seconds
+
+    @property
+    def _spent(self) -> bool:
+        """Whether engines had all the time there is for comparing them."""
+        return self.timed >= CALLS or self._spent_s >= SECONDS
 
     def winner(self, entrants: Sequence[Entrant]) -> Entrant | None:
         """The best, if the trial is over: by time, or because everybody who is there was tried."""
         best, rival = self.best, self.rival
         if best is None:
             return None
+        if rival is not None and self._too_early_for(rival):
+            rival.put_off()
+            self.rival = rival = None
         if rival is not None:
             loser = self._loser(best, rival)
             if loser is None:
@@ -185,15 +209,28 @@ class Trial:
             loser.state = State.BEATEN
             self.beaten.append(loser)
         best = self.best
-        there = [one for one in entrants if one.state is State.COLD and one.arrived()]
+        there = self._there(entrants)
+        if self.untimed and self._calls < 2 * MOST_CALLS:
+            return None
         if best is None or best.state is not State.TRIAL or (not self.over and (there or not best.seconds)):
             return None
+        there = [one for one in there if not known_to_be_slow(one, best)]
         for one in there:
+            admitted = self._admits(one)
+            busy = any(other.pending for other in entrants)  # with the second copy, maybe
+            if (admitted or busy) and not self._spent:
+                continue  # its time comes
             why = f"the trial was over after {self.timed} timed calls"
-            why = why if self._admits(one) else "it would have been one copy of the weights too many"
+            why = why if admitted else "it would have been one copy of the weights too many"
             detail = f"{one.engine}: not tried: {why}"
             one.move(State.BEATEN, Reason(kind=ReasonKind.ENGINE_REFUSED, detail=detail))
         return best
+
+    def _too_early_for(self, rival: Entrant) -> bool:
+        """Whether the calls are over in which it was to be tried, and it was hardly: making it ready took too long."""
+        asked = rival.state is State.TRIAL and self._asked >= 2 * ROUNDS
+        untried = rival.pending or not (asked or len(rival.seconds) >= 2)
+        return untried and self.over and not self._spent and rival is not self.challenger
 
     def _loser(self, best: Entrant, rival: Entrant) -> Entrant | None:
         """Who of the two is out; None: it is too early to tell."""
@@ -213,7 +250,7 @@ class Trial:
         return best if second < (1 - MARGIN) * first else rival
 
 
-def _known_to_be_slow(rival: Entrant, best: Entrant) -> bool:
+def known_to_be_slow(rival: Entrant, best: Entrant) -> bool:
     """Whether it need not answer to be beaten, as its time is known: own ops run wherever an answer is compared."""
     known_s = rival.least_s
     if known_s is None or not best.seconds or known_s <= SLOW * min(best.seconds):

@@ -11,7 +11,7 @@ can be made only by the binding's inner layer: :mod:`djinn_fx.engines.onnxruntim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from djinn_fx.engines.onnx.serving.session import Wiring, give_back, packed_byte
 from djinn_fx.engines.onnxruntime import vectors as onnxruntime_vectors
 from djinn_fx.engines.optional import optional
 from djinn_fx.errors import EngineError, useful_line
+from djinn_fx.threads import let_others_go_first
 
 onnx = optional("onnx")
 onnxruntime = optional("onnxruntime")
@@ -77,6 +78,16 @@ def session_options(threads: int) -> Any:
     return options
 
 
+class _OnceThreadsAreThere:
+    """No optimisers. They are asked for between the start of the session's threads, which are to keep the priority of
+    ordinary ones, and the work of opening: that lets calls go first.
+    """
+
+    def __iter__(self) -> Iterator[str]:
+        let_others_go_first()
+        return iter(())
+
+
 class OrtSession:
     """An open model; see :class:`djinn_fx.engines.bound.region.Session`.
 
@@ -108,7 +119,9 @@ class OrtSession:
             shared = write_in_place(proto.graph, signature) if signature.writes_first else {}
             self.memory_bytes = _bind(proto.graph, wiring.named, options)
             providers = ["CPUExecutionProvider"]
-            self._session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(
+                proto.SerializeToString(), options, providers=providers, disabled_optimizers=_OnceThreadsAreThere()
+            )
         except Exception as error:
             raise EngineError(f"onnxruntime: cannot open {label}: {useful_line(error)}") from error
         give_back(self.memory_bytes)

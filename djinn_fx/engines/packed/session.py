@@ -21,6 +21,7 @@ from djinn_fx.srg.graph import attribute, fake_value, tensors_of
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.memory import Holds, MemoryPlan, MemoryRow
 from djinn_fx.srg.record import GraphKind, Residency
+from djinn_fx.threads import let_others_go_first
 
 
 class PackedPlan:
@@ -107,6 +108,7 @@ class PackedPlan:
 
         Without any the region reads its weights on every call.
         """
+        let_others_go_first()  # who opens it in a thread has its own threads of the products' library
         with packed_ops.real_values():
             return self._open({self._node(place): value.detach() for place, value in given.items()})
 

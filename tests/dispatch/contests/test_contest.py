@@ -344,6 +344,123 @@ class TestNewcomers:
         assert (contest.engine, reserve.summoned) == ("reserve", 1)
 
 
+class Dear(Late):
+    """A reserve whose building pays after so many calls."""
+
+    def __init__(self, engine: str, run: Any, after: int) -> None:
+        super().__init__(engine, run, reserve=True)
+        self.after, self.asked_for_s = after, set[float | None]()
+
+    def pays(self, run_s: float | None, calls: int) -> bool:
+        self.asked_for_s.add(run_s)
+        return calls >= self.after
+
+
+class TestWhatIsDear:
+    """What takes long to build is not begun before it can pay, and is tried when it comes."""
+
+    def contest(self, clock: Clock, after: int) -> tuple[Contest, Dear]:
+        dear = Dear("dear", Plain(clock, 0.5), after)
+        contest, _ = make(clock, [Entrant("a", Plain(clock, 1.0)), Entrant("b", Plain(clock, 1.1)), dear])
+        call(contest, 60)
+        return contest, dear
+
+    def test_it_is_not_built_as_long_as_it_cannot_pay(self, clock: Clock) -> None:
+        contest, dear = self.contest(clock, after=10_000)
+        call(contest, 200)
+        assert not dear.summoned
+        assert dear.asked_for_s == {1.0}
+        assert (contest.engine, contest.decided) == ("a", True)
+
+    def test_once_it_may_pay_it_is_built_and_takes_over(self, clock: Clock) -> None:
+        contest, dear = self.contest(clock, after=200)
+        assert not dear.summoned
+        call(contest, 200)
+        wait_for(lambda: dear.summoned)
+        call(contest, 60)
+        assert (contest.engine, dear.summoned) == ("dear", 1)
+
+    def test_who_waits_has_it_built_at_once(self, clock: Clock) -> None:
+        contest, dear = self.contest(clock, after=10_000)
+        contest.summon(whether_or_not=True)
+        assert contest.pending or dear.summoned
+        wait_for(lambda: not contest.pending)
+        assert dear.summoned == 1
+        call(contest, 60)
+        assert contest.engine == "dear"
+
+
+class Slow(Bound):
+    """An engine that takes long to be made ready, and rehearses then."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        super().__init__(clock, seconds)
+        self.go_on, self.rehearsed = threading.Event(), 0
+
+    def prepare(self, args: list[Any]) -> Callable[[], None] | None:
+        work = super().prepare(args)
+
+        def slowly() -> None:
+            assert self.go_on.wait(20)
+            assert work is not None
+            work()
+
+        return slowly if work is not None else None
+
+    def rehearsal(self, args: Sequence[Any]) -> Callable[[], None] | None:
+        return self._rehearse if not self.rehearsed else None
+
+    def _rehearse(self) -> None:
+        self.rehearsed += 1
+
+
+class TestThoseThatTakeLong:
+    """Who is not ready soon does not hold up the trial: it is tried when it is."""
+
+    def contest(self, clock: Clock, slow: Slow, **others: Any) -> Contest:
+        entrants = [Entrant("a", Bound(clock, 1.0)), Entrant("slow", slow)]
+        contest, _ = make(clock, entrants, **others)
+        call(contest, trial.MOST_CALLS + 2)
+        return contest
+
+    def test_the_best_serves_after_some_calls(self, clock: Clock) -> None:
+        told: list[tuple[str, str]] = []
+        slow = Slow(clock, 0.5)
+        contest = self.contest(
+            clock,
+            slow,
+            decided=lambda engine, _: told.append(("decided", engine)),
+            leading=lambda engine, _: told.append(("leading", engine)),
+        )
+        assert (contest.engine, contest.status().trial) == ("a", "")
+        assert ("decided", "a") not in told  # the next process goes on
+        assert ("leading", "a") in told
+        assert contest.pending
+        slow.go_on.set()
+
+    @pytest.mark.parametrize(("seconds", "winner"), [(0.5, "slow"), (1.1, "a")])
+    def test_who_is_ready_later_has_a_trial_of_its_own(self, clock: Clock, seconds: float, winner: str) -> None:
+        slow = Slow(clock, seconds)
+        contest = self.contest(clock, slow)
+        slow.go_on.set()
+        wait_for(lambda: not contest.pending)
+        answered = slow.calls
+        call(contest, 60)
+        assert contest.engine == winner
+        assert contest.decided
+        assert slow.rehearsed == 1
+        if winner == "a":
+            assert 2 <= slow.calls - answered <= CALLS // 2
+            assert slow.released == 1
+
+    def test_before_it_is_ready_no_call_waits_for_it(self, clock: Clock) -> None:
+        slow = Slow(clock, 0.5)
+        contest = self.contest(clock, slow)
+        call(contest, 100)
+        assert slow.calls == 0
+        slow.go_on.set()
+
+
 class TestSizes:
     def test_calls_of_different_work_have_contests_of_their_own(self, clock: Clock) -> None:
         made: dict[tuple[int, ...], Contest] = {}

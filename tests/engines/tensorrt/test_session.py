@@ -24,7 +24,8 @@ from djinn_fx.engines.tensorrt.run.calling import Calling, Copy, Limit, Made, Pl
 from djinn_fx.engines.tensorrt.run.session import OutsideProfile
 from djinn_fx.errors import EngineError
 from djinn_fx.guard import guarded
-from djinn_fx.guard.guarded import GuardedRegion, guarded_alone
+from djinn_fx.guard.guarded import GuardedRegion
+from djinn_fx.guard.making import guarded_alone
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.engines.tensorrt import converting
 from tests.engines.tensorrt.fake_gpu import ALIGNMENT, FakeDriver

@@ -1,0 +1,181 @@
+"""Comparisons beside the calls: what is right counts, what is wrong is compared again in a call, which decides."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from djinn_fx import threads
+from djinn_fx.guard import rehearsed as module
+from djinn_fx.guard.later import LATER
+from djinn_fx.guard.rehearsed import SOON, RehearsedRegion
+from djinn_fx.reasons import ReasonKind
+from tests.guard.faulty import Beside, Faulty, arguments, beside, eager, layer, region_of
+from tests.waiting import until
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The threads that comparisons were given."""
+    made: list[threading.Thread] = []
+
+    def start(*args: Any, **others: Any) -> None:
+        thread = threads.start_thread(*args, **others)
+        assert thread is not None
+        made.append(thread)
+
+    monkeypatch.setattr(module, "start_thread", start)
+    return made
+
+
+def one(fault: Any = None, starts: int = 1, **others: Any) -> Beside:
+    region = region_of(layer, *arguments())
+    return beside(region, Faulty(region, fault, starts), mutated=(2,), kind=RehearsedRegion, **others)
+
+
+def wrong(given: list[Any], _: Any) -> Sequence[Any]:
+    x, w, cache = given
+    y = torch.tanh(x @ w) + 1
+    z = y * 2 + cache
+    cache.copy_(z)
+    return [y, z, y.argmax(-1), y.t()]
+
+
+def call(of: Beside, seed: int = 0) -> bool:
+    """Whether the answer and what is written are eager's."""
+    args, own = arguments(seed=seed), arguments(seed=seed)
+    expected = eager(of.region)(list(own))
+    found = of.guard(list(args))
+    return all(torch.allclose(a, b, atol=1e-5) for a, b in zip([*found, *args], [*expected, *own], strict=True))
+
+
+def rehearse(of: Beside) -> None:
+    args = arguments()
+    before = [value.clone() for value in args]
+    work = of.guard.rehearsal(args)
+    assert work is not None
+    work()
+    assert all(map(torch.equal, args, before))
+
+
+def test_after_a_rehearsal_no_call_is_compared() -> None:
+    of = one()
+    rehearse(of)
+    assert of.guard.verdict is True
+    eager_calls, runs = of.eager_calls[0], of.run.calls
+    assert call(of)
+    assert (of.eager_calls[0], of.run.calls, of.guard.compared) == (eager_calls, runs + 1, 0)
+
+
+def test_it_is_handed_out_once_and_not_for_what_was_compared() -> None:
+    of = one()
+    assert of.guard.rehearsal(arguments()) is not None
+    assert of.guard.rehearsal(arguments()) is None
+    other = one()
+    assert call(other)
+    assert other.guard.rehearsal(arguments()) is None
+
+
+def test_it_holds_copies_of_what_a_caller_may_write_to() -> None:
+    of, args = one(), arguments()
+    work = of.guard.rehearsal(args)
+    assert work is not None
+    for value in args:
+        value.fill_(float("nan"))
+    work()
+    assert of.guard.verdict is True
+
+
+def test_weights_that_somebody_writes_meanwhile_stay_as_they_are() -> None:
+    """What an engine writes by mistake is put back in a call, where nobody else is at it; here it may be the user's."""
+    region = region_of(layer, *arguments())
+    region = dataclasses.replace(region, weights=(1,))
+    args = arguments()
+
+    def updates(given: list[Any], _: Any) -> Sequence[Any]:
+        args[1].add_(1.0)
+        return eager(region)(given)
+
+    of = beside(region, Faulty(region, updates), mutated=(2,), kind=RehearsedRegion)
+    wanted = args[1] + 2.0  # it is run twice, and once before
+    work = of.guard.rehearsal(args)
+    assert work is not None
+    work()
+    assert of.run.calls == 2
+    assert torch.allclose(args[1], wanted)
+    assert of.guard.verdict is None
+
+
+def test_what_is_wrong_in_a_rehearsal_is_decided_by_a_call() -> None:
+    of = one(wrong)
+    rehearse(of)
+    assert of.guard.verdict is None
+    assert not of.reasons
+    assert call(of)
+    assert [reason.kind for reason in of.reasons] == [ReasonKind.QUARANTINED]
+
+
+def test_an_engine_that_fails_in_a_rehearsal_is_asked_again_in_a_call() -> None:
+    def fails_once(given: list[Any], _: Any) -> Sequence[Any]:
+        if of.run.calls == 1:
+            raise RuntimeError("not now")
+        return eager(of.region)(given)
+
+    of = one(fails_once)
+    rehearse(of)
+    assert of.guard.verdict is None
+    assert call(of)
+    assert of.guard.verdict is True
+
+
+def test_later_calls_are_compared_in_a_thread(started: list[threading.Thread]) -> None:
+    of = one()
+    assert all(call(of, seed) for seed in range(LATER[0] - 1))
+    eager_calls, runs = of.eager_calls[0], of.run.calls
+    assert call(of)
+    assert (of.run.calls, of.guard.compared, len(started)) == (runs + 1, 1, 1)
+    assert until(lambda: of.eager_calls[0] == eager_calls + 1)
+
+
+def test_a_later_answer_that_is_wrong_has_the_next_call_compared(started: list[threading.Thread]) -> None:
+    of = one(wrong, starts=LATER[0] + 1)  # the first call ran it twice
+    for seed in range(LATER[0]):
+        call(of, seed)
+    started[0].join(60)
+    assert not of.reasons
+    assert call(of)
+    assert [reason.kind for reason in of.reasons] == [ReasonKind.QUARANTINED]
+
+
+def test_memory_that_is_handed_out_twice_has_a_call_compared(started: list[threading.Thread]) -> None:
+    kept: list[torch.Tensor] = []
+
+    def reuses(given: list[Any], _: Any) -> Sequence[Any]:
+        results = list(eager(of.region)(given))
+        kept.append(results[0])
+        results[0] = kept[0].copy_(results[0])
+        return results
+
+    of = one(reuses, starts=LATER[0] + 1)
+    for seed in range(LATER[0] + 1):
+        call(of, seed)
+    call(of)
+    assert [reason.kind for reason in of.reasons] == [ReasonKind.QUARANTINED]
+
+
+def test_who_was_right_in_an_earlier_process_answers_at_once_and_is_compared_soon(
+    started: list[threading.Thread],
+) -> None:
+    of = one(passed=True)
+    assert of.guard.rehearsal(arguments()) is None
+    assert call(of)
+    assert not of.eager_calls[0]
+    for _ in range(SOON - 1):
+        assert call(of)
+    started[0].join(60)
+    assert of.eager_calls[0] == 1
