@@ -29,7 +29,7 @@ class OrderOps:
     Attributes:
         least_gain: share of the peak that must be gained.
         steps: of the search, for each op.
-        most_steps: of the search, however many ops there are: less than a second.
+        most_steps: of the search, however many ops there are: a fraction of a second.
     """
 
     name: ClassVar[str] = "order-ops"
@@ -39,7 +39,7 @@ class OrderOps:
 
     least_gain: float = 0.01
     steps: int = 100
-    most_steps: int = 200_000
+    most_steps: int = 50_000
 
     def run(self, srg: SRG, context: PassContext) -> PassResult:
         """Move the nodes, if it is worth it."""

@@ -16,7 +16,7 @@ from djinn_fx.engines.base import Runner
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.engines.bound.signature import Fed, Given, Signature
 from djinn_fx.errors import EngineError, HalfWrittenError
-from djinn_fx.guard.guarded import guarded
+from djinn_fx.guard.making import guarded
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.forking import in_fork
 

@@ -90,6 +90,7 @@ def test_modes_and_the_count_of_threads_are_the_caller_s() -> None:
 @needs_two
 def test_a_model_over_two_devices_gives_what_it_gives_call_by_call() -> None:
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     model = nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.Tanh()) for _ in range(4)))
     run = torch.compile(
         model, backend="djinn", options={**OPTIONS, "pin": {"0-1": "cpu:0", "2-3": "cpu:1"}, "engine": "eager"}
