@@ -42,7 +42,9 @@ class _Call:
     @staticmethod
     def of(values: Sequence[Any], weights: frozenset[int]) -> _Call:
         own = [i for i, one in enumerate(values) if isinstance(one, torch.Tensor) and i not in weights]
-        return _Call(values=copied(values, own), inference=torch.is_inference_mode_enabled())
+        # A parameter that an op is using in a thread cannot be swapped by the user: other tensors over its memory can.
+        lent = [one.detach() if i in weights else one for i, one in enumerate(values)]
+        return _Call(values=copied(lent, own), inference=torch.is_inference_mode_enabled())
 
     @contextlib.contextmanager
     def mode(self) -> Iterator[None]:

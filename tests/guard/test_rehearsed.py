@@ -179,3 +179,15 @@ def test_who_was_right_in_an_earlier_process_answers_at_once_and_is_compared_soo
         assert call(of)
     started[0].join(60)
     assert of.eager_calls[0] == 1
+
+
+def test_a_parameter_may_be_swapped_while_its_values_are_rehearsed() -> None:
+    """torch refuses that while an op of any thread uses the tensor; one over the same memory is no hindrance."""
+    weight = torch.nn.Parameter(torch.randn(4, 4))
+    lent = module._Call.of([torch.ones(4), weight], frozenset({1})).values[1]
+    assert lent is not weight
+    assert lent.data_ptr() == weight.data_ptr()
+    assert lent._version == weight._version
+    torch.utils.swap_tensors(weight, torch.nn.Parameter(torch.zeros(4, 4)))
+    assert lent.any()
+    assert not weight.any()

@@ -73,9 +73,10 @@ class Watch:
 
     def __init__(self, weights: Sequence[torch.Tensor], insist: bool = True) -> None:
         self._holders = Holders(weights)
-        self.addresses = addresses(weights)
+        # Where a weight lies is asked once: its tensor may be given other memory while this goes on.
         self.kept = self._holders.lent
-        extents = [extent_of(weight) for weight in weights]
+        self.addresses = addresses(self.kept)
+        extents = [extent_of(weight) for weight in self.kept]
         pages = [_whole_pages(extent) for extent in extents]
         large = [place for place, (start, end) in enumerate(pages) if end - start >= MIN_PAGES * PAGE]
         mappings = Mappings(extent for extent in extents if extent[0] < extent[1])

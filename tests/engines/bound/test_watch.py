@@ -7,7 +7,7 @@ import gc
 import mmap
 import multiprocessing.shared_memory
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from djinn_fx.engines.bound import rotation, write_protection
+from djinn_fx.engines.bound import rotation, watch, write_protection
 from djinn_fx.engines.bound.userfaultfd import PAGE
 from djinn_fx.engines.bound.watch import MIN_PAGES, Watch, addresses, picker
 from tests.engines.bound.writing import TRACED, WAYS, WIDE, Way
@@ -117,6 +117,25 @@ def test_neighbours_on_a_page_are_not_blamed_for_each_other(told: bool) -> None:
     parts[1].numpy()[[0, -1]] = 1
     holding = [watch.holds([one]) for watch, one in zip(watches, parts, strict=True)]
     assert holding == [True, False, True]
+
+
+def test_a_weight_that_is_given_other_memory_meanwhile_is_not_the_watched_one(
+    told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``weight.data = ...`` does in the user's thread while another one opens a session: it was served for good."""
+    weight = nn.Parameter(torch.randn(64, 64))
+    old = weight.detach().clone()
+
+    class Meanwhile(watch.Holders):
+        def __init__(self, weights: Sequence[Tensor]) -> None:
+            super().__init__(weights)
+            weight.data = torch.randn(64, 64)
+
+    monkeypatch.setattr(watch, "Holders", Meanwhile)
+    watched = Watch([weight])
+    assert torch.equal(watched.kept[0], old)
+    assert watched.addresses == addresses(watched.kept)
+    assert not watched.holds([weight])
 
 
 def test_two_who_watch_the_same_weights_both_see_a_write(told: bool) -> None:
