@@ -28,6 +28,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", {**_WIDE, "num_key_value_heads": 2}),
     "opt": ("OPTForCausalLM", "OPTConfig", {**_WIDE, "ffn_dim": 1024, "word_embed_proj_dim": 256}),
     "bert": ("BertForMaskedLM", "BertConfig", _WIDE),
+    "gpt2 of 3 layers": ("GPT2LMHeadModel", "GPT2Config", {**_GPT, "n_layer": 3}),
 }
 BATCH, TOKENS = 4, 128
 WAYS = ("as it is", "checkpointed", "budget")
