@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.fx import Node
 
+from djinn_fx.passes.meaning.paths import within_model
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.record import Residency
 
@@ -68,7 +69,7 @@ def _unit(path: str, depth: int) -> str | None:
 
 
 def _readable(path: str) -> str:
-    return re.sub(r"^L\[['\"]\w+['\"]\]\.?", "", path).replace("_modules.", "") or path
+    return within_model(path) or path
 
 
 def by_structure(srg: SRG, nodes: Sequence[Node], min_ops: int) -> tuple[Labels, dict[int, str]] | None:

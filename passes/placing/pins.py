@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from torch.fx import Node
 
 from djinn_fx.errors import SettingsError, did_you_mean
+from djinn_fx.passes.meaning.paths import within_model
 from djinn_fx.settings.devices import Pin
 
-#: How Dynamo writes where a module comes from: ``L['self'].layers[0]``, ``L['self']._modules['layers']``.
-_ROOT = re.compile(r"^[LG]\[['\"]\w+['\"]\]\.?")
+#: As in ``layers[0]`` and ``_modules['layers']``.
 _INDEX = re.compile(r"\[['\"]?([^'\"\]]+)['\"]?\]")
 _RANGE = re.compile(r"([0-9]+)-([0-9]+)")
 
@@ -24,8 +24,7 @@ def module_path(node: Node) -> str:
 
 def dotted(source: str) -> str:
     """A module's path from where Dynamo found it."""
-    plain = _INDEX.sub(r".\1", _ROOT.sub("", source)).replace("_modules.", "")
-    return plain.strip(".")
+    return _INDEX.sub(r".\1", within_model(source)).replace("_modules.", "").strip(".")
 
 
 class Pins:

@@ -43,7 +43,9 @@ def _known_modules() -> Iterator[str]:
     if frame is None or not _is_first(frame.f_back):
         return
     variables = frame.f_locals.get(_VARIABLES)
-    for value in variables.values() if isinstance(variables, dict) else ():
+    values = list(variables.values()) if isinstance(variables, dict) else []
+    given = [one for value in values if isinstance(value, tuple) for one in value]  # *args
+    for value in (*values, *given):
         if isinstance(value, torch.nn.Module):
             yield from (name for name, _ in value.named_modules(remove_duplicate=False))
 

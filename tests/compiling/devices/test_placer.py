@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from djinn_fx.backend import compilations
 from djinn_fx.compiling.captured import CapturedGraph
+from djinn_fx.passes.placing.pins import module_path
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.runtime.devices.wear import count_of_later_threads
 from djinn_fx.runtime.sampled import GAP, SAMPLES, WARM
@@ -200,3 +201,31 @@ def test_sizes_may_differ_from_call_to_call() -> None:
             x = torch.randn(rows, 64)
             torch.testing.assert_close(run(x), model(x))
     assert {region.device for region in newest().plan.regions} == {"cpu:0", "cpu:1"}
+
+
+def transformer() -> nn.Module:
+    """Its forward is wrapped by decorators that take ``*args``."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, vocab_size=100
+    )
+    made: nn.Module = transformers.LlamaForCausalLM(config).eval()
+    return made
+
+
+def test_modules_of_transformers_are_pinned_by_their_paths() -> None:
+    model, ids = transformer(), torch.arange(16)[None]
+    run = compiled(model, engine="eager", pin={"model.layers.0-2": "cpu:1", "model.layers.3": "cpu:0", "": "cpu:0"})
+    with torch.no_grad():
+        assert torch.allclose(run(ids).logits, model(ids).logits, atol=1e-5)
+    srg = newest().srg
+    devices = {
+        layer: {srg.record(node).device for node in srg.ops if module_path(node).startswith(f"model.layers.{layer}.")}
+        for layer in range(4)
+    }
+    assert devices == {0: {"cpu:1"}, 1: {"cpu:1"}, 2: {"cpu:1"}, 3: {"cpu:0"}}
+
+
+def test_a_pin_to_no_module_of_transformers_is_an_error() -> None:
+    with torch.no_grad(), pytest.raises(Exception, match=r"no module 'model.layer.0-3'.*model.layers.0-3"):
+        compiled(transformer(), engine="eager", pin={"model.layer.0-3": "cpu:0"})(torch.arange(16)[None])

@@ -22,6 +22,7 @@ def pins(**devices: str) -> Pins:
         ("L['self'].model.layers[0].fc", "model.layers.0.fc"),
         ("L['self']._modules['model']._modules['layers']._modules['0']", "model.layers.0"),
         ("L['fn'].d['a']", "d.a"),
+        ("L['args'][0].model.layers[3].mlp", "model.layers.3.mlp"),
         ("L['self']", ""),
         ("model.layers.0", "model.layers.0"),
     ],
