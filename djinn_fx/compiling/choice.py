@@ -26,7 +26,9 @@ from djinn_fx.dispatch.standby import Outlook, Standby
 from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.registry import engine, import_runtime
+from djinn_fx.passes.base import Pass
 from djinn_fx.passes.find_regions import whole_region
+from djinn_fx.passes.memory.order_ops import OrderOps
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import program_of, with_arena
@@ -49,6 +51,17 @@ def contenders(settings: Settings, kind: GraphKind, device: str) -> tuple[str, .
     if settings.engine == "auto":
         return tuple(name for name in WHOLE if engine(name, settings).capability().can_run)
     return tuple(name for name in settings.engines if name in BOUND)
+
+
+def passes_of(kind: GraphKind, device: str, passes: tuple[Pass, ...], settings: Settings) -> tuple[Pass, ...]:
+    """Those of the passes that a graph gains from.
+
+    One that is cut for an engine which orders a region's ops by itself keeps its order: more layers are alike in it.
+    """
+    as_written = settings.engine == EAGER or settings.activation_budget or contenders(settings, kind, device)
+    if as_written or settings.passes is not None:
+        return passes
+    return tuple(one for one in passes if one.name != OrderOps.name)
 
 
 def in_one_piece(captured: CapturedGraph, settings: Settings, names: Sequence[str]) -> Whole | Reason | None:

@@ -19,7 +19,7 @@ from torch._guards import TracingContext
 from torch.fx import GraphModule
 
 from djinn_fx.compiling.captured import CapturedGraph, device_of, in_arena, put_into_trace
-from djinn_fx.compiling.choice import contenders, in_one_piece, outlook, planned_whole
+from djinn_fx.compiling.choice import contenders, in_one_piece, outlook, passes_of, planned_whole
 from djinn_fx.compiling.deferred import DeferredGraph, deferrable
 from djinn_fx.compiling.devices.modules import check_pins
 from djinn_fx.compiling.devices.placer import Placer
@@ -42,7 +42,6 @@ from djinn_fx.errors import SettingsError
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.passes.base import Pass, PassContext, run_passes
 from djinn_fx.passes.find_regions import FindRegions
-from djinn_fx.passes.memory.order_ops import OrderOps
 from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.executor import executable
@@ -355,7 +354,8 @@ class GraphCompiler:
         with self._placer.planning():
             pricing = self._placer.priced(pricing_for(self.settings, device, self._passes), kind, device)
             context = PassContext(device=device, expected_calls=calls, pricing=pricing, placing=placing)
-            result = run_passes(srg, self._pipeline(kind, device), context, check=self.settings.check_passes)
+            passes = passes_of(kind, device, self._passes, self.settings)
+            result = run_passes(srg, passes, context, check=self.settings.check_passes)
         plan = plan_of(srg)
         if not plan.order:
             plan = replace(plan, order=tuple(range(len(plan.regions))))
@@ -365,15 +365,6 @@ class GraphCompiler:
         for reason in plan.reasons:
             log.info("%s", reason)
         return CapturedGraph(srg=srg, plan=plan, pricing=pricing, pass_timings=tuple(result.timings))
-
-    def _pipeline(self, kind: GraphKind, device: str) -> tuple[Pass, ...]:
-        """The passes for a graph. One that is cut for an engine which orders a region's ops by itself keeps its order:
-        layers are alike more often in it."""
-        settings = self.settings
-        as_written = settings.engine == EAGER or settings.activation_budget or contenders(settings, kind, device)
-        if as_written or settings.passes is not None:
-            return self._passes
-        return tuple(one for one in self._passes if one.name != OrderOps.name)
 
     def _placeholder_kinds(self, kind: GraphKind, gm: GraphModule) -> dict[str, Residency]:
         """Placeholders keep Dynamo's order in the forward; the backward names those it saved from there."""

@@ -159,7 +159,7 @@ class TestAuto:
             if contest_of(again).decided:
                 break
         answered = {one.engine for one in contest_of(again).entrants if one.answers}
-        assert answered <= {first.engine}
+        assert answered <= {first.engine, "eager"}  # which answers until the winner is ready
         assert contest_of(again).engine == first.engine
 
     def test_graphs_over_the_same_weights_keep_one_copy_of_them(self) -> None:
