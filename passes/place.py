@@ -9,7 +9,6 @@ from typing import ClassVar
 from torch.fx import Node
 
 from djinn_fx.passes.base import PassContext, PassResult
-from djinn_fx.passes.placing.spread import spread
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
 
@@ -30,6 +29,8 @@ class Place:
         """Set the device of every record and region."""
         mixed = devices_of(srg)
         if context.placing is not None and set(mixed) <= {"cpu"}:
+            from djinn_fx.passes.placing.spread import spread  # with its solvers, which few graphs need
+
             return PassResult(modified=True, reasons=spread(srg, context.placing, context))
         if len(mixed) > 1:
             for node in srg.nodes:

@@ -10,10 +10,10 @@ from torch.fx import Node
 
 from djinn_fx.costmodels.work.traffic import node_bytes, packet_name
 from djinn_fx.passes.base import PassContext, PassResult
-from djinn_fx.passes.placing.units import RESIDENT
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Region, Transfer
+from djinn_fx.srg.record import RESIDENT
 from djinn_fx.units import format_bytes
 
 #: Ops that move a value to another device themselves, as the user wrote it: no transfer is planned for them.

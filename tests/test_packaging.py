@@ -60,6 +60,16 @@ class TestImport:
     def test_importing_the_package_is_cheap(self, repo: Path) -> None:
         assert imported_by("djinn_fx", HEAVY, repo) == []
 
+    def test_what_only_some_settings_need_is_not_imported_to_compile_a_graph(self, repo: Path) -> None:
+        rare = (
+            "solvers.placement",
+            "solvers.packing",
+            "solvers.scheduling",
+            "passes.placing.spread",
+            "runtime.devices.make",
+        )
+        assert imported_by("djinn_fx.compiling.graph", tuple(f"djinn_fx.{name}" for name in rare), repo) == []
+
     def test_the_ground_and_the_solving_rooms_never_import_torch(self, repo: Path) -> None:
         names = list(GROUND)
         for room in TORCH_FREE_ROOMS:

@@ -39,6 +39,10 @@ class Residency(str, Enum):
     CONSTANT = "constant"
 
 
+#: What stays in memory between calls.
+RESIDENT = (Residency.PARAMETER, Residency.BUFFER, Residency.CONSTANT, Residency.STATE)
+
+
 class GraphKind(str, Enum):
     """Which graph AOTAutograd handed over."""
 

@@ -9,7 +9,6 @@ from typing import ClassVar
 from djinn_fx.costmodels.memory.sequence import unordered, waits_of
 from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.solvers.ordering.anytime import improvements
 from djinn_fx.solvers.ordering.bounds import own_bound
 from djinn_fx.solvers.ordering.problem import Problem, Solution, peak_of
 from djinn_fx.srg.extract import depends_on_data
@@ -66,6 +65,8 @@ class OrderOps:
 
     def _best(self, problem: Problem, peak: int) -> Solution | None:
         """The best order found, if it is better enough."""
+        from djinn_fx.solvers.ordering.anytime import improvements  # with its search, which few graphs need
+
         best: Solution | None = None
         least = self.least_gain * peak
         for best in improvements(problem, steps=min(self.most_steps, self.steps * problem.size)):

@@ -10,10 +10,11 @@ from torch.fx import Node
 
 from djinn_fx.passes.base import PassContext
 from djinn_fx.passes.find_regions import priced_regions, region_of
-from djinn_fx.passes.placing.units import RESIDENT, Unit
+from djinn_fx.passes.placing.units import Unit
 from djinn_fx.srg.extract import boundary, size_ops, symbol_sources, unbound_symbols, with_sizes
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Region
+from djinn_fx.srg.record import RESIDENT
 
 #: A unit and its device.
 Placed = tuple[Unit, str]

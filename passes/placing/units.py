@@ -20,14 +20,12 @@ from djinn_fx.srg.effects import storages_of
 from djinn_fx.srg.extract import size_ops
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Region
-from djinn_fx.srg.record import Residency
+from djinn_fx.srg.record import RESIDENT, Residency
 
 #: Units that a row has at most; ops of little work share one.
 MOST_UNITS = 192
 #: State below so many bytes (a counter) ties nothing: handing it over costs nothing.
 SMALL_STATE_BYTES = 4096
-#: What stays in memory between calls.
-RESIDENT = (Residency.PARAMETER, Residency.BUFFER, Residency.CONSTANT, Residency.STATE)
 
 
 @dataclass(frozen=True, kw_only=True)

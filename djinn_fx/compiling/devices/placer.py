@@ -21,7 +21,6 @@ from djinn_fx.hardware.local import local_topology
 from djinn_fx.passes.placing.request import Placing
 from djinn_fx.passes.placing.wanted import placed_forward
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.runtime.devices.make import spread_of
 from djinn_fx.runtime.devices.wear import with_threads
 from djinn_fx.runtime.program import Program, program_of
 from djinn_fx.runtime.sampled import Sampled, Times
@@ -95,6 +94,8 @@ class Placer:
         known = {one.name for one in self._devices}
         if not plan.regions or not all(region.device in known for region in plan.regions):
             return None
+        from djinn_fx.runtime.devices.make import spread_of  # with what runs it, which few graphs need
+
         built = self._regions(srg, plan, settings, names)
         if srg.kind is GraphKind.FORWARD:
             self._followed = placed_forward(srg)

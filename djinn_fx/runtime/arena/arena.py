@@ -12,17 +12,18 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.arena.pieces import ALIGNMENT, Piece, Pieces
 from djinn_fx.runtime.layouts import laid_out
-from djinn_fx.solvers.packing.anytime import pack
-from djinn_fx.solvers.packing.problem import Solution
 from djinn_fx.threads import new_lock
 from djinn_fx.units import format_bytes
+
+if TYPE_CHECKING:
+    from djinn_fx.solvers.packing.problem import Solution
 
 log = logging.getLogger("djinn_fx.runtime")
 
@@ -110,6 +111,8 @@ class Arena:
         """Memory that is large enough, cut up for these sizes."""
         known = self._solved.get(sizes)
         if known is None:
+            from djinn_fx.solvers.packing.anytime import pack  # most graphs have no arena
+
             problem = self._pieces.problem(sizes)
             known = pack(problem, seconds=SECONDS), tuple(one.size for one in problem.buffers)
             self._solved[sizes] = known

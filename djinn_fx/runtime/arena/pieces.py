@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy  # type: ignore[import-untyped]
 import torch
@@ -14,12 +14,14 @@ from torch.fx import Node
 from djinn_fx.engines.keys import symbol_places, symbolic_inputs
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.sizes import size_text, sizes_in, worked_out
-from djinn_fx.solvers.packing.problem import Buffer, Problem
 from djinn_fx.srg.effects import storages_of
 from djinn_fx.srg.extract import input_value
 from djinn_fx.srg.graph import SRG, fake_value, tensors_of
 from djinn_fx.srg.plan import Plan
 from djinn_fx.srg.record import GraphKind
+
+if TYPE_CHECKING:
+    from djinn_fx.solvers.packing.problem import Problem
 
 #: Where values begin: what torch aligns its own memory to, and all that vector units ask for.
 ALIGNMENT = 64
@@ -62,6 +64,8 @@ class Pieces:
 
     def problem(self, sizes: Sequence[int]) -> Problem:
         """Lifetimes and bytes at these sizes."""
+        from djinn_fx.solvers.packing.problem import Buffer, Problem  # most graphs have no arena
+
         names = {f"k{number}": size for number, size in enumerate(sizes)}
         return Problem(
             tuple(
