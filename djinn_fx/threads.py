@@ -162,6 +162,16 @@ def _collect() -> None:
     gc.collect()
 
 
+def stand_still_at_the_end() -> None:
+    """When the interpreter ends, wait for that, unless this is the main thread; else do nothing.
+
+    Only daemon threads are there then, and what they began needs threads that are over. Who went on by itself would be
+    unwound in the middle of a library.
+    """
+    if ENDING.is_set() and threading.current_thread() is not threading.main_thread():
+        threading.Event().wait()
+
+
 def at_end(deed: Callable[[], None]) -> None:
     """Have something done when the interpreter ends, before threads are waited for."""
     _last_deeds.append(deed)

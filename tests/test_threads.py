@@ -268,3 +268,21 @@ def test_a_forked_process_does_not_wait_for_a_turn_that_its_parent_had() -> None
     let_go.set()
     assert thread is not None
     thread.join(LONG)
+
+
+def test_who_needs_threads_that_are_over_stands_still_but_for_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending, went_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(threads, "ENDING", ending)
+
+    def one() -> None:
+        threads.stand_still_at_the_end()
+        went_on.set()
+
+    threading.Thread(target=one, daemon=True).start()
+    assert went_on.wait(10)
+    went_on.clear()
+    ending.set()
+    threading.Thread(target=one, daemon=True).start()
+    assert not went_on.wait(0.2)
+    one()
+    assert went_on.is_set()

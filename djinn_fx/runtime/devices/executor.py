@@ -22,6 +22,7 @@ from djinn_fx.runtime.devices.wear import worn
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.layouts import Expected, Layouts, Strays, write_back
 from djinn_fx.runtime.program import Program
+from djinn_fx.threads import stand_still_at_the_end
 
 _Steps = tuple[tuple[RegionCallable, tuple[int, ...], tuple[int, ...], tuple[int, ...], str], ...]
 
@@ -90,7 +91,10 @@ class Spread:
         if worn() is not None or intercepted():
             return list(self._alone(args))  # a device's thread must not wait for itself; a Python mode sees this thread
         begun = self.begin(args)
-        return begun.result() if begun is not None else list(self._alone(args))
+        if begun is None:
+            stand_still_at_the_end()
+            return list(self._alone(args))
+        return begun.result()
 
     def begin(self, args: list[Any]) -> Call | None:
         """Begin a call, which empties the list; None with the list untouched if the interpreter ends."""
@@ -151,6 +155,7 @@ class Call:
         """
         with self._over:  # whoever else asks finds it free
             if self._error is not None:
+                stand_still_at_the_end()
                 raise self._error
             if self._copied:
                 write_back(self._copied)

@@ -201,12 +201,17 @@ def test_a_program_that_ends_meanwhile_ends_as_it_would() -> None:
 import threading, time, sys
 from tests.runtime.devices.test_executor import passing, regions
 import torch
+under_way = threading.Event()
 def slow(args):
+    under_way.set()
     time.sleep(0.3)
     return passing(args)
 run = regions(slow, slow, slow, slow)
 run([torch.zeros(2, 2)] * 2)
-threading.Thread(target=lambda: run([torch.zeros(2, 2)] * 2), daemon=True).start()
+under_way.clear()
+args = [torch.zeros(2, 2)] * 2
+threading.Thread(target=lambda: run(args), daemon=True).start()
+under_way.wait()
 sys.exit(3)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG, check=False)
