@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,22 +39,7 @@ class Order:
         Raises:
             PassError: the regions depend on each other in a circle.
         """
-        before = dependencies(srg)
-        waiting = {region.index: set(before.get(region.index, ())) for region in srg.regions}
-        followers: dict[int, list[int]] = {}
-        for index, needed in waiting.items():
-            for other in needed:
-                followers.setdefault(other, []).append(index)
-        ready = [index for index, needed in waiting.items() if not needed]
-        heapq.heapify(ready)
-        order: list[int] = []
-        while ready:
-            index = heapq.heappop(ready)
-            order.append(index)
-            for follower in followers.get(index, ()):
-                waiting[follower].discard(index)
-                if not waiting[follower]:
-                    heapq.heappush(ready, follower)
+        order = in_turn(dependencies(srg))
         if len(order) < len(srg.regions):
             stuck = [region.label for region in srg.regions if region.index not in set(order)]
             raise PassError(f"regions depend on each other in a circle: {', '.join(stuck[:8])}; they must be convex")
@@ -62,6 +47,26 @@ class Order:
         moved = sum(1 for place, index in enumerate(order) if place != index)
         detail = f"{len(order)} regions, " + (f"{moved} moved to follow what they read" if moved else "in graph order")
         return PassResult(modified=True, reasons=(Reason(kind=ReasonKind.ORDERED, detail=detail),))
+
+
+def in_turn(before: Mapping[int, set[int]]) -> list[int]:
+    """Regions, each behind those that must run before it, the smallest index first; those of a circle are missing."""
+    waiting = {index: set(needed) for index, needed in before.items()}
+    followers: dict[int, list[int]] = {}
+    for index, needed in waiting.items():
+        for other in needed:
+            followers.setdefault(other, []).append(index)
+    ready = [index for index, needed in waiting.items() if not needed]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(index)
+        for follower in followers.get(index, ()):
+            waiting[follower].discard(index)
+            if not waiting[follower]:
+                heapq.heappush(ready, follower)
+    return order
 
 
 def dependencies(srg: SRG) -> dict[int, set[int]]:

@@ -5,7 +5,6 @@ A region that repeats is one unit, so that one artefact still serves all its rep
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from torch.fx import Node
 
 from djinn_fx.passes.cutting.partition import op_list
-from djinn_fx.passes.order import dependencies
+from djinn_fx.passes.order import dependencies, in_turn
 from djinn_fx.passes.placing.chain import Held, Row
 from djinn_fx.passes.placing.request import Placing
 from djinn_fx.srg.effects import storages_of
@@ -45,26 +44,6 @@ class Unit:
     fixed: str | None = None
 
 
-def in_order(srg: SRG) -> list[Region]:
-    """The regions, each after those that it depends on."""
-    waiting = {index: set(before) for index, before in dependencies(srg).items()}
-    followers: dict[int, list[int]] = {}
-    for index, before in waiting.items():
-        for other in before:
-            followers.setdefault(other, []).append(index)
-    ready = [index for index, before in waiting.items() if not before]
-    heapq.heapify(ready)
-    ordered = []
-    while ready:
-        index = heapq.heappop(ready)
-        ordered.append(srg.regions[index])
-        for follower in followers.get(index, ()):
-            waiting[follower].discard(index)
-            if not waiting[follower]:
-                heapq.heappush(ready, follower)
-    return ordered
-
-
 def units_of(srg: SRG, wanted: Mapping[Node, str], *, finest: bool = False) -> list[Unit]:
     """The units of a graph, in an order in which they can run.
 
@@ -75,7 +54,7 @@ def units_of(srg: SRG, wanted: Mapping[Node, str], *, finest: bool = False) -> l
     """
     sizes = size_ops(srg)
     repeats = Counter(region.structural_hash for region in srg.regions)
-    regions = in_order(srg)
+    regions = [srg.regions[index] for index in in_turn(dependencies(srg))]
     total = sum(_seconds(srg, [srg.node(name) for name in region.nodes]) for region in regions)
     ties = _ties(srg)
     units: list[Unit] = []
