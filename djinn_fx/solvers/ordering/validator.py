@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
-from djinn_fx.errors import SolverError
 from djinn_fx.solvers.ordering.problem import Problem, Solution
+from djinn_fx.solvers.rules import Broken, refuse
 
 
 class Rule(Enum):
@@ -16,21 +15,6 @@ class Rule(Enum):
     DEPENDENCY = "a node runs after all that it waits for"
     PEAK = "the peak is that of the order"
     BOUND = "the peak is not below the bound"
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A rule that a solution breaks.
-
-    Attributes:
-        rule: which.
-        nodes: who breaks it; none where it is about the whole.
-        detail: the numbers.
-    """
-
-    rule: Rule
-    nodes: tuple[int, ...]
-    detail: str
 
 
 def validate(problem: Problem, solution: Solution) -> list[Broken]:
@@ -59,13 +43,7 @@ def check(problem: Problem, solution: Solution) -> Solution:
     Raises:
         SolverError: it breaks a rule.
     """
-    broken = validate(problem, solution)
-    if broken:
-        first = broken[0]
-        where = f" by nodes {', '.join(map(str, first.nodes))}" if first.nodes else ""
-        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        text = f"an order found by {solution.found_by} breaks a rule{where}: {first.rule.value}; {first.detail}{more}"
-        raise SolverError(text)
+    refuse(validate(problem, solution), f"an order found by {solution.found_by}", "nodes")
     return solution
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
-from djinn_fx.errors import SolverError
 from djinn_fx.solvers.packing.problem import Problem, Solution
+from djinn_fx.solvers.rules import Broken, refuse
 
 
 class Rule(Enum):
@@ -18,21 +17,6 @@ class Rule(Enum):
     OVERLAP = "buffers that live at the same time lie apart"
     HEIGHT = "the height is where the uppermost buffer ends"
     BOUND = "the height is not below the bound"
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A rule that a solution breaks.
-
-    Attributes:
-        rule: which.
-        buffers: places of the buffers that break it; none where it is about the whole.
-        detail: the numbers.
-    """
-
-    rule: Rule
-    buffers: tuple[int, ...]
-    detail: str
 
 
 def validate(problem: Problem, solution: Solution) -> list[Broken]:
@@ -49,13 +33,7 @@ def check(problem: Problem, solution: Solution) -> Solution:
     Raises:
         SolverError: it breaks a rule.
     """
-    broken = validate(problem, solution)
-    if broken:
-        first = broken[0]
-        where = f" by buffers {', '.join(map(str, first.buffers))}" if first.buffers else ""
-        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        text = f"a packing found by {solution.found_by} breaks a rule{where}: {first.rule.value}; {first.detail}{more}"
-        raise SolverError(text)
+    refuse(validate(problem, solution), f"a packing found by {solution.found_by}", "buffers")
     return solution
 
 

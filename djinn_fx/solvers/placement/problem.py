@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from djinn_fx.errors import SolverError
+from djinn_fx.solvers.dag import in_turn
 
 
 @dataclass(frozen=True)
@@ -106,21 +107,11 @@ def _what_is_wrong(one: Operator, kinds: set[int], devices: int) -> str | None:
 
 
 def _check_acyclic(problem: Problem) -> None:
-    """Operators with edges are a DAG; found by taking away, again and again, who waits for nobody."""
-    users: list[list[int]] = [[] for _ in problem.operators]
-    waits = [0] * len(problem.operators)
-    for source, user in problem.edges:
-        users[source].append(user)
-        waits[user] += 1
-    free = [place for place, count in enumerate(waits) if not count]
-    for place in free:
-        for user in users[place]:
-            waits[user] -= 1
-            if not waits[user]:
-                free.append(user)
-    if len(free) < len(problem.operators):
-        stuck = [place for place, count in enumerate(waits) if count]
-        raise SolverError(f"operators use each other's results in a circle; the first of them is {stuck[0]}")
+    """Operators with edges are a DAG."""
+    line = set(in_turn(len(problem.operators), problem.edges))
+    if len(line) < len(problem.operators):
+        first = next(place for place in range(len(problem.operators)) if place not in line)
+        raise SolverError(f"operators use each other's results in a circle; the first of them is {first}")
 
 
 class Aim(Enum):

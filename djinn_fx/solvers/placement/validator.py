@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
 from enum import Enum
 
-from djinn_fx.errors import SolverError
 from djinn_fx.solvers.placement.problem import Aim, Goal, Problem, Solution
+from djinn_fx.solvers.rules import Broken, refuse
 
 #: How far a figure may be off, as a share: sums of floats depend on their order.
 ROUNDING = 1e-6
@@ -27,21 +26,6 @@ class Rule(Enum):
     DEADLINE = "the deadline is met"
     FIGURE = "the figure is what the placement comes to"
     BOUND = "the figure is not below the bound"
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A rule that a placement breaks.
-
-    Attributes:
-        rule: which.
-        operators: places of the operators that break it; none where it is about the whole.
-        detail: the numbers.
-    """
-
-    rule: Rule
-    operators: tuple[int, ...]
-    detail: str
 
 
 def validate(problem: Problem, goal: Goal, solution: Solution) -> list[Broken]:
@@ -64,13 +48,7 @@ def check(problem: Problem, goal: Goal, solution: Solution) -> Solution:
     Raises:
         SolverError: it breaks a rule.
     """
-    broken = validate(problem, goal, solution)
-    if broken:
-        first = broken[0]
-        where = f" by operators {', '.join(map(str, first.operators))}" if first.operators else ""
-        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        by = solution.found_by
-        raise SolverError(f"a placement found by {by} breaks a rule{where}: {first.rule.value}; {first.detail}{more}")
+    refuse(validate(problem, goal, solution), f"a placement found by {solution.found_by}", "operators")
     return solution
 
 

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from djinn_fx.errors import SolverError
+from djinn_fx.solvers.dag import in_turn
 
 
 @dataclass(frozen=True)
@@ -96,22 +97,14 @@ class Problem:
 
 
 def _line(problem: Problem) -> tuple[int, ...]:
-    waits = [0] * len(problem.tasks)
-    users: list[list[int]] = [[] for _ in problem.tasks]
+    count = len(problem.tasks)
     for source, user in problem.edges:
-        if not all(0 <= end < len(problem.tasks) for end in (source, user)):
-            raise SolverError(f"an edge goes from task {source} to {user}; there are {len(problem.tasks)}")
-        waits[user] += 1
-        users[source].append(user)
-    free = [place for place, count in enumerate(waits) if not count]
-    for place in free:
-        for user in users[place]:
-            waits[user] -= 1
-            if not waits[user]:
-                free.append(user)
-    if len(free) < len(problem.tasks):
+        if not all(0 <= end < count for end in (source, user)):
+            raise SolverError(f"an edge goes from task {source} to {user}; there are {count}")
+    line = in_turn(count, problem.edges)
+    if len(line) < count:
         raise SolverError("tasks use each other's results in a circle")
-    return tuple(free)
+    return tuple(line)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 
-from djinn_fx.errors import SolverError
+from djinn_fx.solvers.rules import Broken, refuse
 from djinn_fx.solvers.scheduling.problem import Problem, Schedule
 
 #: Seconds may be off by such a share of the makespan: sums of floats depend on their order.
@@ -28,21 +27,6 @@ class Rule(Enum):
     ONCE = "a value moves to a device once"
     INPUTS = "a task begins when all that it uses is there"
     BOUND = "the makespan is not below the bound"
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A rule that a schedule breaks.
-
-    Attributes:
-        rule: which.
-        tasks: places of the tasks that break it.
-        detail: the numbers.
-    """
-
-    rule: Rule
-    tasks: tuple[int, ...]
-    detail: str
 
 
 def validate(problem: Problem, schedule: Schedule) -> list[Broken]:
@@ -70,13 +54,7 @@ def check(problem: Problem, schedule: Schedule) -> Schedule:
     Raises:
         SolverError: it breaks a rule.
     """
-    broken = validate(problem, schedule)
-    if broken:
-        first = broken[0]
-        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        who = ", ".join(map(str, first.tasks)) or "the whole"
-        raise SolverError(f"a schedule found by {schedule.found_by} breaks a rule by {who}: {first.rule.value}; "
-                          f"{first.detail}{more}")  # fmt: skip
+    refuse(validate(problem, schedule), f"a schedule found by {schedule.found_by}", "tasks")
     return schedule
 
 
@@ -118,7 +96,7 @@ def _moves(problem: Problem, schedule: Schedule, slack: float) -> list[Broken]:
         mine = [move for move in schedule.moves if (move.source, move.to) in link.ways]
         spans = [(move.start_s, move.end_s, move.task) for move in mine]
         found += [
-            Broken(Rule.LINK, one.tasks, f"link {at}: {one.detail}") for one in _overlaps(spans, Rule.LINK, slack)
+            Broken(Rule.LINK, one.places, f"link {at}: {one.detail}") for one in _overlaps(spans, Rule.LINK, slack)
         ]
     return found
 

@@ -6,7 +6,8 @@ import pytest
 
 from djinn_fx.errors import SolverError
 from djinn_fx.solvers.ordering.problem import Solution
-from djinn_fx.solvers.ordering.validator import Broken, Rule, check, validate
+from djinn_fx.solvers.ordering.validator import Rule, check, validate
+from djinn_fx.solvers.rules import Broken
 from tests.solvers.ordering.test_problem import JOIN
 
 
@@ -32,7 +33,7 @@ def test_a_valid_solution_breaks_nothing() -> None:
 def test_the_broken_rule_is_named(
     order: tuple[int, ...], peak: int, bound: int, rule: Rule, nodes: tuple[int, ...]
 ) -> None:
-    assert (rule, nodes) in [(one.rule, one.nodes) for one in broken(order, peak, bound)]
+    assert (rule, nodes) in [(one.rule, one.places) for one in broken(order, peak, bound)]
 
 
 def test_check_raises_with_the_rule_and_the_nodes() -> None:

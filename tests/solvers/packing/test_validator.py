@@ -6,7 +6,8 @@ import pytest
 
 from djinn_fx.errors import SolverError
 from djinn_fx.solvers.packing.problem import Problem, Solution
-from djinn_fx.solvers.packing.validator import Broken, Rule, check, validate
+from djinn_fx.solvers.packing.validator import Rule, check, validate
+from djinn_fx.solvers.rules import Broken
 
 #: The first two share time 1, the third comes after both.
 PROBLEM = Problem.of([(0, 2, 4, 4), (1, 3, 6), (3, 4, 6)])
@@ -37,7 +38,7 @@ def test_a_valid_solution_breaks_nothing() -> None:
 def test_the_broken_rule_is_named(
     offsets: tuple[int, ...], height: int, bound: int, rule: Rule, buffers: tuple[int, ...]
 ) -> None:
-    assert [(one.rule, one.buffers) for one in broken(offsets, height, bound)] == [(rule, buffers)]
+    assert [(one.rule, one.places) for one in broken(offsets, height, bound)] == [(rule, buffers)]
 
 
 def test_one_that_ends_where_another_begins_may_lie_in_its_place() -> None:
@@ -51,7 +52,7 @@ def test_no_bytes_overlap_with_nothing() -> None:
 def test_every_pair_that_overlaps_is_named() -> None:
     problem = Problem.of([(0, 9, 2), (0, 9, 2), (8, 9, 2)])
     found = validate(problem, Solution((0, 0, 1), 3, 0, "a test"))
-    assert sorted(one.buffers for one in found) == [(0, 1), (0, 2), (1, 2)]
+    assert sorted(one.places for one in found) == [(0, 1), (0, 2), (1, 2)]
 
 
 def test_check_raises_with_the_rule_and_the_buffers() -> None:

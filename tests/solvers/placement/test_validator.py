@@ -9,7 +9,8 @@ import pytest
 from djinn_fx.errors import SolverError
 from djinn_fx.solvers.placement.cost import latency_of, loads_of
 from djinn_fx.solvers.placement.problem import Aim, Device, Goal, Operator, Problem, Solution
-from djinn_fx.solvers.placement.validator import Broken, Rule, check, validate
+from djinn_fx.solvers.placement.validator import Rule, check, validate
+from djinn_fx.solvers.rules import Broken
 
 #: A line of four on two devices and a host; the first and the last are together, the second is fixed.
 PROBLEM = Problem(
@@ -61,7 +62,7 @@ def test_latency_is_one_call_a_device_after_the_other() -> None:
 def test_the_broken_rule_is_named(
     devices: tuple[int, ...], goal: Goal, figure: float, rule: Rule, operators: tuple[int, ...]
 ) -> None:
-    assert [(one.rule, one.operators) for one in broken(devices, goal, figure)] == [(rule, operators)]
+    assert [(one.rule, one.places) for one in broken(devices, goal, figure)] == [(rule, operators)]
 
 
 def test_a_figure_below_its_bound_is_named() -> None:

@@ -111,7 +111,7 @@ def test_a_valid_schedule_breaks_nothing() -> None:
 )
 def test_the_broken_rule_is_named(changes: dict[str, object], rule: Rule, tasks: tuple[int, ...]) -> None:
     broken = validate(PROBLEM, replace(GOOD, **changes))  # type: ignore[arg-type]
-    assert (rule, tasks) in [(one.rule, one.tasks) for one in broken]
+    assert (rule, tasks) in [(one.rule, one.places) for one in broken]
     with pytest.raises(SolverError, match="a test breaks a rule"):
         check(PROBLEM, replace(GOOD, **changes))  # type: ignore[arg-type]
 
