@@ -10,7 +10,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.memory.truth import copied
+from djinn_fx.calibrate.live_memory import copied
 from djinn_fx.srg.graph import tensors_of
 from djinn_fx.srg.record import GraphKind
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from bench.cost.models import FAMILIES, called, make_model
-from bench.harness.harness import ChildFailedError, Journal, Report, call_child, fresh_caches, parse, parser, table
+from bench.harness.harness import Journal, Report, parse, parser, table
+from bench.harness.steps import in_children
 from bench.memory.measure import Work, graphs_of, works
 from bench.memory.peak import QUICK, TRAINED
 from djinn_fx.backend import capture
@@ -55,9 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     names: Sequence[str] = QUICK[:2] if arguments.quick else tuple(FAMILIES)
     trained = QUICK[1:2] if arguments.quick else TRAINED
     every = [*works(names, "eager", training=False), *works(trained, "eager", training=True)]
-    found, failed = _problems(every, journal)
+    failed: dict[str, str] = {}
+    steps = {str(work): asdict(work) for work in every}
+    found = [*in_children(steps, "bench.memory.arena:problems", journal, failed, timeout_s=600)]
     report.fact("failed", failed)
-    packed = [_packed(one, arguments) for one in found]
+    packed = [_packed(one, arguments) for of_work in found for one in of_work]
     _show(report, packed)
     code = report.finish()
     journal.done()
@@ -93,29 +96,6 @@ def _of_regions(work: Work) -> Iterator[Found]:
         if planned.arena is not None and not planned.arena.sizes:
             buffers = planned.arena.problem(()).buffers
             yield {"of": "regions", "rows": [(b.lower, b.upper, b.size, b.alignment) for b in buffers]}
-
-
-def _problems(every: Sequence[Work], journal: Journal) -> tuple[list[Found], dict[str, str]]:
-    found: list[Found] = []
-    failed: dict[str, str] = {}
-    for work in every:
-        done = journal.once(str(work), _in_child(work))
-        if "failed" in done:
-            failed[str(work)] = done["failed"]
-            print(f"{work}: {done['failed']}", flush=True)
-        found += done.get("problems", [])
-    return found, failed
-
-
-def _in_child(work: Work) -> Callable[[], Found]:
-    def step() -> Found:
-        with fresh_caches() as caches:
-            try:
-                return {"problems": call_child("bench.memory.arena:problems", asdict(work), caches, timeout_s=600)}
-            except ChildFailedError as error:
-                return {"failed": str(error).strip().splitlines()[-1][:300]}
-
-    return step
 
 
 def _packed(one: Found, arguments: argparse.Namespace) -> Found:

@@ -19,7 +19,7 @@ import torch
 
 from bench.cost.models import FAMILIES, Call, called, make_model
 from bench.memory.graphs import Built, built
-from bench.memory.truth import measured
+from djinn_fx.calibrate.live_memory import measured
 from djinn_fx.costmodels.memory.allocators import holes_of_heap, live_increase, process_increase
 from djinn_fx.pool.procfs import give_back, peak_bytes, resident_bytes
 from djinn_fx.units import format_bytes

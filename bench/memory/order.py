@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.harness.harness import ChildFailedError, Journal, Report, call_child, fresh_caches, parse, parser, table
+from bench.harness.harness import Journal, Report, parse, parser, table
+from bench.harness.steps import in_children
 from bench.memory.order_child import KINDS, median_ratio
 from djinn_fx.units import format_bytes
 
@@ -39,14 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, compare, report. Returns the exit code."""
     arguments = arguments_of(argv)
     report, journal = Report("memory_order", arguments), Journal(arguments)
-    found: list[Found] = []
     failed: dict[str, str] = {}
-    for family, kind in works(arguments):
-        done = journal.once(f"{family}/{kind}", _in_child(family, kind))
-        if "failed" in done:
-            failed[f"{family}/{kind}"] = done["failed"]
-            print(f"{family}/{kind}: {done['failed']}", flush=True)
-        found += done.get("graphs", [])
+    steps = {f"{family}/{kind}": {"family": family, "kind": kind} for family, kind in works(arguments)}
+    made = in_children(steps, "bench.memory.order_child:measure", journal, failed, timeout_s=900)
+    found = [one for graphs in made for one in graphs]
     _show(found)
     report.fact("graphs", found)
     report.fact("failed", failed)
@@ -69,18 +66,6 @@ def works(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     if arguments.quick:
         return [(family, kind) for family, kinds in QUICK.items() for kind in kinds]
     return [(family, kind) for family in arguments.families.split(",") for kind in arguments.kinds.split(",")]
-
-
-def _in_child(family: str, kind: str) -> Callable[[], Found]:
-    def step() -> Found:
-        given = {"family": family, "kind": kind}
-        with fresh_caches() as caches:
-            try:
-                return {"graphs": call_child("bench.memory.order_child:measure", given, caches, timeout_s=900)}
-            except ChildFailedError as error:
-                return {"failed": str(error).strip().splitlines()[-1][:300]}
-
-    return step
 
 
 def gain(one: Found) -> float:

@@ -14,7 +14,7 @@ from bench.cost.models import FAMILIES, called, make_model
 from bench.harness.harness import time_calls
 from bench.memory.graphs import Built, built
 from bench.memory.measure import given_to
-from bench.memory.truth import measured
+from djinn_fx.calibrate.live_memory import measured
 from djinn_fx.costmodels.memory.sequence import ordering_problems
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.memory.order_ops import OrderOps

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.cost.models import FAMILIES
-from bench.harness.harness import ChildFailedError, Journal, Report, call_child, fresh_caches, parse, parser, table
+from bench.harness.harness import Journal, Report, parse, parser, table
+from bench.harness.steps import in_children
 from bench.memory.measure import Work, works
 
 #: Families whose training step is measured.
@@ -82,26 +83,12 @@ def _works(arguments: argparse.Namespace) -> list[Work]:
 def _measured(every: Sequence[Work], journal: Journal) -> tuple[list[Found], dict[str, str]]:
     found: list[Found] = []
     failed: dict[str, str] = {}
-    for work in every:
-        done = journal.once(str(work), _in_child(work))
-        if "failed" in done:
-            failed[str(work)] = done["failed"]
-            print(f"{work}: {done['failed']}", flush=True)
-        found += done.get("graphs", [])
-        for one in done.get("graphs", []):
+    steps = {str(work): asdict(work) for work in every}
+    for graphs in in_children(steps, "bench.memory.measure:measure", journal, failed, timeout_s=600):
+        found += graphs
+        for one in graphs:
             print(f"{one['graph']}: live {_error(one, 'live'):+.2%}, process {_error(one, 'process'):+.2%}", flush=True)
     return found, failed
-
-
-def _in_child(work: Work) -> Callable[[], Found]:
-    def step() -> Found:
-        with fresh_caches() as caches:
-            try:
-                return {"graphs": call_child("bench.memory.measure:measure", asdict(work), caches, timeout_s=600)}
-            except ChildFailedError as error:
-                return {"failed": str(error).strip().splitlines()[-1][:300]}
-
-    return step
 
 
 def _error(one: Found, kind: str) -> float:

@@ -21,7 +21,7 @@ from bench.cost.models import FAMILIES
 from bench.harness.harness import Report, parse, parser, table
 from bench.memory.graphs import Built
 from bench.memory.measure import graphs_of, works
-from bench.memory.truth import Truth, measured
+from djinn_fx.calibrate.live_memory import Truth, measured
 from djinn_fx.costmodels.memory.workspace import Workspaces
 from djinn_fx.costmodels.work.work_of import sizes_of
 

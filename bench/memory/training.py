@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.harness.harness import ChildFailedError, Journal, Report, call_child, fresh_caches, parse, parser, table
+from bench.harness.harness import Journal, Report, parse, parser, table
+from bench.harness.steps import in_children
 from bench.memory.training_child import MODELS, WAYS
 from djinn_fx.units import format_bytes, format_seconds
 
@@ -37,15 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--models", default=",".join(WHOLE), metavar="A,B", help=f"of {', '.join(MODELS)}")
     arguments = parse(made, argv)
     report, journal = Report("memory_training", arguments), Journal(arguments)
-    found: list[Found] = []
     failed: dict[str, str] = {}
-    for name in works(arguments):
-        done = journal.once(name, _in_child(name, QUICK_TURNS if arguments.quick else TURNS))
-        if "failed" in done:
-            failed[name] = done["failed"]
-            print(f"{name}: {done['failed']}", flush=True)
-        else:
-            found.append(done)
+    turns = QUICK_TURNS if arguments.quick else TURNS
+    steps = {name: {"name": name, "turns": turns} for name in works(arguments)}
+    found = [*in_children(steps, "bench.memory.training_child:measure", journal, failed, timeout_s=1200)]
     _show(found)
     report.fact("models", found)
     report.fact("failed", failed)
@@ -58,18 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def works(arguments: argparse.Namespace) -> Sequence[str]:
     """The models to train."""
     return QUICK if arguments.quick else arguments.models.split(",")
-
-
-def _in_child(name: str, turns: int) -> Callable[[], Found]:
-    def step() -> Found:
-        with fresh_caches() as caches:
-            given = {"name": name, "turns": turns}
-            try:
-                return call_child("bench.memory.training_child:measure", given, caches, timeout_s=1200)
-            except ChildFailedError as error:
-                return {"failed": str(error).strip().splitlines()[-1][:300]}
-
-    return step
 
 
 def ratio(one: Found) -> float:

@@ -69,7 +69,7 @@ def _unit(path: str, depth: int) -> str | None:
 
 
 def _readable(path: str) -> str:
-    return within_model(path) or path
+    return within_model(path).replace("_modules.", "") or path
 
 
 def by_structure(srg: SRG, nodes: Sequence[Node], min_ops: int) -> tuple[Labels, dict[int, str]] | None:

@@ -11,4 +11,4 @@ _ROOT = re.compile(r"^[LG]\[['\"](?:args['\"]\]\[\d+\]|\w+['\"]\])\.?")
 
 def within_model(source: str) -> str:
     """What follows the variable that holds the model: ``L['self'].layers[0]`` is ``layers[0]``."""
-    return _ROOT.sub("", source).replace("_modules.", "")
+    return _ROOT.sub("", source)

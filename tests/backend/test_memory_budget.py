@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 import djinn_fx
-from bench.memory.truth import Truth, measured
+from djinn_fx.calibrate.live_memory import Truth, measured
 from djinn_fx.errors import SettingsError
 from djinn_fx.reasons import ReasonKind
 from tests.backend.support import Noted, djinn, same

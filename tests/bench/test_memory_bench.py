@@ -11,7 +11,7 @@ from bench.memory import peak
 from bench.memory.measure import Work, works
 from bench.memory.peak import _summary
 from bench.memory.survey import own_bytes
-from bench.memory.truth import measured
+from djinn_fx.calibrate.live_memory import measured
 
 
 def test_truth_counts_arguments_once_and_every_allocation() -> None:

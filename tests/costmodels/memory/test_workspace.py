@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.memory.truth import measured
+from djinn_fx.calibrate.live_memory import measured
 from djinn_fx.costmodels.memory.workspace import Workspaces, formulas
 from djinn_fx.costmodels.work.work_of import sizes_of
 from djinn_fx.engines.eager import as_callable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.memory.truth import measured
+from djinn_fx.calibrate.live_memory import measured
 from djinn_fx.engines.packed.engine import PackedEngine, speeds_in
 from djinn_fx.engines.packed.graph import rewritten
 from djinn_fx.engines.packed.session import PackedPlan

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.memory.truth import Truth, measured
+from djinn_fx.calibrate.live_memory import Truth, measured
 from djinn_fx.dispatch.region import region_graph
 from djinn_fx.engines.base import Engine, RegionCallable
 from djinn_fx.engines.eager import EagerEngine
