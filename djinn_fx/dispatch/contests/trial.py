@@ -212,7 +212,9 @@ class Trial:
         there = self._there(entrants)
         if self.untimed and self._calls < 2 * MOST_CALLS:
             return None
-        if best is None or best.state is not State.TRIAL or (not self.over and (there or not best.seconds)):
+        contested = self.known is None and any(one.seconds for one in entrants if one is not best)
+        enough = best is not None and len(best.seconds) >= (TELLING if contested else 1)
+        if best is None or best.state is not State.TRIAL or (not self.over and (there or not enough)):
             return None
         there = [one for one in there if not known_to_be_slow(one, best)]
         for one in there:
