@@ -34,6 +34,10 @@ class EngineError(DjinnError):
     """An engine could not compile, load or run a region."""
 
 
+class DeviceLostError(EngineError):
+    """A device that a region was to run on is there no more; the next call is planned without it."""
+
+
 class HalfWrittenError(EngineError):
     """An engine failed after it may have written into tensors of the caller: eager cannot be asked any more."""
 

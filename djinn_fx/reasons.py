@@ -36,6 +36,7 @@ class ReasonKind(str, Enum):
     QUARANTINED = "quarantined"
     RELAID = "relaid"
     OUTSIDE_ARENA = "outside-arena"
+    DEVICE_LOST = "device-lost"
 
 
 @dataclass(frozen=True, kw_only=True)

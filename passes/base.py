@@ -80,13 +80,16 @@ class PipelineResult:
     reasons: list[Reason] = field(default_factory=list)
 
 
-def run_passes(srg: SRG, passes: Sequence[Pass], context: PassContext, *, check: bool = False) -> PipelineResult:
+def run_passes(
+    srg: SRG, passes: Sequence[Pass], context: PassContext, *, check: bool = False, before: Sequence[Pass] = ()
+) -> PipelineResult:
     """Run passes in order.
 
     Args:
         srg: the graph; changed in place.
         passes: in the order they run.
         context: what they may know.
+        before: passes that ran on this graph earlier, and whose decisions hold.
         check: verify the pass's ``requires`` before and ``ensures`` (and all structural invariants) after it.
 
     Raises:
@@ -94,7 +97,7 @@ def run_passes(srg: SRG, passes: Sequence[Pass], context: PassContext, *, check:
             known, and the passes that ran before.
     """
     result = PipelineResult()
-    ran: list[str] = []
+    ran = [one.name for one in before]
     for one in passes:
         missing = [name for name in one.after if name not in ran]
         if missing:

@@ -159,6 +159,7 @@ def _take_whole(srg: SRG, ops: OpList, why: str, context: PassContext, digests: 
 
 def _take(srg: SRG, regions: tuple[Region, ...], reason: Reason, context: PassContext) -> PassResult:
     srg.regions = regions if context.pricing is None else priced_regions(srg, regions, context.pricing)
+    srg.uncut = None
     sizes = size_ops(srg)  # each region that needs one has it: their records name none
     for region in regions:
         for node in map(srg.node, region.nodes):

@@ -54,6 +54,12 @@ def parse_passes(passes: Sequence[object]) -> tuple[Pass, ...]:
     return tuple(parsed)
 
 
+def at_place(passes: Sequence[Pass]) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
+    """The passes before place, and from place on: on a planned graph the latter can run again, for other devices."""
+    first = next((number for number, one in enumerate(passes) if one.name == Place.name), len(passes))
+    return tuple(passes[:first]), tuple(passes[first:])
+
+
 def _whole_times(regions: Sequence[Region]) -> tuple[EngineTime, ...]:
     """What each engine would take for all regions one after the other, the fastest first."""
     found = []

@@ -27,11 +27,12 @@ class Place:
 
     def run(self, srg: SRG, context: PassContext) -> PassResult:
         """Set the device of every record and region."""
-        mixed = devices_of(srg)
-        if context.placing is not None and set(mixed) <= {"cpu"}:
+        mixed, placing = devices_of(srg), context.placing
+        told = placing.told if placing is not None else ()
+        if placing is not None and placing.devices and set(mixed) <= {"cpu"}:
             from djinn_fx.passes.placing.spread import spread  # with its solvers, which few graphs need
 
-            return PassResult(modified=True, reasons=spread(srg, context.placing, context))
+            return PassResult(modified=True, reasons=(*told, *spread(srg, placing, context)))
         if len(mixed) > 1:
             for node in srg.nodes:
                 srg.update(node, device=_own_device(srg, node, context.device))
@@ -44,7 +45,7 @@ class Place:
             replace(region, device=_most_common(srg, region.nodes, context.device) if mixed[1:] else context.device)
             for region in srg.regions
         )
-        return PassResult(modified=True, reasons=(Reason(kind=ReasonKind.PLACED, detail=detail),))
+        return PassResult(modified=True, reasons=(*told, Reason(kind=ReasonKind.PLACED, detail=detail)))
 
 
 def devices_of(srg: SRG) -> tuple[str, ...]:

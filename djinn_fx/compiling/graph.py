@@ -162,7 +162,7 @@ class GraphCompiler:
         self._passes = passes
         self._kinds = kinds
         self._residency: dict[str, Residency] = {}
-        self._placer = Placer(settings, handle, saved=ahead is not None)
+        self._placer = Placer(settings, handle, passes, note, saved=ahead is not None)
         self._builders: dict[Any, Builder] = {}
         self._partition = partition_of(settings, passes, self._placeholder_kinds)
         self._ahead, self._note, self._builds = ahead, note, builds
@@ -350,8 +350,9 @@ class GraphCompiler:
         """Lower one ATen graph and run the passes."""
         srg = lower(gm, kind, self._placeholder_kinds(kind, gm))
         device = device_of(srg)
-        calls, placing = self.settings.expected_calls, self._placer.placing(kind, device)
+        calls = self.settings.expected_calls
         with self._placer.planning():
+            placing = self._placer.placing(kind, device)
             pricing = self._placer.priced(pricing_for(self.settings, device, self._passes), kind, device)
             context = PassContext(device=device, expected_calls=calls, pricing=pricing, placing=placing)
             passes = passes_of(kind, device, self._passes, self.settings)

@@ -53,6 +53,7 @@ class ModelStatus:
         loading: how many graphs of an earlier process run on their own ops while their engines are loaded.
         arenas: where the values between regions of each graph lie, with the setting `arena`.
         memory: each graph's share of the setting `memory_budget`, as it was planned.
+        lost: devices that graphs were planned anew without.
     """
 
     graphs: int
@@ -67,6 +68,7 @@ class ModelStatus:
     loading: int = 0
     arenas: tuple[ArenaStatus, ...] = ()
     memory: tuple[PlannedMemory, ...] = ()
+    lost: tuple[Reason, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -95,7 +97,7 @@ class ModelStatus:
         lines += [f"  cache: {one}" for one in self.caches]
         lines += [f"  {text}" for one in self.arenas for text in (one, *one.outside)]
         lines += [f"  memory, {one}" for one in self.memory]
-        return "\n".join([*lines, *(f"  {reason}" for reason in (*self.reasons, *self.relaid))])
+        return "\n".join([*lines, *(f"  {reason}" for reason in (*self.reasons, *self.relaid, *self.lost))])
 
 
 def _settled(entrants: Sequence[EntrantStatus]) -> bool:
@@ -156,6 +158,8 @@ class GraphHandle:
         self._standbys: list[weakref.ref[Standby]] = []
         #: Sentences about engines that were asked for and refused when the graph was planned.
         self.refused: tuple[str, ...] = ()
+        #: Devices that its graphs were planned anew without.
+        self.lost: tuple[Reason, ...] = ()
         self._strays: list[Strays] = []
         #: Of its graphs, those that have one.
         self.arenas: list[weakref.ref[Arena]] = []
@@ -311,6 +315,7 @@ def status(model: Callable[..., Any]) -> ModelStatus:
         relaid=tuple(reason for handle in handles for reason in handle.relaid),
         loading=sum(one.loading for one in loaded),
         memory=tuple(one for handle in handles for one in handle.planned),
+        lost=tuple(dict.fromkeys(reason for handle in handles for reason in handle.lost)),
         arenas=tuple(one.status() for handle in handles for ref in handle.arenas if (one := ref()) is not None),
     )
 

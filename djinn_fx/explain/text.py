@@ -58,6 +58,7 @@ IMPORTANCE = (
     ReasonKind.PHASE,
     ReasonKind.RELAID,
     ReasonKind.OUTSIDE_ARENA,
+    ReasonKind.DEVICE_LOST,
     ReasonKind.TRANSFER,
     ReasonKind.PLACED,
     ReasonKind.COLOCATED,

@@ -37,6 +37,7 @@ class SRG:
         peak_bytes: set by lifetimes, then by plan-memory.
         memory: set by plan-memory.
         reasons: decisions about the graph as a whole.
+        uncut: regions and reasons as they were before the graph was spread over devices; None if it was not.
     """
 
     def __init__(self, gm: GraphModule, kind: GraphKind) -> None:
@@ -50,6 +51,7 @@ class SRG:
         self.peak_bytes = 0
         self.memory: MemoryPlan | None = None
         self.reasons: tuple[Reason, ...] = ()
+        self.uncut: tuple[tuple[Region, ...], tuple[Reason, ...]] | None = None
         self._by_name: dict[str, Node] = {node.name: node for node in gm.graph.nodes}
 
     @property

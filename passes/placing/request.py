@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from djinn_fx.hardware.topology.topology import Topology
+from djinn_fx.reasons import Reason
 from djinn_fx.settings.devices import LocalDevice, Pin
 
 
@@ -14,13 +15,14 @@ class Placing:
     """Devices that a graph may be spread over, and how.
 
     Attributes:
-        devices: at least one.
+        devices: none where all are lost: the graph then stays on one device.
         topology: what lies between them.
         pins: what the user wants where.
         objective: ``"latency"`` or ``"throughput"``, see the setting.
         whole: whether engines would have each device's part in one piece.
         threads: processors that the graph's times are for.
         followed: of a backward graph: the device of each forward op, by its number in autograd's sequence.
+        told: what is to be told of devices that are not among these any more.
     """
 
     devices: tuple[LocalDevice, ...]
@@ -30,6 +32,7 @@ class Placing:
     whole: bool = False
     threads: int = 1
     followed: Mapping[int, str] = field(default_factory=dict)
+    told: tuple[Reason, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -36,11 +36,12 @@ class Decision:
 
 
 def spread(srg: SRG, placing: Placing, context: PassContext, solver: Solver = shared_out) -> tuple[Reason, ...]:
-    """Place every op and region of a graph on one of the devices.
+    """Place every op and region of a graph on one of the devices, whatever it was placed on before.
 
     Raises:
         SettingsError: two pins contradict each other, or the devices cannot hold the graph.
     """
+    _begin(srg)
     if srg.kind is GraphKind.BACKWARD and placing.followed:
         return _follow(srg, placing, context)
     wanted = pinned(srg, placing)
@@ -60,6 +61,18 @@ def spread(srg: SRG, placing: Placing, context: PassContext, solver: Solver = sh
     placed = [(unit, names[device]) for unit, device in zip(units, decision.chosen.devices, strict=True)]
     settle(srg, placed, whole=placing.whole, context=context)
     return (_told(decision, row, placing, len(wanted)),)
+
+
+def _begin(srg: SRG) -> None:
+    """Take back what an earlier placement made of the regions, and what it told."""
+    if srg.uncut is None:
+        srg.uncut = srg.regions, srg.reasons
+        return
+    srg.regions, srg.reasons = srg.uncut
+    for region in srg.regions:
+        for node in map(srg.node, region.nodes):
+            if srg.record(node).region is not None:
+                srg.update(node, region=region.index)
 
 
 def _follow(srg: SRG, placing: Placing, context: PassContext) -> tuple[Reason, ...]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from djinn_fx.compiling.captured import CapturedGraph
+from djinn_fx.compiling.captured import CapturedGraph, device_of
 from djinn_fx.compiling.choice import contenders
 from djinn_fx.compiling.learning import Learner, engines_of, sizes_differ
 from djinn_fx.compiling.readiness import GraphHandle
+from djinn_fx.compiling.session import compile_session
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.dispatch.build import Builder, Built
 from djinn_fx.dispatch.entrant import Dispatcher
@@ -18,10 +20,15 @@ from djinn_fx.dispatch.standby import Standby
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.hardware.device import this_machine
 from djinn_fx.hardware.local import local_topology
+from djinn_fx.passes.base import Pass, PassContext, run_passes
+from djinn_fx.passes.pipeline import at_place, plan_of
 from djinn_fx.passes.placing.request import Placing
 from djinn_fx.passes.placing.wanted import placed_forward
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.runtime.devices.wear import with_threads
+from djinn_fx.runtime.devices.moving import Moving, Settled
+from djinn_fx.runtime.devices.thread import thread_of
+from djinn_fx.runtime.devices.wear import is_there, with_threads
+from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import Program, program_of
 from djinn_fx.runtime.sampled import Sampled, Times
 from djinn_fx.settings.devices import LocalDevice
@@ -30,6 +37,8 @@ from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
 from djinn_fx.srg.record import GraphKind
+
+log = logging.getLogger("djinn_fx.compiling")
 
 _NO_ARENA = Reason(kind=ReasonKind.OUTSIDE_ARENA, detail="values that pass between devices lie in no arena")
 
@@ -40,18 +49,39 @@ class Placer:
     Args:
         settings: in force.
         handle: ties what is built to its model.
+        passes: the pipeline.
+        note: told of a graph that is planned anew.
         saved: whether what is made is to be saved: it then runs where it is loaded, on one device.
     """
 
-    def __init__(self, settings: Settings, handle: GraphHandle | None, *, saved: bool) -> None:
-        self._settings, self._handle = settings, handle
-        self._devices: tuple[LocalDevice, ...] = () if saved else settings.devices or ()
+    def __init__(
+        self,
+        settings: Settings,
+        handle: GraphHandle | None,
+        passes: Sequence[Pass],
+        note: Callable[[CapturedGraph], None],
+        *,
+        saved: bool,
+    ) -> None:
+        self._settings, self._handle, self._passes, self._note = settings, handle, passes, note
+        self._named: tuple[LocalDevice, ...] = () if saved else settings.devices or ()
+        self._lost: frozenset[str] = frozenset()
         self._followed: Mapping[int, str] = {}
 
+    @property
+    def _devices(self) -> tuple[LocalDevice, ...]:
+        """Those that are not lost."""
+        return tuple(one for one in self._named if one.name not in self._lost)
+
     def planning(self) -> contextlib.AbstractContextManager[None]:
-        """While this lasts times are those of the device with most processors."""
+        """While this lasts times are those of the device with most processors, of those that are there."""
+        self._lost |= self._gone()
         most = max((len(one.cores) for one in self._devices), default=0)
         return with_threads(most) if most else contextlib.nullcontext()
+
+    def _gone(self) -> frozenset[str]:
+        """The devices that are lost without anybody having noticed."""
+        return frozenset(one.name for one in self._devices if not is_there(one))
 
     def placing(self, kind: GraphKind, device: str) -> Placing | None:
         """What the passes are to keep to; None: the graph stays on one device.
@@ -60,17 +90,28 @@ class Placer:
             kind: of the graph.
             device: that its tensors are on.
         """
-        if not self._devices or device != "cpu":
+        if not self._named or device != "cpu":
             return None
+        there = {one.name for one in self._devices}
+        links = [link for link in self._settings.links or () if there.issuperset(link.ends)]
         return Placing(
             devices=self._devices,
-            topology=local_topology(self._devices, self._settings.links or (), this_machine()),
-            pins=self._settings.pins,
+            topology=local_topology(self._devices, links, this_machine()),
+            pins=tuple(pin for pin in self._settings.pins if pin.device in there),
             objective=self._settings.objective,
             whole=any(name in WHOLE for name in contenders(self._settings, kind, device)),
-            threads=max(len(one.cores) for one in self._devices),
-            followed=self._followed,
+            threads=max((len(one.cores) for one in self._devices), default=1),
+            followed={number: name for number, name in self._followed.items() if name in there},
+            told=tuple(map(self._told, sorted(self._lost))),
         )
+
+    def _told(self, lost: str) -> Reason:
+        """That a device is lost, and which pins that makes void."""
+        (device,) = (one for one in self._named if one.name == lost)
+        pins = [repr(pin.module) for pin in self._settings.pins if pin.device == lost]
+        void = f"; what is pinned to it ({', '.join(pins)}) is placed by cost" if pins else ""
+        detail = f"{lost} is lost: its processors {list(device.cores)} are not there any more; planned without it{void}"
+        return Reason(kind=ReasonKind.DEVICE_LOST, detail=detail)
 
     def priced(self, pricing: Pricing, kind: GraphKind, device: str) -> Pricing:
         """The pricing, with engines that compete for regions first: they serve them, as none takes the graph whole."""
@@ -90,12 +131,32 @@ class Placer:
         Raises:
             EngineError: an engine failed on a region and the settings say to raise.
         """
-        srg, plan = captured.srg, captured.plan
         known = {one.name for one in self._devices}
-        if not plan.regions or not all(region.device in known for region in plan.regions):
+        regions = captured.plan.regions
+        if not regions or not all(region.device in known for region in regions):
             return None
+        beside = captured.plan.reasons[len(captured.srg.reasons) :]
+        threads = max(len(one.cores) for one in self._devices)
+
+        def without(lost: frozenset[str]) -> Settled | None:
+            self._lose(lost | self._gone())
+            if not self._devices:
+                return None
+            with compile_session(), with_threads(threads):
+                anew, settled = self._settled(self._anew(captured, threads, beside), settings, names)
+            self._note(anew)
+            return settled
+
+        placed, settled = self._settled(captured, settings, names)
+        return placed, Moving(settled, without), None
+
+    def _settled(
+        self, captured: CapturedGraph, settings: Settings, names: Sequence[str]
+    ) -> tuple[CapturedGraph, Settled]:
+        """The regions built, and what runs them."""
         from djinn_fx.runtime.devices.make import spread_of  # with what runs it, which few graphs need
 
+        srg, plan = captured.srg, captured.plan
         built = self._regions(srg, plan, settings, names)
         if srg.kind is GraphKind.FORWARD:
             self._followed = placed_forward(srg)
@@ -111,7 +172,41 @@ class Placer:
 
         told = (*plan.reasons, *([_NO_ARENA] if settings.arena else []))
         captured = replace(captured, plan=replace(plan, reasons=told), builds=built.builds)
-        return captured, self._learning(make, program, built, captured, settings), None
+        run = self._learning(make, program, built, captured, settings)
+        used = {region.device for region in plan.regions}
+        threads = {one.name: thread_of(one) for one in self._devices if one.name in used}
+        alone = executable(program, built.callables, constants, strays)
+        return captured, Settled(run=run, alone=alone, threads=threads)
+
+    def _lose(self, lost: frozenset[str]) -> None:
+        self._lost |= lost
+        for name in sorted(lost):
+            log.warning("%s", told := self._told(name))
+            if self._handle is not None:
+                self._handle.lost = (*self._handle.lost, told)
+
+    def _anew(self, captured: CapturedGraph, threads: int, beside: tuple[Reason, ...]) -> CapturedGraph:
+        """The graph placed on the devices that are left; nothing else is decided again.
+
+        Args:
+            captured: the graph as it was planned.
+            threads: that its times are for.
+            beside: what is told of it besides what the passes tell.
+        """
+        srg, device = captured.srg, device_of(captured.srg)
+        placing = self.placing(srg.kind, device)
+        assert placing is not None, "it was placed on devices of the settings"
+        context = PassContext(
+            device=device,
+            expected_calls=self._settings.expected_calls,
+            pricing=captured.pricing,
+            placing=replace(placing, threads=threads),
+        )
+        earlier, again = at_place(self._passes)
+        timings = run_passes(srg, again, context, check=self._settings.check_passes, before=earlier).timings
+        plan = plan_of(srg)
+        plan = replace(plan, reasons=(*plan.reasons, *beside))
+        return replace(captured, plan=plan, pass_timings=tuple(timings))
 
     def _learning(
         self,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from djinn_fx.engines.base import RegionCallable
+from djinn_fx.errors import DeviceLostError
 from djinn_fx.runtime.devices.links import LinkThread
 from djinn_fx.runtime.devices.modes import Modes, carried, intercepted, modes
 from djinn_fx.runtime.devices.stretches import Stretch
@@ -203,6 +204,8 @@ class Call:
                 value = None
                 del made  # else both would live until the next region has run
         except BaseException as error:
+            if isinstance(error, DeviceLostError):
+                one.thread.lose()
             if hasattr(error, "add_note"):  # from Python 3.11 on
                 error.add_note(f"in region {label!r} on {one.stretch.device}")
             raise

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import threading
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from djinn_fx.runtime.devices.wear import wear
+from djinn_fx.runtime.devices.wear import at_home, wear
 from djinn_fx.settings.devices import LocalDevice
 from djinn_fx.threads import ENDING, at_end, new_lock, start_thread, tell_of_fork
 
@@ -24,15 +26,30 @@ class DeviceThread:
     Args:
         name: of the thread.
         begin: done by the thread before anything else.
+        at_home: asked in the thread before each job whether it still runs where it is to.
     """
 
-    def __init__(self, name: str, begin: Job = lambda: None) -> None:
-        self.name, self._begin = name, begin
+    def __init__(self, name: str, begin: Job = lambda: None, at_home: Callable[[], bool] = lambda: True) -> None:
+        self.name, self._begin, self._at_home = name, begin, at_home
         self._lock = new_lock()
         self._inbox: _Inbox = SimpleQueue()
         self._started = False
+        self._lost = threading.Event()
         _ALL.add(self)
         tell_of_fork(self)
+
+    def is_lost(self) -> bool:
+        """Whether its device is no more: the thread does what it is given, but elsewhere. Starts the thread."""
+        return self._lost.is_set() if self._started or self._start() else False
+
+    @property
+    def lost(self) -> bool:
+        """The same of a thread that may not have begun."""
+        return self._lost.is_set()
+
+    def lose(self) -> None:
+        """Note that the device is no more."""
+        self._lost.set()
 
     def submit(self, job: Job) -> bool:
         """Have something done. False if there is no thread any more: the interpreter ends."""
@@ -46,9 +63,16 @@ class DeviceThread:
     def _start(self) -> bool:
         with self._lock:
             if not self._started:
-                inbox, begin = self._inbox, self._begin
-                self._started = start_thread(lambda: _work(inbox, begin), self.name) is not None
-            return self._started
+                inbox, begin, at_home, lost = self._inbox, self._begin, self._at_home, self._lost
+                begun = threading.Event()
+                work = functools.partial(_work, inbox, begin, at_home, lost, begun)
+                if start_thread(work, self.name) is None:
+                    return False
+                while not begun.wait(0.1):  # who asks whether the device is lost is to know it then
+                    if ENDING.is_set():
+                        return False
+                self._started = True
+            return True
 
     def stop(self) -> None:
         """Let the thread end when it has done what it was given."""
@@ -56,19 +80,26 @@ class DeviceThread:
 
     def after_fork(self) -> None:
         """In a child process: the thread is not there, and what it was given belongs to the parent."""
-        self._inbox, self._started = SimpleQueue(), False
+        self._inbox, self._started, self._lost = SimpleQueue(), False, threading.Event()
 
     def __del__(self) -> None:
         self.stop()
 
 
-def _work(inbox: _Inbox, begin: Job) -> None:
-    """The thread. It knows the inbox alone, so that the device can be dropped."""
+def _work(
+    inbox: _Inbox, begin: Job, at_home: Callable[[], bool], lost: threading.Event, begun: threading.Event
+) -> None:
+    """The thread. It does not know the object, so that the device can be dropped."""
     begin()
+    if not at_home():
+        lost.set()
+    begun.set()
     while True:
         job = inbox.get()
         if job is None:
             return
+        if not at_home():
+            lost.set()
         try:
             job()
         except BaseException:  # a job tells its own errors; what it overlooks must not end the device
@@ -85,8 +116,9 @@ def thread_of(device: LocalDevice) -> DeviceThread:
     """The thread of a device; it lives for as long as somebody holds this object."""
     with _LOCK:
         known = _KNOWN.get((device.name, device.cores))
-        if known is None:
-            known = _KNOWN[device.name, device.cores] = DeviceThread(f"djinn {device.name}", lambda: wear(device))
+        if known is None or known.lost:  # the device may be back
+            known = DeviceThread(f"djinn {device.name}", lambda: wear(device), lambda: at_home(device))
+            _KNOWN[device.name, device.cores] = known
         return known
 
 

@@ -47,13 +47,35 @@ def with_threads(count: int) -> Iterator[None]:
 
 
 def wear(device: LocalDevice) -> None:
-    """Make this thread a device's, for good."""
+    """Make this thread a device's, for good; where its processors were taken away, one that may run anywhere."""
     _local.device, _local.before = device, None
     if hasattr(os, "sched_setaffinity"):
         _local.before = os.sched_getaffinity(0)
-        with contextlib.suppress(OSError):  # processors that were taken away since the settings were read
+        with contextlib.suppress(OSError):  # :func:`at_home` tells
             os.sched_setaffinity(0, device.cores)
     use_threads(len(device.cores))
+
+
+def at_home(device: LocalDevice) -> bool:
+    """Whether this thread, which is the device's, is on the device's processors alone, or on those that are left.
+
+    A thread whose processors are all taken away (from its container, say) is put on others by the operating system.
+    """
+    return not hasattr(os, "sched_getaffinity") or os.sched_getaffinity(0).issubset(device.cores)
+
+
+def is_there(device: LocalDevice) -> bool:
+    """Whether this process may use the device's processors now, or some of them: a thread of its own tries."""
+    found: list[bool] = []
+
+    def tries() -> None:
+        with contextlib.suppress(OSError):
+            if hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(0, device.cores)
+            found.append(True)
+
+    _elsewhere(tries)
+    return bool(found)
 
 
 def worn() -> LocalDevice | None:
