@@ -25,12 +25,12 @@ from djinn_fx.compiling.devices.modules import check_pins
 from djinn_fx.compiling.devices.placer import Placer
 from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.compiling.learning import learning
+from djinn_fx.compiling.memory.share import planned_memory, within_budget
+from djinn_fx.compiling.memory.slices import parted
 from djinn_fx.compiling.pricing import pricing_for
-from djinn_fx.compiling.readiness import HANDLES, GraphHandle, held_to_budget, note_planned, others_of
+from djinn_fx.compiling.readiness import HANDLES, GraphHandle, held_to_budget
 from djinn_fx.compiling.session import compile_session
 from djinn_fx.compiling.training.budget import partition_of
-from djinn_fx.costmodels.memory.plan import memory_plan
-from djinn_fx.dispatch.budget import Fitting, PlannedMemory, need_of
 from djinn_fx.dispatch.build import Builder, Whole
 from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.dispatch.refusals import told_of_refusals
@@ -46,10 +46,12 @@ from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import Program, program_of
+from djinn_fx.runtime.slices import InSlices
 from djinn_fx.settings.engines import EAGER, STANDBY
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.layout_rules import decompositions
 from djinn_fx.srg.lower import lower
+from djinn_fx.srg.memory import MemoryPlan
 from djinn_fx.srg.record import GraphKind, Residency
 
 if TYPE_CHECKING:
@@ -250,7 +252,23 @@ class GraphCompiler:
 
     def compile_aten(self, kind: GraphKind, gm: GraphModule) -> tuple[CapturedGraph, Any, str | None]:
         """Plan and build one ATen graph: what was decided, the boxed callable, its stored form if it has one."""
-        captured, settings, planned = self._within_budget(kind, self.plan(kind, gm))
+        captured, kept = self.plan(kind, gm), self._kept_inputs
+        if not self.settings.memory_budget or self._ahead is not None:
+            return self._built(kind, captured)
+        found = parted(captured, self.settings, self._handle, kept, functools.partial(self._memory_plan, kind))
+        if found is None:
+            return self._built(kind, captured)
+        part, run, _ = self._built(kind, found.planned(self.plan(kind, found.graph)))
+        return part, InSlices(run, found.slices), None
+
+    @property
+    def _kept_inputs(self) -> frozenset[str]:
+        """Names of the inputs that the model keeps."""
+        return frozenset(name for name, one in self._residency.items() if one not in _PASSING)
+
+    def _built(self, kind: GraphKind, captured: CapturedGraph) -> tuple[CapturedGraph, Any, str | None]:
+        """A graph as it was planned, built."""
+        captured, settings, planned = within_budget(captured, self.settings, self._handle, self._kept_inputs)
         srg, plan = captured.srg, captured.plan
         names = contenders(settings, kind, device_of(srg))
         placed = self._placer.built(captured, settings, names)
@@ -295,23 +313,9 @@ class GraphCompiler:
             )
         return captured, run, self._kept(program, constants, built.builds) if not told else None
 
-    def _within_budget(
-        self, kind: GraphKind, captured: CapturedGraph
-    ) -> tuple[CapturedGraph, Settings, Sequence[PlannedMemory]]:
-        """The settings without engines that the budget has no room for, the graph with the Reasons, and its shares."""
-        settings, reasons, planned = self.settings, list[Reason](), list[PlannedMemory]()
-        plan = captured.plan.memory if captured.plan.memory is not None else memory_plan(captured.srg)
-        kept = frozenset(name for name, one in self._residency.items() if one not in _PASSING)
-        for device, budget in settings.memory_bytes.items():
-            if device in plan.devices:
-                need = need_of(plan, device, kept, settings, kind is GraphKind.INFERENCE)
-                fitting = Fitting(
-                    need, others_of(self._handle, need), budget, settings, contenders(settings, kind, device)
-                )
-                planned.append(note_planned(self._handle, fitting))
-                settings, reasons = fitting.settings, [*reasons, *fitting.reasons]
-        told = replace(captured.plan, reasons=(*captured.plan.reasons, *reasons))
-        return replace(captured, plan=told), settings, planned
+    def _memory_plan(self, kind: GraphKind, gm: GraphModule) -> MemoryPlan:
+        """Of a graph as it will run."""
+        return planned_memory(gm, kind, self._placeholder_kinds(kind, gm), self._passes)
 
     def _kept(self, program: Program, constants: Mapping[int, Any], builds: Sequence[RegionBuild]) -> str | None:
         """The stored form of a graph, if it has one."""

@@ -110,6 +110,11 @@ def need_of(plan: MemoryPlan, device: str, kept: frozenset[str], settings: Setti
     )
 
 
+def beside(need: GraphNeed, others: Others) -> int:
+    """Bytes that are there besides what a graph's own ops take: weights that only the model's other graphs read."""
+    return max(0, others.weights - need.weights)
+
+
 class Fitting:
     """How one graph runs within the budget for a device.
 
@@ -130,7 +135,7 @@ class Fitting:
     def __init__(self, need: GraphNeed, others: Others, budget: int, settings: Settings, names: Sequence[str]) -> None:
         self._need, self._budget, self._settings, self._names = need, budget, settings, tuple(names)
         peaks = [need, *(one.need for one in others.planned)]
-        self._together = max(one.peak.nbytes + max(0, others.weights - one.weights) for one in peaks)
+        self._together = max(one.peak.nbytes + beside(one, others) for one in peaks)
         if self._together > budget:
             raise SettingsError(refusal(need.phase, need.peak, budget, self._together))
         self._shared = settings.engine == "auto"

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch.fx import GraphModule
 
+from djinn_fx.compiling.memory.share import planned_memory
 from djinn_fx.compiling.pricing import pricing_for
 from djinn_fx.compiling.training.partition import BudgetPartition
 from djinn_fx.passes.base import Pass, PassContext, run_passes
 from djinn_fx.passes.estimate_cost import EstimateCost
-from djinn_fx.passes.memory.order_ops import OrderOps
-from djinn_fx.passes.plan_memory import PlanMemory
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.memory import MemoryPlan
@@ -28,13 +27,9 @@ def partition_of(settings: Settings, passes: Sequence[Pass], residency_of: Resid
         passes: that will run on either graph; those that change its memory run on each candidate.
         residency_of: tells what a graph's inputs are; asked for the forward graph before the backward graph.
     """
-    moving = [one for one in passes if one.name == OrderOps.name]
 
     def plan_of(kind: GraphKind, graph: GraphModule) -> MemoryPlan:
-        srg = lower(graph, kind, residency_of(kind, graph))
-        run_passes(srg, [*moving, PlanMemory()], PassContext())
-        assert srg.memory is not None, "plan-memory makes it"
-        return srg.memory
+        return planned_memory(graph, kind, residency_of(kind, graph), passes)
 
     def times_of(joint: GraphModule) -> Mapping[str, float]:
         srg = lower(joint, GraphKind.FORWARD)

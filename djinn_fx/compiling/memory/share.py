@@ -1,0 +1,65 @@
+"""A graph's share of the memory budget: which engines take part, and what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch.fx import GraphModule
+
+from djinn_fx.compiling.captured import CapturedGraph
+from djinn_fx.compiling.choice import contenders
+from djinn_fx.compiling.readiness import GraphHandle, note_planned, others_of
+from djinn_fx.costmodels.memory.plan import memory_plan
+from djinn_fx.dispatch.budget import Fitting, PlannedMemory, need_of
+from djinn_fx.passes.base import Pass, PassContext, run_passes
+from djinn_fx.passes.memory.order_ops import OrderOps
+from djinn_fx.passes.plan_memory import PlanMemory
+from djinn_fx.reasons import Reason
+from djinn_fx.settings.table import Settings
+from djinn_fx.srg.lower import lower
+from djinn_fx.srg.memory import MemoryPlan
+from djinn_fx.srg.record import GraphKind, Residency
+
+
+def within_budget(
+    captured: CapturedGraph, settings: Settings, handle: GraphHandle | None, kept: frozenset[str]
+) -> tuple[CapturedGraph, Settings, list[PlannedMemory]]:
+    """The graph with Reasons, the settings without engines that there is no room for, and its share on each device.
+
+    Args:
+        captured: the graph, planned.
+        settings: in force.
+        handle: of its model; its share is put down there.
+        kept: names of the inputs that the model keeps.
+
+    Raises:
+        SettingsError: it does not run even on its own ops.
+    """
+    reasons, planned, kind = list[Reason](), list[PlannedMemory](), captured.srg.kind
+    plan = captured.plan.memory if captured.plan.memory is not None else memory_plan(captured.srg)
+    for device, budget in settings.memory_bytes.items():
+        if device in plan.devices:
+            need = need_of(plan, device, kept, settings, kind is GraphKind.INFERENCE)
+            fitting = Fitting(need, others_of(handle, need), budget, settings, contenders(settings, kind, device))
+            planned.append(note_planned(handle, fitting))
+            settings, reasons = fitting.settings, [*reasons, *fitting.reasons]
+    told = replace(captured.plan, reasons=(*captured.plan.reasons, *reasons))
+    return replace(captured, plan=told), settings, planned
+
+
+def planned_memory(
+    graph: GraphModule, kind: GraphKind, residency: Mapping[str, Residency], passes: Sequence[Pass]
+) -> MemoryPlan:
+    """The memory plan of a graph as it will run: of the passes, those run that change it.
+
+    Args:
+        graph: of ATen ops.
+        kind: of the graph.
+        residency: what its inputs are.
+        passes: that will run on it.
+    """
+    srg = lower(graph, kind, residency)
+    run_passes(srg, [*(one for one in passes if one.name == OrderOps.name), PlanMemory()], PassContext())
+    assert srg.memory is not None, "plan-memory makes it"
+    return srg.memory
