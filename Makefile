@@ -111,6 +111,7 @@ bench: $(READY)
 	$(BIN)/python bench/memory/peak.py --json bench/results/memory_peak.json
 	$(BIN)/python bench/memory/arena.py --json bench/results/arena.json
 	$(BIN)/python bench/memory/order.py --json bench/results/memory_order.json
+	$(BIN)/python bench/memory/slices.py --json bench/results/memory_slices.json
 	$(BIN)/python bench/memory/training.py --json bench/results/memory_training.json
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.

@@ -61,8 +61,6 @@ log = logging.getLogger("djinn_fx")
 
 #: How many compilations of this process are remembered.
 _REMEMBERED = 256
-
-
 #: What comes in that the model does not keep.
 _PASSING = (Residency.INPUT, Residency.ACTIVATION)
 
@@ -252,10 +250,13 @@ class GraphCompiler:
 
     def compile_aten(self, kind: GraphKind, gm: GraphModule) -> tuple[CapturedGraph, Any, str | None]:
         """Plan and build one ATen graph: what was decided, the boxed callable, its stored form if it has one."""
-        captured, kept = self.plan(kind, gm), self._kept_inputs
-        if not self.settings.memory_budget or self._ahead is not None:
-            return self._built(kind, captured)
-        found = parted(captured, self.settings, self._handle, kept, functools.partial(self._memory_plan, kind))
+        captured, found = self.plan(kind, gm), None
+        if self.settings.memory_budget and self._ahead is None:
+
+            def plan_of(graph: GraphModule) -> MemoryPlan:
+                return planned_memory(graph, kind, self._placeholder_kinds(kind, graph), self._passes)
+
+            found = parted(captured, self.settings, self._handle, self._kept_inputs, plan_of)
         if found is None:
             return self._built(kind, captured)
         part, run, _ = self._built(kind, found.planned(self.plan(kind, found.graph)))
@@ -312,10 +313,6 @@ class GraphCompiler:
                 self._kept_contest(captured, settings, program, constants, built.takers, whole.competing),
             )
         return captured, run, self._kept(program, constants, built.builds) if not told else None
-
-    def _memory_plan(self, kind: GraphKind, gm: GraphModule) -> MemoryPlan:
-        """Of a graph as it will run."""
-        return planned_memory(gm, kind, self._placeholder_kinds(kind, gm), self._passes)
 
     def _kept(self, program: Program, constants: Mapping[int, Any], builds: Sequence[RegionBuild]) -> str | None:
         """The stored form of a graph, if it has one."""
