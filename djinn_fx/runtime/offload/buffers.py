@@ -61,6 +61,15 @@ def fill_computed_buffers(model: nn.Module) -> None:
             setattr(module, name, getattr(again, name))
 
 
+def move_buffers(model: nn.Module, device: torch.device) -> None:
+    """Put the buffers, and tensors that are plain attributes, on a device: those that are no parameters."""
+    for module in model.modules():
+        for table in (module._buffers, vars(module)):
+            for name, tensor in list(table.items()):
+                if isinstance(tensor, torch.Tensor) and tensor.device != device:
+                    table[name] = tensor.to(device)
+
+
 def _lacking(module: nn.Module) -> list[str]:
     """Its tensors on the meta device that no file holds: buffers that are not saved, and plain attributes."""
     buffers = {n: b for n, b in module._buffers.items() if n in module._non_persistent_buffers_set}

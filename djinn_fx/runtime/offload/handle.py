@@ -41,7 +41,7 @@ class OffloadedWeight(torch.Tensor):
             strides=twin.stride(),
             storage_offset=twin.storage_offset(),
             dtype=twin.dtype,
-            device=torch.device("cpu"),
+            device=weights.place.device,
         )
         made._weights, made._key, made._twin = weights, key, twin
         return made

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from djinn_fx.errors import OffloadError, SettingsError
-from djinn_fx.pool.procfs import resident_bytes
-from djinn_fx.runtime.offload.buffers import fill_computed_buffers
+from djinn_fx.runtime.offload.buffers import fill_computed_buffers, move_buffers
 from djinn_fx.runtime.offload.handle import OffloadedWeight
 from djinn_fx.runtime.offload.names import DTYPES, Slot, matched, planned, same_under_all_names, slots_of
+from djinn_fx.runtime.offload.places import place_of
 from djinn_fx.runtime.offload.plan import SMALL_BYTES, Room, residency
 from djinn_fx.runtime.offload.shards import Shards
 from djinn_fx.runtime.offload.stored import stored_in
@@ -35,6 +35,8 @@ def load_offloaded(
     working: str | int | None = None,
     held: str | int | None = None,
     strict: bool = True,
+    device: str | torch.device = "cpu",
+    host: str | int = 0,
 ) -> M:
     """Let a model run whose weights do not fit into memory: they are read from their files while it runs.
 
@@ -45,25 +47,29 @@ def load_offloaded(
     Args:
         model: built on the meta device, or within :func:`djinn_fx.parameters_on_meta`; tied weights stay so.
         folder: with ``model.safetensors`` or with shards and their index; or one file.
-        budget: memory of this process, such as ``"2GB"``, or bytes.
+        budget: memory of this process, or of the device, such as ``"2GB"``, or bytes.
         working: of these, kept free for activations and caches; by default a tenth of the budget. Where more is needed,
             weights that were to stay are let go, with a reason in :func:`djinn_fx.offload_status`.
-        held: what the process takes without the model; by default what it takes now.
+        held: what the process takes without the model, or what is taken on the device; by default what is now.
         strict: whether tensors in the files that the model has no place for are an error.
+        device: where the model runs: ``"cpu"``, or a CUDA device.
+        host: for a CUDA device, pinned memory of the host for weights that do not stay on the device: these are read
+            from the files once.
 
     Raises:
         ModelFileError: the files are missing, damaged or cut short, or do not fit the model: names, shapes, types.
-        SettingsError: the budget cannot be read or is too small; names what binds and the smallest that does.
+        SettingsError: the budget cannot be read or is too small; names what binds and the smallest that does. There is
+            no such device.
         OffloadError: the model is offloaded already.
     """
     if isinstance(model, _Offloaded):
         raise OffloadError(
             f"this {type(model).__name__} is offloaded already: build another for another folder or budget"
         )
-    total = _bytes(budget)
+    total, place = _bytes(budget), place_of(device, _bytes(host))
     room = Room(
         budget=total,
-        held=resident_bytes(os.getpid()) if held is None else _bytes(held),
+        held=place.held() if held is None else _bytes(held),
         working=max(_WORKING_BYTES, int(_WORKING_SHARE * total)) if working is None else _bytes(working),
     )
     stored = stored_in(folder)
@@ -74,9 +80,10 @@ def load_offloaded(
     shards = Shards(stored.files)
     for slot in slots:
         same_under_all_names(slot, stored, shards)
-    weights = Weights(chosen, [DTYPES[one.dtype] for one in chosen], shards, plan, room)
+    weights = Weights(chosen, [DTYPES[one.dtype] for one in chosen], shards, plan, room, place)
     for key, slot in enumerate(slots):
         _place(slot, weights, key)
+    move_buffers(model, place.device)
     model.eval()
     model.__dict__["_offloaded_weights"] = weights
     model.__class__ = _class_for(type(model))  # type: ignore[assignment,arg-type]
@@ -134,11 +141,12 @@ class _Offloaded(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> _Offloaded:
         """``.to()`` and its like: nothing, if nothing would change; else refused before anything has changed."""
         for dtype in {tensor.dtype for tensor in (*self.parameters(), *self.buffers())}:
-            after = fn(torch.empty(0, dtype=dtype))
-            if after.dtype != dtype or after.device.type != "cpu":
+            before = torch.empty(0, dtype=dtype, device=weights_of(self).place.device)
+            after = fn(before)
+            if after.dtype != dtype or after.device != before.device:
                 raise OffloadError(
-                    f"an offloaded model stays on the CPU with the types of its files: it cannot go from {dtype} on "
-                    f"the CPU to {after.dtype} on {after.device.type}; save the weights so, and load that"
+                    f"an offloaded model stays where it is, with the types of its files: it cannot go from {dtype} on "
+                    f"{before.device} to {after.dtype} on {after.device}; save the weights so, and load that"
                 )
         return self
 

@@ -12,12 +12,13 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 from djinn_fx import threads
 from djinn_fx.runtime.offload.shards import new_memory
 
 #: Reads a weight into memory; returns where it begins there, or None if it was stopped.
-Reader = Callable[[int, memoryview, Callable[[], bool]], "int | None"]
+Reader = Callable[[int, Any, Callable[[], bool]], "int | None"]
 #: Seconds after which a waiting thread looks whether the interpreter ends.
 _LOOK_S = 0.5
 #: Threads that read: two reads under way at once are faster than one on most disks.
@@ -58,7 +59,7 @@ class _Entry:
 class _Shared:
     """What the ring and its threads share. These hold only this, so that a ring that nobody uses goes away."""
 
-    memory: memoryview
+    memory: Any
     sizes: Mapping[int, int]
     order: tuple[tuple[int, int], ...]
     read: Reader
@@ -114,6 +115,7 @@ class Ring:
 
     Args:
         size: bytes of the ring; at least the largest weight.
+        memory: that large, and sliced by bytes; None: this process's own is taken.
         sizes: by key, bytes that a weight takes, whole blocks.
         order: keys in the order of use.
         read: reads one weight.
@@ -123,10 +125,12 @@ class Ring:
         misses: how often a weight was asked for that was not the next one.
     """
 
-    def __init__(self, size: int, sizes: Mapping[int, int], order: Sequence[int], read: Reader) -> None:
-        self.memory = new_memory(size)
+    def __init__(
+        self, size: int, sizes: Mapping[int, int], order: Sequence[int], read: Reader, memory: Any = None
+    ) -> None:
+        self.memory = memoryview(new_memory(size)) if memory is None else memory
         self.misses = 0
-        self._shared = _Shared(memory=memoryview(self.memory)[:size], sizes=sizes, order=_with_uses(order), read=read)
+        self._shared = _Shared(memory=self.memory[:size], sizes=sizes, order=_with_uses(order), read=read)
         weakref.finalize(self, _stop, self._shared)
         self._start()
         threads.tell_of_fork(self)

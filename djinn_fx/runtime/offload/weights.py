@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,10 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from djinn_fx import threads
-from djinn_fx.pool.procfs import give_back, resident_bytes
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.runtime.offload.places import HostMemory, reader
 from djinn_fx.runtime.offload.plan import SMALL_BYTES, Residency, Room
-from djinn_fx.runtime.offload.ring import Reader, Ring
+from djinn_fx.runtime.offload.ring import Ring
 from djinn_fx.runtime.offload.shards import BLOCK, Shards, new_memory, span_of
 from djinn_fx.runtime.offload.stored import StoredTensor
 from djinn_fx.units import format_bytes
@@ -50,6 +49,7 @@ class Weights:
         shards: their files.
         plan: what stays and what passes through.
         room: the budget.
+        place: where they are used.
 
     Attributes:
         passes: the last calls of the model.
@@ -58,23 +58,29 @@ class Weights:
     """
 
     def __init__(
-        self, stored: Sequence[StoredTensor], dtypes: Sequence[torch.dtype], shards: Shards, plan: Residency, room: Room
+        self,
+        stored: Sequence[StoredTensor],
+        dtypes: Sequence[torch.dtype],
+        shards: Shards,
+        plan: Residency,
+        room: Room,
+        place: HostMemory,
     ) -> None:
         self.stored, self.dtypes, self.shards = tuple(stored), tuple(dtypes), shards
-        self.plan, self.room = plan, room
+        self.plan, self.room, self.place = plan, room, place
         self.sizes = {key: span_of(one.start, one.size)[1] for key, one in enumerate(self.stored)}
         self.passes: deque[Pass] = deque(maxlen=_PASSES)
         self.reasons: list[Reason] = []
         self._alone, self._loose = threads.new_rlock(), threads.new_rlock()
         self._depth, self._log = 0, list[int]()
         self._waited_s, self._peak = 0.0, 0
-        self._bound = resident_bytes(os.getpid()) + room.budget - room.held
+        self._bound = self.place.held() + room.budget - room.held
         self._pinned = {key: self._load(key) for key in plan.pinned}
         self.load_rate = shards.read_bytes / shards.read_s if shards.read_s else 0.0
         self.ring: Ring | None = None
         if plan.streamed:
-            self.ring = Ring(plan.ring_bytes, self.sizes, plan.streamed, _reader(self.shards, self.stored))
-            self._ring_bytes = torch.frombuffer(self.ring.memory, dtype=torch.uint8)
+            self._ring_memory, read = place.new(plan.ring_bytes), reader(place, shards, self.stored)
+            self.ring = Ring(plan.ring_bytes, self.sizes, plan.streamed, read, self._ring_memory)
 
     # -- lending -------------------------------------------------------------------------------------------------------
 
@@ -98,7 +104,10 @@ class Weights:
             with self.ring.lease(key) as place:
                 self._waited_s += time.perf_counter() - begun
                 if place is not None:
-                    yield self._view(key, self._ring_bytes, place)
+                    try:
+                        yield self._view(key, self._ring_memory, place)
+                    finally:
+                        self.place.let_go()
                     return
         with self._loose:  # one at a time, for it is beside what the plan counts
             yield self._load(key)
@@ -122,20 +131,19 @@ class Weights:
             begins = self.shards.read(one.file, one.start + row * each, each, memoryview(memory))
             assert begins is not None
             found[place].copy_(source[begins : begins + each])
-        return found.view(self.dtypes[key]).view(len(rows), *one.shape[1:])
+        return found.view(self.dtypes[key]).view(len(rows), *one.shape[1:]).to(self.place.device)
 
     def _load(self, key: int) -> torch.Tensor:
         """A weight in memory of its own."""
-        memory = new_memory(self.sizes[key])
-        one = self.stored[key]
-        begins = self.shards.read(one.file, one.start, one.size, memoryview(memory))
+        memory = self.place.new(self.sizes[key])
+        begins = self.place.read(self.shards, self.stored[key], memory)
         assert begins is not None
-        return self._view(key, torch.frombuffer(memory, dtype=torch.uint8), begins)
+        return self._view(key, memory, begins)
 
     def _view(self, key: int, memory: torch.Tensor, begins: int) -> torch.Tensor:
         one, dtype = self.stored[key], self.dtypes[key]
         if not one.size:
-            return torch.empty(one.shape, dtype=dtype)
+            return torch.empty(one.shape, dtype=dtype, device=self.place.device)
         raw = memory[begins : begins + one.size]
         if begins % dtype.itemsize:  # a file whose writer did not align its tensors
             raw = raw.clone()
@@ -155,7 +163,7 @@ class Weights:
                 yield
                 return
             self.shards.check()
-            self._log, self._peak, waited_s = [], resident_bytes(os.getpid()), self._waited_s
+            self._log, self._peak, waited_s = [], self.place.held(), self._waited_s
             before, begun = self.shards.read_bytes, time.perf_counter()
             self._depth = 1
             try:
@@ -169,7 +177,7 @@ class Weights:
                     read_bytes=self.shards.read_bytes - before,
                     seconds=time.perf_counter() - begun,
                     waited_s=self._waited_s - waited_s,
-                    peak_bytes=max(self._peak, resident_bytes(os.getpid())),
+                    peak_bytes=max(self._peak, self.place.held()),
                 )
             )
 
@@ -180,12 +188,12 @@ class Weights:
 
     def _make_room(self) -> None:
         """Let weights go that were to stay, where activations and caches have grown beyond what was kept for them."""
-        held = resident_bytes(os.getpid())
+        held = self.place.held()
         self._peak = max(self._peak, held)
         if held <= self._bound:
             return
-        give_back()
-        over = resident_bytes(os.getpid()) - self._bound
+        self.place.give_back()
+        over = self.place.held() - self._bound
         for key in sorted(self._pinned, key=lambda k: -self.sizes[k]):
             if over <= 0:
                 return
@@ -200,8 +208,3 @@ class Weights:
     def pinned_bytes(self) -> int:
         """What stays in memory now."""
         return sum(self.sizes[key] for key in list(self._pinned))
-
-
-def _reader(shards: Shards, stored: Sequence[StoredTensor]) -> Reader:
-    """How the ring's thread reads; it must not hold the weights, which end it."""
-    return lambda key, into, stopped: shards.read(stored[key].file, stored[key].start, stored[key].size, into, stopped)

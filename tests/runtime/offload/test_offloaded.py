@@ -281,7 +281,7 @@ def test_activations_beyond_what_was_kept_let_weights_go(
     plain: Stack, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = [100 << 20]  # what the process takes, by the system's count
-    monkeypatch.setattr("djinn_fx.runtime.offload.weights.resident_bytes", lambda pid: held[0])
+    monkeypatch.setattr("djinn_fx.runtime.offload.places.resident_bytes", lambda pid: held[0])
     with torch.device("meta"):
         model = Stack()
     djinn_fx.load_offloaded(model, folder, budget=(18 << 20) + 1000, working=1000, held=0)
