@@ -65,9 +65,12 @@ def measure(family: str) -> Found:
         module, inputs = called(model, known, call)
     (whole,) = built(module, inputs, {}, "eager")
     least, told = _least(module, inputs)
-    budget = (whole.plan.peak("cpu").nbytes + least) // 2
+    all_at_once = whole.plan.peak("cpu").nbytes
+    budget = (all_at_once + least) // 2
     if "In slices of the batch it cannot run: as few as" not in told:
         return {"model": f"{family}/{call}", "forbidden": told.split("it cannot run: ")[-1].split(". Give")[0]}
+    if least >= all_at_once:
+        return {"model": f"{family}/{call}", "forbidden": "slices and all results together take no less"}
     (parts,) = built(module, inputs, {}, "eager", options={"memory_budget": {"cpu": f"{budget}B"}})
     return {
         "model": f"{family}/{call}",

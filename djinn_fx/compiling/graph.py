@@ -175,11 +175,8 @@ class GraphCompiler:
         )
 
     def _builder(self, settings: Settings, bound: Sequence[str]) -> Builder:
-        key = (
-            settings.engine,
-            settings.memory_budget,
-            bound,
-        )  # a graph for which the budget has no room has other engines than the next one
+        # A graph for which the budget has no room has other engines than the next one.
+        key = (settings.engine, settings.memory_budget, bound)
         if key not in self._builders:
             self._builders[key] = Builder(settings, bound)
         return self._builders[key]
