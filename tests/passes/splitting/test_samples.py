@@ -19,8 +19,8 @@ from djinn_fx.runtime.slices import InSlices, Slices
 from tests import graphs
 
 COUNT, LONG, WIDE = 6, 5, 8
-#: Both sizes leave nothing over, or one slice that begins earlier.
-SIZES = (1, 2, 4)
+#: Some divide the batch, else the last slice begins earlier.
+SIZES = (1, 2, 3)
 
 
 def batch(function: Callable[..., Any], *args: Tensor, dims: Sequence[int] = (0, 1)) -> tuple[Any, Batch | str]:
