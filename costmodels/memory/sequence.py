@@ -60,14 +60,22 @@ def _storages(srg: SRG, number: dict[Node, int]) -> tuple[dict[str, list[Storage
     kept: set[int] = set()
     devices: dict[int, str] = {}
     for node, mine in storages.items():
-        users = [number[user] for user in node.users if user in number]
+        if not mine:
+            continue
+        runs = number.get(node)
+        touching = [number[user] for user in node.users if user in number]
+        if runs is not None:
+            touching.insert(0, runs)
+        stays = node in returned or (runs is None and is_held(srg, node))
         for storage, meta in zip(mine, srg.record(node).outputs, strict=True):
-            devices.setdefault(storage, meta.device)
-            nodes = touched.setdefault(storage, {})
-            nodes.update(dict.fromkeys((number[node], *users) if node in number else users))
-            if node not in number:
+            nodes = touched.get(storage)
+            if nodes is None:
+                touched[storage], devices[storage] = dict.fromkeys(touching), meta.device
+            else:
+                nodes.update(dict.fromkeys(touching))
+            if runs is None:
                 given.add(storage)
-            if node in returned or is_held(srg, node):
+            if stays:
                 kept.add(storage)
     found: dict[str, list[Storage]] = {}
     held: dict[str, int] = {}

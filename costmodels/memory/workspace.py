@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +70,37 @@ class Workspaces:
         record = self._sizes.srg.record(node)
         if not isinstance(target, OpOverload) or not record.outputs or record.outputs[0].device != "cpu":
             return 0
-        if target.namespace != "aten":
+        rule = _rule(target, bool(record.mutates))
+        if rule is None:
             return 0
-        name = target._schema.name.removeprefix("aten::")
-        name = name[:-1] if name.endswith("_") and record.mutates else name
-        kernel, formula = KERNELS.get(name), formulas().get(name)
-        pointwise = torch.Tag.pointwise in target.tags
-        if kernel is None and formula is None and not pointwise:
-            return 0
+        name, kernel, formula = rule
         call = Call(self._sizes, node, record, record.op)
         if kernel is not None:
             return kernel(call, self._threads)
+        if formula is None and _all_of_one_type(call):
+            return 0
         key = (name, _number(call), _look(call.outputs), _look(call.inputs))
         if key not in self._known:
             found = _cast(call, name) if formula is None else worked_out(formula, _Values(call, name, self._threads))
             self._known[key] = int(found)
         return self._known[key]
+
+
+@functools.lru_cache(maxsize=4096)
+def _rule(target: OpOverload, mutates: bool) -> tuple[str, Callable[[Call, int], int] | None, str | None] | None:
+    """An op's name, its kernel's rule, its formula; neither for a pointwise op, of which casts are counted. None: nothing."""
+    if target.namespace != "aten":
+        return None
+    name = target._schema.name.removeprefix("aten::")
+    name = name[:-1] if name.endswith("_") and mutates else name
+    kernel, formula = KERNELS.get(name), formulas().get(name)
+    return (name, kernel, formula) if kernel or formula is not None or torch.Tag.pointwise in target.tags else None
+
+
+def _all_of_one_type(call: Call) -> bool:
+    """Whether nothing has to be turned into the type of the result."""
+    dtype = call.outputs[0].dtype
+    return dtype != "bool" and all(meta.dtype == dtype for meta in call.inputs)
 
 
 def _look(metas: Iterable[TensorMeta]) -> tuple[object, ...]:
