@@ -88,7 +88,7 @@ class Workspaces:
 
 @functools.lru_cache(maxsize=4096)
 def _rule(target: OpOverload, mutates: bool) -> tuple[str, Callable[[Call, int], int] | None, str | None] | None:
-    """An op's name, its kernel's rule, its formula; neither for a pointwise op, of which casts are counted. None: nothing."""
+    """An op's name, its kernel's rule and its formula; of a pointwise op both are None, and casts are counted."""
     if target.namespace != "aten":
         return None
     name = target._schema.name.removeprefix("aten::")
