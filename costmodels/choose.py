@@ -82,7 +82,7 @@ class Pricing:
 def pricing(
     model: object = "auto",
     *,
-    device: str | None = None,
+    device: str | Device | None = None,
     kind: str = "cpu",
     topology: str | None = None,
     engines: tuple[str, ...] = (EAGER,),
@@ -95,7 +95,7 @@ def pricing(
 
     Args:
         model: the setting ``cost_model``: ``"auto"``, ``"datasheet"`` or a ``CostModel``.
-        device: the setting ``device``, a row of the catalogue; None: the one that is present.
+        device: the setting ``device``, the name of a row of the catalogue; a row; None: the one that is present.
         kind: type of the device that the graph's tensors are on, as torch names it.
         topology: the setting of that name; where it has one sort of device of the kind, that is priced for.
         engines: that regions may run on, the one that will serve them first.
@@ -107,7 +107,7 @@ def pricing(
     Raises:
         SettingsError: no such device or topology, or something in the topology's file is wrong.
     """
-    row, reasons = device_of(device, kind, topology_of(topology))
+    row, reasons = (device, []) if isinstance(device, Device) else device_of(device, kind, topology_of(topology))
     if not isinstance(model, str):
         assert isinstance(model, CostModel), "checked by the settings"
         told = (*reasons, _priced(f"the cost model {model.name!r}", row))

@@ -29,12 +29,14 @@ class PassContext:
         expected_calls: how often the compiled graph is expected to be called; weighs run time against compile time.
         pricing: by what ops and regions are priced; None: by datasheets.
         placing: devices that the graph may be spread over; None: it stays on ``device``.
+        foreseen: devices that are not here: what they would have is told, and nothing else changes.
     """
 
     device: str = "cpu"
     expected_calls: int = 1000
     pricing: Pricing | None = None
     placing: Placing | None = None
+    foreseen: Placing | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,7 @@ def plan_of(srg: SRG) -> Plan:
         transfers=srg.transfers,
         peak_bytes=srg.peak_bytes,
         memory=srg.memory,
+        placement=srg.placement,
         phase=srg.phase,
         **({"cost": sum(costs[1:], costs[0])} if costs else {}),
         times=_whole_times(srg.regions),

@@ -29,10 +29,14 @@ class Place:
         """Set the device of every record and region."""
         mixed, placing = devices_of(srg), context.placing
         told = placing.told if placing is not None else ()
-        if placing is not None and placing.devices and set(mixed) <= {"cpu"}:
-            from djinn_fx.passes.placing.spread import spread  # with its solvers, which few graphs need
+        if placing is not None or context.foreseen is not None:
+            from djinn_fx.passes.placing.spread import foresee, spread  # with its solvers, which few graphs need
 
-            return PassResult(modified=True, reasons=(*told, *spread(srg, placing, context)))
+            told += foresee(srg, context.foreseen) if context.foreseen is not None else ()
+            if placing is not None and placing.devices and (placing.elsewhere or set(mixed) <= {"cpu"}):
+                return PassResult(modified=True, reasons=(*told, *spread(srg, placing, context)))
+        if context.foreseen is None:
+            srg.placement = None  # one that was before devices were lost
         if len(mixed) > 1:
             for node in srg.nodes:
                 srg.update(node, device=_own_device(srg, node, context.device))

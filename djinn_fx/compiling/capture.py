@@ -40,7 +40,7 @@ def capture_graphs(
             frame = next(iter(reversed(reason.user_stack or [])), None)
             where = f" at {frame.filename}:{frame.lineno}" if frame is not None else ""
             breaks.append(f"{reason.reason.strip().splitlines()[0]}{where}")
-        handles.append(GraphHandle(gm, ()))
+        handles.append(GraphHandle(gm, (), example_inputs))
         check_pins(chosen)
         compiler = GraphCompiler(
             chosen,

@@ -91,3 +91,13 @@ def put_into_trace(srg: SRG, plan: Plan) -> None:
 
     put("djinn_srg", lambda: to_text(srg))
     put("djinn_plan", lambda: json.dumps(plan_to_json(plan), indent=1))
+
+
+def make_boxed_func_from(run: Any) -> Any:
+    """Mark a callable as taking its arguments in a list."""
+
+    def boxed(args: list[Any]) -> Any:
+        return run(args)
+
+    boxed._boxed_call = True  # type: ignore[attr-defined]
+    return boxed

@@ -18,12 +18,14 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch.fx import GraphModule
 
-from djinn_fx.compiling.captured import CapturedGraph, device_of, in_arena, put_into_trace
+from djinn_fx.compiling.captured import CapturedGraph, device_of, in_arena, make_boxed_func_from, put_into_trace
 from djinn_fx.compiling.choice import contenders, in_one_piece, outlook, passes_of, planned_whole
 from djinn_fx.compiling.deferred import DeferredGraph, deferrable
+from djinn_fx.compiling.devices.elsewhere import unexecuted
+from djinn_fx.compiling.devices.homes import HOMES
 from djinn_fx.compiling.devices.modules import check_pins
 from djinn_fx.compiling.devices.placer import Placer
-from djinn_fx.compiling.graph_inputs import input_kinds
+from djinn_fx.compiling.graph_inputs import input_kinds, place_of
 from djinn_fx.compiling.learning import learning
 from djinn_fx.compiling.memory.share import planned_memory, within_budget
 from djinn_fx.compiling.memory.slices import parted
@@ -40,7 +42,7 @@ from djinn_fx.engines.here import here_digest
 from djinn_fx.engines.registry import prewarm
 from djinn_fx.errors import SettingsError
 from djinn_fx.guard.quarantine import QUARANTINE
-from djinn_fx.passes.base import Pass, PassContext, run_passes
+from djinn_fx.passes.base import Pass, run_passes
 from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
 from djinn_fx.reasons import Reason
@@ -77,6 +79,7 @@ def forget() -> None:
     MEMORY.clear()
     QUARANTINE.clear()
     HANDLES.clear()
+    HOMES.clear()
     _HISTORY.clear()
 
 
@@ -95,7 +98,7 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
 
         return compile_ahead(gm, example_inputs, settings, functools.partial(GraphCompiler, passes=passes, kinds=kinds))
     weights = [one for one, kind in zip(example_inputs, kinds, strict=False) if kind is not Residency.INPUT]
-    handle = GraphHandle(gm, [one for one in weights if isinstance(one, torch.Tensor)])
+    handle = GraphHandle(gm, [one for one in weights if isinstance(one, torch.Tensor)], example_inputs)
     compiler = GraphCompiler(settings, passes, kinds, handle)
     # What does not fit into a budget must be told before anything runs.
     waits = settings.compile == "blocking" or settings.engine == EAGER or settings.memory_budget is not None
@@ -162,7 +165,7 @@ class GraphCompiler:
         self._passes = passes
         self._kinds = kinds
         self._residency: dict[str, Residency] = {}
-        self._placer = Placer(settings, handle, passes, note, saved=ahead is not None)
+        self._placer = Placer(settings, handle, passes, note, saved=ahead is not None, builds=builds)
         self._builders: dict[Any, Builder] = {}
         self._partition = partition_of(settings, passes, self._placeholder_kinds)
         self._ahead, self._note, self._builds = ahead, note, builds
@@ -234,7 +237,7 @@ class GraphCompiler:
         with compile_session():  # a backward graph comes on the first backward pass, in whichever thread that is
             if not self._builds:
                 self._note(self._outlook(kind, gm))
-                return make_boxed_func(gm.forward)
+                return make_boxed_func(gm.forward if self.settings.topology is None else unexecuted(gm))
             captured, run, kept = self.compile_aten(kind, gm)
         self._note(captured)
         if self._ahead is not None:
@@ -340,6 +343,7 @@ class GraphCompiler:
     def _outlook(self, kind: GraphKind, gm: GraphModule) -> CapturedGraph:
         """The plan, and which engines would rather have the graph whole; nothing is built."""
         planned = self.plan(kind, gm)
+        self._placer.note(planned.srg)
         names = contenders(self.settings, kind, device_of(planned.srg))
         plan = outlook(planned.srg, planned.plan, self.settings, names, planned.pricing)
         return replace(planned, plan=plan)
@@ -348,11 +352,9 @@ class GraphCompiler:
         """Lower one ATen graph and run the passes."""
         srg = lower(gm, kind, self._placeholder_kinds(kind, gm))
         device = device_of(srg)
-        calls = self.settings.expected_calls
         with self._placer.planning():
-            placing = self._placer.placing(kind, device)
             pricing = self._placer.priced(pricing_for(self.settings, device, self._passes), kind, device)
-            context = PassContext(device=device, expected_calls=calls, pricing=pricing, placing=placing)
+            context = self._placer.context(srg, pricing)
             passes = passes_of(kind, device, self._passes, self.settings)
             result = run_passes(srg, passes, context, check=self.settings.check_passes)
         plan = plan_of(srg)
@@ -372,20 +374,10 @@ class GraphCompiler:
             return {n.name: self._residency.get(n.name, Residency.ACTIVATION) for n in placeholders}
         found = {}
         for place, node in enumerate(placeholders):
-            index = getattr(node.meta.get("desc"), "idx", place)
+            index = place_of(node, place)
             found[node.name] = self._kinds[index] if index < len(self._kinds) else Residency.INPUT
         self._residency.update(found)
         return found
-
-
-def make_boxed_func_from(run: Any) -> Any:
-    """Mark a callable as taking its arguments in a list."""
-
-    def boxed(args: list[Any]) -> Any:
-        return run(args)
-
-    boxed._boxed_call = True  # type: ignore[attr-defined]
-    return boxed
 
 
 def compile_program(program: Any, mode: str | None, options: Mapping[str, Any] | None) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from djinn_fx.srg.record import Residency
 
@@ -21,6 +21,11 @@ def input_kinds(gm: GraphModule, example_inputs: Sequence[Any]) -> list[Residenc
         _kind(getattr(node, "_dynamo_source", None), value)
         for node, value in zip(placeholders, example_inputs, strict=False)
     ]
+
+
+def place_of(node: Node, place: int) -> int:
+    """Which input of Dynamo's graph a placeholder of AOTAutograd's forward graph is; by its own place if none says."""
+    return int(getattr(node.meta.get("desc"), "idx", place))
 
 
 def _kind(source: Any, value: Any) -> Residency:

@@ -148,9 +148,10 @@ class GraphHandle:
         gm: Dynamo's graph.
         weights: the parameters and buffers among its inputs. When their memory is gone, so is the model, and its builds
             are cancelled; the compiled code itself Dynamo may keep until it is reset.
+        inputs: all that it is called with, in order.
     """
 
-    def __init__(self, gm: GraphModule, weights: Sequence[torch.Tensor]) -> None:
+    def __init__(self, gm: GraphModule, weights: Sequence[torch.Tensor], inputs: Sequence[Any] = ()) -> None:
         self.backend_id = str(gm.meta.get("backend_id", ""))
         self.deferred: weakref.ref[DeferredGraph] | None = None
         self._regions: list[weakref.ref[LazyRegion]] = []
@@ -168,6 +169,9 @@ class GraphHandle:
         # Not the tensors: torch.utils.swap_tensors refuses those that somebody refers to weakly.
         storages = {id(one): one for weight in weights if (one := _storage_of(weight)) is not None}
         self._weights = [weakref.ref(storage, self._one_is_gone) for storage in storages.values()]
+        memories = [_storage_of(one) if isinstance(one, torch.Tensor) else None for one in inputs]
+        #: The memory of each input, None for what has none.
+        self.memories = [weakref.ref(one) if one is not None else None for one in memories]
 
     def _one_is_gone(self, _: Any) -> None:
         if all(ref() is None for ref in self._weights):

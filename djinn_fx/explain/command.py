@@ -29,6 +29,9 @@ def parser() -> argparse.ArgumentParser:
     add_json(made, "the report")
     made.add_argument("--build", action="store_true", help="also compile the regions and check against eager")
     made.add_argument("--training", action="store_true", help="training mode, with the backward graph")
+    made.add_argument(
+        "--topology", metavar="NAME", help="plan for these devices, which need not be here: a preset or a YAML file"
+    )
     made.add_argument("--mode", help="mode= of torch.compile")
     add_options(made)
     return made
@@ -43,7 +46,10 @@ def _run(arguments: argparse.Namespace) -> int:
     target = json_target(arguments.json)
     from djinn_fx.settings.table import Settings
 
-    settings = Settings.load(arguments.mode, read_options(arguments.option))
+    options = read_options(arguments.option)
+    if arguments.topology is not None:
+        options["topology"] = arguments.topology
+    settings = Settings.load(arguments.mode, options)
 
     from djinn_fx.explain.examine import examine
     from djinn_fx.explain.find_model import find_model

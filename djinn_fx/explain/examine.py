@@ -118,8 +118,9 @@ def _capture(found: FoundModel, settings: Settings, build: bool, dynamic: bool) 
                 again=copy_inputs(found.args, found.kwargs) if build else None,
             )
     except Exception as error:
-        with torch.no_grad():
-            _eager(found)  # if the model itself is wrong, its own error says it best
+        if not isinstance(getattr(error, "inner_exception", error), DjinnError):
+            with torch.no_grad():
+                _eager(found)  # if the model itself is wrong, its own error says it best
         raise ModelFileError(_capture_failed(found, error)) from error
 
 

@@ -17,7 +17,7 @@ from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.memory import MemoryPeak
-from djinn_fx.srg.plan import EngineTime, Plan, Region, Transfer
+from djinn_fx.srg.plan import EngineTime, Placement, Plan, Region, Transfer
 from djinn_fx.srg.record import Cost, Residency
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class GraphInfo:
     """One captured graph.
 
     Sizes in bytes. ``memory``: the peak of each device as the graph's own ops run, what runs then and the biggest
-    values. ``times``: what engines are expected to take for the whole graph, the fastest first.
+    values. ``placement``: which device has what, where there is a choice. ``times``: what engines
+    are expected to take for the whole graph, the fastest first.
     ``provenances``: how many ops' times come from where. ``unpriced`` maps ops without a cost to their number,
     ``unpriced_share`` is their share of all ops.
     """
@@ -146,6 +147,7 @@ class GraphInfo:
     transfers: tuple[Transfer, ...]
     passes: tuple[PassInfo, ...]
     reasons: tuple[ReasonGroup, ...]
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +207,7 @@ def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
         unpriced=unpriced,
         unpriced_share=sum(unpriced.values()) / max(1, len(records)),
         transfers=plan.transfers,
+        placement=plan.placement,
         passes=tuple(PassInfo(name=t.name, seconds=t.seconds, modified=t.modified) for t in captured.pass_timings),
         reasons=group_reasons(_all_reasons(captured)),
     )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from djinn_fx.explain.placement_text import placement_lines
 from djinn_fx.explain.report import (
     BuildInfo,
     Check,
@@ -106,6 +107,8 @@ def _graph(console: Console, graph: GraphInfo, title: str) -> None:
     for peak in graph.memory:
         _row(console, "peak", peak_text(peak))
     _transfers(console, graph)
+    for place, line in enumerate(placement_lines(graph.placement) if graph.placement is not None else ()):
+        _row(console, "" if place else "placement", line)
     _row(console, "cost", _cost(graph.cost))
     _pricing(console, graph)
     _passes(console, graph)

@@ -138,7 +138,11 @@ class DeviceSettings(BaseModel, frozen=True, extra="forbid", strict=True):
     @classmethod
     def _pins(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None, "a field's validator"
-        return read_pins(value, info.field_name, info.data["devices"] or ()) if "devices" in info.data else None
+        if "devices" not in info.data:
+            return None
+        # A topology's devices are known where it is read; with devices here, pins are about these.
+        elsewhere = info.data.get("topology") is not None and not info.data["devices"]
+        return read_pins(value, info.field_name, info.data["devices"] or (), elsewhere=elsewhere)
 
     @property
     def pins(self) -> tuple[Pin, ...]:
@@ -222,8 +226,10 @@ def read_links(value: Any, devices: Sequence[LocalDevice]) -> tuple[DeclaredLink
     return tuple(found.values())
 
 
-def read_pins(value: Any, written: str, devices: Sequence[LocalDevice]) -> tuple[Pin, ...] | None:
-    """The settings ``pin`` and ``device_map``.
+def read_pins(
+    value: Any, written: str, devices: Sequence[LocalDevice], *, elsewhere: bool = False
+) -> tuple[Pin, ...] | None:
+    """The settings ``pin`` and ``device_map``. ``elsewhere``: devices of a topology may be named, whichever it has.
 
     Raises:
         ValueError: an unknown device.
@@ -239,7 +245,10 @@ def read_pins(value: Any, written: str, devices: Sequence[LocalDevice]) -> tuple
     for module, device in _table(value).items():
         if type(device) is int and 0 <= device < len(known):
             device = known[device]
-        check_device(device, known)
+        if elsewhere and type(device) in (str, int):
+            device = str(device)
+        else:
+            check_device(device, known)
         found.append(Pin(module=str(module if module is not None else ""), device=device, written=written))
     return tuple(found)
 

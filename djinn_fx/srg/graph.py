@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from djinn_fx.errors import LoweringError
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.memory import MemoryPlan
-from djinn_fx.srg.plan import Region, Transfer
+from djinn_fx.srg.plan import Placement, Region, Transfer
 from djinn_fx.srg.record import GraphKind, OpRecord, Phase
 
 META_KEY = "srg"
@@ -36,6 +36,7 @@ class SRG:
         transfers: set by plan-transfers.
         peak_bytes: set by lifetimes, then by plan-memory.
         memory: set by plan-memory.
+        placement: set by place, where there is more than one device to choose from.
         reasons: decisions about the graph as a whole.
         uncut: regions and reasons as they were before the graph was spread over devices; None if it was not.
     """
@@ -50,6 +51,7 @@ class SRG:
         self.transfers: tuple[Transfer, ...] = ()
         self.peak_bytes = 0
         self.memory: MemoryPlan | None = None
+        self.placement: Placement | None = None
         self.reasons: tuple[Reason, ...] = ()
         self.uncut: tuple[tuple[Region, ...], tuple[Reason, ...]] | None = None
         self._by_name: dict[str, Node] = {node.name: node for node in gm.graph.nodes}

@@ -99,6 +99,82 @@ class Transfer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Share:
+    """One device's part.
+
+    Attributes:
+        device: its name.
+        row: what it is: a row of the catalogue, or some of this machine's processors.
+        parts: the modules of what runs there, layers by number, in order; labels of regions where none is known.
+        time_s: seconds of one call that it computes.
+        memory_bytes: weights and state that it reads, and the most that passes while it runs.
+        limit_bytes: what that may be; None: no limit.
+    """
+
+    device: str
+    row: str
+    parts: tuple[str, ...]
+    time_s: float
+    memory_bytes: int
+    limit_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """A value that passes between two devices in each call.
+
+    Attributes:
+        value: its name.
+        source: the device that makes it.
+        target: one that reads it.
+        nbytes: its size.
+        time_s: seconds with the links to itself.
+        route: what it passes through, both ends too.
+    """
+
+    value: str
+    source: str
+    target: str
+    nbytes: int
+    time_s: float
+    route: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Which device has what.
+
+    Attributes:
+        topology: the devices' name as a whole.
+        objective: ``"latency"`` or ``"throughput"``.
+        elsewhere: whether these devices are not here, so that nothing runs on them.
+        devices: how many there are to choose from.
+        shares: of those that have something to do, in the order in which they first do.
+        passages: what passes between them.
+        figure_s: seconds of one call, or for throughput of the slowest device or link.
+        bound_s: no placement of these parts is below it, by the same times.
+        runner_up: devices of the next best; empty if there was none.
+        runner_up_s: its figure.
+    """
+
+    topology: str
+    objective: str
+    elsewhere: bool
+    devices: int
+    shares: tuple[Share, ...]
+    passages: tuple[Passage, ...]
+    figure_s: float
+    bound_s: float
+    runner_up: tuple[str, ...] = ()
+    runner_up_s: float | None = None
+
+    @property
+    def gap(self) -> float:
+        """By how much the figure is above the bound, as a share of the bound."""
+        return max(0.0, self.figure_s / self.bound_s - 1) if self.bound_s > 0 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The decision for one graph.
 
@@ -108,6 +184,8 @@ class Plan:
         transfers: empty on a single device.
         peak_bytes: predicted peak of the memory in use, inputs and weights included; of the fullest device.
         memory: who lives when, as the graph's own ops run one by one; None without plan-memory.
+        placement: which device has what; None where there is one to choose from. With the setting ``topology`` it is
+            what would be there, and the regions are those that run here, unless nothing is built.
         phase: of the whole graph; None if its parts differ.
         cost: sum over the graph.
         times: what engines are expected to take for the whole graph, the fastest first; empty where none is known.
@@ -119,6 +197,7 @@ class Plan:
     transfers: tuple[Transfer, ...] = ()
     peak_bytes: int = 0
     memory: MemoryPlan | None = None
+    placement: Placement | None = None
     phase: Phase | None = None
     cost: Cost = field(default_factory=Cost)
     times: tuple[EngineTime, ...] = ()

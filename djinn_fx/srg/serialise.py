@@ -12,7 +12,7 @@ from typing import Any
 
 from djinn_fx.srg.plan import Plan
 
-PLAN_SCHEMA = "djinn_fx.plan/3"
+PLAN_SCHEMA = "djinn_fx.plan/4"
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:

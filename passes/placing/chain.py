@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,10 +77,10 @@ class Shares:
 Solver = Callable[[Row, Sequence[int]], Shares | None]
 
 
-def by_cuts(row: Row, devices: Sequence[int]) -> Shares | None:
+def by_cuts(row: Row, devices: Sequence[int], orders: Iterable[Sequence[int]] | None = None) -> Shares | None:
     """The best way to cut the row into one stretch for each of these devices, in whatever order of them; exact.
 
-    Every order is tried, where they differ.
+    Every order is tried, where they differ, or those that are given.
     """
     count = len(row.seconds)
     if not 0 < len(devices) <= count:
@@ -89,7 +89,7 @@ def by_cuts(row: Row, devices: Sequence[int]) -> Shares | None:
     loads = {device: _loads(row, device, memory) for device in devices}
     barred = {place for first, last in row.together for place in range(first + 1, last + 1)}
     best: Shares | None = None
-    for order in _orders(row, devices):
+    for order in _orders(row, devices) if orders is None else orders:
         found = _in_order(row, order, loads, barred)
         if found is not None and (best is None or found.figure_s < best.figure_s * (1 - 1e-9)):
             best = found
@@ -126,6 +126,19 @@ def figure_of(row: Row, devices: Sequence[int]) -> float:
         for source, target, run in zip(owners, owners[1:], runs[1:], strict=False)
     ]
     return float(max(*loads, *moves, 0.0) if row.throughput else sum(loads) + sum(moves))
+
+
+def shares_of(row: Row, devices: Sequence[int]) -> Shares:
+    """An answer of which nothing is asked: a device may have several stretches."""
+    seconds = [spent[device] for spent, device in zip(row.seconds, devices, strict=True)]
+    moves = [
+        row.moving_s(devices[unit - 1], devices[unit], row.crossing[unit])
+        for unit in range(1, len(devices))
+        if devices[unit - 1] != devices[unit]
+    ]
+    loads = [sum(s for s, other in zip(seconds, devices, strict=True) if other == device) for device in set(devices)]
+    figure_s = max([*loads, *moves], default=0.0) if row.throughput else sum(seconds) + sum(moves)
+    return Shares(devices=tuple(devices), figure_s=figure_s)
 
 
 def _memory(row: Row) -> Floats:

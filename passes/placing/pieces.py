@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from djinn_fx.passes.base import PassContext
 from djinn_fx.passes.find_regions import priced_regions, region_of
+from djinn_fx.passes.placing.request import Placing
 from djinn_fx.passes.placing.units import Unit
 from djinn_fx.srg.extract import boundary, size_ops, symbol_sources, unbound_symbols, with_sizes
 from djinn_fx.srg.graph import SRG
@@ -121,12 +122,14 @@ def _heaviest(placed: Sequence[Placed]) -> str:
     return max(spent, key=lambda device: spent[device])
 
 
-def settle(srg: SRG, placed: Sequence[Placed], *, whole: bool, context: PassContext) -> None:
+def settle(srg: SRG, placed: Sequence[Placed], placing: Placing, context: PassContext) -> None:
     """Set the graph's regions, and the device of every record and region."""
-    made = Pieces(srg).regions(views_with_readers(srg, placed), whole=whole)
+    made = Pieces(srg).regions(views_with_readers(srg, placed), whole=placing.whole)
     regions = tuple(replace(region, index=index) for index, region in enumerate(made))
     known = {region.nodes for region in srg.regions}
-    if context.pricing is not None and not all(region.nodes in known for region in regions):
+    if placing.elsewhere:
+        regions = _priced_there(srg, regions, placing)
+    elif context.pricing is not None and not all(region.nodes in known for region in regions):
         regions = priced_regions(srg, regions, context.pricing)
     srg.regions = regions
     sizes = size_ops(srg)
@@ -142,3 +145,13 @@ def settle(srg: SRG, placed: Sequence[Placed], *, whole: bool, context: PassCont
             srg.update(node, device=next((device for device in near if device is not None), first))
         elif srg.record(node).device is None:
             srg.update(node, device=first)
+
+
+def _priced_there(srg: SRG, regions: Sequence[Region], placing: Placing) -> tuple[Region, ...]:
+    """The regions as priced for the devices they are on; those on devices of one sort together."""
+    by_row = {placing.pricings[region.device].device.name: placing.pricings[region.device] for region in regions}
+    made: dict[int, Region] = {}
+    for row, pricing in by_row.items():
+        mine = [region for region in regions if placing.pricings[region.device].device.name == row]
+        made.update((region.index, region) for region in priced_regions(srg, mine, pricing))
+    return tuple(made[region.index] for region in regions)

@@ -5,9 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from djinn_fx.hardware.topology.topology import Topology
+from djinn_fx.costmodels.choose import Pricing
+from djinn_fx.hardware.topology.topology import Topology, Transfer
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.devices import LocalDevice, Pin
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignDevice:
+    """A device that is planned for and is not here.
+
+    Attributes:
+        name: in its topology.
+        memory_bytes: what its part of a model may take.
+        pricing: by what regions there are priced.
+    """
+
+    name: str
+    memory_bytes: int | None
+    pricing: Pricing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,17 +31,18 @@ class Placing:
     """Devices that a graph may be spread over, and how.
 
     Attributes:
-        devices: none where all are lost: the graph then stays on one device.
+        devices: all of them here, or none; none at all where all are lost: the graph then stays on one device.
         topology: what lies between them.
         pins: what the user wants where.
         objective: ``"latency"`` or ``"throughput"``, see the setting.
         whole: whether engines would have each device's part in one piece.
-        threads: processors that the graph's times are for.
+        threads: processors that the graph's times are for, where the devices are here.
         followed: of a backward graph: the device of each forward op, by its number in autograd's sequence.
         told: what is to be told of devices that are not among these any more.
+        settled: devices of weights and state that an earlier graph keeps there, by the names of the graph's inputs.
     """
 
-    devices: tuple[LocalDevice, ...]
+    devices: tuple[LocalDevice | ForeignDevice, ...]
     topology: Topology
     pins: tuple[Pin, ...] = ()
     objective: str = "latency"
@@ -33,12 +50,32 @@ class Placing:
     threads: int = 1
     followed: Mapping[int, str] = field(default_factory=dict)
     told: tuple[Reason, ...] = ()
+    settled: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the devices."""
         return tuple(device.name for device in self.devices)
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the devices are not here."""
+        return any(isinstance(device, ForeignDevice) for device in self.devices)
+
+    @property
+    def pricings(self) -> Mapping[str, Pricing]:
+        """By what regions are priced, by device; empty where the graph's own pricing holds."""
+        return {one.name: one.pricing for one in self.devices if isinstance(one, ForeignDevice)}
+
+    def strength(self, place: int) -> float:
+        """How much a device does in a second, beside the others."""
+        device = self.devices[place]
+        return len(device.cores) if isinstance(device, LocalDevice) else device.pricing.device.peak("float32")
+
+    def transfer(self, source: str, target: str, nbytes: int) -> Transfer:
+        """What passing a value from one device to another takes."""
+        return self.topology.transfer(source, target, nbytes)
+
     def moving_s(self, source: str, target: str, nbytes: int) -> float:
         """Seconds that values take from one device to another."""
-        return self.topology.transfer(source, target, nbytes).time_s if source != target else 0.0
+        return self.transfer(source, target, nbytes).time_s if source != target else 0.0

@@ -15,9 +15,17 @@ SECONDS = 0.3
 
 
 def shared_out(row: Row, devices: Sequence[int]) -> Shares | None:
-    """By cuts where every order of the devices can be tried, which is exact; else by the solver."""
-    few = len(devices) <= MOST_DEVICES or alike(row, devices)
-    return by_cuts(row, devices) if few else by_solver(row, devices)
+    """By cuts where every order of the devices can be tried, which is exact; else by the solver, or cuts in a few."""
+    if len(devices) <= MOST_DEVICES or alike(row, devices):
+        return by_cuts(row, devices)
+    speed = [sum(seconds[device] for seconds in row.seconds) for device in range(len(row.rooms))]
+    orders = (
+        tuple(sorted(devices)),
+        tuple(sorted(devices, key=lambda device: -row.rooms[device])),
+        tuple(sorted(devices, key=lambda device: speed[device])),
+    )
+    found = [by_solver(row, devices), by_cuts(row, devices, dict.fromkeys(orders))]
+    return min((one for one in found if one is not None), key=lambda one: one.figure_s, default=None)
 
 
 def by_solver(row: Row, devices: Sequence[int], seconds: float = SECONDS) -> Shares | None:

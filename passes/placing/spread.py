@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch.fx import Node
 
 from djinn_fx.errors import SettingsError
 from djinn_fx.passes.base import PassContext
-from djinn_fx.passes.placing.chain import Row, Shares, Solver, along, smallest_room
-from djinn_fx.passes.placing.pieces import settle
+from djinn_fx.passes.placing.chain import Row, Shares, Solver, along, shares_of, smallest_room
+from djinn_fx.passes.placing.pieces import Placed, settle
 from djinn_fx.passes.placing.request import Placing
 from djinn_fx.passes.placing.solved import shared_out
-from djinn_fx.passes.placing.units import row_of, units_of
-from djinn_fx.passes.placing.wanted import followed, pinned
+from djinn_fx.passes.placing.told import loads, memory_taken, placement_of
+from djinn_fx.passes.placing.units import Unit, row_of, units_of
+from djinn_fx.passes.placing.wanted import at_home, followed, pinned
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.record import GraphKind
@@ -44,7 +47,44 @@ def spread(srg: SRG, placing: Placing, context: PassContext, solver: Solver = sh
     _begin(srg)
     if srg.kind is GraphKind.BACKWARD and placing.followed:
         return _follow(srg, placing, context)
-    wanted = pinned(srg, placing)
+    placed, told = _decided(srg, placing, solver)
+    settle(srg, placed, placing, context)
+    return (told,)
+
+
+def foresee(srg: SRG, placing: Placing) -> tuple[Reason, ...]:
+    """What the devices of a topology that is not here would have of a graph that runs here as it is.
+
+    Raises:
+        SettingsError: as :func:`spread`.
+    """
+    _, told = _decided(srg, placing, shared_out)
+    there = f"{placing.topology.name}, which is not here: nothing runs there"
+    return (replace(told, detail=f"{told.detail} ({there})"),)
+
+
+def _decided(srg: SRG, placing: Placing, solver: Solver) -> tuple[list[Placed], Reason]:
+    """The graph's units with their devices, and why; sets the graph's placement."""
+    pins = pinned(srg, placing)
+    home = {node: device for node, device in at_home(srg, placing).items() if node not in pins}
+    why = f"{len(pins)} ops are pinned; " if pins else ""
+    try:
+        units, row, decision = _shared_out(srg, {**home, **pins}, placing, solver)
+        why += f"{len(home)} ops go where another graph keeps their weights and state; " if home else ""
+    except SettingsError:
+        if not home:
+            raise
+        units, row, decision = _shared_out(srg, pins, placing, solver)
+        why += "there is no room where another graph keeps the weights and state; "
+    srg.placement = placement_of(srg, units, row, decision.chosen, decision.runner_up, placing)
+    placed = [(unit, placing.names[device]) for unit, device in zip(units, decision.chosen.devices, strict=True)]
+    return placed, _told(decision, row, placing, why)
+
+
+def _shared_out(
+    srg: SRG, wanted: Mapping[Node, str], placing: Placing, solver: Solver
+) -> tuple[list[Unit], Row, Decision]:
+    """The units, the problem they make and its answer: finer units where balance or memory asks for them."""
     units = units_of(srg, wanted)
     row = row_of(srg, units, placing)
     decision = decide(row, placing, solver)
@@ -57,10 +97,7 @@ def spread(srg: SRG, placing: Placing, context: PassContext, solver: Solver = sh
         if decision is None or (found is not None and found.chosen.figure_s < decision.chosen.figure_s * WORTH):
             units, row, decision = finer, other, found
     assert decision is not None, "one of the two is there"
-    names = placing.names
-    placed = [(unit, names[device]) for unit, device in zip(units, decision.chosen.devices, strict=True)]
-    settle(srg, placed, whole=placing.whole, context=context)
-    return (_told(decision, row, placing, len(wanted)),)
+    return units, row, decision
 
 
 def _begin(srg: SRG) -> None:
@@ -80,7 +117,10 @@ def _follow(srg: SRG, placing: Placing, context: PassContext) -> tuple[Reason, .
     wanted = followed(srg, placing.followed, placing.names[0])
     units = units_of(srg, wanted)
     placed = [(unit, unit.fixed or placing.names[0]) for unit in units]
-    settle(srg, placed, whole=placing.whole, context=context)
+    row = row_of(srg, units, placing)
+    devices = tuple(placing.names.index(device) for _, device in placed)
+    srg.placement = placement_of(srg, units, row, shares_of(row, devices), None, placing)
+    settle(srg, placed, placing, context)
     detail = f"backward follows forward: {', '.join(sorted({device for _, device in placed}))}"
     return (Reason(kind=ReasonKind.PLACED, detail=detail),)
 
@@ -103,7 +143,7 @@ def decide(row: Row, placing: Placing, solver: Solver = shared_out) -> Decision 
 
 def _groups(placing: Placing) -> list[tuple[int, ...]]:
     """Sets of two or more devices that are tried together."""
-    places = sorted(range(len(placing.devices)), key=lambda place: (-len(placing.devices[place].cores), place))
+    places = sorted(range(len(placing.devices)), key=lambda place: (-placing.strength(place), place))
     if len(places) > _MANY:
         return [tuple(places[:count]) for count in range(2, len(places) + 1)]
     return [group for count in range(2, len(places) + 1) for group in itertools.combinations(places, count)]
@@ -113,14 +153,6 @@ def _best(found: Sequence[Shares | None]) -> Shares | None:
     return min((one for one in found if one is not None), key=lambda one: one.figure_s, default=None)
 
 
-def loads(row: Row, shares: Shares) -> dict[int, float]:
-    """Seconds of each device that has something to do."""
-    spent = dict.fromkeys(shares.used, 0.0)
-    for seconds, device in zip(row.seconds, shares.devices, strict=True):
-        spent[device] += seconds[device]
-    return spent
-
-
 def _uneven(row: Row, shares: Shares) -> bool:
     spent = loads(row, shares)
     return max(spent.values()) > UNEVEN * sum(spent.values()) / len(spent)
@@ -128,12 +160,7 @@ def _uneven(row: Row, shares: Shares) -> bool:
 
 def _fits(row: Row, shares: Shares) -> bool:
     """Whether what each device holds fits, wherever its units lie."""
-    for device in shares.used:
-        mine = {place for place, other in enumerate(shares.devices) if other == device}
-        held = sum(one.nbytes for one in row.held if mine & set(one.users))
-        if held + max(row.live[place] for place in mine) > row.rooms[device]:
-            return False
-    return True
+    return all(nbytes <= row.rooms[device] for device, nbytes in memory_taken(row, shares).items())
 
 
 def _too_large(row: Row, placing: Placing) -> str:
@@ -144,18 +171,18 @@ def _too_large(row: Row, placing: Placing) -> str:
         for one in placing.devices
     )
     pins = " as the pins have it" if any(one is not None for one in row.fixed) else ""
+    where = f"topology {placing.topology.name}" if placing.elsewhere else "devices"
     return (
-        f"devices: their memory cannot hold the graph{pins}: it takes {format_bytes(int(smallest_room(row, 1)))} on "
+        f"{where}: their memory cannot hold the graph{pins}: it takes {format_bytes(int(smallest_room(row, 1)))} on "
         f"one device, and {format_bytes(int(least))} on each of {count} is the least that would do; given are {given}"
     )
 
 
-def _told(decision: Decision, row: Row, placing: Placing, pinned_ops: int) -> Reason:
+def _told(decision: Decision, row: Row, placing: Placing, why: str) -> Reason:
     """What was decided, and what the next best would have cost."""
     names, aim = placing.names, "a call in a row" if row.throughput else "one call"
     chosen, other = decision.chosen, decision.runner_up
     parts = ", ".join(f"{names[one]} {format_seconds(spent)}" for one, spent in loads(row, chosen).items())
-    why = f"{pinned_ops} ops are pinned; " if pinned_ops else ""
     if len(chosen.used) > 1:
         detail = f"{why}spread over {len(chosen.used)} devices ({parts}): {format_seconds(chosen.figure_s)} for {aim}"
     else:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 
 from torch.fx import Node
 
+from djinn_fx.costmodels.graph_work import part_of, priced
 from djinn_fx.passes.cutting.partition import op_list
 from djinn_fx.passes.order import dependencies, in_turn
 from djinn_fx.passes.placing.chain import Held, Row
-from djinn_fx.passes.placing.request import Placing
+from djinn_fx.passes.placing.request import ForeignDevice, Placing
+from djinn_fx.settings.devices import LocalDevice
 from djinn_fx.srg.effects import storages_of
 from djinn_fx.srg.extract import size_ops
 from djinn_fx.srg.graph import SRG
@@ -136,9 +138,7 @@ def row_of(srg: SRG, units: Sequence[Unit], placing: Placing) -> Row:
         return placing.moving_s(names[source], names[target], nbytes)
 
     return Row(
-        seconds=tuple(
-            tuple(unit.seconds * placing.threads / len(device.cores) for device in placing.devices) for unit in units
-        ),
+        seconds=_times(srg, units, placing),
         held=tuple(_held(srg, unit_of)),
         live=tuple(_live(srg, units)),
         rooms=tuple(float("inf") if one.memory_bytes is None else one.memory_bytes for one in placing.devices),
@@ -148,6 +148,23 @@ def row_of(srg: SRG, units: Sequence[Unit], placing: Placing) -> Row:
         together=tuple(_together(srg, units, unit_of)),
         throughput=placing.objective == "throughput",
     )
+
+
+def _times(srg: SRG, units: Sequence[Unit], placing: Placing) -> tuple[tuple[float, ...], ...]:
+    """Seconds of each unit on each device: the graph's own times by processors, or its region's as priced for there."""
+    known: dict[tuple[object, str], float] = {}
+
+    def factor(region: Region, device: LocalDevice | ForeignDevice) -> float:
+        if isinstance(device, LocalDevice):
+            return placing.threads / len(device.cores)
+        key = (region.structural_hash or region.index, device.pricing.device.name)
+        if key not in known:
+            pricing = device.pricing
+            there = priced(region, part_of(srg, region.nodes), pricing, pricing.engines[:1]).cost.time_s
+            known[key] = there / region.cost.time_s if region.cost.time_s > 0 else 1.0
+        return known[key]
+
+    return tuple(tuple(unit.seconds * factor(unit.region, device) for device in placing.devices) for unit in units)
 
 
 def _passing(srg: SRG, units: Sequence[Unit], unit_of: Mapping[Node, int]) -> Iterator[tuple[int, int, int]]:

@@ -28,6 +28,22 @@ def pinned(srg: SRG, placing: Placing) -> dict[Node, str]:
     return {node: pin.device for node, pin in found.items() if pin is not None}
 
 
+def at_home(srg: SRG, placing: Placing) -> dict[Node, str]:
+    """The device of each op that reads what an earlier graph of the model keeps somewhere: its weights and its state.
+
+    One that reads from two devices may go anywhere.
+    """
+    found: dict[Node, set[str]] = {}
+    for node in srg.inputs:
+        device = placing.settled.get(node.name)
+        readers = list(node.users) if device in placing.names else []
+        for reader in readers:
+            found.setdefault(reader, set()).add(str(device))
+            if srg.record(reader).is_view:  # a weight's transpose is read as the weight
+                readers.extend(reader.users)
+    return {node: next(iter(devices)) for node, devices in found.items() if len(devices) == 1 and node.op != "output"}
+
+
 def placed_forward(srg: SRG) -> dict[int, str]:
     """The device of each op of a forward graph, by autograd's number for it: its backward ops have that too."""
     found: dict[int, str] = {}

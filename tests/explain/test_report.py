@@ -332,7 +332,9 @@ def test_json_form(report: Report) -> None:
         "transfers",
         "passes",
         "reasons",
+        "placement",
     ]
+    assert data["graphs"][0]["placement"] is None
     assert {"split", "phase", "placed"} <= {reason["kind"] for reason in data["graphs"][0]["reasons"]}
 
 

@@ -36,7 +36,7 @@ def test_text_brings_back_the_same_data() -> None:
 def test_every_field_is_written() -> None:
     made = plan()
     data = plan_to_json(made)
-    assert data.pop("schema") == "djinn_fx.plan/3"
+    assert data.pop("schema") == "djinn_fx.plan/4"
     assert list(data) == [field.name for field in dataclasses.fields(Plan)]
     assert data["order"] == list(made.order)
     assert len(data["regions"]) == len(made.regions) > 1

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 from djinn_fx.compiling.captured import CapturedGraph, device_of
 from djinn_fx.compiling.choice import contenders
+from djinn_fx.compiling.devices.elsewhere import placing_elsewhere
+from djinn_fx.compiling.devices.homes import HOMES
 from djinn_fx.compiling.learning import Learner, engines_of, sizes_differ
 from djinn_fx.compiling.readiness import GraphHandle
 from djinn_fx.compiling.session import compile_session
@@ -52,6 +54,7 @@ class Placer:
         passes: the pipeline.
         note: told of a graph that is planned anew.
         saved: whether what is made is to be saved: it then runs where it is loaded, on one device.
+        builds: whether anything is built; else, where a topology is set, the graphs are planned for that.
     """
 
     def __init__(
@@ -62,8 +65,11 @@ class Placer:
         note: Callable[[CapturedGraph], None],
         *,
         saved: bool,
+        builds: bool,
     ) -> None:
         self._settings, self._handle, self._passes, self._note = settings, handle, passes, note
+        self._elsewhere = placing_elsewhere(settings, passes) if settings.topology is not None and not saved else None
+        self._moves_there = self._elsewhere is not None and not builds
         self._named: tuple[LocalDevice, ...] = () if saved else settings.devices or ()
         self._lost: frozenset[str] = frozenset()
         self._followed: Mapping[int, str] = {}
@@ -77,7 +83,20 @@ class Placer:
         """While this lasts times are those of the device with most processors, of those that are there."""
         self._lost |= self._gone()
         most = max((len(one.cores) for one in self._devices), default=0)
-        return with_threads(most) if most else contextlib.nullcontext()
+        return with_threads(most) if most and not self._moves_there else contextlib.nullcontext()
+
+    def context(self, srg: SRG, pricing: Pricing) -> PassContext:
+        """What the passes may know besides a graph."""
+        device, placing = device_of(srg), self.placing(srg.kind, device_of(srg))
+        if placing is not None and self._handle is not None:
+            placing = replace(placing, settled=HOMES.of(srg, self._handle.memories, self._settings))
+        return PassContext(
+            device=device,
+            expected_calls=self._settings.expected_calls,
+            pricing=pricing,
+            placing=placing,
+            foreseen=None if self._moves_there or srg.kind is GraphKind.BACKWARD else self._elsewhere,
+        )
 
     def _gone(self) -> frozenset[str]:
         """The devices that are lost without anybody having noticed."""
@@ -90,6 +109,8 @@ class Placer:
             kind: of the graph.
             device: that its tensors are on.
         """
+        if self._elsewhere is not None and self._moves_there:
+            return replace(self._elsewhere, followed=self._followed)
         if not self._named or device != "cpu":
             return None
         there = {one.name for one in self._devices}
@@ -114,7 +135,13 @@ class Placer:
         return Reason(kind=ReasonKind.DEVICE_LOST, detail=detail)
 
     def priced(self, pricing: Pricing, kind: GraphKind, device: str) -> Pricing:
-        """The pricing, with engines that compete for regions first: they serve them, as none takes the graph whole."""
+        """The pricing, with engines that compete for regions first: they serve them, as none takes the graph whole.
+
+        That of the strongest device where the graph is planned for a topology.
+        """
+        if self._elsewhere is not None and self._moves_there:
+            strongest = max(range(len(self._elsewhere.devices)), key=self._elsewhere.strength)
+            return self._elsewhere.pricings[self._elsewhere.names[strongest]]
         names = contenders(self._settings, kind, device) if self._devices else ()
         return replace(pricing, engines=tuple(dict.fromkeys((*names, *pricing.engines)))) if names else pricing
 
@@ -158,8 +185,7 @@ class Placer:
 
         srg, plan = captured.srg, captured.plan
         built = self._regions(srg, plan, settings, names)
-        if srg.kind is GraphKind.FORWARD:
-            self._followed = placed_forward(srg)
+        self.note(srg)
         strays = None
         if self._handle is not None:
             self._handle.add((*built.callables, *built.standbys))
@@ -207,6 +233,13 @@ class Placer:
         plan = plan_of(srg)
         plan = replace(plan, reasons=(*plan.reasons, *beside))
         return replace(captured, plan=plan, pass_timings=tuple(timings))
+
+    def note(self, srg: SRG) -> None:
+        """Note where a graph is: of a forward graph the backward graph follows, and others over the same weights."""
+        if srg.kind is GraphKind.FORWARD:
+            self._followed = placed_forward(srg)
+        if srg.placement is not None and self._handle is not None and srg.kind is not GraphKind.BACKWARD:
+            HOMES.note(srg, self._handle.memories, self._settings)
 
     def _learning(
         self,

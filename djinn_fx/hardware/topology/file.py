@@ -28,6 +28,7 @@ from typing import Any
 from djinn_fx.errors import SettingsError, did_you_mean
 from djinn_fx.files.yaml_bounds import read_text
 from djinn_fx.hardware.catalogue import find_device
+from djinn_fx.hardware.device import Device
 from djinn_fx.hardware.topology.builder import TopologyBuilder
 from djinn_fx.hardware.topology.links import (
     LinkClass,
@@ -46,6 +47,7 @@ _SECTION = ("name", "preset", "count", "fabric", "classes", "aliases", "hosts", 
 _HOST = ("like", "cpu", "devices", "serialise")
 _LINK = ("between", "from", "to", "class", "lanes", "bandwidth", "latency", "back", "medium", "serialised", "measured")
 _LONGEST_CHAIN = 64
+_DEVICE = ("row", "memory")
 _CLASS = ("like", "kind", "bandwidth", "latency", "efficiency", "duplex", "serialised")
 
 
@@ -181,7 +183,7 @@ class _Reader:
 
     def _read_host(self, name: str, row: Mapping[str, Entry], entry: Entry) -> None:
         cpu = row.get("cpu")
-        device = _placed(cpu, lambda: find_device(cpu.text("cpu"))) if cpu is not None else None
+        device = _device(cpu) if cpu is not None else None
         cost = row.get("serialise")
         made = None
         if cost is not None:
@@ -192,7 +194,7 @@ class _Reader:
         self._place(entry, lambda: self._build.host(name, device, made))
         devices = row["devices"].mapping("devices") if "devices" in row else {}
         for short, wanted in devices.items():
-            found = _placed(wanted, lambda given=wanted: find_device(given.text("device")))
+            found = _device(wanted)
             self._place(wanted, lambda one=short, row=found: self._build.device(f"{name}/{one}", row, name))
 
     def _read_switches(self) -> None:
@@ -309,6 +311,15 @@ class _Reader:
                 f"no way from {source!r} to {target!r}: a link is missing; {target!r} receives on "
                 f"{len(topology.links_to(target))} links, {source!r} sends on {len(topology.links_from(source))}"
             )
+
+
+def _device(entry: Entry) -> Device:
+    """A device by the name of its row, or by a row and the memory that a model may take there."""
+    row = entry.mapping("device", _DEVICE) if isinstance(entry.value, Mapping) else {"row": entry}
+    if "row" not in row:
+        raise entry.error("device: say its 'row'")
+    found: Device = _placed(row["row"], lambda: find_device(row["row"].text("device")))
+    return replace(found, memory_bytes=row["memory"].size("memory")) if "memory" in row else found
 
 
 def _chain(name: str, links: Mapping[str, Entry | None], entry: Entry) -> list[str]:

@@ -1,0 +1,81 @@
+"""explain --topology: the placement in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from djinn_fx.explain.command import main
+from djinn_fx.explain.placement_text import spans
+
+REPEATED = str(Path(__file__).parent / "models" / "repeated.py")
+SMALL = """
+topology:
+  name: lab
+  hosts:
+    alpha: {devices: {gpu0: {row: l4, memory: 1.2MB}, gpu1: {row: l4, memory: 1.2MB}}}
+  links:
+    - {between: [alpha/gpu0, alpha], class: pcie4-x16}
+    - {between: [alpha/gpu1, alpha], class: pcie4-x16}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DJINN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+
+
+def test_one_device_is_enough_and_the_report_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([REPEATED, "--topology", "dgx-h100"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "over dgx-h100 (8 devices, not here), for one call" in text
+    assert "one device is enough: gpu0" in text
+    assert "gpu0 (h100-sxm):" in text
+    assert "of 80.0 GB" in text
+    assert "next best: gpu0, gpu1" in text
+
+
+def test_parts_memory_links_and_bound_are_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(SMALL)
+    cut = ["--option", "regions=auto:1", "--option", "expected_calls=1"]
+    assert main([REPEATED, "--topology", str(file), *cut]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "alpha/gpu0 (l4): layers.0" in text
+    assert "of 1.2 MB" in text
+    assert "alpha/gpu0 → alpha → alpha/gpu1" in text
+    assert "no placement is below" in text
+    assert "one device is enough" not in text
+
+
+def test_json_has_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([REPEATED, "--topology", "four-l4", "--json", "-"]) == 0
+    (graph,) = json.loads(capsys.readouterr().out)["graphs"]
+    placement = graph["placement"]
+    assert placement["topology"] == "four-l4"
+    assert [share["device"] for share in placement["shares"]] == ["gpu0"]
+    assert 0 < placement["bound_s"] <= placement["figure_s"]
+    assert graph["transfers"] == placement["passages"] == []
+
+
+def test_an_unknown_name_is_one_line_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([REPEATED, "--topology", "dgx-h10"]) == 2
+    told = capsys.readouterr().err.strip()
+    assert "no preset 'dgx-h10'" in told
+    assert "dgx-h100" in told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (["prologue", "layers.0", "layers.1", "layers.2", "head"], "prologue, layers.0-2, head"),
+        (["layers.0", "layers.2", "layers.3"], "layers.0, layers.2-3"),
+        (["a.1", "b.2"], "a.1, b.2"),
+        ([], ""),
+    ],
+)
+def test_labels_that_count_on_are_one_range(labels: list[str], text: str) -> None:
+    assert spans(labels) == text
