@@ -32,12 +32,21 @@ class Standing:
         arguments: of the class, JSON values.
         caches: as for :func:`bench.harness.children.call_child`.
         prefix: of the command, such as what puts it into a control group.
+        name: of what it says on stderr, where several share their caches.
     """
 
-    def __init__(self, made: str, arguments: Mapping[str, Any], caches: Caches, *, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        made: str,
+        arguments: Mapping[str, Any],
+        caches: Caches,
+        *,
+        prefix: Sequence[str] = (),
+        name: str = "stderr",
+    ) -> None:
         work = caches.home / "work"
         work.mkdir(parents=True, exist_ok=True)
-        self._said = caches.home / "stderr.txt"
+        self._said = caches.home / f"{name}.txt"
         command = [*prefix, sys.executable, "-m", "bench.harness.standing", made, json.dumps(dict(arguments))]
         with self._said.open("w") as said:
             self._process = subprocess.Popen(

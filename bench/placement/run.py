@@ -3,7 +3,8 @@
 Each side is a process of its own. In a round a batch of micro-batches goes through the pipeline, through one core, and
 the two halves run in two processes at the same time: what no pipeline can be faster than on this machine, since both
 cores share caches and memory in it too. Halves are the pipeline's own regions on inputs that were kept. The makespan is
-foretold from what each half takes by itself, and by the plan.
+foretold from what each half takes by itself, and by the plan: a process that ran the model before has measured the
+regions, and left their times in the cache that all sides share. With ``--link`` values pass over a declared link.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 import djinn_fx
-from bench.harness.harness import Caches, Report, fresh_caches, parse, parser, ratio, successive, table
+from bench.harness.harness import Report, fresh_caches, parse, parser, ratio, successive, table
 from bench.harness.models import MODELS, build
 from bench.harness.standing import Standing
 from djinn_fx.runtime.devices.executor import Runnable, Spread
@@ -33,6 +34,7 @@ from djinn_fx.runtime.sampled import Sampled
 
 #: Two devices of one core each.
 DEVICES = {"cpu:0": {"cores": [0]}, "cpu:1": {"cores": [1]}}
+_MODEL = "bench.placement.run:Model"
 SIDES = ("pipeline", "one core", "first half", "second half")
 #: Micro-batches of a round.
 BATCHES = 64
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser(__doc__ or "", runs=2)
     made.add_argument("--models", nargs="+", default=["vit"], choices=MODELS)
     made.add_argument("--engine", default="auto", help="as the setting of that name")
+    made.add_argument("--link", help="bandwidth between the devices, such as 10MB/s; none: values are handed over")
     arguments = parse(made, argv)
     report = Report("placement-run", arguments)
     for name in arguments.models:
@@ -60,40 +63,71 @@ class Model:
         quick: its small form.
         engine: the setting.
         devices: their names.
+        link: bandwidth between them; None: values are handed over.
+        memory_bytes: what each may hold; None: without limit.
+        pin: as the setting.
+        calls: before anything is measured; as many as end trials between engines.
     """
 
-    def __init__(self, name: str, quick: bool, engine: str, devices: Sequence[str]) -> None:
-        model, first, _ = build(name, quick)
-        self._inputs = first
+    def __init__(
+        self,
+        name: str,
+        quick: bool,
+        engine: str,
+        devices: Sequence[str],
+        link: str | None = None,
+        memory_bytes: int | None = None,
+        pin: Mapping[str, str] | None = None,
+        calls: int = 40,
+    ) -> None:
+        self.model, self.inputs, _ = build(name, quick)
         torch.set_num_threads(1)
         options = {
-            "devices": {one: DEVICES[one] for one in devices},
+            "devices": {one: {**DEVICES[one], **_memory(memory_bytes)} for one in devices},
+            "pin": pin,
             "objective": "throughput",
             "engine": engine,
             "verify": "off",
         }
-        self._run = torch.compile(model, backend="djinn", options=options)
+        if link is not None and len(devices) > 1:
+            options["links"] = {"-".join(devices): {"bandwidth": link, "latency": "100us"}}
+        self._run = torch.compile(self.model, backend="djinn", options=options)
         with torch.no_grad():
-            for _ in range(40):  # trials between engines are over
-                self._run(**first)
+            for _ in range(calls):
+                self._run(**self.inputs)
         self._kept: dict[int, list[list[Any]]] = {}
 
     def batches(self, count: int) -> float:
         """Seconds for so many batches."""
         with torch.no_grad():
             begun = time.perf_counter()
-            for _ in djinn_fx.pipeline(self._run, [self._inputs] * count):
+            for _ in djinn_fx.pipeline(self._run, [self.inputs] * count):
                 pass
             return time.perf_counter() - begun
 
     def planned(self) -> dict[str, Any]:
-        """What the plan says: seconds of each device for one batch, transfers, and what serves."""
-        graph = djinn_fx.compilations()[-1]
+        """What the plan says: seconds of each device and of what passes for one batch, and what serves."""
+        plan = djinn_fx.compilations()[-1].plan
         seconds: dict[str, float] = {}
-        for region in graph.plan.regions:
+        for region in plan.regions:
             seconds[region.device] = seconds.get(region.device, 0.0) + region.cost.time_s
-        statuses = djinn_fx.status(self._run)
-        return {"seconds": seconds, "transfers": len(graph.plan.transfers), "status": str(statuses)[:400]}
+        return {
+            "seconds": seconds,
+            "times": sorted({region.cost.provenance for region in plan.regions}),
+            "moves": sum(one.time_s for one in plan.placement.passages) if plan.placement is not None else 0.0,
+            "transfers": len(plan.transfers),
+            "status": str(djinn_fx.status(self._run))[:400],
+        }
+
+    def calls(self, count: int) -> list[float]:
+        """Seconds of so many calls, one after the other."""
+        found = []
+        with torch.no_grad():
+            for _ in range(count):
+                begun = time.perf_counter()
+                self._run(**self.inputs)
+                found.append(time.perf_counter() - begun)
+        return found
 
     def keep(self) -> int:
         """Keep what each half's regions are given. How many stretches there are."""
@@ -102,7 +136,7 @@ class Model:
         spread.stretches = tuple(self._keeping(place, one) for place, one in enumerate(whole))
         with torch.no_grad():
             while not all(self._kept.values()):
-                self._run(**self._inputs)
+                self._run(**self.inputs)
         spread.stretches = whole
         return len(whole)
 
@@ -134,6 +168,8 @@ class Model:
         return next(one for one in gc.get_objects() if type(one) is Spread)
 
     def _keeping(self, place: int, one: Runnable) -> Runnable:
+        if not one.steps:  # what passes over a link
+            return one
         kept = self._kept[place] = []
 
         def keeping(run: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
@@ -146,14 +182,20 @@ class Model:
         return replace(one, steps=tuple((keeping(step[0]), *step[1:]) for step in one.steps))
 
 
+def _memory(nbytes: int | None) -> dict[str, str]:
+    return {"memory": f"{nbytes}B"} if nbytes is not None else {}
+
+
 def _model(report: Report, name: str, arguments: argparse.Namespace) -> None:
     count = 16 if arguments.quick else BATCHES
-    given = {"name": name, "quick": arguments.quick, "engine": arguments.engine}
+    given = {"name": name, "quick": arguments.quick, "engine": arguments.engine, "link": arguments.link}
     with fresh_caches() as caches:
+        with Standing(_MODEL, {**given, "devices": list(DEVICES)}, caches, name="before") as before:
+            report.fact(f"{name}, plan before its regions were measured", before.ask("planned"))
         sides = {}
         for side in SIDES:
             devices = ["cpu:0"] if side == "one core" else list(DEVICES)
-            sides[side] = Standing("bench.placement.run:Model", {**given, "devices": devices}, _beside(caches, side))
+            sides[side] = Standing(_MODEL, {**given, "devices": devices}, caches, name=side)
         try:
             _rounds(report, name, sides, count, arguments.runs)
         finally:
@@ -161,16 +203,8 @@ def _model(report: Report, name: str, arguments: argparse.Namespace) -> None:
                 side.stop()
 
 
-def _beside(caches: Caches, name: str) -> Caches:
-    """The same compiled code, another home."""
-    home = caches.home / name
-    home.mkdir(parents=True)
-    return replace(caches, home=home)
-
-
 def _rounds(report: Report, name: str, sides: dict[str, Standing], count: int, rounds: int) -> None:
-    sides["pipeline"].ask("planned")  # it measures its regions, and keeps their times
-    planned = sides["second half"].ask("planned")  # by which this process planned
+    planned = sides["pipeline"].ask("planned")
     report.fact(f"{name}, plan", planned)
     if len(planned["seconds"]) < 2:
         print(f"{name}: the plan has one device: {planned}")
@@ -178,10 +212,11 @@ def _rounds(report: Report, name: str, sides: dict[str, Standing], count: int, r
     for side in ("first half", "second half"):
         sides[side].ask("keep")
     sides["one core"].ask("planned")
-    found: dict[str, list[float]] = {key: [] for key in ("pipeline", "one core", "halves", "first", "second")}
+    found: dict[str, list[float]] = {key: [] for key in ("pipeline", "one core", "halves", "first", "second", "call")}
     with ThreadPoolExecutor(2) as asking:
         for _ in range(rounds):
             found["pipeline"].append(sides["pipeline"].ask("batches", count=count))
+            found["call"].append(statistics.median(sides["pipeline"].ask("calls", count=8)))
             found["one core"].append(sides["one core"].ask("batches", count=count))
             both = [
                 asking.submit(sides[side].ask, "half", device=device, count=count)
@@ -207,8 +242,11 @@ def _told(report: Report, name: str, found: dict[str, list[float]], planned: dic
     slow, fast = max(medians["first"], medians["second"]), min(medians["first"], medians["second"])
     foretold = slow + fast / count
     error = abs(foretold / medians["pipeline"] - 1)
-    by_plan = max(planned["seconds"].values()) * count
-    rows = [[key, f"{seconds:.2f}", f"{count / seconds:.2f}"] for key, seconds in medians.items()]
+    loads, moves = list(planned["seconds"].values()), planned["moves"]
+    one_s = sum(loads) + moves
+    slowest_s = max(*loads, moves)
+    by_plan = slowest_s * count + one_s - slowest_s
+    rows = [[key, f"{seconds:.2f}", f"{count / seconds:.2f}"] for key, seconds in medians.items() if key != "call"]
     print("\n" + table([f"{name}, {count} batches", "s", "batches/s"], rows))
     uneven = slow / (slow + fast) * 2 - 1
     print(f"the cut is uneven by {uneven:.1%}; makespan {foretold:.2f} s by the halves, {by_plan:.2f} s by the plan")
@@ -218,6 +256,7 @@ def _told(report: Report, name: str, found: dict[str, list[float]], planned: dic
     report.bar(f"{name}, throughput of two processes", share.median, SHARE, ">=")
     report.bar(f"{name}, makespan foretold by the halves", error, ERROR)
     report.bar(f"{name}, makespan foretold by the plan", abs(by_plan / medians["pipeline"] - 1), ERROR)
+    report.bar(f"{name}, one call foretold by the plan", abs(one_s / medians["call"] - 1), ERROR)
 
 
 if __name__ == "__main__":
