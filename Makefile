@@ -108,6 +108,9 @@ bench: $(READY)
 	$(BIN)/python bench/placement/latency.py --json bench/results/planning.json
 	$(BIN)/python bench/placement/boundary.py --json bench/results/boundary.json
 	$(BIN)/python bench/placement/run.py --json bench/results/pipeline.json
+	$(BIN)/python bench/placement/run.py --link 200MB/s --json bench/results/pipeline_link.json
+	$(BIN)/python bench/placement/regret.py --json bench/results/cuts.json
+	$(BIN)/python bench/placement/beside_accelerate.py --json bench/results/accelerate.json
 	$(BIN)/python bench/memory/peak.py --json bench/results/memory_peak.json
 	$(BIN)/python bench/memory/arena.py --json bench/results/arena.json
 	$(BIN)/python bench/memory/order.py --json bench/results/memory_order.json
