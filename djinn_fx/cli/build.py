@@ -31,8 +31,8 @@ from djinn_fx.engines.keys import EngineKey, Guards
 from djinn_fx.engines.rounding import may_round
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
 from djinn_fx.errors import DjinnError, ModelFileError, SettingsError, StoreError
-from djinn_fx.explain.find_model import FoundModel, find_model
-from djinn_fx.explain.user_file import beside, first_line
+from djinn_fx.explain.finding.file import beside, first_line
+from djinn_fx.explain.finding.model import FoundModel, find_model
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.passes.pipeline import plan_of
 from djinn_fx.pool.jobs import BuildDone, BuildJob, BuildOutcome

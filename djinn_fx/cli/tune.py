@@ -30,8 +30,8 @@ from djinn_fx.compiling.readiness import ModelStatus, status, wait_until_ready
 from djinn_fx.dispatch.entrant import DispatchStatus, EntrantStatus
 from djinn_fx.errors import DjinnError, ModelFileError
 from djinn_fx.explain.check import copy_inputs
-from djinn_fx.explain.find_model import FoundModel, find_model
-from djinn_fx.explain.user_file import beside, first_line
+from djinn_fx.explain.finding.file import beside, first_line
+from djinn_fx.explain.finding.model import FoundModel, find_model
 from djinn_fx.settings.table import Settings
 from djinn_fx.units import format_bytes, format_seconds
 

@@ -52,7 +52,7 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = Settings.load(arguments.mode, options)
 
     from djinn_fx.explain.examine import examine
-    from djinn_fx.explain.find_model import find_model
+    from djinn_fx.explain.finding.model import find_model
     from djinn_fx.explain.text import print_report
 
     found = find_model(arguments.model)

@@ -20,9 +20,9 @@ from torch import nn
 from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.errors import DjinnError, ModelFileError
 from djinn_fx.explain.check import compare, copy_inputs, is_random, results, run_eager
-from djinn_fx.explain.find_model import FoundModel
+from djinn_fx.explain.finding.file import beside, first_line
+from djinn_fx.explain.finding.model import FoundModel
 from djinn_fx.explain.report import SCHEMA, Check, ModelInfo, Report, graph_info
-from djinn_fx.explain.user_file import beside, first_line
 from djinn_fx.settings.engines import EAGER, INDUCTOR
 from djinn_fx.settings.table import Settings
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from djinn_fx.errors import ModelFileError
-from djinn_fx.explain.find_model import FoundModel, find_model
+from djinn_fx.explain.finding.model import FoundModel, find_model
 
 MODELS = Path(__file__).parent / "models"
 

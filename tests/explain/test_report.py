@@ -13,7 +13,7 @@ import torch
 
 from djinn_fx.explain.check import buffers_kept, compare, is_random, run_eager
 from djinn_fx.explain.examine import examine, make_report
-from djinn_fx.explain.find_model import find_model
+from djinn_fx.explain.finding.model import find_model
 from djinn_fx.explain.report import (
     SCHEMA,
     BuildInfo,

@@ -13,9 +13,16 @@ import torch
 from torch import nn
 
 from djinn_fx.errors import ModelFileError, did_you_mean
-from djinn_fx.explain.user_file import UserFile, beside, load_user_file, split_spec
-from djinn_fx.explain.user_inputs import Inputs, call_user, find_inputs, given_inputs, required_parameters, signature_of
-from djinn_fx.explain.user_models import Target, is_factory, is_model_class, resolve, unwrap
+from djinn_fx.explain.finding.file import UserFile, beside, load_user_file, split_spec
+from djinn_fx.explain.finding.inputs import (
+    Inputs,
+    call_user,
+    find_inputs,
+    given_inputs,
+    required_parameters,
+    signature_of,
+)
+from djinn_fx.explain.finding.targets import Target, is_factory, is_model_class, resolve, unwrap
 
 _FACTORY_NAMES = ("build_model", "create_model", "make_model", "get_module", "get_model_and_inputs")
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from djinn_fx.errors import ModelFileError
-from djinn_fx.explain.user_file import UserFile
-from djinn_fx.explain.user_inputs import call_user, read_call, required_parameters, signature_of
+from djinn_fx.explain.finding.file import UserFile
+from djinn_fx.explain.finding.inputs import call_user, read_call, required_parameters, signature_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from djinn_fx.errors import ModelFileError
-from djinn_fx.explain.user_file import UserFile, user_code
+from djinn_fx.explain.finding.file import UserFile, user_code
 
 #: Names in the file that hold, or return, example inputs; the first that is there is used.
 FILE_NAMES = (
