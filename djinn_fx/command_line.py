@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from djinn_fx.errors import DjinnError, ModelFileError, SettingsError
+from djinn_fx.errors import DjinnError, SettingsError
 
 #: Exit codes; each command gives the second its own meaning.
 OK, FOUND_WRONG, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -31,7 +31,7 @@ def carry_out(
         if os.environ.get("DJINN_DEBUG") == "1":
             traceback.print_exc()
         print(f"{error}: {problem}", file=sys.stderr)
-        return BAD_INPUT
+        return problem.exit_code
     except BrokenPipeError:  # whoever read stdout has gone, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
@@ -92,7 +92,7 @@ class JsonTarget:
         """Write the report, if it is asked for.
 
         Raises:
-            ModelFileError: it cannot be written there.
+            SettingsError: it cannot be written there.
         """
         if self.quiet:
             print(text)
@@ -101,20 +101,20 @@ class JsonTarget:
         try:
             self.path.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
-            raise ModelFileError(f"--json {self.path}: cannot be written: {error.strerror}") from error
+            raise SettingsError(f"--json {self.path}: cannot be written: {error.strerror}") from error
 
 
 def json_target(name: str | None) -> JsonTarget:
     """What follows ``--json``, checked before any work is done.
 
     Raises:
-        ModelFileError: it cannot be written there.
+        SettingsError: it cannot be written there.
     """
     if name is None or name == "-":
         return JsonTarget(None, quiet=name == "-")
     target = Path(name)
     if target.is_dir():
-        raise ModelFileError(f"--json {name}: is a directory; name a file")
+        raise SettingsError(f"--json {name}: is a directory; name a file")
     if not target.absolute().parent.is_dir():
-        raise ModelFileError(f"--json {name}: there is no directory {target.absolute().parent}")
+        raise SettingsError(f"--json {name}: there is no directory {target.absolute().parent}")
     return JsonTarget(target, quiet=False)

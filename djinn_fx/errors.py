@@ -11,11 +11,19 @@ from collections.abc import Iterable
 
 
 class DjinnError(Exception):
-    """Base of all errors of djinn-fx."""
+    """Base of all errors of djinn-fx.
+
+    Attributes:
+        exit_code: what a command that meets it ends with.
+    """
+
+    exit_code = 1
 
 
 class SettingsError(DjinnError):
     """An option, environment variable or configuration file holds something djinn-fx does not accept."""
+
+    exit_code = 2
 
 
 class LoweringError(DjinnError):
@@ -47,7 +55,21 @@ class StoreError(DjinnError):
 
 
 class ModelFileError(DjinnError):
-    """A model file given to a command cannot be loaded, or what is in it is ambiguous."""
+    """A model file given to a command holds no model, or what is in it is ambiguous, damaged or does not fit."""
+
+    exit_code = 3
+
+
+class ModelFailedError(ModelFileError):
+    """The code of a model file raises, or the model cannot be captured."""
+
+    exit_code = 4
+
+
+class InfeasibleError(SettingsError):
+    """A budget or a device is too small for what is asked; the message names what binds and what would do."""
+
+    exit_code = 5
 
 
 class OffloadError(DjinnError):

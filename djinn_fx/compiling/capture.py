@@ -54,12 +54,17 @@ def capture_graphs(
         return compiler.through_aot(gm, example_inputs)
 
     torch._dynamo.reset()
+    output, live, failed = None, None, None
     try:
         compiled = torch.compile(model, backend=recorder, dynamic=dynamic)
         output = compiled(*args, **kwargs)
         live = _live_bytes(compiled, model, *again) if again is not None and not torch.is_grad_enabled() else None
-        contests = tuple(contest.status() for handle in handles for contest in handle.contests)
+    except Exception as error:
+        if not graphs:
+            raise
+        failed = error
     finally:
+        contests = tuple(contest.status() for handle in handles for contest in handle.contests)
         torch._dynamo.reset()
     return CaptureResult(
         graphs=tuple(graphs),
@@ -67,6 +72,7 @@ def capture_graphs(
         output=output,
         contests=contests,
         live_bytes=live,
+        error=failed,
     )
 
 

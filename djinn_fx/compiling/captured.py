@@ -52,6 +52,7 @@ class CaptureResult:
         output: what the model returned.
         contests: the graphs for which engines competed, as they stood after the call.
         live_bytes: most bytes of tensors on the CPU in one further call; None: not counted.
+        error: what ended the call after the last of the graphs; None: nothing did.
     """
 
     graphs: tuple[CapturedGraph, ...]
@@ -59,6 +60,7 @@ class CaptureResult:
     output: Any
     contests: tuple[DispatchStatus, ...] = ()
     live_bytes: int | None = None
+    error: Exception | None = None
 
 
 def in_arena(program: Program, captured: CapturedGraph) -> tuple[Program, CapturedGraph, Arena | None]:

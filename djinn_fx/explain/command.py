@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import resource
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -16,33 +20,46 @@ from djinn_fx.command_line import (
     json_target,
     read_options,
 )
+from djinn_fx.errors import DjinnError, ModelFailedError
+from djinn_fx.units import format_bytes
+
+log = logging.getLogger("djinn_fx.explain")
+
+
+#: A model that has to run is run unasked where it is expected to take no more than the first, in a process that gets
+#: the second at most.
+SMALL_BYTES, LIMIT_BYTES = 10**9, 4 * 10**9
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     made = argparse.ArgumentParser(
         prog="python -m djinn_fx.explain",
-        description="Find the model in a Python file, capture it, and report what djinn decides about it and why.",
-        epilog="Exit code: 0 done, 1 the built model differs from eager, 2 bad input. DJINN_DEBUG=1 shows tracebacks.",
+        description="Find the model in a Python file (which is executed for that), capture it without running it, and "
+        "report what djinn decides about it and why.",
+        epilog="Exit code: 0 done, 1 djinn failed or the built model differs from eager, 2 usage, 3 no model or "
+        "several, 4 the model fails or cannot be captured, 5 a budget cannot be kept. DJINN_DEBUG=1 shows tracebacks.",
     )
     add_model(made)
     add_json(made, "the report")
-    made.add_argument("--build", action="store_true", help="also compile the regions and check against eager")
+    made.add_argument("--real", "--build", action="store_true", help="also build it, run it and check it against eager")
     made.add_argument("--training", action="store_true", help="training mode, with the backward graph")
     made.add_argument(
         "--topology", metavar="NAME", help="plan for these devices, which need not be here: a preset or a YAML file"
     )
     made.add_argument("--mode", help="mode= of torch.compile")
+    made.add_argument("--values", action="store_true", help=argparse.SUPPRESS)  # real tensors, in a limited process
     add_options(made)
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return carry_out(parser(), _run, argv, "error")
+    words = tuple(sys.argv[1:] if argv is None else argv)
+    return carry_out(parser(), lambda arguments: _run(arguments, words), words, "error")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     target = json_target(arguments.json)
     from djinn_fx.settings.table import Settings
 
@@ -50,15 +67,43 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.topology is not None:
         options["topology"] = arguments.topology
     settings = Settings.load(arguments.mode, options)
+    if arguments.values:
+        resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
 
     from djinn_fx.explain.examine import examine
     from djinn_fx.explain.finding.model import find_model
+    from djinn_fx.explain.finding.weightless import for_lack_of_values
     from djinn_fx.explain.text import print_report
 
-    found = find_model(arguments.model)
-    report = examine(found, settings, build=arguments.build, training=arguments.training, dynamic=arguments.dynamic)
+    real, nbytes = arguments.real or arguments.values, 0
+    try:
+        found = find_model(arguments.model, fake=not real)
+        nbytes = found.faker.nbytes if found.faker is not None else 0
+        report = examine(found, settings, build=arguments.real, training=arguments.training, dynamic=arguments.dynamic)
+    except DjinnError as error:
+        if real or not for_lack_of_values(error) or nbytes > SMALL_BYTES:
+            raise
+        return _with_values(words)
+    needed = nbytes + max((graph.peak_bytes for graph in report.graphs), default=0)
+    if report.partial is not None and needed <= SMALL_BYTES:
+        return _with_values(words)
     target.write(report.to_json())
     if not target.quiet:
         print_report(report, sys.stdout)
     sys.stdout.flush()
+    if report.partial is not None:
+        return ModelFailedError.exit_code
     return FOUND_WRONG if report.check is not None and report.check.equal is False else OK
+
+
+def _with_values(words: Sequence[str]) -> int:
+    """The same with real tensors, in a process whose memory is limited."""
+    log.info("the model asks for values: it is run, with at most %s of memory", format_bytes(LIMIT_BYTES))
+    command = [sys.executable, "-m", "djinn_fx.explain", *words, "--values"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    sys.stdout.flush()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            sys.stdout.write(line)
+    return child.returncode if child.returncode >= 0 else ModelFailedError.exit_code

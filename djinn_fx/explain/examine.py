@@ -18,10 +18,11 @@ import torch
 from torch import nn
 
 from djinn_fx.dispatch.tier import tier_names
-from djinn_fx.errors import DjinnError, ModelFileError
+from djinn_fx.errors import DjinnError, ModelFailedError
 from djinn_fx.explain.check import compare, copy_inputs, is_random, results, run_eager
 from djinn_fx.explain.finding.file import beside, first_line
 from djinn_fx.explain.finding.model import FoundModel
+from djinn_fx.explain.finding.weightless import for_lack_of_values, is_out_of_memory
 from djinn_fx.explain.report import SCHEMA, Check, ModelInfo, Report, graph_info
 from djinn_fx.settings.engines import EAGER, INDUCTOR
 from djinn_fx.settings.table import Settings
@@ -50,23 +51,32 @@ def examine(
         dynamic: every size may vary, as with ``torch.compile(dynamic=True)``.
 
     Raises:
-        ModelFileError: the model fails or cannot be captured; the message names the user's line.
+        ModelFailedError: the model fails or cannot be captured; the message names the user's line.
     """
     expected = None
-    with beside(found.path), _mode(found, training):
+    with beside(found.path), _mode(found, training), found.values_aside():
         if build:
             expected = _eager(found)
             # Who asks what a build made of the model wants to wait for it.
             settings = settings.model_copy(update={"compile": "blocking"})
         result = _capture(found, settings, build, dynamic)
+        if result.error is not None and not _partial(found, result.error):
+            raise _failure(found, result.error) from result.error
         if not result.graphs:
-            raise ModelFileError(_nothing_captured(found, result.graph_breaks))
+            raise ModelFailedError(_nothing_captured(found, result.graph_breaks))
         check = _check(found, expected, result, settings.precision) if build else None
     info = model_info(
         found.module, file=found.file, attr=found.attr, rule=found.rule, mode="training" if training else "inference"
     )
     breaks = [reason.replace(str(found.path), found.file) for reason in result.graph_breaks]
-    return make_report(info, result.graphs, breaks, check, engine=next(iter(tier_names(settings)), EAGER))
+    made = make_report(info, result.graphs, breaks, check, engine=next(iter(tier_names(settings)), EAGER))
+    partial = _line_of(result.error, found) or found.file if result.error is not None else None
+    return replace(made, values=found.faker is None, partial=partial)
+
+
+def _partial(found: FoundModel, error: Exception) -> bool:
+    """Whether what was captured is worth a report: the rest needs values, which there are none of."""
+    return found.faker is not None and for_lack_of_values(error)
 
 
 def make_report(
@@ -118,10 +128,17 @@ def _capture(found: FoundModel, settings: Settings, build: bool, dynamic: bool) 
                 again=copy_inputs(found.args, found.kwargs) if build else None,
             )
     except Exception as error:
-        if not isinstance(getattr(error, "inner_exception", error), DjinnError):
-            with torch.no_grad():
-                _eager(found)  # if the model itself is wrong, its own error says it best
-        raise ModelFileError(_capture_failed(found, error)) from error
+        raise _failure(found, error) from error
+
+
+def _failure(found: FoundModel, error: Exception) -> DjinnError:
+    """What to raise; if the model itself is wrong, its own error says it best, and is raised here."""
+    cause = getattr(error, "inner_exception", None) or error
+    if isinstance(cause, DjinnError):
+        return type(cause)(f"{found.file}: {found.attr}: {cause}")
+    with torch.no_grad():
+        _eager(found)
+    return ModelFailedError(_capture_failed(found, error, cause))
 
 
 def _eager(found: FoundModel) -> object:
@@ -129,10 +146,10 @@ def _eager(found: FoundModel) -> object:
         return run_eager(found.module, found.args, found.kwargs)
     except Exception as error:
         where = _line_of(error, found) or found.file
-        raise ModelFileError(
-            f"{where}: {type(error).__name__}: {first_line(error)} "
-            f"(the model itself fails, before anything is compiled; {found.rule})"
-        ) from error
+        what = f"{where}: {type(error).__name__}: {first_line(error).replace('FakeTensor', 'Tensor')}"
+        if is_out_of_memory(error):
+            raise ModelFailedError(f"{what} (the model needs more memory than there is; {found.rule})") from error
+        raise ModelFailedError(f"{what} (the model itself fails, before anything is compiled; {found.rule})") from error
 
 
 def _check(found: FoundModel, expected: object, result: CaptureResult, precision: str) -> Check:
@@ -197,10 +214,7 @@ def _nothing_captured(found: FoundModel, graph_breaks: tuple[str, ...]) -> str:
     return f"{found.file}: {found.attr}: nothing was captured:\n{why}"
 
 
-def _capture_failed(found: FoundModel, error: BaseException) -> str:
-    cause: BaseException = getattr(error, "inner_exception", None) or error
-    if isinstance(cause, DjinnError):
-        return f"{found.file}: {found.attr}: {cause}"
+def _capture_failed(found: FoundModel, error: BaseException, cause: BaseException) -> str:
     where = _line_of(cause, found) or _line_of(error, found) or found.file
     return (
         f"{where}: {found.attr} cannot be captured: {type(cause).__name__}: {first_line(cause)}\n"

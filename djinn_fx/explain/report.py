@@ -171,7 +171,11 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything explain has to say about one model."""
+    """Everything explain has to say about one model.
+
+    ``values``: whether tensors had values; without, only their sizes and types were known. ``partial``: the line beyond
+    which nothing is known, since it depends on values; None if all is.
+    """
 
     schema: str
     model: ModelInfo
@@ -179,6 +183,8 @@ class Report:
     graphs: tuple[GraphInfo, ...]
     graph_breaks: tuple[str, ...]
     check: Check | None = None
+    values: bool = True
+    partial: str | None = None
 
     def to_json(self) -> str:
         """The report as JSON text."""

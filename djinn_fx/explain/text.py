@@ -75,6 +75,9 @@ def print_report(report: Report, file: TextIO) -> None:
     _graph_breaks(console, report.graph_breaks)
     for number, graph in enumerate(report.graphs, start=1):
         _graph(console, graph, f"Graph {number} of {len(report.graphs)}")
+    if report.partial is not None:
+        _heading(console, "Partial")
+        _row(console, "ends at", partial_text(report))
     if report.check is not None:
         _heading(console, "Check")
         _row(console, "result", check_text(report.check))
@@ -85,11 +88,18 @@ def print_report(report: Report, file: TextIO) -> None:
     file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
 
 
+def partial_text(report: Report) -> str:
+    """Why the report ends, and what to do."""
+    command = f"python -m djinn_fx.explain {report.model.file}:{report.model.attr} --real"
+    return f"{report.partial}: what follows depends on values; {command} runs the model, with all of its memory"
+
+
 def _model(console: Console, report: Report) -> None:
     model = report.model
     _heading(console, "Model")
     _row(console, "name", f"{model.name} ({model.mode})")
-    _row(console, "found", f"{model.file}: {model.rule}")
+    known = "" if report.values else "; weights and inputs have sizes and types, and no values"
+    _row(console, "found", f"{model.file}, which was executed: {model.rule}{known}")
     _row(console, "parameters", f"{_count(model.parameter_count)} in {format_bytes(model.parameter_bytes)}")
     _row(console, "versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()))
 

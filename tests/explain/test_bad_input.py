@@ -1,4 +1,4 @@
-"""Bad input: one clear error that names the user's line, exit code 2, no traceback."""
+"""Bad input: one clear error that names the user's line, an exit code that says whose it is, no traceback."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 
 from djinn_fx.explain.command import main
+
+#: Exit codes, and what is said where no model or no inputs were found.
+USAGE, NOT_FOUND, FAILED = 2, 3, 4
+NONE = ("no model found", "djinn_fx.explain", "no example inputs", "randn", "was not used", "does not fit")
+NONE += ("cannot be constructed", "returned None")
 
 NET = "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return x.relu()\n"
 
@@ -17,10 +22,10 @@ def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DJINN_DEBUG", raising=False)
 
 
-def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+def error_of(capfd: pytest.CaptureFixture[str], code: int, *argv: str) -> str:
     """What a failing command says on stderr, after checks that hold for every failure."""
-    assert main(argv) == 2
-    printed = capsys.readouterr()
+    assert main(argv) == code
+    printed = capfd.readouterr()
     assert printed.out == ""
     assert "Traceback" not in printed.err
     return printed.err
@@ -50,19 +55,20 @@ def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
             NET + "    def __init__(self):\n        boom\n",
             "net.py:6: NameError: name 'boom' is not defined (while calling Net()",
         ),
-        (NET + "    def __init__(self, width):\n        pass\n", "        return Net(width)  # an nn.Module"),
+        (NET + "    def __init__(self, width):\n        pass\n", "Net cannot be constructed without arguments (width)"),
         (NET + "def get_model():\n    return None\n", "get_model() returned None"),
     ],
 )
-def test_a_bad_file(capsys: pytest.CaptureFixture[str], source: str, says: str) -> None:
+def test_a_bad_file(capfd: pytest.CaptureFixture[str], source: str, says: str) -> None:
     Path("net.py").write_text(source)
     Path("broken_helper.py").write_text("a b\n")
-    assert says in error_of(capsys, "net.py")
+    code = NOT_FOUND if any(word in says for word in NONE) else FAILED
+    assert says in error_of(capfd, code, "net.py")
 
 
-def test_a_class_with_arguments_named_explicitly(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_with_arguments_named_explicitly(capfd: pytest.CaptureFixture[str]) -> None:
     Path("net.py").write_text(NET + "    def __init__(self, width):\n        pass\n")
-    assert "        return [...]  # width\n" in error_of(capsys, "net.py:Net")
+    assert "        return [...]  # width\n" in error_of(capfd, NOT_FOUND, "net.py:Net")
 
 
 @pytest.mark.parametrize(
@@ -75,10 +81,10 @@ def test_a_class_with_arguments_named_explicitly(capsys: pytest.CaptureFixture[s
         ("net.py:other", "net.py: defines no 'other'"),
     ],
 )
-def test_a_bad_path(capsys: pytest.CaptureFixture[str], spec: str, says: str) -> None:
+def test_a_bad_path(capfd: pytest.CaptureFixture[str], spec: str, says: str) -> None:
     Path("net.py").write_text(NET)
     Path("weights.pt").write_text("")
-    assert says in error_of(capsys, spec)
+    assert says in error_of(capfd, NOT_FOUND, spec)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +100,9 @@ def test_a_bad_path(capsys: pytest.CaptureFixture[str], spec: str, says: str) ->
         (["--colour"], "unrecognized arguments: --colour"),
     ],
 )
-def test_a_bad_argument_before_any_work(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+def test_a_bad_argument_before_any_work(capfd: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
     Path("net.py").write_text("raise RuntimeError('must not be loaded')\n")
-    error = error_of(capsys, "net.py", *arguments)
+    error = error_of(capfd, USAGE, "net.py", *arguments)
     assert says in error
     assert "must not be loaded" not in error
 
@@ -113,13 +119,13 @@ def test_a_bad_argument_before_any_work(capsys: pytest.CaptureFixture[str], argu
         ),
     ],
 )
-def test_a_model_that_cannot_be_captured(capsys: pytest.CaptureFixture[str], body: str, says: str) -> None:
+def test_a_model_that_cannot_be_captured(capfd: pytest.CaptureFixture[str], body: str, says: str) -> None:
     Path("net.py").write_text(NET.replace("return x.relu()", body) + "x = torch.ones(3)\n")
-    assert says in error_of(capsys, "net.py")
+    assert says in error_of(capfd, FAILED, "net.py")
 
 
-def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_shows_the_traceback(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DJINN_DEBUG", "1")
     Path("net.py").write_text("1 / 0\n")
-    assert main(["net.py"]) == 2
-    assert "Traceback" in capsys.readouterr().err
+    assert main(["net.py"]) == FAILED
+    assert "Traceback" in capfd.readouterr().err

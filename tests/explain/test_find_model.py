@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from djinn_fx.errors import ModelFileError
 from djinn_fx.explain.finding.model import FoundModel, find_model
@@ -215,3 +216,124 @@ def test_a_dict_that_is_one_argument_stays_one(tmp_path: Path) -> None:
         "example_inputs = {'pixels': torch.ones(1)}\n"
     )
     assert "pixels" in find_model(str(tmp_path / "net.py")).args[0]
+
+
+def source(folder: Path, *lines: str) -> str:
+    path = folder / "net.py"
+    path.write_text("import torch\nfrom torch import nn\n" + "\n".join(lines) + "\n")
+    return str(path)
+
+
+FORWARD = "    def forward(self, x): return x"
+
+
+def module(name: str, init: str = "", base: str = "nn.Module") -> str:
+    body = f"    def __init__(self{', ' if init else ''}{init}): super().__init__()\n" if init else ""
+    return f"class {name}({base}):\n{body}{FORWARD}"
+
+
+class TestCandidates:
+    """What a file is about is found without constructing anything else in it."""
+
+    def test_nothing_but_the_model_is_constructed(self, tmp_path: Path) -> None:
+        made = "class {0}(nn.Module):\n    def __init__(self): super().__init__(); print('made {0}'){1}\n" + FORWARD
+        path = source(
+            tmp_path,
+            made.format("Download", "; raise OSError('no network')"),
+            made.format("FocalLoss", ""),
+            made.format("Net", "; self.part = Download"),
+            "x = torch.ones(2)",
+        )
+        assert find_model(path).attr == "Net"
+
+    @pytest.mark.parametrize(
+        ("lines", "chosen"),
+        [
+            ([module("Block", "width"), module("Net") + "\n    def part(self): return Block(3)"], "Net"),
+            ([module("Base"), module("Net", base="Base")], "Net"),
+            ([module("Block"), "def layer(): return Block()", module("Net") + "\n    part = lambda s: layer()"], "Net"),
+            ([module("Block"), "KINDS = {'a': Block}", module("Net") + "\n    part = lambda s: KINDS['a']()"], "Net"),
+            ([module("DiceLoss"), module("Net")], "Net"),
+            ([module("OnlyLoss")], "OnlyLoss"),
+        ],
+    )
+    def test_parts_bases_and_losses_are_not_what_a_file_is_about(
+        self, tmp_path: Path, lines: list[str], chosen: str
+    ) -> None:
+        assert find_model(source(tmp_path, *lines, "x = torch.ones(2)")).attr == chosen
+
+    def test_a_small_one_that_can_be_made_is_no_better_than_a_large_one_that_cannot(self, tmp_path: Path) -> None:
+        path = source(tmp_path, module("Flatten"), module("BigNet", "width"), "x = torch.ones(2)")
+        with pytest.raises(ModelFileError, match="holds more than one model") as caught:
+            find_model(path)
+        for name in ("Flatten", "BigNet"):
+            assert f"python -m djinn_fx.explain {path}:{name}\n" in str(caught.value)
+
+    def test_all_are_listed_the_likely_ones_first(self, tmp_path: Path) -> None:
+        path = source(tmp_path, module("ALoss"), module("Two"), module("Three"), "x = torch.ones(2)")
+        with pytest.raises(ModelFileError) as caught:
+            find_model(path)
+        text = str(caught.value)
+        assert text.index(":Two\n") < text.index(":Three\n") < text.index(":ALoss\n")
+
+    def test_torchscript_is_told_apart(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelFileError, match="net is TorchScript"):
+            find_model(source(tmp_path, "net = torch.jit.script(nn.Linear(2, 2))", "x = torch.ones(2)"))
+
+
+class TestWithoutValues:
+    """Sizes and types alone: no memory for weights, and the same model otherwise."""
+
+    @pytest.mark.parametrize("name", ["kernelbench.py", "torchbench.py", "one_instance.py", "several.py:small.decoder"])
+    def test_the_same_model_and_inputs_with_tensors_that_have_no_values(self, name: str) -> None:
+        real, fake = find(name), find_model(str(MODELS / name), fake=True)
+        assert (fake.attr, fake.rule) == (real.attr, real.rule)
+        assert isinstance(real.module, nn.Module)
+        assert isinstance(fake.module, nn.Module)
+        tensors = [*fake.module.parameters(), *fake.module.buffers(), *fake.args]
+        assert all(isinstance(one, FakeTensor) and one.device.type == "cpu" for one in tensors)
+        forms = [[(name, p.shape, p.dtype, p.requires_grad) for name, p in one.named_parameters()]
+                 for one in (real.module, fake.module)]  # fmt: skip
+        assert forms[0] == forms[1]
+        with fake.values_aside():
+            assert isinstance(run(fake), FakeTensor)
+
+    def test_weights_that_were_one_stay_one_and_take_no_memory(self, tmp_path: Path) -> None:
+        path = source(
+            tmp_path,
+            "class Net(nn.Module):",
+            "    def __init__(self):",
+            "        super().__init__()",
+            "        self.first = nn.Linear(64, 64).half()",
+            "        self.last = nn.LSTM(64, 64)",
+            "        nn.init.trunc_normal_(self.first.weight)",
+            "        self.other = nn.Linear(64, 64)",
+            "        self.other.weight = self.first.weight",
+            "    def forward(self, x): return self.last(self.other(x).float())[0]",
+            "x = torch.ones(2, 64, dtype=torch.half)",
+        )
+        found = find_model(path, fake=True)
+        assert isinstance(found.module, nn.Module)
+        assert found.module.get_submodule("first").weight is found.module.get_submodule("other").weight
+        assert found.faker is not None
+        assert found.faker.nbytes == sum(p.nbytes for p in found.module.parameters()) + 2 * 64 * 2
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    @pytest.mark.parametrize("fake", [False, True])
+    def test_a_gpu_in_a_file_is_the_device_it_is_explained_for(self, tmp_path: Path, fake: bool) -> None:
+        path = source(
+            tmp_path,
+            "device = torch.device('cuda')",
+            "model = nn.Linear(2, 2).cuda().to('cuda:0').to(device, torch.half)",
+            "def get_inputs(): return [torch.ones(1, 2, device='cuda', dtype=torch.half)]",
+        )
+        found = find_model(path, fake=fake)
+        assert isinstance(found.module, nn.Module)
+        assert [(p.device.type, p.dtype) for p in found.module.parameters()] == [("cpu", torch.half)] * 2
+        assert found.args[0].device.type == "cpu"
+
+    def test_torch_is_as_before(self) -> None:
+        usual = nn.Module.register_parameter
+        find_model(str(MODELS / "one_class.py"), fake=True)
+        assert nn.Module.register_parameter is usual
+        assert not isinstance(nn.Linear(2, 2).weight, FakeTensor)

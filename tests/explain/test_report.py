@@ -310,7 +310,7 @@ def test_the_peak_of_a_model_is_at_one_of_its_ops(report: Report) -> None:
 
 def test_json_form(report: Report) -> None:
     data = json.loads(report.to_json())
-    assert list(data) == ["schema", "model", "versions", "graphs", "graph_breaks", "check"]
+    assert list(data) == ["schema", "model", "versions", "graphs", "graph_breaks", "check", "values", "partial"]
     assert data["schema"] == "djinn_fx.explain/3"
     assert list(data["versions"]) == ["djinn_fx", "torch", "python"]
     assert list(data["graphs"][0]) == [

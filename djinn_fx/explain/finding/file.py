@@ -14,7 +14,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from djinn_fx.errors import DjinnError, ModelFileError
+from djinn_fx.errors import DjinnError, ModelFailedError, ModelFileError
 
 _SPEC = re.compile(r"(?P<path>.+):(?P<attr>[^\W\d]\w*(?:\.\w+)*)")
 
@@ -51,7 +51,8 @@ def load_user_file(shown: str) -> UserFile:
     """Execute the file as a module (not as ``__main__``).
 
     Raises:
-        ModelFileError: no such file, not Python, or its code raises; the message names the user's file:line.
+        ModelFileError: no such file.
+        ModelFailedError: not Python, or its code raises; the message names the user's file:line.
     """
     path = _checked_path(shown)
     try:
@@ -59,7 +60,7 @@ def load_user_file(shown: str) -> UserFile:
     except OSError as error:
         raise ModelFileError(f"{shown}: cannot be read: {error.strerror}") from error
     except (SyntaxError, ValueError) as error:
-        raise ModelFileError(f"{_syntax_line(error, shown)}: {type(error).__name__}: {first_line(error)}") from error
+        raise ModelFailedError(f"{_syntax_line(error, shown)}: {type(error).__name__}: {first_line(error)}") from error
     linecache.checkcache(str(path))
     _, package = _package_of(path)
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
@@ -100,25 +101,25 @@ def beside(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def user_code(shown: str, path: Path, doing: str) -> Iterator[None]:
-    """Turn any exception of the user's code into a ModelFileError that names the user's line."""
+    """Turn any exception of the user's code into a ModelFailedError that names the user's line."""
     try:
         yield
     except DjinnError:
         raise
     except SystemExit as error:
         where = user_line(error, path, shown) or shown
-        raise ModelFileError(
+        raise ModelFailedError(
             f"{where}: the file calls sys.exit({error.code!r}) while {doing}; "
             'put what is not the model under if __name__ == "__main__":'
         ) from error
     except SyntaxError as error:  # of a module that the file imports
-        raise ModelFileError(f"{_syntax_line(error, shown)}: SyntaxError: {error.msg} (while {doing})") from error
+        raise ModelFailedError(f"{_syntax_line(error, shown)}: SyntaxError: {error.msg} (while {doing})") from error
     except Exception as error:
         where = user_line(error, path, shown) or shown
         message = f"{where}: {type(error).__name__}: {first_line(error)} (while {doing})"
         if isinstance(error, ModuleNotFoundError) and error.name:
             message += f"; install {error.name.partition('.')[0]!r} for {sys.executable}, or correct the import"
-        raise ModelFileError(message) from error
+        raise ModelFailedError(message) from error
 
 
 def user_line(error: BaseException, path: Path, shown: str) -> str | None:

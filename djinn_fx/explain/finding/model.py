@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from djinn_fx.errors import ModelFileError, did_you_mean
-from djinn_fx.explain.finding.file import UserFile, beside, load_user_file, split_spec
-from djinn_fx.explain.finding.inputs import (
-    Inputs,
-    call_user,
-    find_inputs,
-    given_inputs,
-    required_parameters,
-    signature_of,
+from djinn_fx.errors import ModelFailedError, ModelFileError, did_you_mean
+from djinn_fx.explain.finding.candidates import (
+    as_commands,
+    bare_instances,
+    benchmark_classes,
+    candidates,
+    factories,
+    instances,
+    likely_classes,
 )
+from djinn_fx.explain.finding.file import UserFile, beside, load_user_file, split_spec
+from djinn_fx.explain.finding.inputs import Inputs, call_user, find_inputs, given_inputs
 from djinn_fx.explain.finding.targets import Target, is_factory, is_model_class, resolve, unwrap
-
-_FACTORY_NAMES = ("build_model", "create_model", "make_model", "get_module", "get_model_and_inputs")
+from djinn_fx.explain.finding.weightless import Faker, OnThisMachine, fake_mode, without_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class FoundModel:
         attr: the name in the file.
         file: the path as the user gave it.
         path: the same, absolute.
+        faker: what gave it tensors without values; None: it is as the file makes it.
     """
 
     module: Callable[..., Any]
@@ -48,29 +50,44 @@ class FoundModel:
     attr: str
     file: str
     path: Path
+    faker: Faker | None = None
+
+    def values_aside(self) -> contextlib.AbstractContextManager[object]:
+        """In which it can be called: where its tensors have no values, what it makes has none either."""
+        return self.faker.mode if self.faker is not None else contextlib.nullcontext()
 
 
-def find_model(spec: str) -> FoundModel:
+def find_model(spec: str, *, fake: bool = False) -> FoundModel:
     """Load ``model.py`` or ``model.py:attr`` and find the model and its inputs.
 
+    Args:
+        spec: what follows the command.
+        fake: weights and inputs have no values, and take no memory.
+
     Raises:
-        ModelFileError: the file cannot be loaded, holds no model or several, or has no inputs for it.
+        ModelFileError: the file holds no model or several, or has no inputs for it.
+        ModelFailedError: its code raises.
     """
     shown, attr = split_spec(spec)
     torch.manual_seed(0)
-    user = load_user_file(shown)
-    with beside(user.path):
-        if attr is not None:
-            return _explicit(user, attr)
-        name, target = _by_convention(user)
-        return _with_inputs(user, name, target)
+    with without_weights() if fake else contextlib.nullcontext(), OnThisMachine():
+        user = load_user_file(shown)
+        with beside(user.path):
+            name, target = _explicit(user, attr) if attr is not None else _by_convention(user)
+    faker = Faker(fake_mode()) if fake else None
+    with beside(user.path), OnThisMachine():
+        if faker is not None:
+            for one in (*user.names.values(), target.model, target.owner):
+                if isinstance(one, nn.Module):
+                    faker.fill(one)
+        return _with_inputs(user, name, target, faker)
 
 
-def _explicit(user: UserFile, attr: str) -> FoundModel:
+def _explicit(user: UserFile, attr: str) -> tuple[str, Target]:
     first, *rest = attr.split(".")
     if not hasattr(user.module, first):
         hint = did_you_mean(first, user.names)
-        raise ModelFileError(f"{user.shown}: defines no {first!r}{hint}{_as_commands(user, _candidates(user))}")
+        raise ModelFileError(f"{user.shown}: defines no {first!r}{hint}{as_commands(user, candidates(user))}")
     owner = unwrap(getattr(user.module, first))
     value = owner
     for index, part in enumerate(rest):
@@ -78,43 +95,55 @@ def _explicit(user: UserFile, attr: str) -> FoundModel:
             raise ModelFileError(f"{user.shown}:{'.'.join([first, *rest[:index]])} has no attribute {part!r}")
         value = unwrap(getattr(value, part))
     if rest and isinstance(owner, nn.Module) and isinstance(value, nn.Module):
-        return _submodule(user, attr, first, owner, value)
-    return _with_inputs(user, attr, resolve(user, attr, value))
+        return attr, Target(model=value, rule=attr, owner=owner)
+    return attr, resolve(user, attr, value)
 
 
-def _submodule(user: UserFile, attr: str, first: str, owner: nn.Module, part: nn.Module) -> FoundModel:
+def _with_inputs(user: UserFile, attr: str, target: Target, faker: Faker | None) -> FoundModel:
+    if target.owner is not None:
+        inputs = _of_a_part(user, attr, target.owner, target.model, faker)
+    elif target.inputs is not None:
+        inputs = given_inputs(user, target.model, target.inputs, target.rule)
+    else:
+        inputs = _inputs(user, target.model, faker)
+    args, kwargs = (inputs.args, inputs.kwargs) if faker is None else faker.values((inputs.args, inputs.kwargs))
+    rule = target.rule if inputs.rule == target.rule else f"{target.rule}; inputs from {inputs.rule}"
+    return FoundModel(
+        module=target.model,
+        args=args,
+        kwargs=kwargs,
+        rule=rule,
+        attr=attr,
+        file=user.shown,
+        path=user.path,
+        faker=faker,
+    )
+
+
+def _inputs(user: UserFile, model: Callable[..., Any], faker: Faker | None) -> Inputs:
+    """Inputs, made without values where the file's code needs none."""
+    if faker is not None:
+        with contextlib.suppress(ModelFailedError), faker.mode:
+            return find_inputs(user, model)
+    return find_inputs(user, model)
+
+
+def _of_a_part(user: UserFile, attr: str, owner: nn.Module, part: Callable[..., Any], faker: Faker | None) -> Inputs:
     """A part of a model: its inputs are those it gets when the whole model runs."""
-    whole = find_inputs(user, owner)
+    first = attr.partition(".")[0]
+    whole = _inputs(user, owner, faker)
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    assert isinstance(part, nn.Module)
     hook = part.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), faker.mode if faker is not None else contextlib.nullcontext():
             call_user(user, owner, first, *whole.args, **whole.kwargs)
     finally:
         hook.remove()
     if not calls:
         raise ModelFileError(f"{user.shown}: {attr} is not called when {first} runs with {whole.rule}")
     rule = f"what it gets when {first} runs with {whole.rule}"
-    return _found(user, attr, Target(model=part, rule=attr), Inputs(args=calls[0][0], kwargs=calls[0][1], rule=rule))
-
-
-def _with_inputs(user: UserFile, attr: str, target: Target) -> FoundModel:
-    if target.inputs is not None:
-        return _found(user, attr, target, given_inputs(user, target.model, target.inputs, target.rule))
-    return _found(user, attr, target, find_inputs(user, target.model))
-
-
-def _found(user: UserFile, attr: str, target: Target, inputs: Inputs) -> FoundModel:
-    rule = target.rule if inputs.rule == target.rule else f"{target.rule}; inputs from {inputs.rule}"
-    return FoundModel(
-        module=target.model,
-        args=inputs.args,
-        kwargs=inputs.kwargs,
-        rule=rule,
-        attr=attr,
-        file=user.shown,
-        path=user.path,
-    )
+    return Inputs(args=calls[0][0], kwargs=calls[0][1], rule=rule)
 
 
 def _by_convention(user: UserFile) -> tuple[str, Target]:
@@ -126,106 +155,21 @@ def _by_convention(user: UserFile) -> tuple[str, Target]:
         return "model", resolve(user, "model", model)
     if is_model_class(names.get("Model")) and "get_inputs" in names:
         return "Model", resolve(user, "Model", names["Model"])
-    for choose in (_benchmark_classes, _instances, _classes, _factories, _bare_instances):
+    for choose in (benchmark_classes, instances, likely_classes, factories, bare_instances):
         found = choose(user)
         if len(found) > 1:
-            raise ModelFileError(f"{user.shown}: holds more than one model{_as_commands(user, found)}")
+            every = dict.fromkeys([*found, *candidates(user)])
+            raise ModelFileError(f"{user.shown}: holds more than one model{as_commands(user, every)}")
         if found:
             target = resolve(user, found[0], names[found[0]])
             return found[0], Target(model=target.model, inputs=target.inputs, rule=f"the one model: {target.rule}")
     raise ModelFileError(_nothing_found(user))
 
 
-def _benchmark_classes(user: UserFile) -> list[str]:
-    return [
-        name
-        for name, value in user.names.items()
-        if isinstance(value, type)
-        and not issubclass(value, nn.Module)
-        and _is_local(user, value)
-        and callable(getattr(value, "get_module", None))
-    ]
-
-
-def _instances(user: UserFile) -> list[str]:
-    """Module-level instances, without losses and activations, second names, and parts of other instances."""
-    found: dict[str, nn.Module] = {}
-    for name, value in user.names.items():
-        module = unwrap(value)
-        known = any(module is other for other in found.values())
-        if isinstance(module, nn.Module) and not known and not _is_bare(module):
-            found[name] = module
-    parts = {id(part) for module in found.values() for part in module.modules() if part is not module}
-    return [name for name, module in found.items() if id(module) not in parts]
-
-
-def _bare_instances(user: UserFile) -> list[str]:
-    return [name for name, value in user.names.items() if isinstance(value, nn.Module) and _is_bare(value)]
-
-
-def _is_bare(module: nn.Module) -> bool:
-    """A loss or activation of torch.nn: no parameters and no parts; hardly ever what a file is about."""
-    built_in = type(module).__module__.startswith("torch.nn.modules")
-    return built_in and not list(module.children()) and not list(module.parameters())
-
-
-def _classes(user: UserFile) -> list[str]:
-    """Classes defined in the file that can be constructed; a class used inside another is left out."""
-    can_init = "get_init_inputs" in user.names
-    found = {name: cls for name, cls in _model_classes(user).items() if can_init or is_factory(cls)}
-    if len(found) < 2:
-        return list(found)
-    used: set[type] = set()
-    for name, cls in found.items():
-        if is_factory(cls):
-            made = call_user(user, cls, f"{name}()")
-            used.update(type(part) for part in made.modules() if type(part) is not cls)
-    return [name for name, cls in found.items() if cls not in used] or list(found)
-
-
-def _model_classes(user: UserFile) -> dict[str, Any]:
-    """The nn.Module classes defined in the file; a second name of one is left out."""
-    found: dict[str, Any] = {}
-    for name, value in user.names.items():
-        if is_model_class(value) and _is_local(user, value) and value not in found.values():
-            found[name] = value
-    return found
-
-
-def _factories(user: UserFile) -> list[str]:
-    return [name for name in _FACTORY_NAMES if is_factory(user.names.get(name))]
-
-
-def _candidates(user: UserFile) -> list[str]:
-    found = [name for name in ("get_model", *_factories(user)) if is_factory(user.names.get(name))]
-    found += [*_instances(user), *_benchmark_classes(user), *_classes(user)]
-    functions = [name for name, value in user.names.items() if _is_function(user, value)]
-    return found or [name for name in functions if not name.startswith("get_")]
-
-
-def _is_function(user: UserFile, value: object) -> bool:
-    return inspect.isfunction(value) and _is_local(user, value)
-
-
-def _is_local(user: UserFile, value: object) -> bool:
-    return getattr(unwrap(value), "__module__", None) == user.module.__name__
-
-
-def _as_commands(user: UserFile, names: Iterable[str]) -> str:
-    lines = [f"    python -m djinn_fx.explain {shlex.quote(user.shown)}:{name}" for name in names]
-    return "; choose one:\n\n" + "\n".join(lines) + "\n" if lines else ""
-
-
 def _nothing_found(user: UserFile) -> str:
-    classes = _model_classes(user)
-    make, why = "MyModel()", _as_commands(user, _candidates(user))
-    if classes:
-        name, cls = list(classes.items())[-1]
-        make = f"{name}({', '.join(required_parameters(signature_of(cls)))})"
-        why = f"; {name} cannot be constructed without arguments"
     return (
-        f"{user.shown}: no model found{why}\n"
+        f"{user.shown}: no model found{as_commands(user, candidates(user))}\n"
         f"Add to the file:\n\n"
         f"    def get_model():\n"
-        f"        return {make}  # an nn.Module\n"
+        f"        return MyModel()  # an nn.Module\n"
     )

@@ -24,11 +24,13 @@ class Target:
         model: what is called.
         rule: how it was made, for the reader.
         inputs: what came with the model, unread; None if nothing did.
+        owner: the whole model, where this is a part of one.
     """
 
     model: Callable[..., Any]
     rule: str
     inputs: Any = None
+    owner: nn.Module | None = None
 
 
 def unwrap(value: Any) -> Any:
@@ -59,6 +61,13 @@ def resolve(user: UserFile, name: str, value: Any) -> Target:
         ModelFileError: the object is not a model, cannot be constructed, or its code raises.
     """
     value = unwrap(value)
+    if isinstance(value, torch.jit.ScriptModule) or (
+        isinstance(value, type) and issubclass(value, torch.jit.ScriptModule)
+    ):
+        raise ModelFileError(
+            f"{user.shown}:{name} is TorchScript, which torch.compile cannot look into; "
+            "give the nn.Module that it was made from"
+        )
     if isinstance(value, nn.Module):
         return Target(model=value, rule=f"{name}, an nn.Module")
     if isinstance(value, type):
