@@ -22,10 +22,10 @@ def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DJINN_DEBUG", raising=False)
 
 
-def error_of(capfd: pytest.CaptureFixture[str], code: int, *argv: str) -> str:
+def error_of(capsys: pytest.CaptureFixture[str], code: int, *argv: str) -> str:
     """What a failing command says on stderr, after checks that hold for every failure."""
     assert main(argv) == code
-    printed = capfd.readouterr()
+    printed = capsys.readouterr()
     assert printed.out == ""
     assert "Traceback" not in printed.err
     return printed.err
@@ -59,16 +59,16 @@ def error_of(capfd: pytest.CaptureFixture[str], code: int, *argv: str) -> str:
         (NET + "def get_model():\n    return None\n", "get_model() returned None"),
     ],
 )
-def test_a_bad_file(capfd: pytest.CaptureFixture[str], source: str, says: str) -> None:
+def test_a_bad_file(capsys: pytest.CaptureFixture[str], source: str, says: str) -> None:
     Path("net.py").write_text(source)
     Path("broken_helper.py").write_text("a b\n")
     code = NOT_FOUND if any(word in says for word in NONE) else FAILED
-    assert says in error_of(capfd, code, "net.py")
+    assert says in error_of(capsys, code, "net.py")
 
 
-def test_a_class_with_arguments_named_explicitly(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_class_with_arguments_named_explicitly(capsys: pytest.CaptureFixture[str]) -> None:
     Path("net.py").write_text(NET + "    def __init__(self, width):\n        pass\n")
-    assert "        return [...]  # width\n" in error_of(capfd, NOT_FOUND, "net.py:Net")
+    assert "        return [...]  # width\n" in error_of(capsys, NOT_FOUND, "net.py:Net")
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_a_class_with_arguments_named_explicitly(capfd: pytest.CaptureFixture[st
         ("net.py:other", "net.py: defines no 'other'"),
     ],
 )
-def test_a_bad_path(capfd: pytest.CaptureFixture[str], spec: str, says: str) -> None:
+def test_a_bad_path(capsys: pytest.CaptureFixture[str], spec: str, says: str) -> None:
     Path("net.py").write_text(NET)
     Path("weights.pt").write_text("")
-    assert says in error_of(capfd, NOT_FOUND, spec)
+    assert says in error_of(capsys, NOT_FOUND, spec)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_a_bad_path(capfd: pytest.CaptureFixture[str], spec: str, says: str) -> 
         (["--colour"], "unrecognized arguments: --colour"),
     ],
 )
-def test_a_bad_argument_before_any_work(capfd: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+def test_a_bad_argument_before_any_work(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
     Path("net.py").write_text("raise RuntimeError('must not be loaded')\n")
-    error = error_of(capfd, USAGE, "net.py", *arguments)
+    error = error_of(capsys, USAGE, "net.py", *arguments)
     assert says in error
     assert "must not be loaded" not in error
 
@@ -112,20 +112,25 @@ def test_a_bad_argument_before_any_work(capfd: pytest.CaptureFixture[str], argum
     [
         ("y = x + 1\n        return y @ torch.ones(5)", "net.py:5: RuntimeError: "),
         ("return x.no_such_method()", "net.py:4: AttributeError: 'Tensor' object has no attribute 'no_such_method'"),
-        ("return x.tolist()", "nothing was captured"),
         (
             "with torch._dynamo.error_on_graph_break(True):\n            torch._dynamo.graph_break()",
             "net.py:5: Net cannot be captured: Unsupported: Call to `torch._dynamo.graph_break()`",
         ),
     ],
 )
-def test_a_model_that_cannot_be_captured(capfd: pytest.CaptureFixture[str], body: str, says: str) -> None:
+def test_a_model_that_cannot_be_captured(capsys: pytest.CaptureFixture[str], body: str, says: str) -> None:
     Path("net.py").write_text(NET.replace("return x.relu()", body) + "x = torch.ones(3)\n")
-    assert says in error_of(capfd, FAILED, "net.py")
+    assert says in error_of(capsys, FAILED, "net.py")
 
 
-def test_debug_shows_the_traceback(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_needs_values_is_asked_again_with_real_ones(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("net.py").write_text(NET.replace("return x.relu()", "return x.tolist()") + "x = torch.ones(3)\n")
+    assert main(["net.py"]) == FAILED
+    assert "nothing was captured" in capfd.readouterr().err
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DJINN_DEBUG", "1")
     Path("net.py").write_text("1 / 0\n")
     assert main(["net.py"]) == FAILED
-    assert "Traceback" in capfd.readouterr().err
+    assert "Traceback" in capsys.readouterr().err
