@@ -61,7 +61,8 @@ def _module_path(node: Node) -> str:
 def _unit(path: str, depth: int) -> str | None:
     """The path up to its ``depth``-th container index; all of its indices if it has fewer."""
     found = None
-    for count, match in enumerate(_INDEX.finditer(path), start=1):
+    root = len(path) - len(within_model(path))  # which may be an argument's number
+    for count, match in enumerate(_INDEX.finditer(path, root), start=1):
         found = path[: match.end()]
         if count == depth:
             break

@@ -46,7 +46,14 @@ def test_a_container_gives_one_label_for_each_index() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["L['self'].layers.{}.up", "L['self']._modules.layers.{}.up", "L['fn'].layers[{}].up", "layers.{}"]
+    "path",
+    [
+        "L['self'].layers.{}.up",
+        "L['self']._modules.layers.{}.up",
+        "L['fn'].layers[{}].up",
+        "layers.{}",
+        "L['args'][0].layers.{}",
+    ],
 )
 def test_forms_of_paths(path: str) -> None:
     ((labels, _),) = labelled(path.format(0), path.format(1), path.format(10))
