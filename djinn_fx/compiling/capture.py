@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch._dynamo.utils import counters
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
@@ -54,6 +55,7 @@ def capture_graphs(
         return compiler.through_aot(gm, example_inputs)
 
     torch._dynamo.reset()
+    known = set(counters["unimplemented"])
     output, live, failed = None, None, None
     try:
         compiled = torch.compile(model, backend=recorder, dynamic=dynamic)
@@ -66,6 +68,8 @@ def capture_graphs(
     finally:
         contests = tuple(contest.status() for handle in handles for contest in handle.contests)
         torch._dynamo.reset()
+    if not graphs:  # else the graph after a break says why
+        breaks += [_in_a_line(text) for text in counters["unimplemented"] if text not in known]
     return CaptureResult(
         graphs=tuple(graphs),
         graph_breaks=tuple(dict.fromkeys(breaks)),
@@ -74,6 +78,13 @@ def capture_graphs(
         live_bytes=live,
         error=failed,
     )
+
+
+def _in_a_line(text: str) -> str:
+    """Why Dynamo left a whole function to Python, and its first hint, of a message of many lines."""
+    lines = [line.strip() for line in text.splitlines()]
+    hint = next((line.partition("Hint:")[2] for line in lines if line.startswith("Hint:")), "")
+    return f"{lines[0]}:{hint}" if hint else lines[0]
 
 
 def _live_bytes(

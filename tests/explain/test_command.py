@@ -87,6 +87,17 @@ def test_graph_breaks_name_the_file_as_given(
     assert reason.endswith(" at net.py:5")
 
 
+def test_what_dynamo_leaves_to_python_is_said_with_what_would_capture_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("import torch\nmodel = torch.nn.LSTM(4, 5)\nx = torch.ones(3, 4)\n")
+    assert main([str(file)]) == 4
+    error = capsys.readouterr().err
+    assert "Attempted to wrap RNN, GRU, or LSTM: Set torch._dynamo.config.allow_rnn=True" in error
+    assert "runs no tensor operation" not in error
+
+
 def test_dynamic_sizes_stay_symbolic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "net.py"
     file.write_text("import torch\nmodel = torch.nn.Linear(4, 5)\nx = torch.ones(3, 4)\n")
