@@ -22,12 +22,15 @@ class Slices:
         size: of samples in each slice. The last slice begins earlier where it does not come out even.
         inputs: for each argument, where it has its samples; None: each slice is given all of it.
         results: for each result, the whole that slices make up; None: the last slice's is taken.
+        copied: places of arguments that are written into and are the same for all samples: each slice finds them as
+            they were, and the last one writes.
     """
 
     count: int
     size: int
     inputs: tuple[Samples | None, ...]
     results: tuple[Whole | None, ...]
+    copied: tuple[int, ...] = ()
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -52,9 +55,11 @@ class InSlices:
         args.clear()
         results: list[Any] = [_empty(whole) if whole is not None else None for whole in slices.results]
         for start in slices.starts:
-            made = self._run(
-                [_slice(one, at, start, slices.size) for one, at in zip(given, slices.inputs, strict=True)]
-            )
+            part = [_slice(one, at, start, slices.size) for one, at in zip(given, slices.inputs, strict=True)]
+            if start != slices.starts[-1]:
+                for place in slices.copied:
+                    part[place] = part[place].clone()
+            made = self._run(part)
             for place, (value, whole) in enumerate(zip(made, slices.results, strict=True)):
                 if whole is None:
                     results[place] = value

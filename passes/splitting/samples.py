@@ -19,9 +19,12 @@ from torch.fx import Node
 from djinn_fx.passes.splitting import maths
 from djinn_fx.passes.splitting.call import Edits, Fact, OpCall, Refused, Same, Samples, value_of
 from djinn_fx.passes.splitting.same import RULES, same
-from djinn_fx.srg.effects import is_random, storages_of, writes
+from djinn_fx.srg.effects import is_random, storages_of, written_nodes
 from djinn_fx.srg.graph import SRG, tensors_of
 from djinn_fx.srg.record import Residency
+
+#: What may have samples: what a call is given, and caches.
+_PASSED = (Residency.INPUT, Residency.STATE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,11 @@ class Batch:
         facts = self.facts[node]
         return facts[0] if facts and isinstance(facts[0], Samples) else None
 
+    @property
+    def written(self) -> tuple[Node, ...]:
+        """The inputs that the graph writes into."""
+        return tuple(dict.fromkeys(one for node in self.facts for one in written_nodes(node)))
+
 
 def batch_of(srg: SRG, dims: Sequence[int] = (0, 1)) -> Batch | str:
     """The samples of a graph, or a sentence that says what forbids to part them.
@@ -54,7 +62,7 @@ def batch_of(srg: SRG, dims: Sequence[int] = (0, 1)) -> Batch | str:
     whole = _forbids(srg)
     if whole:
         return whole
-    inputs = [node for node in srg.inputs if srg.record(node).residency is Residency.INPUT and srg.record(node).outputs]
+    inputs = [node for node in srg.inputs if srg.record(node).residency in _PASSED and srg.record(node).outputs]
     why = "no input has two samples or more"
     for dim in dims:
         sizes = [shape[dim] if len(shape := tuple(value_of(node).shape)) > dim else 1 for node in inputs]
@@ -72,7 +80,9 @@ def _forbids(srg: SRG) -> str:
     for node in srg.nodes:
         if any(meta.is_symbolic or meta.layout != "strided" for meta in srg.record(node).outputs):
             return "its sizes differ from call to call, or a tensor is not strided"
-        if writes(node):
+        if any(
+            node.target is not torch.ops.aten.copy_.default or one.op != "placeholder" for one in written_nodes(node)
+        ):
             return _told(srg, node, "it writes into its argument")
         if is_random(node):
             return _told(srg, node, "it draws random numbers")

@@ -194,6 +194,25 @@ def copied(call: OpCall) -> Found:
     return at
 
 
+@rule("aten.copy_.default")
+def written(call: OpCall) -> Found:
+    """Into an input: each sample into its own part of it."""
+    if call.at(call["self"]) is None:
+        call.refuse("samples are written into what is the same for all")
+    return copied(call)
+
+
+@rule("aten.index_copy.default")
+def index_copy(call: OpCall) -> Found:
+    """Places along another dimension, which are the same for all samples."""
+    if call.at(call["index"]) is not None:
+        call.refuse("samples are picked by samples")
+    at = call.joined([call["self"], call["source"]], len(call.shape))
+    if at.dim == call["dim"] % len(call.shape) or shape_of(call["source"])[at.dim] != call.count * at.each:
+        call.refuse("it works across samples")
+    return at
+
+
 @rule("aten.index.Tensor")
 def index(call: OpCall) -> Found:
     """Places told by tensors that are broadcast; samples may be told by 0, 1, 2 and so on."""

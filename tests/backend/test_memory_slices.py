@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 import djinn_fx
 from djinn_fx.calibrate.live_memory import measured
@@ -130,3 +131,35 @@ def test_engines_compete_for_a_slice() -> None:
     (contest,) = djinn_fx.status(compiled).contests
     assert "packed" in [one.engine for one in contest.entrants]
     assert sum(one.need.peak.nbytes for one in djinn_fx.status(compiled).memory) <= budget
+
+
+def test_caches_are_filled_slice_by_slice() -> None:
+    """A batch of six would come out in slices of four and two: with a cache only divisors are taken."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=50,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    ids = torch.randint(5, 50, (BATCH, 40), generator=torch.Generator().manual_seed(0))
+
+    def answers(called: Any) -> tuple[Any, ...]:
+        cache = StaticCache(config=config, max_cache_len=64)
+        with torch.no_grad():
+            model(ids, past_key_values=cache)  # its memory is there from now on
+            cache.reset()
+            first = called(ids, past_key_values=cache, position_ids=torch.arange(40)[None]).logits
+            second = called(ids[:, :1], past_key_values=cache, position_ids=torch.tensor([[40]])).logits
+        return first.clone(), second.clone(), *(one for layer in cache.layers for one in (layer.keys, layer.values))
+
+    compiled = djinn(model, {**OPTIONS, "memory_budget": {"cpu": "1GB"}}, dynamic=False)
+    wanted = answers(model)
+    same(answers(compiled), wanted)
+    whole = max(one.need.peak.nbytes for one in djinn_fx.status(compiled).memory)
+    torch._dynamo.reset()
+    noted = Noted()
+    compiled = djinn(model, {**OPTIONS, "memory_budget": {"cpu": f"{int(0.7 * whole)}B"}}, dynamic=False)
+    same(answers(compiled), wanted)
+    told = [one for one in noted.reasons() if one.kind is ReasonKind.BUDGET and "slices" in one.detail]
+    assert len(told) >= 1
+    assert all(BATCH % int(one.detail.split(" slices of ")[1].split(" of ")[0]) == 0 for one in told)

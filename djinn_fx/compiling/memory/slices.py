@@ -120,6 +120,8 @@ class _Search:
             return None
         count, best = self._batch.count, None
         sizes = sorted({-(-count // runs) for runs in range(2, count + 1)})
+        if self._batch.written:  # no sample may be written twice
+            sizes = [one for one in sizes if count % one == 0]
         low, high, at = 0, len(sizes), 0  # the smallest first: where it does not fit nothing does
         try:
             while low < high:
@@ -138,7 +140,14 @@ class _Search:
     def _slices(self, size: int) -> Slices:
         assert self._batch is not None, "asked for after that was looked at"
         inputs = tuple(map(self._batch.at, self._srg.inputs))
-        return Slices(count=self._batch.count, size=size, inputs=inputs, results=wholes_of(self._srg, self._batch))
+        copied = (self._srg.inputs.index(one) for one in self._batch.written if self._batch.at(one) is None)
+        return Slices(
+            count=self._batch.count,
+            size=size,
+            inputs=inputs,
+            results=wholes_of(self._srg, self._batch),
+            copied=tuple(copied),
+        )
 
 
 def _beside_whole(plan: MemoryPlan, srg: SRG) -> MemoryPlan:

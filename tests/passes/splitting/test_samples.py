@@ -140,6 +140,7 @@ MUST_NOT: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], str]] = {
     "batch norm in training": (lambda x: F.batch_norm(x, None, None, training=True), (X4,), "batch_norm"),
     "random": (lambda x: torch.bernoulli(x.sigmoid()), (X3,), "aten.bernoulli.default"),
     "writes": (writes, (X3,), "writes"),
+    "writes what is for all": (lambda x, w: (x * 2, w.copy_(x[:, 0, 0]))[0], (x(COUNT, 1, 1), x(COUNT)), "copy_"),
     "flipped": (lambda x: x.flip(0), (X3,), "aten.flip.default"),
     "neighbours": (lambda x: x[1:] - x[:-1], (X3,), "aten.slice.Tensor"),
     "one sample": (lambda x: x + x[0], (X3,), "aten.select.int"),
@@ -183,3 +184,33 @@ def test_symbolic_sizes_are_left_alone() -> None:
     found = batch_of(graphs.lowered(graphs.symbolic_mlp()))
     assert isinstance(found, str)
     assert "from call to call" in found
+
+
+def test_caches_are_written_sample_by_sample_and_what_counts_once() -> None:
+    def step(x: Tensor, cache: Tensor, count: Tensor) -> Tensor:
+        places = torch.arange(2) + count
+        filled = cache.index_copy(1, places, x)
+        mixed = filled.cumsum(1)
+        cache.copy_(filled)
+        count.copy_(count + 2)
+        return mixed.amax(1) * count
+
+    inputs = x(COUNT, 2, WIDE), torch.zeros(COUNT, LONG, WIDE), torch.tensor(1)
+    srg, found = batch(step, *inputs)
+    assert isinstance(found, Batch), found
+    assert [node.name for node in found.written] == ["cache_1", "count_1"]
+    one, other = ([each.clone() for each in inputs] for _ in range(2))
+    wanted = srg.gm(*one)
+    part = part_of(srg, found, 2)
+    slices = Slices(
+        count=COUNT,
+        size=2,
+        inputs=tuple(map(found.at, srg.inputs)),
+        results=wholes_of(srg, found),
+        copied=(2,),
+    )
+    (made,) = InSlices(lambda given: (part(*given),), slices)(list(other))
+    torch.testing.assert_close(made, wanted)
+    for mine, theirs in zip(other, one, strict=True):
+        assert torch.equal(mine, theirs)
+    assert int(other[2]) == 3
