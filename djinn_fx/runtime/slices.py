@@ -21,7 +21,8 @@ class Slices:
         count: of samples in the batch.
         size: of samples in each slice. The last slice begins earlier where it does not come out even.
         inputs: for each argument, where it has its samples; None: each slice is given all of it.
-        results: for each result, the whole that slices make up; None: the last slice's is taken.
+        results: for each result, the whole that slices make up; None: the last slice's is taken; a number: the argument
+            in that place, which was written into.
         copied: places of arguments that are written into and are the same for all samples: each slice finds them as
             they were, and the last one writes.
     """
@@ -29,7 +30,7 @@ class Slices:
     count: int
     size: int
     inputs: tuple[Samples | None, ...]
-    results: tuple[Whole | None, ...]
+    results: tuple[Whole | int | None, ...]
     copied: tuple[int, ...] = ()
 
     @property
@@ -53,7 +54,7 @@ class InSlices:
         """Run all slices; empties the list."""
         slices, given = self.slices, list(args)
         args.clear()
-        results: list[Any] = [_empty(whole) if whole is not None else None for whole in slices.results]
+        results = [_begun(whole, given) for whole in slices.results]
         for start in slices.starts:
             part = [_slice(one, at, start, slices.size) for one, at in zip(given, slices.inputs, strict=True)]
             if start != slices.starts[-1]:
@@ -63,14 +64,17 @@ class InSlices:
             for place, (value, whole) in enumerate(zip(made, slices.results, strict=True)):
                 if whole is None:
                     results[place] = value
-                else:
+                elif isinstance(whole, Whole):
                     _slice(results[place], whole.at, start, slices.size).copy_(value)
             del made, value  # else they would live until the next slice has run
         return results
 
 
-def _empty(whole: Whole) -> torch.Tensor:
-    return torch.empty_strided(whole.shape, whole.strides, dtype=whole.dtype, device=whole.device)
+def _begun(whole: Whole | int | None, given: Sequence[Any]) -> Any:
+    """A result before any slice has run."""
+    if isinstance(whole, Whole):
+        return torch.empty_strided(whole.shape, whole.strides, dtype=whole.dtype, device=whole.device)
+    return given[whole] if whole is not None else None
 
 
 def _slice(value: Any, at: Samples | None, start: int, size: int) -> Any:

@@ -13,6 +13,7 @@ from torch.fx.node import map_arg
 
 from djinn_fx.passes.splitting.call import Refused, Samples, value_of
 from djinn_fx.passes.splitting.samples import Batch
+from djinn_fx.srg.effects import written_nodes
 from djinn_fx.srg.graph import SRG, fake_value, tensors_of
 
 _Given = tuple[tuple[Any, ...], dict[str, Any]]
@@ -152,15 +153,20 @@ class Whole:
         return (last + 1) * self.dtype.itemsize
 
 
-def wholes_of(srg: SRG, batch: Batch) -> tuple[Whole | None, ...]:
-    """For each value that the graph returns, the whole that parts make up; None: any run gives all of it."""
+def wholes_of(srg: SRG, batch: Batch) -> tuple[Whole | int | None, ...]:
+    """For each value that the graph returns, the whole that parts make up; None: any run gives all of it.
+
+    A number: the input of that number, which was written into and is returned itself.
+    """
     returned: Any = srg.output.args[0]
     listed: Sequence[Any] = returned if isinstance(returned, (tuple, list)) else (returned,)
-    return tuple(_whole(batch, one) if isinstance(one, Node) else None for one in listed)
+    return tuple(_whole(srg, batch, one) if isinstance(one, Node) else None for one in listed)
 
 
-def _whole(batch: Batch, node: Node) -> Whole | None:
+def _whole(srg: SRG, batch: Batch, node: Node) -> Whole | int | None:
     at, value = batch.at(node), value_of(node)
+    for written in written_nodes(node):
+        return srg.inputs.index(written)
     if at is None:
         return None
     return Whole(at=at, shape=tuple(value.shape), strides=value.stride(), dtype=value.dtype, device=value.device)

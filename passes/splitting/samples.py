@@ -86,7 +86,7 @@ def _forbids(srg: SRG) -> str:
             return _told(srg, node, "it writes into its argument")
         if is_random(node):
             return _told(srg, node, "it draws random numbers")
-    returned = srg.output.all_input_nodes
+    returned = [node for node in srg.output.all_input_nodes if not written_nodes(node)]  # else it is the input itself
     storages = storages_of(srg)
     held = [storage for node in (*srg.inputs, *returned) for storage in set(storages[node])]
     if len(set(held)) != len(held) or any(len(srg.record(node).outputs) != 1 for node in returned):

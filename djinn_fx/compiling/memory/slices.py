@@ -19,6 +19,7 @@ from djinn_fx.passes.splitting.samples import Batch, batch_of
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.slices import Slices
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.effects import written_nodes
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.memory import Holds, MemoryPlan, MemoryRow
 from djinn_fx.srg.record import GraphKind
@@ -163,5 +164,6 @@ def _beside_whole(plan: MemoryPlan, srg: SRG) -> MemoryPlan:
             given=True,
         )
         for node in returned_values(srg)
+        if not written_nodes(node)
     ]
     return replace(plan, rows=(*plan.rows, *rows))
