@@ -18,6 +18,8 @@ _CONSTANT = frozenset(
 _COUNTS = frozenset({"aten.arange.default", "aten.arange.start", "aten.arange.start_step"})
 _KEEPS = frozenset({"aten.clone.default", "aten._to_copy.default", "aten.alias.default", "aten.detach.default"})
 _KEEPS |= {"prims.convert_element_type.default", "aten.lift_fresh_copy.default"}
+#: Types in which 0, 1, 2 and so on are what they are, however many.
+_WHOLE = (torch.int32, torch.int64)
 _VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default", "aten.reshape.default"})
 
 
@@ -37,7 +39,8 @@ def same(node: Node, facts: Mapping[Node, Sequence[Fact]], count: int) -> Same:
         return Same(frozenset(range(rank)))
     if name in _COUNTS:
         given = bound(node)
-        return Same(counts=0) if given.get("start", 0) == 0 and given.get("step", 1) == 1 else Same()
+        whole = value_of(node).dtype in _WHOLE and given.get("start", 0) == 0 and given.get("step", 1) == 1
+        return Same(counts=0 if whole else None)
     sources = [one for one in node.all_input_nodes if isinstance(value_of(one), torch.Tensor)]
     if torch.Tag.pointwise in node.target.tags and name not in _KEEPS:
         return Same(_alike_in_all(sources, facts, rank))
@@ -47,10 +50,10 @@ def same(node: Node, facts: Mapping[Node, Sequence[Fact]], count: int) -> Same:
         return _one_by_one(node, sources, facts, count)
     widened = {dim for dim in range(rank) if dim not in moved.values() and shape_of(node)[dim] != 1}
     widened |= {to for of, to in moved.items() if shape_of(sources[0])[of] == 1 != shape_of(node)[to]}
-    return Same(
-        frozenset({to for of, to in moved.items() if of in known.alike} | widened),
-        moved.get(known.counts) if known.counts is not None else None,
-    )
+    alike = frozenset({to for of, to in moved.items() if of in known.alike} | widened)
+    at = moved.get(known.counts) if known.counts is not None else None
+    exact = value_of(node).dtype in _WHOLE
+    return Same(alike, at if exact and at not in widened else None)
 
 
 def _one_by_one(node: Node, sources: Sequence[Node], facts: Mapping[Node, Sequence[Fact]], count: int) -> Same:
