@@ -259,7 +259,7 @@ class GraphCompiler:
             found = parted(captured, self.settings, self._handle, self._kept_inputs, plan_of)
         if found is None:
             return self._built(kind, captured)
-        part, run, _ = self._built(kind, found.planned(self.plan(kind, found.graph)))
+        part, run, _ = self._built(kind, found.planned(self.plan(kind, found.graph)), len(found.slices.starts))
         return part, InSlices(run, found.slices), None
 
     @property
@@ -267,9 +267,11 @@ class GraphCompiler:
         """Names of the inputs that the model keeps."""
         return frozenset(name for name, one in self._residency.items() if one not in _PASSING)
 
-    def _built(self, kind: GraphKind, captured: CapturedGraph) -> tuple[CapturedGraph, Any, str | None]:
+    def _built(
+        self, kind: GraphKind, captured: CapturedGraph, slices: int = 1
+    ) -> tuple[CapturedGraph, Any, str | None]:
         """A graph as it was planned, built."""
-        captured, settings, planned = within_budget(captured, self.settings, self._handle, self._kept_inputs)
+        captured, settings, planned = within_budget(captured, self.settings, self._handle, self._kept_inputs, slices)
         srg, plan = captured.srg, captured.plan
         names = contenders(settings, kind, device_of(srg))
         placed = self._placer.built(captured, settings, names)

@@ -38,12 +38,14 @@ class GraphNeed:
         peak: of its own ops, run one by one: inputs, weights and what is live.
         weights: of these, what the model keeps.
         comparing: beside that, at most, while an engine's first answers are compared; 0: they are not.
+        slices: of the batch, one after the other, in which it runs.
     """
 
     phase: str
     peak: MemoryPeak
     weights: int
     comparing: int
+    slices: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,7 @@ class PlannedMemory:
     def __str__(self) -> str:
         need, size = self.need, format_bytes
         parts = f"own ops {size(need.peak.nbytes)}, all graphs {size(self.together)}, copies {size(self.copies)}"
+        parts += f"; {need.slices} slices of the batch" if need.slices > 1 else ""
         return f"{need.phase}: {size(self.foretold)} of {size(self.budget)} on {need.peak.device} ({parts})"
 
 

@@ -91,6 +91,8 @@ def test_it_runs_in_as_few_slices_as_fit(share: float, engine: str) -> None:
     size = int(told.detail.split(" slices of ")[1].split(" of ")[0])
     assert size == (2 if share < 0.5 else 3)
     assert told.runner_up == "all samples at once"
+    assert planned.need.slices == -(-BATCH // size)
+    assert f"{planned.need.slices} slices of the batch" in str(djinn_fx.status(compiled))
 
 
 def test_the_smallest_budget_is_that_of_one_sample_at_a_time() -> None:

@@ -23,7 +23,7 @@ from djinn_fx.srg.record import GraphKind, Residency
 
 
 def within_budget(
-    captured: CapturedGraph, settings: Settings, handle: GraphHandle | None, kept: frozenset[str]
+    captured: CapturedGraph, settings: Settings, handle: GraphHandle | None, kept: frozenset[str], slices: int
 ) -> tuple[CapturedGraph, Settings, list[PlannedMemory]]:
     """The graph with Reasons, the settings without engines that there is no room for, and its share on each device.
 
@@ -32,6 +32,7 @@ def within_budget(
         settings: in force.
         handle: of its model; its share is put down there.
         kept: names of the inputs that the model keeps.
+        slices: of the batch in which it runs.
 
     Raises:
         SettingsError: it does not run even on its own ops.
@@ -40,7 +41,7 @@ def within_budget(
     plan = captured.plan.memory if captured.plan.memory is not None else memory_plan(captured.srg)
     for device, budget in settings.memory_bytes.items():
         if device in plan.devices:
-            need = need_of(plan, device, kept, settings, kind is GraphKind.INFERENCE)
+            need = replace(need_of(plan, device, kept, settings, kind is GraphKind.INFERENCE), slices=slices)
             fitting = Fitting(need, others_of(handle, need), budget, settings, contenders(settings, kind, device))
             planned.append(note_planned(handle, fitting))
             settings, reasons = fitting.settings, [*reasons, *fitting.reasons]
