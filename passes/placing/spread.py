@@ -131,7 +131,8 @@ def decide(row: Row, placing: Placing, solver: Solver = shared_out) -> Decision 
     if not row.seconds:
         return Decision(chosen=Shares(devices=(), figure_s=0.0), runner_up=None)
     alone = _best([solver(row, [place]) for place in places])
-    several = _best([solver(row, group) for group in _groups(placing)])
+    found = [solver(row, group) for group in _groups(placing)]
+    several = _best([one for one in found if one is not None and len(one.used) > 1])
     if several is None and alone is None:
         way = along(row)
         return Decision(chosen=way, runner_up=None) if way is not None and _fits(row, way) else None

@@ -37,7 +37,7 @@ def placement_of(
         Share(
             device=names[device],
             row=_row_of(placing, device),
-            parts=_parts(unit for unit, at in placed if at == names[device]),
+            parts=_parts(srg, (unit for unit, at in placed if at == names[device])),
             time_s=spent[device],
             memory_bytes=taken[device],
             limit_bytes=placing.devices[device].memory_bytes,
@@ -81,12 +81,13 @@ def _row_of(placing: Placing, device: int) -> str:
     return one.pricing.device.name if isinstance(one, ForeignDevice) else f"{len(one.cores)} of this machine's cores"
 
 
-def _parts(units: Iterator[Unit]) -> tuple[str, ...]:
+def _parts(srg: SRG, units: Iterator[Unit]) -> tuple[str, ...]:
     """The modules of what runs there, layers by their numbers; the regions' labels where no op is of a module."""
     modules, labels = dict[str, None](), dict[str, None]()
     for unit in units:
         labels[unit.region.label] = None
-        modules.update(dict.fromkeys(_layer(module_path(node)) for node in unit.nodes))
+        ops = [node for node in unit.nodes if not srg.record(node).is_view]  # a weight's view may stand anywhere
+        modules.update(dict.fromkeys(_layer(module_path(node)) for node in ops))
     modules.pop("", None)
     return tuple(modules or labels)
 
