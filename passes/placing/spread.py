@@ -11,6 +11,7 @@ from torch.fx import Node
 from djinn_fx.errors import SettingsError
 from djinn_fx.passes.base import PassContext
 from djinn_fx.passes.placing.chain import Row, Shares, Solver, along, shares_of, smallest_room
+from djinn_fx.passes.placing.measured import corrected, measured_loads
 from djinn_fx.passes.placing.pieces import Placed, settle
 from djinn_fx.passes.placing.request import Placing
 from djinn_fx.passes.placing.solved import shared_out
@@ -19,6 +20,7 @@ from djinn_fx.passes.placing.units import Unit, row_of, units_of
 from djinn_fx.passes.placing.wanted import at_home, followed, pinned
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.plan import Placement
 from djinn_fx.srg.record import GraphKind
 from djinn_fx.units import format_bytes, format_seconds
 
@@ -38,6 +40,25 @@ class Decision:
     runner_up: Shares | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Decided:
+    """A graph's units, the problem they make, its answer, and what is to be said first of it."""
+
+    units: Sequence[Unit]
+    row: Row
+    decision: Decision
+    why: str
+
+    def placed(self, placing: Placing) -> list[Placed]:
+        """The units with their devices."""
+        devices = self.decision.chosen.devices
+        return [(unit, placing.names[device]) for unit, device in zip(self.units, devices, strict=True)]
+
+    def placement(self, srg: SRG, placing: Placing) -> Placement:
+        """As data."""
+        return placement_of(srg, self.units, self.row, self.decision.chosen, self.decision.runner_up, placing)
+
+
 def spread(srg: SRG, placing: Placing, context: PassContext, solver: Solver = shared_out) -> tuple[Reason, ...]:
     """Place every op and region of a graph on one of the devices, whatever it was placed on before.
 
@@ -47,9 +68,36 @@ def spread(srg: SRG, placing: Placing, context: PassContext, solver: Solver = sh
     _begin(srg)
     if srg.kind is GraphKind.BACKWARD and placing.followed:
         return _follow(srg, placing, context)
-    placed, told = _decided(srg, placing, solver)
-    settle(srg, placed, placing, context)
-    return (told,)
+    decided = _decided(srg, placing, solver)
+    settle(srg, decided.placed(placing), placing, context)
+    better = _cut_anew(srg, decided, placing, context, solver) if placing.objective == "throughput" else None
+    decided = better or decided
+    srg.placement = decided.placement(srg, placing)
+    return (_told(decided, placing),)
+
+
+def _cut_anew(srg: SRG, decided: _Decided, placing: Placing, context: PassContext, solver: Solver) -> _Decided | None:
+    """Another answer, by what the parts took when they were measured; None where the first one is to stay.
+
+    The graph is left as the answer has it. One that was measured itself must be the better one by that.
+    """
+    measured = None if placing.elsewhere else measured_loads(srg, placing)
+    if measured is None or len(measured) < 2:
+        return None
+    row = corrected(decided.row, decided.decision.chosen, measured)
+    decision = decide(row, placing, solver)
+    before = max(measured.values())
+    if decision is None or len(decision.chosen.used) < 2 or decision.chosen.figure_s >= before * WORTH:
+        return None
+    other = replace(decided, row=row, decision=decision, why=decided.why + "cut anew by measured times; ")
+    _begin(srg)
+    settle(srg, other.placed(placing), placing, context)
+    now = measured_loads(srg, placing)
+    if now is None or max(now.values()) < before:
+        return other
+    _begin(srg)
+    settle(srg, decided.placed(placing), placing, context)
+    return None
 
 
 def foresee(srg: SRG, placing: Placing) -> tuple[Reason, ...]:
@@ -58,13 +106,15 @@ def foresee(srg: SRG, placing: Placing) -> tuple[Reason, ...]:
     Raises:
         SettingsError: as :func:`spread`.
     """
-    _, told = _decided(srg, placing, shared_out)
+    decided = _decided(srg, placing, shared_out)
+    srg.placement = decided.placement(srg, placing)
+    told = _told(decided, placing)
     there = f"{placing.topology.name}, which is not here: nothing runs there"
     return (replace(told, detail=f"{told.detail} ({there})"),)
 
 
-def _decided(srg: SRG, placing: Placing, solver: Solver) -> tuple[list[Placed], Reason]:
-    """The graph's units with their devices, and why; sets the graph's placement."""
+def _decided(srg: SRG, placing: Placing, solver: Solver) -> _Decided:
+    """The graph's units with their devices, and why."""
     pins = pinned(srg, placing)
     home = {node: device for node, device in at_home(srg, placing).items() if node not in pins}
     why = f"{len(pins)} ops are pinned; " if pins else ""
@@ -76,9 +126,7 @@ def _decided(srg: SRG, placing: Placing, solver: Solver) -> tuple[list[Placed], 
             raise
         units, row, decision = _shared_out(srg, pins, placing, solver)
         why += "there is no room where another graph keeps the weights and state; "
-    srg.placement = placement_of(srg, units, row, decision.chosen, decision.runner_up, placing)
-    placed = [(unit, placing.names[device]) for unit, device in zip(units, decision.chosen.devices, strict=True)]
-    return placed, _told(decision, row, placing, why)
+    return _Decided(units=units, row=row, decision=decision, why=why)
 
 
 def _shared_out(
@@ -179,8 +227,9 @@ def _too_large(row: Row, placing: Placing) -> str:
     )
 
 
-def _told(decision: Decision, row: Row, placing: Placing, why: str) -> Reason:
+def _told(decided: _Decided, placing: Placing) -> Reason:
     """What was decided, and what the next best would have cost."""
+    decision, row, why = decided.decision, decided.row, decided.why
     names, aim = placing.names, "a call in a row" if row.throughput else "one call"
     chosen, other = decision.chosen, decision.runner_up
     parts = ", ".join(f"{names[one]} {format_seconds(spent)}" for one, spent in loads(row, chosen).items())

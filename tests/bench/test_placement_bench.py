@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from bench.placement.beside_accelerate import breaks_of
 from bench.placement.inputs import disturbed, read_file, read_folder
+from bench.placement.regret import layers_of
 from bench.placement.solvers import solve
 from bench.placement.synthetic import transformer
 from djinn_fx.errors import SolverError
@@ -131,3 +134,29 @@ def test_a_backward_pass_mirrors_the_forward_one() -> None:
     assert len(both.operators) == 2 * count
     assert all(both.operators[count + at].times_s[0] == 2 * forward.operators[at].times_s[0] for at in range(count))
     assert {(count + user, count + source) for source, user in forward.edges} <= set(both.edges)
+
+
+def test_the_layers_of_a_model_are_its_longest_list() -> None:
+    class Inner(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.few = torch.nn.ModuleList([torch.nn.Identity()])
+            self.layers = torch.nn.ModuleList([torch.nn.Identity() for _ in range(3)])
+
+    class Outer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = Inner()
+
+    assert layers_of(Outer()) == ("model.layers", 3)
+
+
+def test_graph_breaks_are_counted() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made = x.cos()
+            torch._dynamo.graph_break()
+            return made.sin()
+
+    assert breaks_of(Broken(), {"x": torch.ones(2)}) == 1
+    assert breaks_of(torch.nn.Linear(2, 2), {"input": torch.ones(1, 2)}) == 0

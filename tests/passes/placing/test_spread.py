@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from djinn_fx.costmodels.choose import Pricing
+from djinn_fx.costmodels.laws.roofline import ROOFLINE
+from djinn_fx.costmodels.measured import Timing
 from djinn_fx.errors import PassError
 from djinn_fx.hardware.device import this_machine
 from djinn_fx.hardware.local import local_topology
@@ -25,7 +28,7 @@ from djinn_fx.passes.plan_memory import PlanMemory
 from djinn_fx.passes.plan_transfers import PlanTransfers
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.devices import DeclaredLink, LocalDevice, Pin
-from djinn_fx.srg import SRG, GraphKind
+from djinn_fx.srg import SRG, GraphKind, Region
 from tests import graphs
 
 #: Cuts wherever the structure repeats.
@@ -253,3 +256,52 @@ def test_backward_follows_forward() -> None:
     placed(backward, request)
     assert [backward.record(node).device for node in backward.ops] == [forward.record(n).device for n in forward.ops]
     assert set(devices_of(backward)) == {"cpu:0", "cpu:1"}
+
+
+class Measured:
+    """Times by structural hash, and by one that says so."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+
+    def time(self, structural_hash: str, engine: str) -> Timing | None:
+        seconds = self._seconds.get(structural_hash)
+        return Timing.of([seconds]) if seconds is not None else None
+
+
+def cut_by(times: dict[str, float]) -> tuple[list[Region], str]:
+    """The parts of seven layers on two devices where these times are known, and what is told."""
+    srg = layers(7)  # no two halves alike
+    pricing = Pricing(model=ROOFLINE, device=this_machine(), times=Measured(times))
+    context = PassContext(expected_calls=1, pricing=pricing, placing=two(objective="throughput", whole=True, threads=1))
+    passes = [EstimateCost(), Lifetimes(), EAGER_CUT, Colocate(), Place(), Order(), PlanTransfers(), PlanMemory()]
+    result = run_passes(srg, passes, context, check=True)
+    told = next(reason for reason in result.reasons if reason.kind is ReasonKind.PLACED)
+    assert sorted(name for region in srg.regions for name in region.nodes) == sorted(node.name for node in srg.ops)
+    return list(srg.regions), told.detail
+
+
+def test_parts_that_took_longer_than_was_thought_are_cut_anew_by_the_next_plan() -> None:
+    (first, second), told = cut_by({})
+    assert "cut anew" not in told
+    even = len(first.nodes) / (len(first.nodes) + len(second.nodes))
+    known = {first.structural_hash: 3e-3, second.structural_hash: 1e-3}
+    (shorter, longer), told = cut_by(known)
+    assert "cut anew by measured times" in told
+    share = len(shorter.nodes) / (len(shorter.nodes) + len(longer.nodes))
+    assert share < even - 0.05
+    assert [shorter.device, longer.device] == ["cpu:0", "cpu:1"]
+    # When the new parts were measured too, the better cut of the two stays: the new one, or the first one again.
+    better = known | {shorter.structural_hash: 2e-3, longer.structural_hash: 2.2e-3}
+    assert [region.structural_hash for region in cut_by(better)[0]] == [shorter.structural_hash, longer.structural_hash]
+    worse = known | {shorter.structural_hash: 2e-3, longer.structural_hash: 3.5e-3}
+    found, told = cut_by(worse)
+    assert [region.structural_hash for region in found] == [first.structural_hash, second.structural_hash]
+    assert "cut anew" not in told
+
+
+def test_parts_that_took_as_long_as_each_other_stay() -> None:
+    (first, second), _ = cut_by({})
+    (again, other), told = cut_by({first.structural_hash: 5e-3, second.structural_hash: 5.1e-3})
+    assert (again.structural_hash, other.structural_hash) == (first.structural_hash, second.structural_hash)
+    assert "cut anew" not in told
