@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch.fx import Node
 
-from djinn_fx.errors import SettingsError
+from djinn_fx.errors import InfeasibleError
 from djinn_fx.passes.base import PassContext
 from djinn_fx.passes.placing.chain import Row, Shares, Solver, along, shares_of, smallest_room
 from djinn_fx.passes.placing.measured import corrected, measured_loads
@@ -63,7 +63,8 @@ def spread(srg: SRG, placing: Placing, context: PassContext, solver: Solver = sh
     """Place every op and region of a graph on one of the devices, whatever it was placed on before.
 
     Raises:
-        SettingsError: two pins contradict each other, or the devices cannot hold the graph.
+        SettingsError: two pins contradict each other.
+        InfeasibleError: the devices cannot hold the graph.
     """
     _begin(srg)
     if srg.kind is GraphKind.BACKWARD and placing.followed:
@@ -104,7 +105,7 @@ def foresee(srg: SRG, placing: Placing) -> tuple[Reason, ...]:
     """What the devices of a topology that is not here would have of a graph that runs here as it is.
 
     Raises:
-        SettingsError: as :func:`spread`.
+        DjinnError: as :func:`spread`.
     """
     decided = _decided(srg, placing, shared_out)
     srg.placement = decided.placement(srg, placing)
@@ -121,7 +122,7 @@ def _decided(srg: SRG, placing: Placing, solver: Solver) -> _Decided:
     try:
         units, row, decision = _shared_out(srg, {**home, **pins}, placing, solver)
         why += f"{len(home)} ops go where another graph keeps their weights and state; " if home else ""
-    except SettingsError:
+    except InfeasibleError:
         if not home:
             raise
         units, row, decision = _shared_out(srg, pins, placing, solver)
@@ -141,7 +142,7 @@ def _shared_out(
         other = row_of(srg, finer, placing)
         found = decide(other, placing, solver)
         if found is None and decision is None:
-            raise SettingsError(_too_large(other, placing))
+            raise InfeasibleError(_too_large(other, placing))
         if decision is None or (found is not None and found.chosen.figure_s < decision.chosen.figure_s * WORTH):
             units, row, decision = finer, other, found
     assert decision is not None, "one of the two is there"

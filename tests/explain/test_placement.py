@@ -79,3 +79,13 @@ def test_an_unknown_name_is_one_line_with_the_nearest(capsys: pytest.CaptureFixt
 )
 def test_labels_that_count_on_are_one_range(labels: list[str], text: str) -> None:
     assert spans(labels) == text
+
+
+def test_too_little_memory_is_one_line_with_what_would_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(SMALL.replace("1.2MB", "100kB"))
+    assert main([REPEATED, "--topology", str(file)]) == 5
+    told = capsys.readouterr().err.strip()
+    assert "topology lab: their memory cannot hold the graph" in told
+    assert "on each of 2 is the least that would do" in told
+    assert "\n" not in told

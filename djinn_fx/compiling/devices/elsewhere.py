@@ -56,11 +56,13 @@ def unexecuted(gm: GraphModule) -> Callable[..., Any]:
     """
 
     def run(*args: Any) -> Any:
-        if any(isinstance(one, torch.Tensor) and one.device.type == "meta" for one in args):
-            return gm.forward(*args)
+        if any(_has_no_values(one) for one in args):
+            return gm.forward(*args)  # computes nothing
         try:
             with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-                fakes = [mode.from_tensor(one, static_shapes=True) if _is_real(one) else one for one in args]
+                fakes = [
+                    mode.from_tensor(one, static_shapes=True) if isinstance(one, torch.Tensor) else one for one in args
+                ]
                 results = gm.forward(*fakes)
         except (DataDependentOutputException, DynamicOutputShapeException):
             return gm.forward(*args)
@@ -69,8 +71,8 @@ def unexecuted(gm: GraphModule) -> Callable[..., Any]:
     return run
 
 
-def _is_real(one: Any) -> bool:
-    return isinstance(one, torch.Tensor) and not isinstance(one, torch._subclasses.FakeTensor)
+def _has_no_values(one: Any) -> bool:
+    return isinstance(one, torch._subclasses.FakeTensor) or (isinstance(one, torch.Tensor) and one.is_meta)
 
 
 def _zeros(one: Any) -> Any:

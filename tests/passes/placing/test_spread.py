@@ -12,7 +12,7 @@ from torch import Tensor
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.laws.roofline import ROOFLINE
 from djinn_fx.costmodels.measured import Timing
-from djinn_fx.errors import PassError
+from djinn_fx.errors import InfeasibleError, PassError
 from djinn_fx.hardware.device import this_machine
 from djinn_fx.hardware.local import local_topology
 from djinn_fx.passes.base import PassContext, run_passes
@@ -162,7 +162,7 @@ def test_a_layer_is_cut_where_memory_needs_it() -> None:
 
 
 def test_what_no_device_can_hold_is_refused_with_the_least_that_would_do() -> None:
-    with pytest.raises(PassError, match="least that would do") as caught:
+    with pytest.raises(InfeasibleError, match="least that would do") as caught:
         placed(layers(4), two((1000, 1000)))
     assert "1.0 kB" in str(caught.value)
 
