@@ -36,8 +36,12 @@ class EstimateCost:
         """Price each op; list each sort of op that has no price."""
         priced_by = self._pricing(context)
         works = graph_work(srg, fresh=True).whole
-        places: dict[Work, int] = {}  # layers repeat: most ops have a twin
-        which = [places.setdefault(work, len(places)) for work in works.ops]
+        places: dict[Work, int] = {}  # layers repeat: most ops have a twin, and share their work with it
+        found: dict[int, int] = {}
+        for work in works.ops:
+            if id(work) not in found:
+                found[id(work)] = places.setdefault(work, len(places))
+        which = [found[id(work)] for work in works.ops]
         costs = list(map(_cost, places, priced_by.ops(list(places))))
         unpriced: Counter[str] = Counter()
         first: dict[str, Reason] = {}

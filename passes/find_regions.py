@@ -11,7 +11,6 @@ calls at most what it saves; among those, the one with the largest difference.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import part_of, priced
 from djinn_fx.costmodels.laws.build_time import FIXED_S, PER_OP_S
 from djinn_fx.passes.base import PassContext, PassResult
-from djinn_fx.passes.cutting.partition import OpList, op_list, to_groups
+from djinn_fx.passes.cutting.partition import OpList, all_groups, op_list
 from djinn_fx.passes.cutting.repeats import Labels, by_module_stack, by_structure
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.extract import (
@@ -37,7 +36,7 @@ from djinn_fx.srg.extract import (
     with_sizes,
 )
 from djinn_fx.srg.form.digests import Digests
-from djinn_fx.srg.form.hashing import NoCanonicalForm, canonical_form, structural_hash
+from djinn_fx.srg.form.hashing import NoCanonicalForm, canonical_form
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Region, distinct
 from djinn_fx.srg.record import Cost, total
@@ -87,14 +86,14 @@ class FindRegions:
 
     def run(self, srg: SRG, context: PassContext) -> PassResult:
         """Set ``srg.regions`` and each op's ``region``."""
-        ops = op_list(srg)
+        ops = srg.fact(op_list)
         if not ops.nodes:
             return PassResult(modified=False, reasons=(_whole("the graph has no ops"),))
         if self.whole:
             return _take_whole(srg, ops, "cutting is switched off", context)
         if len(ops.nodes) < 2 * self.min_ops:
             return _take_whole(srg, ops, f"only {len(ops.nodes)} ops: nothing to save", context)
-        mentioned = mentions(srg)
+        mentioned = srg.fact(mentions)
         unknown = next((node for node in mentioned if depends_on_data(srg, node, mentioned)), None)
         if unknown is not None:
             return _take_whole(srg, ops, f"{unknown.name!r} depends on a number that only the data tell", context)
@@ -103,7 +102,7 @@ class FindRegions:
         run_s = sum((_cost(srg, node).time_s for node in ops.nodes), 0.0)
         best, refusal = self._choose(candidates, run_s, context)
         if best is None:
-            return _take_whole(srg, ops, refusal, context, builder.digests)
+            return _take_whole(srg, ops, refusal, context)
         reason = Reason(
             kind=ReasonKind.SPLIT,
             detail=f"{len(best.regions)} regions, {best.distinct} distinct, found {best.how}: saves about "
@@ -120,8 +119,7 @@ class FindRegions:
             proposals.append((*found, "by repeated structure"))
         partitions: dict[tuple[int, ...], tuple[dict[int, str], Labels, str]] = {}
         for labels, names, how in proposals:
-            for join_gaps, lend_early in itertools.product((True, False), repeat=2):
-                groups = to_groups(ops, labels, join_gaps=join_gaps, lend_early=lend_early)
+            for groups in all_groups(ops, labels):
                 partitions.setdefault(groups, (names, labels, how))
         candidates = []
         for groups, (names, labels, how) in partitions.items():
@@ -153,14 +151,14 @@ def _whole(why: str) -> Reason:
     return Reason(kind=ReasonKind.WHOLE, detail=f"one region: {why}")
 
 
-def _take_whole(srg: SRG, ops: OpList, why: str, context: PassContext, digests: Digests | None = None) -> PassResult:
-    return _take(srg, (_whole_region(srg, ops, digests),), _whole(why), context)
+def _take_whole(srg: SRG, ops: OpList, why: str, context: PassContext) -> PassResult:
+    return _take(srg, (_whole_region(srg, ops),), _whole(why), context)
 
 
 def _take(srg: SRG, regions: tuple[Region, ...], reason: Reason, context: PassContext) -> PassResult:
     srg.regions = regions if context.pricing is None else priced_regions(srg, regions, context.pricing)
-    srg.uncut = None
-    sizes = size_ops(srg)  # each region that needs one has it: their records name none
+    srg.uncut = srg.memory = None
+    sizes = srg.fact(size_ops)  # each region that needs one has it: their records name none
     for region in regions:
         for node in map(srg.node, region.nodes):
             if node not in sizes:
@@ -198,22 +196,18 @@ def _cost(srg: SRG, node: Node) -> Cost:
     return srg.record(node).cost or Cost()
 
 
-def _total(srg: SRG, nodes: Sequence[Node]) -> Cost:
-    return total([cost for node in nodes if (cost := srg.record(node).cost) is not None])
-
-
 def whole_region(srg: SRG) -> Region | None:
     """The whole graph as one region, whatever the graph was cut into; None if it has no ops."""
-    ops = op_list(srg)
+    ops = srg.fact(op_list)
     return _whole_region(srg, ops) if ops.nodes else None
 
 
-def _whole_region(srg: SRG, ops: OpList, digests: Digests | None = None) -> Region:
+def _whole_region(srg: SRG, ops: OpList) -> Region:
     """One region with the graph's own signature, so that a call passes straight through."""
     sources = [n for n in srg.nodes if n.op == "get_attr" and srg.record(n).outputs]
     inputs = (*srg.inputs, *sources)
     outputs = tuple(n for n in srg.output.all_input_nodes if n.op == "call_function")
-    return region_of(srg, 0, "whole graph", ops.nodes, inputs, outputs, digests)
+    return region_of(srg, 0, "whole graph", ops.nodes, inputs, outputs)
 
 
 def region_of(
@@ -223,16 +217,13 @@ def region_of(
     nodes: Sequence[Node],
     inputs: Sequence[Node],
     outputs: Sequence[Node],
-    digests: Digests | None = None,
 ) -> Region:
     try:
-        if digests is None:
-            digest = structural_hash(canonical_form(nodes, inputs, outputs))
-        else:
-            digest = digests.of(nodes, inputs, outputs)
+        digest = srg.fact(Digests).of(nodes, inputs, outputs)
     except NoCanonicalForm:
         digest = ""
-    phases = Counter(phase for node in nodes if (phase := srg.record(node).phase) is not None)
+    records = [srg.record(node) for node in nodes]
+    phases = Counter([record.phase for record in records if record.phase is not None])
     return Region(
         index=index,
         label=label,
@@ -240,8 +231,8 @@ def region_of(
         inputs=tuple(node.name for node in inputs),
         outputs=tuple(node.name for node in outputs),
         structural_hash=digest,
-        phase=phases.most_common(1)[0][0] if phases else None,
-        cost=_total(srg, nodes),
+        phase=max(phases, key=phases.__getitem__, default=None),
+        cost=total([record.cost for record in records if record.cost is not None]),
     )
 
 
@@ -251,10 +242,9 @@ class _Builder:
     def __init__(self, srg: SRG, ops: OpList, mentioned: Mentions) -> None:
         self._srg = srg
         self._ops = ops
-        self._symbols = symbol_sources(srg)
-        self._sizes = size_ops(srg)
+        self._symbols = srg.fact(symbol_sources)
+        self._sizes = srg.fact(size_ops)
         self._mentioned = mentioned
-        self.digests = Digests(srg.nodes)
         # Candidates overlap: most regions of one are regions of another.
         self._known: dict[tuple[Node, ...], Region | None] = {}
 
@@ -271,7 +261,7 @@ class _Builder:
         titles = []
         for place, unit in enumerate(units):
             outer = "epilogue" if place == len(units) - 1 else "between"
-            titles.append(names[unit.most_common(1)[0][0]] if unit else "prologue" if place == 0 else outer)
+            titles.append(names[max(unit, key=unit.__getitem__)] if unit else "prologue" if place == 0 else outer)
         made = [self._made(members[place], titles[place]) for place in range(len(members))]
         if any(region is None for region in made):
             return None
@@ -283,7 +273,7 @@ class _Builder:
             inner = with_sizes(members, self._sizes, self._srg.output)
             inputs, outputs = boundary(self._srg, inner, self._symbols, self._sizes, self._mentioned)
             alone = not unbound_symbols(self._srg, inner, inputs, self._mentioned)
-            made = region_of(self._srg, 0, label, inner, inputs, outputs, self.digests) if alone else None
+            made = region_of(self._srg, 0, label, inner, inputs, outputs) if alone else None
             self._known[members] = made
         region = self._known[members]
         return replace(region, label=label) if region is not None else None

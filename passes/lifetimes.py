@@ -34,7 +34,7 @@ class Lifetimes:
 
     def run(self, srg: SRG, context: PassContext) -> PassResult:
         """Compute lifetimes per storage, then give each node the lifetime of its storages."""
-        storages = storages_of(srg)
+        storages = srg.fact(storages_of)
         position = {node: index for index, node in enumerate(srg.nodes)}
         last_use = {node: _last_use(node, position) for node in position}
         spans = _spans(srg, storages, position, last_use)

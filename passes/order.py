@@ -72,22 +72,14 @@ def in_turn(before: Mapping[int, set[int]]) -> list[int]:
 def dependencies(srg: SRG) -> dict[int, set[int]]:
     """For each region the regions that must run before it: by data, by memory they share, by random numbers."""
     before = {region.index: _makers(srg, region.inputs) for region in srg.regions}
-    region_of = {node: srg.record(node).region for node in srg.nodes}
-    storages = storages_of(srg)
-    writes_of = {node: writes for node in srg.ops if (writes := _written(srg, node, storages))}
-    written = {storage for writes in writes_of.values() for storage in writes}
     writer: dict[int, int] = {}
     readers: dict[int, set[int]] = {}
-    for node, region in region_of.items():
+    for node, (touched, writes) in srg.fact(_touched).items():
+        region = srg.record(node).region
         if region is None:
             continue
-        needs, sources = before[region], node.all_input_nodes
-        needs.update([made for source in sources if (made := region_of[source]) is not None])
-        if not written:
-            continue
-        writes = writes_of.get(node, set())
-        touched = {storage for source in sources for storage in storages[source]} & written
-        for storage in touched | writes:
+        needs = before[region]
+        for storage in touched:
             if storage in writer:
                 needs.add(writer[storage])
             if storage in writes:
@@ -97,6 +89,20 @@ def dependencies(srg: SRG) -> dict[int, set[int]]:
     for region, needs in before.items():
         needs.discard(region)
     return before
+
+
+def _touched(srg: SRG) -> dict[Node, tuple[set[int], set[int]]]:
+    """Of each op that touches storages which some op writes: these, and those that it writes. In graph order."""
+    storages = srg.fact(storages_of)
+    writes_of = {node: writes for node in srg.ops if (writes := _written(srg, node, storages))}
+    written = {storage for writes in writes_of.values() for storage in writes}
+    found = {}
+    for node in srg.ops if written else ():
+        writes = writes_of.get(node, set())
+        touched = {storage for source in node.all_input_nodes for storage in storages[source]} & written | writes
+        if touched:
+            found[node] = touched, writes
+    return found
 
 
 def _makers(srg: SRG, names: Iterable[str]) -> set[int]:

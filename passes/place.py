@@ -27,7 +27,7 @@ class Place:
 
     def run(self, srg: SRG, context: PassContext) -> PassResult:
         """Set the device of every record and region."""
-        mixed, placing = devices_of(srg), context.placing
+        mixed, placing = srg.fact(devices_of), context.placing
         told = placing.told if placing is not None else ()
         if placing is not None or context.foreseen is not None:
             from djinn_fx.passes.placing.spread import foresee, spread  # with its solvers, which few graphs need

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from djinn_fx.costmodels.memory.plan import memory_plan
+from djinn_fx.costmodels.memory.plan import memory_plan, schedule_of
 from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.srg.graph import SRG
 
@@ -30,7 +30,13 @@ class PlanMemory:
     threads: int = 0
 
     def run(self, srg: SRG, context: PassContext) -> PassResult:
-        """Set ``srg.memory``, and ``srg.peak_bytes`` to the largest peak of a device."""
+        """Set ``srg.memory``, and ``srg.peak_bytes`` to the largest peak of a device.
+
+        A graph that was placed anew keeps its plan where ops run in the same sequence: tensors are where they were.
+        """
+        known = srg.memory.steps if srg.uncut is not None and srg.memory is not None else None
+        if known is not None and [step.name for step in known] == [node.name for node in schedule_of(srg)]:
+            return PassResult(modified=False)
         srg.memory = memory_plan(srg, threads=self.threads)
         srg.peak_bytes = max((peak.nbytes for peak in srg.memory.peaks()), default=0)
         return PassResult(modified=True)

@@ -31,8 +31,7 @@ class PlanTransfers:
 
     def run(self, srg: SRG, context: PassContext) -> PassResult:
         """Walk the regions in order and note what crosses."""
-        targets = {name for op in srg.ops for name in srg.record(op).mutates}
-        written = {meta.storage for name in targets for meta in srg.record(srg.node(name)).outputs}
+        written = srg.fact(_written)
         moved: dict[tuple[str, str], Transfer] = {}
         transfers: list[Transfer] = []
         for index in srg.order:
@@ -50,6 +49,12 @@ class PlanTransfers:
         else:
             detail = f"none: no region reads a value from another device ({', '.join(devices) or context.device})"
         return PassResult(modified=bool(transfers), reasons=(Reason(kind=ReasonKind.TRANSFER, detail=detail),))
+
+
+def _written(srg: SRG) -> frozenset[int]:
+    """The storages that some op writes."""
+    targets = {name for op in srg.ops for name in srg.record(op).mutates}
+    return frozenset(meta.storage for name in targets for meta in srg.record(srg.node(name)).outputs)
 
 
 def _crossing(srg: SRG, region: Region, *, resident: bool) -> Iterator[Transfer]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from djinn_fx.costmodels.memory.workspace import Workspaces
+from djinn_fx.costmodels.memory.workspace import Workspaces, workspaces
 from djinn_fx.costmodels.work.sizes import worked_out
 from djinn_fx.costmodels.work.work_of import sizes_of
 from djinn_fx.srg.effects import storages_of
@@ -36,16 +36,17 @@ def memory_plan(srg: SRG, values: Mapping[str, int] | None = None, *, threads: i
     Raises:
         ValueError: a symbol without a value; names it.
     """
-    schedule = tuple(_schedule(srg))
+    schedule = tuple(schedule_of(srg))
     steps = tuple(
         MemoryStep(name=node.name, op=(record := srg.record(node)).op, source=record.source) for node in schedule
     )
-    workspaces = Workspaces(sizes_of(srg, values), threads or torch.get_num_threads())
-    rows = (*_storages(srg, schedule, values), *_workspace_rows(srg, schedule, workspaces))
+    threads = threads or torch.get_num_threads()
+    own = srg.fact(workspaces, threads) if values is None else Workspaces(sizes_of(srg, values), threads)
+    rows = (*_storages(srg, schedule, values), *_workspace_rows(srg, schedule, own))
     return MemoryPlan(phase=(srg.phase or srg.kind).value, rows=rows, steps=steps)
 
 
-def _schedule(srg: SRG) -> Iterator[Node]:
+def schedule_of(srg: SRG) -> Iterator[Node]:
     """The ops in the order in which they run; before regions are found, in graph order."""
     if not srg.regions:
         yield from srg.ops
@@ -58,8 +59,8 @@ def _storages(srg: SRG, schedule: tuple[Node, ...], values: Mapping[str, int] | 
     """A row for each storage, in the order in which they come to be."""
     position = {node: place for place, node in enumerate(schedule)}
     total = max(1, len(schedule))
-    storages = storages_of(srg)
-    sizes = storage_sizes(srg, storages, values)
+    storages = srg.fact(storages_of)
+    sizes = srg.fact(example_sizes) if values is None else storage_sizes(srg, storages, values)
     returned = returned_values(srg)
     spans: dict[int, tuple[int, int]] = {}
     owners: dict[int, Node] = {}
@@ -136,6 +137,11 @@ def storage_sizes(srg: SRG, storages: dict[Node, tuple[int, ...]], values: Mappi
     return found
 
 
+def example_sizes(srg: SRG) -> dict[int, int]:
+    """Bytes of each storage at the example's sizes; a fact of the graph."""
+    return storage_sizes(srg, srg.fact(storages_of), None)
+
+
 def _bytes_of(tensor: torch.Tensor, meta: TensorMeta, values: Mapping[str, int] | None) -> int:
     """Bytes of the storage behind a tensor."""
     nbytes: int | torch.SymInt = tensor.untyped_storage().nbytes() if tensor.layout is torch.strided else meta.nbytes
@@ -144,10 +150,10 @@ def _bytes_of(tensor: torch.Tensor, meta: TensorMeta, values: Mapping[str, int] 
     return int(worked_out(str(nbytes.node.expr), values))
 
 
-def _workspace_rows(srg: SRG, schedule: tuple[Node, ...], workspaces: Workspaces) -> Iterator[MemoryRow]:
+def _workspace_rows(srg: SRG, schedule: tuple[Node, ...], own: Workspaces) -> Iterator[MemoryRow]:
     """A row for each op that takes memory beside its results."""
     for place, node in enumerate(schedule):
-        nbytes = workspaces.of(node)
+        nbytes = own.of(node)
         if nbytes:
             yield MemoryRow(
                 name=node.name,

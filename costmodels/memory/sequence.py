@@ -7,9 +7,8 @@ from dataclasses import replace
 import torch
 from torch.fx import Node
 
-from djinn_fx.costmodels.memory.plan import is_held, returned_values, storage_sizes
-from djinn_fx.costmodels.memory.workspace import Workspaces
-from djinn_fx.costmodels.work.work_of import sizes_of
+from djinn_fx.costmodels.memory.plan import example_sizes, is_held, returned_values
+from djinn_fx.costmodels.memory.workspace import workspaces
 from djinn_fx.solvers.ordering.problem import Problem, Storage
 from djinn_fx.srg.effects import storages_of
 from djinn_fx.srg.graph import SRG
@@ -33,14 +32,14 @@ def unordered(srg: SRG, *, threads: int = 0) -> dict[str, Problem]:
     """The same as if no op waited for another: enough to see that an order needs no more than its largest op does."""
     ops = tuple(srg.ops)
     storages, held = _storages(srg, {node: place for place, node in enumerate(ops)})
-    workspaces = Workspaces(sizes_of(srg), threads or torch.get_num_threads())
-    own = [workspaces.of(node) for node in ops]
+    workspace = srg.fact(workspaces, threads or torch.get_num_threads())
+    own = [workspace.of(node) for node in ops]
     outputs = [srg.record(node).outputs for node in ops]
     devices = [metas[0].device if metas else "" for metas in outputs]
     found = {}
     for device in sorted({*storages, *held}):
-        workspace = tuple(size if where == device else 0 for size, where in zip(own, devices, strict=True))
-        found[device] = Problem(((),) * len(ops), tuple(storages.get(device, ())), workspace, held.get(device, 0))
+        taken = tuple(size if where == device else 0 for size, where in zip(own, devices, strict=True))
+        found[device] = Problem(((),) * len(ops), tuple(storages.get(device, ())), taken, held.get(device, 0))
     return found
 
 
@@ -53,8 +52,8 @@ def waits_of(srg: SRG) -> tuple[tuple[int, ...], ...]:
 
 def _storages(srg: SRG, number: dict[Node, int]) -> tuple[dict[str, list[Storage]], dict[str, int]]:
     """By device: what comes or goes, and the bytes of what is there throughout."""
-    storages = storages_of(srg)
-    sizes, returned = storage_sizes(srg, storages, None), returned_values(srg)
+    storages = srg.fact(storages_of)
+    sizes, returned = srg.fact(example_sizes), returned_values(srg)
     touched: dict[int, dict[int, None]] = {}
     given: set[int] = set()
     kept: set[int] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from torch.fx import Node
 from djinn_fx.costmodels.memory.kernels import KERNELS, contiguous
 from djinn_fx.costmodels.work.call import Call
 from djinn_fx.costmodels.work.sizes import Sizes, item_bytes, worked_out
+from djinn_fx.costmodels.work.work_of import sizes_of
 from djinn_fx.errors import SettingsError
 from djinn_fx.files.yaml_bounds import read_text
 from djinn_fx.hardware.yaml_places import read_entries
-from djinn_fx.srg.record import TensorMeta
+from djinn_fx.srg.form.twins import Twins
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.record import OpRecord, TensorMeta
 
 SCHEMA = "djinn_fx.workspace/1"
 FILE = Path(__file__).parent.parent / "data" / "workspace.yaml"
@@ -62,21 +65,26 @@ class Workspaces:
 
     def __init__(self, sizes: Sizes, threads: int) -> None:
         self._sizes, self._threads = sizes, threads
-        self._known: dict[object, int] = {}  # layers repeat: most ops have a twin
+        self._twins = sizes.srg.fact(Twins).ops
+        self._known: dict[object, int] = {}
 
     def of(self, node: Node) -> int:
         """Bytes; 0 for an op of which nothing is known, and on devices other than the CPU."""
-        target = node.target
-        record = self._sizes.srg.record(node)
-        if not isinstance(target, OpOverload) or not record.outputs or record.outputs[0].device != "cpu":
+        twin = self._twins[node]
+        found = self._known.get(twin)
+        if found is None:
+            name = _name(node, self._sizes.srg.record(node))
+            kernel = KERNELS.get(name)
+            if kernel is not None:  # which also sees who made what the op is given
+                return kernel(self._call(node), self._threads)
+            found = self._known[twin] = self._by_formula(node, name) if name else 0
+        return found
+
+    def _by_formula(self, node: Node, name: str) -> int:
+        formula = formulas().get(name)
+        if formula is None and torch.Tag.pointwise not in node.target.tags:  # type: ignore[union-attr]
             return 0
-        rule = _rule(target, bool(record.mutates))
-        if rule is None:
-            return 0
-        name, kernel, formula = rule
-        call = Call(self._sizes, node, record, record.op)
-        if kernel is not None:
-            return kernel(call, self._threads)
+        call = self._call(node)
         if formula is None and _all_of_one_type(call):
             return 0
         key = (name, _number(call), _look(call.outputs), _look(call.inputs))
@@ -85,16 +93,25 @@ class Workspaces:
             self._known[key] = int(found)
         return self._known[key]
 
+    def _call(self, node: Node) -> Call:
+        record = self._sizes.srg.record(node)
+        return Call(self._sizes, node, record, record.op)
 
-@functools.lru_cache(maxsize=4096)
-def _rule(target: OpOverload, mutates: bool) -> tuple[str, Callable[[Call, int], int] | None, str | None] | None:
-    """An op's name, its kernel's rule and its formula; of a pointwise op both are None, and casts are counted."""
-    if target.namespace != "aten":
-        return None
+
+def _name(node: Node, record: OpRecord) -> str:
+    """What one of torch's own operators on the CPU is called, in place or not; empty for any other."""
+    target = node.target
+    if not isinstance(target, OpOverload) or target.namespace != "aten":
+        return ""
+    if not record.outputs or record.outputs[0].device != "cpu":
+        return ""
     name = target._schema.name.removeprefix("aten::")
-    name = name[:-1] if name.endswith("_") and mutates else name
-    kernel, formula = KERNELS.get(name), formulas().get(name)
-    return (name, kernel, formula) if kernel or formula is not None or torch.Tag.pointwise in target.tags else None
+    return name[:-1] if name.endswith("_") and record.mutates else name
+
+
+def workspaces(srg: SRG, threads: int) -> Workspaces:
+    """Of a graph at the example's sizes; a fact of it."""
+    return Workspaces(sizes_of(srg), threads)
 
 
 def _all_of_one_type(call: Call) -> bool:

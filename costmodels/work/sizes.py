@@ -20,6 +20,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Node
 from torch.utils._sympy.functions import CeilToInt, CleanDiv, FloorDiv, FloorToInt, Max, Min, Mod, PythonMod
 
+from djinn_fx.srg.form.twins import Twins
 from djinn_fx.srg.graph import SRG, fake_value, size_hint, tensors_of
 from djinn_fx.srg.record import OpRecord, TensorMeta
 
@@ -124,7 +125,19 @@ class Sizes:
         hints: where the values are expressions: the same graph at the example's sizes, which decides every branch.
     """
 
-    __slots__ = ("_functions", "_metas", "_texts", "hints", "kept", "known_roots", "srg", "touched", "values")
+    __slots__ = (
+        "_functions",
+        "_metas",
+        "_texts",
+        "hints",
+        "kept",
+        "known_roots",
+        "priced",
+        "srg",
+        "touched",
+        "twins",
+        "values",
+    )
 
     def __init__(
         self,
@@ -137,6 +150,8 @@ class Sizes:
         self.values = values
         self.hints = hints
         self.touched: dict[Node, Any] = {}  # filled by traffic
+        self.twins = srg.fact(Twins).ops
+        self.priced: dict[tuple[int, ...], tuple[Any, Any, list[int]]] = {}  # by work_of: of one op of each sort
         self.kept: tuple[Any, Any] | None = None  # by flow: the whole graph's work and what it depends on
         self._functions = functions
         self._metas: dict[Node, tuple[TensorMeta, ...]] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from djinn_fx.costmodels.work.call import Call, Count, numbers, numel
 from djinn_fx.costmodels.work.decomposed import decomposed
 from djinn_fx.costmodels.work.rules import OpRule, facts_of
 from djinn_fx.costmodels.work.sizes import Sizes, wrapped_op
-from djinn_fx.costmodels.work.traffic import Traffic, traffic
+from djinn_fx.costmodels.work.traffic import Traffic, is_weight, traffic
 from djinn_fx.costmodels.work.work import SUMMED, Read, Work, WorkGraph, total
 from djinn_fx.srg.graph import META_KEY, SRG, fake_value
 
@@ -25,8 +24,6 @@ from djinn_fx.srg.graph import META_KEY, SRG, fake_value
 _MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 _NO_TRAFFIC = Traffic((), 0)
-
-_known: weakref.WeakKeyDictionary[SRG, Sizes] = weakref.WeakKeyDictionary()
 
 
 def work_of(srg: SRG, node: Node, sizes: Mapping[str, int] | None = None) -> Work:
@@ -96,10 +93,7 @@ def sizes_of(srg: SRG, values: Mapping[str, int] | None = None) -> Sizes:
     """The graph's tensors at the example's sizes (kept as long as the graph) or at given ones."""
     if values is not None:
         return Sizes(srg, values)
-    found = _known.get(srg)
-    if found is None:
-        found = _known[srg] = Sizes(srg)
-    return found
+    return srg.fact(Sizes)
 
 
 def work_at(sizes: Sizes, node: Node) -> Work:
@@ -122,7 +116,23 @@ def priced(sizes: Sizes, node: Node) -> tuple[Work, Traffic]:
         inner = wrapped_op(node)
         if inner is not None:
             facts = facts_of(inner)
-    return _priced(Call(sizes, node, record, facts.op), facts.rule)
+    call = Call(sizes, node, record, facts.op)
+    plain = facts.rule is not None and facts.rule.user is None and not facts.is_higher and not record.is_view
+    return _as_its_twin(call, facts.rule) if plain and sizes.hints is None else _priced(call, facts.rule)
+
+
+def _as_its_twin(call: Call, found: OpRule | None) -> tuple[Work, Traffic]:
+    """An op as one that is alike, and whose sources are weights where this one's are."""
+    sizes, sources = call.sizes, call.sources
+    key = (sizes.twins[call.node], *[is_weight(sizes, source) for source in sources])
+    known = sizes.priced.get(key)
+    if known is None:
+        work, moved = _priced(call, found)
+        sizes.priced[key] = work, moved, [sources.index(source) for source, _, _ in moved.reads]
+        return work, moved
+    work, moved, places = known
+    reads = [(sources[at], nbytes, held) for at, (_, nbytes, held) in zip(places, moved.reads, strict=True)]
+    return work, moved._replace(reads=tuple(reads))
 
 
 @functools.lru_cache(maxsize=1024)

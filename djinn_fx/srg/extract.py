@@ -49,6 +49,8 @@ def with_sizes(nodes: Sequence[Node], sizes: frozenset[Node], returned: Node) ->
         sizes: the graph's :func:`size_ops`.
         returned: the graph's output node; a size op it reads stays where it was put.
     """
+    if not sizes:
+        return tuple(nodes)
     needed: dict[Node, None] = {}
 
     def need(node: Node) -> None:
@@ -118,7 +120,9 @@ def boundary(
             if source not in inside and source not in inputs and not is_body(source):
                 inputs[source] = None
                 mentioned.update(dict.fromkeys(known.get(source, ())))
-        mentioned.update(dict.fromkeys(known.get(node, ())))
+        names = known.get(node, ())
+        if names:
+            mentioned.update(dict.fromkeys(names))
     for name in mentioned:
         holder = symbols.get(name)
         if holder is not None and holder not in inside:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.fx import GraphModule, Node
@@ -17,6 +17,9 @@ from djinn_fx.srg.record import GraphKind, OpRecord, Phase
 
 META_KEY = "srg"
 _FIELDS = frozenset(one.name for one in fields(OpRecord))
+#: The fields that say what an op does; the others say what was decided about it.
+_MEANING = frozenset(("op", "outputs", "is_view", "mutates"))
+T = TypeVar("T")
 
 
 class SRG:
@@ -54,6 +57,7 @@ class SRG:
         self.placement: Placement | None = None
         self.reasons: tuple[Reason, ...] = ()
         self.uncut: tuple[tuple[Region, ...], tuple[Reason, ...]] | None = None
+        self._facts: dict[tuple[Any, ...], Any] = {}
         self._by_name: dict[str, Node] = {node.name: node for node in gm.graph.nodes}
 
     @property
@@ -90,13 +94,14 @@ class SRG:
         Raises:
             LoweringError: the node was added behind the SRG's back.
         """
-        record = node.meta.get(META_KEY)
-        if record.__class__ is not OpRecord:
+        record: OpRecord | None = node.meta.get(META_KEY)
+        if record is None:
             raise LoweringError(f"node {node.name!r} has no record: it was added after lowering")
         return record
 
     def set_record(self, node: Node, record: OpRecord) -> None:
         """Give the node this record."""
+        self._facts.clear()
         node.meta[META_KEY] = record
 
     def update(self, node: Node, *, reason: Reason | None = None, **changes: Any) -> None:
@@ -104,7 +109,30 @@ class SRG:
         record = self.record(node)
         if reason is not None:
             changes["reasons"] = (*record.reasons, reason)
-        self.set_record(node, _with(record, changes))
+        if not _MEANING.isdisjoint(changes):
+            self._facts.clear()
+        node.meta[META_KEY] = _with(record, changes)
+
+    def fact(self, of: Callable[..., T], *given: Any) -> T:
+        """What a function finds out about the graph, worked out once for all who ask.
+
+        Args:
+            of: looks at the sequence of the nodes, at what they call and with what, and of their records at ``op``,
+                ``outputs``, ``is_view`` and ``mutates``. Nobody changes what it gives.
+            given: what it is called with besides the graph.
+        """
+        key = (of, *given)
+        if key not in self._facts:
+            self._facts[key] = of(self, *given)
+        found: T = self._facts[key]
+        return found
+
+    def reorder(self, nodes: Iterable[Node]) -> None:
+        """Put these nodes behind all others but the output, in this order."""
+        self._facts.clear()
+        output = self.output
+        for node in nodes:
+            output.prepend(node)
 
 
 def _with(record: OpRecord, changes: dict[str, Any]) -> OpRecord:

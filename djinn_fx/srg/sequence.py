@@ -54,7 +54,7 @@ def predecessors(srg: SRG) -> dict[Node, set[Node]]:
 
 def _storages(srg: SRG) -> tuple[dict[Node, set[int]], dict[Node, set[int]]]:
     """For each op the storages that it writes, and those it touches among the ones that any op writes."""
-    storages = storages_of(srg)
+    storages = srg.fact(storages_of)
     written = {node: {*_outside(node), *_all(storages, written_nodes(node))} for node in srg.ops}
     ever = set().union(*written.values())
     touched = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,6 +110,14 @@ def _bound_to(node: Node, index: dict[Node, int]) -> int:
     return index[node]
 
 
+def all_groups(ops: OpList, labels: Sequence[int | None]) -> Iterator[tuple[int, ...]]:
+    """:func:`to_groups` with each choice of its options, gaps joined first, and lent early first."""
+    ranked = [_ranked(ops, labels, lend_early) for lend_early in (True, False)]
+    for join_gaps in (True, False):
+        for one in ranked:
+            yield _grouped(ops, one, join_gaps)
+
+
 def to_groups(
     ops: OpList, labels: Sequence[int | None], *, join_gaps: bool, lend_early: bool = False
 ) -> tuple[int, ...]:
@@ -127,16 +135,34 @@ def to_groups(
     An op without a label is prologue if it needs no unit, epilogue if no unit needs it. An op that a dependency
     forbids to run in its own unit moves to a later group.
     """
+    return _grouped(ops, _ranked(ops, labels, lend_early), join_gaps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ranked:
+    """For each op the rank of its unit and of the first that needs it; ``last`` is behind all."""
+
+    ranks: Sequence[int | None]
+    needed_by: Sequence[int]
+    last: int
+
+
+def _ranked(ops: OpList, labels: Sequence[int | None], lend_early: bool) -> _Ranked:
     rank = _ranks(labels)
     last = 2 * len(rank) + 2
     ranks = [None if label is None else rank[label] for label in labels]
     needed_by = _first_needing_unit(ops, ranks, last, lend_early)
     if lend_early:
         ranks = [None if one is None else min(one, unit) for one, unit in zip(ranks, needed_by, strict=True)]
+    return _Ranked(ranks=ranks, needed_by=needed_by, last=last)
+
+
+def _grouped(ops: OpList, ranked: _Ranked, join_gaps: bool) -> tuple[int, ...]:
+    needed_by = ranked.needed_by
     if not join_gaps:
-        needed_by = [unit if unit == last else unit - 1 for unit in needed_by]
+        needed_by = [unit if unit == ranked.last else unit - 1 for unit in needed_by]
     groups: list[int] = []
-    for place, (own, before) in enumerate(zip(ranks, ops.before, strict=True)):
+    for place, (own, before) in enumerate(zip(ranked.ranks, ops.before, strict=True)):
         floor = 0
         for tie in before:
             if groups[tie] > floor:

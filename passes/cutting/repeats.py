@@ -15,6 +15,7 @@ import numpy as np
 from torch.fx import Node
 
 from djinn_fx.passes.meaning.paths import within_model
+from djinn_fx.srg.form.twins import Twins
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.record import Residency
 
@@ -81,8 +82,7 @@ def by_structure(srg: SRG, nodes: Sequence[Node], min_ops: int) -> tuple[Labels,
         nodes: its ops in graph order.
         min_ops: shortest unit worth finding.
     """
-    numbers: dict[object, int] = {}
-    tokens = np.array([numbers.setdefault(_token(srg, node), len(numbers)) for node in nodes], dtype=np.int64)
+    tokens = np.array(_tokens(srg, nodes), dtype=np.int64)
     live = _live_bytes(srg, nodes)
     labels: list[int | None] = [None] * len(nodes)
     names: dict[int, str] = {}
@@ -103,6 +103,19 @@ def by_structure(srg: SRG, nodes: Sequence[Node], min_ops: int) -> tuple[Labels,
             labels[begin : begin + period] = [None if srg.record(node).mutates else unit for node in members]
         pending += [(start, first), (first + count * period, end)]
     return (tuple(labels), names) if names else None
+
+
+def _tokens(srg: SRG, nodes: Sequence[Node]) -> list[int]:
+    """The same number for ops that look the same from close by; twins do."""
+    twins, numbers = srg.fact(Twins).ops, dict[object, int]()
+    of_twin: dict[int, int] = {}
+    found = []
+    for node in nodes:
+        token = of_twin.get(twins[node])
+        if token is None:
+            token = of_twin[twins[node]] = numbers.setdefault(_token(srg, node), len(numbers))
+        found.append(token)
+    return found
 
 
 def _token(srg: SRG, node: Node) -> object:

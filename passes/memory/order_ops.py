@@ -11,7 +11,7 @@ from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.solvers.ordering.bounds import own_bound
 from djinn_fx.solvers.ordering.problem import Problem, Solution, peak_of
-from djinn_fx.srg.extract import depends_on_data
+from djinn_fx.srg.extract import depends_on_data, mentions
 from djinn_fx.srg.graph import SRG
 from djinn_fx.units import format_bytes
 
@@ -47,7 +47,8 @@ class OrderOps:
         device = max(problems, key=lambda one: peaks[one], default=None)
         if device is None or peaks[device] - own_bound(problems[device]) < self.least_gain * peaks[device]:
             return PassResult(modified=False)
-        if any(depends_on_data(srg, node) for node in srg.nodes):
+        mentioned = srg.fact(mentions)
+        if any(depends_on_data(srg, node, mentioned) for node in mentioned):
             return PassResult(modified=False)
         best = self._best(replace(problems[device], before=waits_of(srg)), peaks[device])
         others = (one for one in problems if one != device)
@@ -77,5 +78,4 @@ class OrderOps:
 
 def _move(srg: SRG, order: Sequence[int]) -> None:
     ops = tuple(srg.ops)
-    for number in order:
-        srg.output.prepend(ops[number])
+    srg.reorder(ops[number] for number in order)

@@ -144,12 +144,14 @@ def shares_of(row: Row, devices: Sequence[int]) -> Shares:
 def _memory(row: Row) -> Floats:
     """Bytes of each stretch, a row a beginning, a column an end."""
     count = len(row.seconds)
-    total: Floats = np.zeros((count, count + 1))
+    change: Floats = np.zeros((count + 1, count + 1))  # from one beginning to the next, and from one end to the next
     for one in row.held:
         before = -1
         for user in one.users:  # counted where a stretch meets it for the first time
-            total[before + 1 : user + 1, user + 1 :] += one.nbytes
+            change[before + 1, user + 1] += one.nbytes
+            change[user + 1, user + 1] -= one.nbytes
             before = user
+    total: Floats = change.cumsum(axis=0).cumsum(axis=1)[:count]
     live = np.array(row.live, float)
     for start in range(count):
         total[start, start + 1 :] += np.maximum.accumulate(live[start:])

@@ -12,7 +12,7 @@ from djinn_fx.passes.base import PassContext
 from djinn_fx.passes.find_regions import priced_regions, region_of
 from djinn_fx.passes.placing.request import Placing
 from djinn_fx.passes.placing.units import Unit
-from djinn_fx.srg.extract import boundary, size_ops, symbol_sources, unbound_symbols, with_sizes
+from djinn_fx.srg.extract import boundary, mentions, size_ops, symbol_sources, unbound_symbols, with_sizes
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Region
 from djinn_fx.srg.record import RESIDENT
@@ -30,13 +30,14 @@ class Pieces:
 
     def __init__(self, srg: SRG) -> None:
         self._srg = srg
-        self._symbols, self._sizes = symbol_sources(srg), size_ops(srg)
+        self._symbols, self._sizes = srg.fact(symbol_sources), srg.fact(size_ops)
+        self._mentioned = srg.fact(mentions)
 
     def made(self, nodes: Sequence[Node], label: str) -> Region | None:
         """Ops as a region; None if it could not stand alone."""
         inner = with_sizes(nodes, self._sizes, self._srg.output)
-        inputs, outputs = boundary(self._srg, inner, self._symbols, self._sizes)
-        if unbound_symbols(self._srg, inner, inputs):
+        inputs, outputs = boundary(self._srg, inner, self._symbols, self._sizes, self._mentioned)
+        if unbound_symbols(self._srg, inner, inputs, self._mentioned):
             return None
         return region_of(self._srg, 0, label, inner, inputs, outputs)
 
@@ -132,19 +133,26 @@ def settle(srg: SRG, placed: Sequence[Placed], placing: Placing, context: PassCo
     elif context.pricing is not None and not all(region.nodes in known for region in regions):
         regions = priced_regions(srg, regions, context.pricing)
     srg.regions = regions
-    sizes = size_ops(srg)
+    sizes = srg.fact(size_ops)
     first = regions[0].device if regions else context.device
+    reached = set[Node]()
     for region in reversed(regions):
         for node in map(srg.node, region.nodes):
-            srg.update(node, device=region.device, region=None if node in sizes else region.index)
+            reached.add(node)
+            index, record = None if node in sizes else region.index, srg.record(node)
+            if record.device != region.device or record.region != index:
+                srg.update(node, device=region.device, region=index)
     for node in srg.nodes:
+        if node in reached:
+            continue
+        device: str | None = first
         if node.op == "output":
-            srg.update(node, device=regions[-1].device if regions else first)
+            device = regions[-1].device if regions else first
         elif not node.op.startswith("call_"):
             near = (srg.record(user).device for user in node.users if user.op.startswith("call_"))
-            srg.update(node, device=next((device for device in near if device is not None), first))
-        elif srg.record(node).device is None:
-            srg.update(node, device=first)
+            device = next((device for device in near if device is not None), first)
+        if srg.record(node).device != device:
+            srg.update(node, device=device)
 
 
 def _priced_there(srg: SRG, regions: Sequence[Region], placing: Placing) -> tuple[Region, ...]:

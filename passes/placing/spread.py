@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 from torch.fx import Node
 
@@ -16,11 +17,11 @@ from djinn_fx.passes.placing.pieces import Placed, settle
 from djinn_fx.passes.placing.request import Placing
 from djinn_fx.passes.placing.solved import shared_out
 from djinn_fx.passes.placing.told import loads, memory_taken, placement_of
-from djinn_fx.passes.placing.units import Unit, row_of, units_of
+from djinn_fx.passes.placing.units import Unit, on_devices, row_of, units_of
 from djinn_fx.passes.placing.wanted import at_home, followed, pinned
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.plan import Placement
+from djinn_fx.srg.plan import Placement, Region
 from djinn_fx.srg.record import GraphKind
 from djinn_fx.units import format_bytes, format_seconds
 
@@ -134,12 +135,10 @@ def _shared_out(
     srg: SRG, wanted: Mapping[Node, str], placing: Placing, solver: Solver
 ) -> tuple[list[Unit], Row, Decision]:
     """The units, the problem they make and its answer: finer units where balance or memory asks for them."""
-    units = units_of(srg, wanted)
-    row = row_of(srg, units, placing)
+    units, row = _problem(srg, wanted, placing)
     decision = decide(row, placing, solver)
     if decision is None or (row.throughput and len(decision.chosen.used) > 1 and _uneven(row, decision.chosen)):
-        finer = units_of(srg, wanted, finest=True)
-        other = row_of(srg, finer, placing)
+        finer, other = _problem(srg, wanted, placing, finest=True)
         found = decide(other, placing, solver)
         if found is None and decision is None:
             raise InfeasibleError(_too_large(other, placing))
@@ -157,8 +156,32 @@ def _begin(srg: SRG) -> None:
     srg.regions, srg.reasons = srg.uncut
     for region in srg.regions:
         for node in map(srg.node, region.nodes):
-            if srg.record(node).region is not None:
+            if srg.record(node).region not in (None, region.index):
                 srg.update(node, region=region.index)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A graph's problem as it was the last time, and of which regions and pins."""
+
+    regions: tuple[Region, ...]
+    wanted: Mapping[Node, str]
+    units: list[Unit]
+    row: Row
+
+
+#: Of graphs that were placed, coarse and fine: what is placed anew has other devices and the same units.
+_KNOWN: WeakKeyDictionary[SRG, dict[bool, _Known]] = WeakKeyDictionary()
+
+
+def _problem(srg: SRG, wanted: Mapping[Node, str], placing: Placing, *, finest: bool = False) -> tuple[list[Unit], Row]:
+    known = _KNOWN.setdefault(srg, {}).get(finest)
+    if known is not None and known.regions is srg.regions and known.wanted == wanted:
+        return known.units, on_devices(srg, known.row, known.units, placing)
+    units = units_of(srg, wanted, finest=finest)
+    row = row_of(srg, units, placing)
+    _KNOWN[srg][finest] = _Known(srg.regions, wanted, units, row)
+    return units, row
 
 
 def _follow(srg: SRG, placing: Placing, context: PassContext) -> tuple[Reason, ...]:

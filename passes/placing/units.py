@@ -5,9 +5,11 @@ A region that repeats is one unit, so that one artefact still serves all its rep
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch.fx import Node
 
@@ -54,7 +56,7 @@ def units_of(srg: SRG, wanted: Mapping[Node, str], *, finest: bool = False) -> l
         wanted: the device of each op that is pinned.
         finest: regions that repeat may be cut too.
     """
-    sizes = size_ops(srg)
+    sizes = srg.fact(size_ops)
     repeats = Counter(region.structural_hash for region in srg.regions)
     regions = [srg.regions[index] for index in in_turn(dependencies(srg))]
     total = sum(_seconds(srg, [srg.node(name) for name in region.nodes]) for region in regions)
@@ -74,7 +76,7 @@ def units_of(srg: SRG, wanted: Mapping[Node, str], *, finest: bool = False) -> l
 
 def _ties(srg: SRG) -> dict[Node, tuple[Node, ...]]:
     """For each op that writes, the ops that must have run before it."""
-    ops = op_list(srg)
+    ops = srg.fact(op_list)
     return {
         node: tuple(ops.nodes[tie] for tie in before)
         for node, before, writes in zip(ops.nodes, ops.before, ops.writes, strict=True)
@@ -127,27 +129,40 @@ def _seconds(srg: SRG, nodes: Sequence[Node]) -> float:
 def row_of(srg: SRG, units: Sequence[Unit], placing: Placing) -> Row:
     """The problem of sharing the units out."""
     unit_of = {node: place for place, unit in enumerate(units) for node in unit.nodes}
-    names = placing.names
     spans = list(_passing(srg, units, unit_of))
     crossing = [0] * len(units)
     for nbytes, made, last in spans:
         for place in range(made + 1, last + 1):
             crossing[place] += nbytes
+    return Row(
+        held=tuple(_held(srg, unit_of)),
+        live=tuple(_live(srg, units)),
+        crossing=tuple(crossing),
+        together=tuple(_together(srg, units, unit_of)),
+        **_on_devices(srg, units, placing),
+    )
 
+
+def on_devices(srg: SRG, row: Row, units: Sequence[Unit], placing: Placing) -> Row:
+    """The problem of sharing the same units out over other devices."""
+    return replace(row, **_on_devices(srg, units, placing))
+
+
+def _on_devices(srg: SRG, units: Sequence[Unit], placing: Placing) -> dict[str, Any]:
+    """What of the problem depends on the devices."""
+    names = placing.names
+
+    @functools.cache  # layers repeat: the same few sizes
     def moving_s(source: int, target: int, nbytes: int) -> float:
         return placing.moving_s(names[source], names[target], nbytes)
 
-    return Row(
-        seconds=_times(srg, units, placing),
-        held=tuple(_held(srg, unit_of)),
-        live=tuple(_live(srg, units)),
-        rooms=tuple(float("inf") if one.memory_bytes is None else one.memory_bytes for one in placing.devices),
-        crossing=tuple(crossing),
-        moving_s=moving_s,
-        fixed=tuple(names.index(unit.fixed) if unit.fixed is not None else None for unit in units),
-        together=tuple(_together(srg, units, unit_of)),
-        throughput=placing.objective == "throughput",
-    )
+    return {
+        "seconds": _times(srg, units, placing),
+        "rooms": tuple(float("inf") if one.memory_bytes is None else one.memory_bytes for one in placing.devices),
+        "moving_s": moving_s,
+        "fixed": tuple(names.index(unit.fixed) if unit.fixed is not None else None for unit in units),
+        "throughput": placing.objective == "throughput",
+    }
 
 
 def _times(srg: SRG, units: Sequence[Unit], placing: Placing) -> tuple[tuple[float, ...], ...]:
@@ -169,7 +184,7 @@ def _times(srg: SRG, units: Sequence[Unit], placing: Placing) -> tuple[tuple[flo
 
 def _passing(srg: SRG, units: Sequence[Unit], unit_of: Mapping[Node, int]) -> Iterator[tuple[int, int, int]]:
     """Of each storage that ops make: bytes, the unit that makes it, the last unit that reads it."""
-    storages = storages_of(srg)
+    storages = srg.fact(storages_of)
     made: dict[int, tuple[int, int, int]] = {}
     for place, unit in enumerate(units):
         for node in unit.nodes:

@@ -7,8 +7,7 @@ what comes before it, by a symbol or the number of a device, has no such text: a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +22,8 @@ from djinn_fx.srg.form.hashing import (
     digest,
     structural_hash,
 )
-from djinn_fx.srg.graph import META_KEY, fake_value
+from djinn_fx.srg.form.twins import Twins
+from djinn_fx.srg.graph import META_KEY, SRG
 
 #: Stands for a number that is not known yet, and what it looks like in a text.
 _GAP = "\x00"
@@ -68,44 +68,43 @@ class _Part(Canonicaliser):
         return super()._rare_literal(value, node)
 
 
-@dataclass(frozen=True)
-class _Op:
-    """An op's part of the form: a text for ``%``, and whose numbers it needs, in order."""
-
-    text: str
-    sources: tuple[Node, ...]
-
-
 class Digests:
     """Structural hashes of regions of one graph, which is not changed meanwhile.
 
     Args:
-        nodes: all that regions may be made of, and what these may read.
+        srg: what regions are made of.
     """
 
-    def __init__(self, nodes: Iterable[Node]) -> None:
-        values: dict[Node, Any] = {}
-        alike: dict[object, Any] = {}
-        calls: dict[Node, tuple[Any, tuple[Node, ...]]] = {}
-        part = _Part()
-        for node in nodes:
+    def __init__(self, srg: SRG) -> None:
+        twins, part = srg.fact(Twins), _Part()
+        values: dict[int, Any] = {}
+        calls: dict[int, Any] = {}
+        sources: dict[Node, tuple[Node, ...]] = {}
+        for node in srg.nodes:
             try:
-                key = _look(node)
-                if key not in alike:
-                    alike[key] = part.value(node)
-                values[node] = alike[key]
-                if node.op == "call_function":
+                look = twins.values[node]
+                if look not in values:
+                    values[look] = part.value(node)
+                if node.op != "call_function":
+                    continue
+                twin = twins.ops[node]
+                if twin not in calls:
                     part.sources = []
-                    calls[node] = part.call(node), tuple(part.sources)
+                    calls[twin] = part.call(node), look, tuple(part.sources)
+                sources[node] = twins.operands.get(node, calls[twin][2])
             except NoCanonicalForm:
                 continue
-        self._values = dict(zip(values, _texts(list(values.values())), strict=True))
-        texts = _texts([call for call, _ in calls.values()])
-        self._ops: dict[Node, _Op] = {}
-        for (node, (_, sources)), text in zip(calls.items(), texts, strict=True):
-            if text.count(_GAP_TEXT) == len(sources):  # else a literal looks like a gap
-                text = f"{text[:-1]},{self._values[node]}]".replace("%", "%%").replace(_GAP_TEXT, "%d")
-                self._ops[node] = _Op(text, sources)
+        texts = dict(zip(values, _texts(list(values.values())), strict=True))
+        called = _texts([call for call, _, _ in calls.values()])
+        forms = {
+            # A text for ``%``, of an op in which no literal looks like a gap.
+            twin: f"{text[:-1]},{texts[look]}]".replace("%", "%%").replace(_GAP_TEXT, "%d")
+            for (twin, (_, look, read)), text in zip(calls.items(), called, strict=True)
+            if text.count(_GAP_TEXT) == len(read)
+        }
+        self._values = {node: texts[look] for node, look in twins.values.items() if look in texts}
+        #: Of each op its part of the form, with gaps, and whose numbers these need, in order.
+        self._ops = {node: (forms[twins.ops[node]], read) for node, read in sources.items() if twins.ops[node] in forms}
 
     def of(self, nodes: Sequence[Node], inputs: Sequence[Node], outputs: Sequence[Node]) -> str:
         """The structural hash of a region; arguments as for :func:`~djinn_fx.srg.form.hashing.canonical_form`.
@@ -132,23 +131,14 @@ class Digests:
             op = self._ops.get(node)
             if op is None:
                 return None
+            text, sources = op
             try:
-                ops.append(op.text % tuple([number[source] for source in op.sources]))
+                ops.append(text % tuple([number[source] for source in sources]))
             except KeyError:
                 return None
             number[node] = len(number)
         results = ",".join([str(number[node]) for node in outputs])
         return f'{{"inputs":[{",".join(heads)}],"ops":[{",".join(ops)}],"outputs":[{results}],"symbols":[]}}'
-
-
-def _look(node: Node) -> object:
-    """What a value's form is made of; the node itself where that is not just one tensor of known sizes."""
-    value, metas = fake_value(node), node.meta[META_KEY].outputs
-    if not isinstance(value, torch.Tensor) or len(metas) != 1 or metas[0].is_symbolic:
-        return node
-    one = metas[0]
-    flags = (value.is_conj(), value.is_neg()) if one.layout == "strided" else ()
-    return one.dtype, one.shape, one.strides, one.storage_offset, one.layout, value.device, type(value), flags
 
 
 def _texts(forms: Sequence[Any]) -> list[str]:

@@ -38,7 +38,7 @@ def whole(srg: SRG) -> str:
     made = [value for value in outputs if isinstance(value, Node)]
     region = list(srg.ops), [*srg.inputs, *constants], made
     found = structural_hash(canonical_form(*region))
-    assert Digests(srg.nodes).of(*region) == found
+    assert Digests(srg).of(*region) == found
     return found
 
 

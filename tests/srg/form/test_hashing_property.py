@@ -41,7 +41,7 @@ def changed(draw: st.DrawFn, program: Program) -> Program:
 def hash_of(gm: GraphModule) -> str:
     srg = lower(gm)
     found = structural_hash(canonical_form(list(srg.ops), srg.inputs, srg.output.args[0]))
-    assert Digests(srg.nodes).of(list(srg.ops), srg.inputs, srg.output.args[0]) == found
+    assert Digests(srg).of(list(srg.ops), srg.inputs, srg.output.args[0]) == found
     return found
 
 
