@@ -32,6 +32,7 @@ class ReasonKind(str, Enum):
     UNCACHEABLE = "uncacheable"
     WAITING = "waiting"
     BUDGET = "budget"
+    INFEASIBLE = "infeasible"
     NOT_RUNNABLE = "not-runnable"
     QUARANTINED = "quarantined"
     RELAID = "relaid"

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from djinn_fx.compiling.captured import CapturedGraph
-from djinn_fx.compiling.graph import GraphCompiler, passes_for
+from djinn_fx.compiling.choice import passes_for
+from djinn_fx.compiling.graph import GraphCompiler
 from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.dispatch.region import region_graph
 from djinn_fx.engines.inductor.kernels import loaded_modules

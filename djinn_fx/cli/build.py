@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from djinn_fx.backend import capture
 from djinn_fx.command_line import FOUND_WRONG, OK, add_json, add_model, carry_out, json_target
 from djinn_fx.compiling.captured import CapturedGraph
-from djinn_fx.compiling.graph import passes_for
+from djinn_fx.compiling.choice import passes_for
 from djinn_fx.compiling.pricing import pricing_for
 from djinn_fx.dispatch.region import region_graph
 from djinn_fx.dispatch.tier import MAX_PATIENCE_S, Prepared, Tier

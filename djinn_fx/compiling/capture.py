@@ -12,8 +12,9 @@ from torch.utils import _pytree as pytree
 
 from djinn_fx.calibrate.live_memory import measured
 from djinn_fx.compiling.captured import CapturedGraph, CaptureResult
+from djinn_fx.compiling.choice import passes_for
 from djinn_fx.compiling.devices.modules import check_pins
-from djinn_fx.compiling.graph import GraphCompiler, passes_for
+from djinn_fx.compiling.graph import GraphCompiler
 from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.compiling.readiness import GraphHandle
 from djinn_fx.settings.table import Settings

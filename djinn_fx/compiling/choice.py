@@ -26,9 +26,11 @@ from djinn_fx.dispatch.standby import Outlook, Standby
 from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.registry import engine, import_runtime
+from djinn_fx.errors import SettingsError
 from djinn_fx.passes.base import Pass
-from djinn_fx.passes.find_regions import whole_region
+from djinn_fx.passes.find_regions import FindRegions, whole_region
 from djinn_fx.passes.memory.order_ops import OrderOps
+from djinn_fx.passes.pipeline import DEFAULT, parse_passes
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import program_of, with_arena
@@ -51,6 +53,21 @@ def contenders(settings: Settings, kind: GraphKind, device: str) -> tuple[str, .
     if settings.engine == "auto":
         return tuple(name for name in WHOLE if engine(name, settings).capability().can_run)
     return tuple(name for name in settings.engines if name in BOUND)
+
+
+def passes_for(settings: Settings) -> tuple[Pass, ...]:
+    """The pipeline these settings ask for.
+
+    Raises:
+        SettingsError: the option ``passes`` names no pass.
+    """
+    if settings.passes is not None:
+        passes = parse_passes(settings.passes)
+        if not any(one.name == FindRegions.name for one in passes):
+            raise SettingsError("option 'passes': the pipeline needs find-regions, else there is nothing to run")
+        return passes
+    regions = FindRegions(max_boundary_share=settings.max_boundary_share, whole=settings.regions == "whole")
+    return tuple(regions if one.name == FindRegions.name else one for one in DEFAULT)
 
 
 def passes_of(kind: GraphKind, device: str, passes: tuple[Pass, ...], settings: Settings) -> tuple[Pass, ...]:

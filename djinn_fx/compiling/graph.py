@@ -19,7 +19,7 @@ from torch._guards import TracingContext
 from torch.fx import GraphModule
 
 from djinn_fx.compiling.captured import CapturedGraph, device_of, in_arena, make_boxed_func_from, put_into_trace
-from djinn_fx.compiling.choice import contenders, in_one_piece, outlook, passes_of, planned_whole
+from djinn_fx.compiling.choice import contenders, in_one_piece, outlook, passes_for, passes_of, planned_whole
 from djinn_fx.compiling.deferred import DeferredGraph, deferrable
 from djinn_fx.compiling.devices.elsewhere import unexecuted
 from djinn_fx.compiling.devices.homes import HOMES
@@ -27,8 +27,8 @@ from djinn_fx.compiling.devices.modules import check_pins
 from djinn_fx.compiling.devices.placer import Placer
 from djinn_fx.compiling.graph_inputs import input_kinds, place_of
 from djinn_fx.compiling.learning import learning
-from djinn_fx.compiling.memory.share import planned_memory, within_budget
-from djinn_fx.compiling.memory.slices import parted
+from djinn_fx.compiling.memory.share import or_infeasible, planned_memory, within_budget
+from djinn_fx.compiling.memory.slices import Parted, parted
 from djinn_fx.compiling.pricing import pricing_for
 from djinn_fx.compiling.readiness import HANDLES, GraphHandle, held_to_budget
 from djinn_fx.compiling.session import compile_session
@@ -40,11 +40,9 @@ from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.engines.here import here_digest
 from djinn_fx.engines.registry import prewarm
-from djinn_fx.errors import SettingsError
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.passes.base import Pass, run_passes
-from djinn_fx.passes.find_regions import FindRegions
-from djinn_fx.passes.pipeline import DEFAULT, parse_passes, plan_of
+from djinn_fx.passes.pipeline import plan_of
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import Program, program_of
@@ -117,21 +115,6 @@ def ahead_of_time() -> bool:
     """Whether torch's ``aot_compile`` asks for a function that can be saved."""
     config = torch._functorch.config
     return bool(getattr(config, "force_autograd_cache", False) and getattr(config, "bypass_autograd_cache_key", False))
-
-
-def passes_for(settings: Settings) -> tuple[Pass, ...]:
-    """The pipeline these settings ask for.
-
-    Raises:
-        SettingsError: the option ``passes`` names no pass.
-    """
-    if settings.passes is not None:
-        passes = parse_passes(settings.passes)
-        if not any(one.name == FindRegions.name for one in passes):
-            raise SettingsError("option 'passes': the pipeline needs find-regions, else there is nothing to run")
-        return passes
-    regions = FindRegions(max_boundary_share=settings.max_boundary_share, whole=settings.regions == "whole")
-    return tuple(regions if one.name == FindRegions.name else one for one in DEFAULT)
 
 
 class GraphCompiler:
@@ -250,17 +233,28 @@ class GraphCompiler:
 
     def compile_aten(self, kind: GraphKind, gm: GraphModule) -> tuple[CapturedGraph, Any, str | None]:
         """Plan and build one ATen graph: what was decided, the boxed callable, its stored form if it has one."""
-        captured, found = self.plan(kind, gm), None
-        if self.settings.memory_budget and self._ahead is None:
-
-            def plan_of(graph: GraphModule) -> MemoryPlan:
-                return planned_memory(graph, kind, self._placeholder_kinds(kind, graph), self._passes)
-
-            found = parted(captured, self.settings, self._handle, self._kept_inputs, plan_of)
+        captured = self.plan(kind, gm)
+        found = self._parted(kind, captured)
         if found is None:
             return self._built(kind, captured)
         part, run, _ = self._built(kind, found.planned(self.plan(kind, found.graph)), len(found.slices.starts))
         return part, InSlices(run, found.slices), None
+
+    def _fitting(self, kind: GraphKind, captured: CapturedGraph) -> CapturedGraph:
+        """The graph as it fits into the budget."""
+        found = self._parted(kind, captured)
+        fitting = captured if found is None else found.planned(self.plan(kind, found.graph))
+        return within_budget(fitting, self.settings, self._handle, self._kept_inputs)[0]
+
+    def _parted(self, kind: GraphKind, captured: CapturedGraph) -> Parted | None:
+        """The graph in slices of its batch, where a budget asks for that."""
+        if not self.settings.memory_budget or self._ahead is not None:
+            return None
+
+        def plan_of(graph: GraphModule) -> MemoryPlan:
+            return planned_memory(graph, kind, self._placeholder_kinds(kind, graph), self._passes)
+
+        return parted(captured, self.settings, self._handle, self._kept_inputs, plan_of)
 
     @property
     def _kept_inputs(self) -> frozenset[str]:
@@ -345,6 +339,8 @@ class GraphCompiler:
     def _outlook(self, kind: GraphKind, gm: GraphModule) -> CapturedGraph:
         """The plan, and which engines would rather have the graph whole; nothing is built."""
         planned = self.plan(kind, gm)
+        if self.settings.memory_budget:
+            planned = or_infeasible(planned, lambda: self._fitting(kind, planned))
         self._placer.note(planned.srg)
         names = contenders(self.settings, kind, device_of(planned.srg))
         plan = outlook(planned.srg, planned.plan, self.settings, names, planned.pricing)

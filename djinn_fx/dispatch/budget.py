@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from djinn_fx.costmodels.memory.refusal import refusal
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import ContestBySize
-from djinn_fx.errors import SettingsError
+from djinn_fx.errors import InfeasibleError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER, INDUCTOR, traits_of
 from djinn_fx.settings.table import Settings
@@ -132,7 +132,7 @@ class Fitting:
         evicts: the copies that engines keep for the model's other graphs must go.
 
     Raises:
-        SettingsError: it does not run even on its own ops.
+        InfeasibleError: it does not run even on its own ops.
     """
 
     def __init__(self, need: GraphNeed, others: Others, budget: int, settings: Settings, names: Sequence[str]) -> None:
@@ -140,7 +140,7 @@ class Fitting:
         peaks = [need, *(one.need for one in others.planned)]
         self._together = max(one.peak.nbytes + beside(one, others) for one in peaks)
         if self._together > budget:
-            raise SettingsError(refusal(need.phase, need.peak, budget, self._together))
+            raise InfeasibleError(refusal(need.phase, need.peak, budget, self._together))
         self._shared = settings.engine == "auto"
         kept = [one.copies for one in others.planned]
         self._kept = max(kept, default=0) if self._shared else sum(kept)

@@ -20,7 +20,8 @@ from djinn_fx.command_line import (
     json_target,
     read_options,
 )
-from djinn_fx.errors import DjinnError, ModelFailedError
+from djinn_fx.errors import DjinnError, InfeasibleError, ModelFailedError
+from djinn_fx.reasons import ReasonKind
 from djinn_fx.units import format_bytes
 
 log = logging.getLogger("djinn_fx.explain")
@@ -93,6 +94,8 @@ def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     sys.stdout.flush()
     if report.partial is not None:
         return ModelFailedError.exit_code
+    if any(reason.kind == ReasonKind.INFEASIBLE.value for graph in report.graphs for reason in graph.reasons):
+        return InfeasibleError.exit_code
     return FOUND_WRONG if report.check is not None and report.check.equal is False else OK
 
 

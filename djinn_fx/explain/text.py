@@ -36,6 +36,7 @@ _INDENT = 14
 
 #: What a reader wants to know first: what went wrong, then what was chosen, then what was understood.
 IMPORTANCE = (
+    ReasonKind.INFEASIBLE,
     ReasonKind.FALLBACK,
     ReasonKind.QUARANTINED,
     ReasonKind.ENGINE_REFUSED,

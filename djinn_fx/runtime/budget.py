@@ -10,7 +10,7 @@ from djinn_fx.costmodels.memory.plan import memory_plan
 from djinn_fx.costmodels.memory.refusal import refusal
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.keys import symbol_places, symbolic_inputs
-from djinn_fx.errors import SettingsError
+from djinn_fx.errors import InfeasibleError
 from djinn_fx.runtime.sizes import sizes_in
 from djinn_fx.srg.extract import input_value
 from djinn_fx.srg.graph import SRG
@@ -64,7 +64,7 @@ class WithinBudget:
         """Run; empties the list.
 
         Raises:
-            SettingsError: at these sizes it does not fit; nothing was run.
+            InfeasibleError: at these sizes it does not fit; nothing was run.
         """
         sizes = sizes_in(self._places, args)
         if not any(all(one <= known for one, known in zip(sizes, fit, strict=True)) for fit in self._fit):
@@ -83,7 +83,7 @@ class WithinBudget:
             }
             over = self._over(sizes)
         if over:
-            raise SettingsError(over)
+            raise InfeasibleError(over)
         self._fit = [*self._fit[1 - _REMEMBERED :], ahead if not self._over(ahead) else sizes]
 
     def _over(self, sizes: Sequence[int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torch.fx import GraphModule
@@ -12,10 +12,11 @@ from djinn_fx.compiling.choice import contenders
 from djinn_fx.compiling.readiness import GraphHandle, note_planned, others_of
 from djinn_fx.costmodels.memory.plan import memory_plan
 from djinn_fx.dispatch.budget import Fitting, PlannedMemory, need_of
+from djinn_fx.errors import InfeasibleError
 from djinn_fx.passes.base import Pass, PassContext, run_passes
 from djinn_fx.passes.memory.order_ops import OrderOps
 from djinn_fx.passes.plan_memory import PlanMemory
-from djinn_fx.reasons import Reason
+from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.memory import MemoryPlan
@@ -35,7 +36,7 @@ def within_budget(
         slices: of the batch in which it runs.
 
     Raises:
-        SettingsError: it does not run even on its own ops.
+        InfeasibleError: it does not run even on its own ops.
     """
     reasons, planned, kind = list[Reason](), list[PlannedMemory](), captured.srg.kind
     plan = captured.plan.memory if captured.plan.memory is not None else memory_plan(captured.srg)
@@ -47,6 +48,15 @@ def within_budget(
             settings, reasons = fitting.settings, [*reasons, *fitting.reasons]
     told = replace(captured.plan, reasons=(*captured.plan.reasons, *reasons))
     return replace(captured, plan=told), settings, planned
+
+
+def or_infeasible(captured: CapturedGraph, fit: Callable[[], CapturedGraph]) -> CapturedGraph:
+    """The graph as it fits; where it does not, with a Reason that says so, for a report."""
+    try:
+        return fit()
+    except InfeasibleError as error:
+        refused = Reason(kind=ReasonKind.INFEASIBLE, detail=str(error))
+        return replace(captured, plan=replace(captured.plan, reasons=(*captured.plan.reasons, refused)))
 
 
 def planned_memory(

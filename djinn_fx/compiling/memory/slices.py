@@ -12,7 +12,7 @@ from djinn_fx.compiling.readiness import GraphHandle, others_of
 from djinn_fx.costmodels.memory.plan import memory_plan, returned_values
 from djinn_fx.costmodels.memory.refusal import refusal
 from djinn_fx.dispatch.budget import GraphNeed, beside, need_of
-from djinn_fx.errors import SettingsError
+from djinn_fx.errors import InfeasibleError
 from djinn_fx.passes.splitting.call import Refused
 from djinn_fx.passes.splitting.part import part_of, wholes_of
 from djinn_fx.passes.splitting.samples import Batch, batch_of
@@ -74,7 +74,7 @@ def parted(
         plan_of: makes the memory plan of a graph as it will run.
 
     Raises:
-        SettingsError: it does not fit even one sample at a time, or cannot be parted; says why, names what takes most
+        InfeasibleError: it does not fit even one sample at a time, or cannot be parted; says why, names what takes most
             then and the smallest budget with which the graph runs.
     """
     whole = captured.plan.memory if captured.plan.memory is not None else memory_plan(captured.srg)
@@ -100,7 +100,7 @@ def parted(
     best = over(search.lowest) if search.lowest is not None else None
     if best is not None and best[0].peak.device == need.peak.device and best[2] < together:
         need, budget, together = best
-    raise SettingsError(refusal(need.phase, need.peak, budget, together, search.why))
+    raise InfeasibleError(refusal(need.phase, need.peak, budget, together, search.why))
 
 
 class _Search:

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from djinn_fx.compiling.training.cuts import Cuts
 from djinn_fx.costmodels.memory.activations import activations
-from djinn_fx.errors import SettingsError
+from djinn_fx.errors import InfeasibleError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.effects import is_random
 from djinn_fx.srg.memory import MemoryPeak, MemoryPlan
@@ -74,7 +74,7 @@ class BudgetPartition:
         """Divide the joint graph.
 
         Raises:
-            SettingsError: no way that was tried fits; names what takes most then and the smallest budget that does.
+            InfeasibleError: no way that was tried fits; names what takes most then and the smallest budget that does.
         """
         if self._budget is None:
             return _partition(joint, inputs, **how)
@@ -213,11 +213,11 @@ def _reason(budget: int, best: Candidate, default: Candidate) -> Reason:
     )
 
 
-def _infeasible(budget: int, best: Candidate) -> SettingsError:
+def _infeasible(budget: int, best: Candidate) -> InfeasibleError:
     at, rows = best.peak.at, best.peak.biggest
     where = f", at {at.op}" + (f" ({at.source})" if at.source else "") if at is not None else ""
     largest = f"; the largest tensor then is {rows[0].name}, {format_bytes(rows[0].nbytes)} {rows[0].holds.value}"
-    return SettingsError(
+    return InfeasibleError(
         f"option 'activation_budget': {format_bytes(budget)} is too little for this training step: activations take "
         f"{format_bytes(best.peak.nbytes)} at least, in {best.peak.device} memory{where}{largest if rows else ''}. "
         f"Give {_rounded_up(best.peak.nbytes)} or more, or train on smaller batches"

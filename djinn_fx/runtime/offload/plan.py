@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from djinn_fx.errors import SettingsError
+from djinn_fx.errors import InfeasibleError
 from djinn_fx.units import format_bytes
 
 #: The ring holds this many of the largest weight that goes through it: one is used, one is read, and a third is for
@@ -85,7 +85,7 @@ def residency(weights: Sequence[Weight], room: Room) -> Residency:
         room: the budget.
 
     Raises:
-        SettingsError: the budget is too small; names the weight that binds and the smallest budget that does.
+        InfeasibleError: the budget is too small; names the weight that binds and the smallest budget that does.
     """
     everything = sum(w.size for w in weights)
     small = [n for n, w in enumerate(weights) if w.size <= SMALL_BYTES]
@@ -103,7 +103,7 @@ def residency(weights: Sequence[Weight], room: Room) -> Residency:
         ]
         if plans:
             return min(plans, key=lambda plan: plan.pass_bytes)
-    raise SettingsError(_too_small(weights, others, kept, room))
+    raise InfeasibleError(_too_small(weights, others, kept, room))
 
 
 def _with_largest(

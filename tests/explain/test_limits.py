@@ -1,0 +1,27 @@
+"""What cannot be kept: an exit code of its own, and the least that would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from djinn_fx.explain.command import main
+
+NET = "import torch\nmodel = torch.nn.Linear(1000, 1000)\nx = torch.ones(8, 1000)\n"
+
+
+@pytest.mark.parametrize("extra", [["--option", "memory_budget=cpu=1MB"], ["--topology", "small.yaml"]])
+def test_what_does_not_fit_is_exit_code_5(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NET)
+    Path("small.yaml").write_text(
+        "topology:\n  hosts:\n    alpha: {devices: {gpu0: {row: h100-pcie, memory: 1MB}}}\n"
+        "  links:\n    - {between: [alpha/gpu0, alpha], class: pcie5-x16}\n"
+    )
+    assert main(["net.py", *extra]) == 5
+    printed = capsys.readouterr()
+    assert "smallest budget" in printed.out or "is the least that would do" in printed.err
+    assert "Traceback" not in printed.err
