@@ -109,7 +109,8 @@ def capture(
         settings: those in force if None.
         build: also build and run the regions; otherwise the graphs run eagerly.
         dynamic: as for ``torch.compile``.
-        again: arguments of a further call, whose memory is counted; without gradients and on the CPU only.
+        again: arguments of further calls, whose memory is counted and which are timed; without gradients and on the
+            CPU only.
     """
     from djinn_fx.compiling.capture import capture_graphs
 

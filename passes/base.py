@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 from djinn_fx.costmodels.choose import Pricing
-from djinn_fx.errors import DjinnError, InfeasibleError, PassError, SettingsError
+from djinn_fx.errors import DjinnError, PassError, SettingsError
 from djinn_fx.passes.placing.request import Placing
 from djinn_fx.reasons import Reason
 from djinn_fx.srg.graph import SRG
@@ -113,8 +113,8 @@ def run_passes(
             if check:
                 srg.made_by = one.name
                 verify(srg, one.ensures)
-        except InfeasibleError:  # the user's to mend, and no pass's fault
-            raise
+        except SettingsError:
+            raise  # what the user asked for cannot be: no pass is to blame
         except DjinnError as error:
             raise PassError(f"pass {one.name!r} failed: {error}; ran before it: {_listed(ran)}") from error
         except Exception as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +20,10 @@ from djinn_fx.compiling.graph import GraphCompiler
 from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.compiling.readiness import GraphHandle
 from djinn_fx.settings.table import Settings
+
+#: A trial is over after so many calls; who is slow is not waited for.
+SETTLING_CALLS, SETTLING_S = 40, 10.0
+TIMED_CALLS, TIMED_S = 9, 3.0
 
 
 def capture_graphs(
@@ -57,11 +63,12 @@ def capture_graphs(
 
     torch._dynamo.reset()
     known = set(counters["unimplemented"])
-    output, live, failed = None, None, None
+    output, live, seconds, failed = None, None, None, None
     try:
         compiled = torch.compile(model, backend=recorder, dynamic=dynamic)
         output = compiled(*args, **kwargs)
-        live = _live_bytes(compiled, model, *again) if again is not None and not torch.is_grad_enabled() else None
+        if again is not None and not torch.is_grad_enabled():
+            live, seconds = _of_further_calls(compiled, model, *again)
     except Exception as error:
         if not graphs:
             raise
@@ -77,6 +84,7 @@ def capture_graphs(
         output=output,
         contests=contests,
         live_bytes=live,
+        call_s=seconds,
         error=failed,
     )
 
@@ -88,14 +96,17 @@ def _in_a_line(text: str) -> str:
     return f"{lines[0]}:{hint}" if hint else lines[0]
 
 
-def _live_bytes(
+def _of_further_calls(
     compiled: Callable[..., Any], model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> int | None:
-    """The most bytes of tensors that a call has in memory, weights and arguments too; None where none is counted."""
+) -> tuple[int | None, float | None]:
+    """The most bytes of tensors that a call has in memory, weights and arguments too, and seconds of a settled call.
+
+    Neither is measured where tensors are not on the CPU. The model's buffers are left as they were.
+    """
     kept = [*model.parameters(), *model.buffers()] if isinstance(model, torch.nn.Module) else []
     held = [one for one in (*pytree.tree_leaves((args, kwargs)), *kept) if isinstance(one, torch.Tensor)]
     if any(one.device.type != "cpu" for one in held):
-        return None
+        return None, None
 
     def run(given: list[Any]) -> Any:
         given.clear()
@@ -104,7 +115,22 @@ def _live_bytes(
     buffers = list(model.buffers()) if isinstance(model, torch.nn.Module) else []
     before = [one.detach().clone() for one in buffers]
     try:
-        return measured(run, held).peak
+        return measured(run, held).peak, settled_seconds(lambda: compiled(*args, **kwargs))
     finally:
         for one, value in zip(buffers, before, strict=True):
             one.copy_(value)
+
+
+def settled_seconds(call: Callable[[], object]) -> float:
+    """The median of some calls, after so many that engines have been compared."""
+    end = time.monotonic() + SETTLING_S
+    for _ in range(SETTLING_CALLS):
+        call()
+        if time.monotonic() > end:
+            break
+    found, end = list[float](), time.monotonic() + TIMED_S
+    while len(found) < 3 or (len(found) < TIMED_CALLS and time.monotonic() < end):
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)

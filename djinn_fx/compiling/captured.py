@@ -52,6 +52,7 @@ class CaptureResult:
         output: what the model returned.
         contests: the graphs for which engines competed, as they stood after the call.
         live_bytes: most bytes of tensors on the CPU in one further call; None: not counted.
+        call_s: seconds of a settled further call; None: none was timed.
         error: what ended the call after the last of the graphs; None: nothing did.
     """
 
@@ -60,6 +61,7 @@ class CaptureResult:
     output: Any
     contests: tuple[DispatchStatus, ...] = ()
     live_bytes: int | None = None
+    call_s: float | None = None
     error: Exception | None = None
 
 

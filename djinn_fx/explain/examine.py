@@ -19,7 +19,7 @@ from torch import nn
 
 from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.errors import DjinnError, ModelFailedError
-from djinn_fx.explain.check import compare, copy_inputs, is_random, results, run_eager
+from djinn_fx.explain.check import buffers_kept, compare, copy_inputs, is_random, results, run_eager
 from djinn_fx.explain.finding.file import beside, first_line
 from djinn_fx.explain.finding.model import FoundModel
 from djinn_fx.explain.finding.weightless import for_lack_of_values, is_out_of_memory
@@ -163,10 +163,20 @@ def _check(found: FoundModel, expected: object, result: CaptureResult, precision
         rounding=rounding,
         live_bytes=result.live_bytes,
         foretold_bytes=max((one.plan.peak_bytes for one in result.graphs), default=0),
+        call_s=result.call_s,
+        eager_s=_eager_seconds(found) if result.call_s is not None else None,
     )
     if not check.equal and is_random(found.module, found.args, found.kwargs, expected):
         return replace(check, equal=None, note="not comparable: two eager runs differ as well (random numbers)")
     return check
+
+
+def _eager_seconds(found: FoundModel) -> float:
+    from djinn_fx.compiling.capture import settled_seconds
+
+    args, kwargs = copy_inputs(found.args, found.kwargs)
+    with buffers_kept(found.module):
+        return settled_seconds(lambda: found.module(*args, **kwargs))
 
 
 @contextlib.contextmanager

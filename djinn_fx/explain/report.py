@@ -156,7 +156,8 @@ class Check:
 
     ``equal`` is None where they cannot be compared; ``note`` says why. ``rounding``: by engine that may round, how far
     its answer was from float64's. ``live_bytes``: the most bytes of tensors that a further call had in memory, None
-    where none was counted; ``foretold_bytes``: the peak of the graphs' own ops.
+    where none was counted; ``foretold_bytes``: the peak of the graphs' own ops. ``call_s``, ``eager_s``: seconds of a
+    settled call of the built model and of eager; None where they were not timed.
     """
 
     equal: bool | None
@@ -167,6 +168,8 @@ class Check:
     rounding: dict[str, Rounding] = field(default_factory=dict)
     live_bytes: int | None = None
     foretold_bytes: int = 0
+    call_s: float | None = None
+    eager_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from djinn_fx.explain.report import (
     RegionInfo,
     Report,
 )
+from djinn_fx.explain.verdict import verdict
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.srg.memory import MemoryPeak
 from djinn_fx.srg.plan import EngineTime
@@ -73,6 +74,7 @@ def print_report(report: Report, file: TextIO) -> None:
     buffer = io.StringIO()
     console = Console(file=buffer, width=WIDTH, highlight=False, force_terminal=file.isatty(), legacy_windows=False)
     _model(console, report)
+    _verdict(console, report)
     _graph_breaks(console, report.graph_breaks)
     for number, graph in enumerate(report.graphs, start=1):
         _graph(console, graph, f"Graph {number} of {len(report.graphs)}")
@@ -87,6 +89,12 @@ def print_report(report: Report, file: TextIO) -> None:
         for engine, rounding in report.check.rounding.items():
             _row(console, "rounding", f"{engine}: {rounding}")
     file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+
+
+def _verdict(console: Console, report: Report) -> None:
+    _heading(console, "Verdict")
+    for name, text in verdict(report).items():
+        _row(console, name, text)
 
 
 def partial_text(report: Report) -> str:
