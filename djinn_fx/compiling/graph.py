@@ -244,7 +244,8 @@ class GraphCompiler:
         """The graph as it fits into the budget."""
         found = self._parted(kind, captured)
         fitting = captured if found is None else found.planned(self.plan(kind, found.graph))
-        return within_budget(fitting, self.settings, self._handle, self._kept_inputs)[0]
+        slices = 1 if found is None else found.slices
+        return within_budget(fitting, self.settings, self._handle, self._kept_inputs, slices)[0]
 
     def _parted(self, kind: GraphKind, captured: CapturedGraph) -> Parted | None:
         """The graph in slices of its batch, where a budget asks for that."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.laws.roofline import ROOFLINE
 from djinn_fx.costmodels.measured import Timing
-from djinn_fx.errors import InfeasibleError, PassError
+from djinn_fx.errors import InfeasibleError, SettingsError
 from djinn_fx.hardware.device import this_machine
 from djinn_fx.hardware.local import local_topology
 from djinn_fx.passes.base import PassContext, run_passes
@@ -198,7 +198,7 @@ def test_pins_to_and_fro_are_followed() -> None:
 def test_pins_that_contradict_each_other_are_refused() -> None:
     srg = in_modules(layers(2), **{next(iter(layers(2).ops)).name: "layers.0"})
     pins = (Pin(module="layers.0", device="cpu:0"), Pin(module="layers.0-3", device="cpu:1"))
-    with pytest.raises(PassError, match="contradict"):
+    with pytest.raises(SettingsError, match="contradict"):
         placed(srg, two(pins=pins))
 
 
