@@ -244,7 +244,7 @@ class GraphCompiler:
         """The graph as it fits into the budget."""
         found = self._parted(kind, captured)
         fitting = captured if found is None else found.planned(self.plan(kind, found.graph))
-        slices = 1 if found is None else found.slices
+        slices = 1 if found is None else len(found.slices.starts)
         return within_budget(fitting, self.settings, self._handle, self._kept_inputs, slices)[0]
 
     def _parted(self, kind: GraphKind, captured: CapturedGraph) -> Parted | None:

@@ -25,3 +25,15 @@ def test_what_does_not_fit_is_exit_code_5(
     printed = capsys.readouterr()
     assert "smallest budget" in printed.out or "is the least that would do" in printed.err
     assert "Traceback" not in printed.err
+
+
+def test_what_fits_in_slices_of_the_batch_is_said_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(
+        "import torch\nmodel = torch.nn.Sequential(torch.nn.Linear(8, 8000), torch.nn.ReLU(), torch.nn.Linear(8000, 8))\n"
+        "x = torch.ones(256, 8)\n"
+    )
+    assert main(["net.py", "--option", "memory_budget=cpu=6MB"]) == 0
+    assert "slices" in capsys.readouterr().out
