@@ -32,7 +32,8 @@ def test_what_fits_in_slices_of_the_batch_is_said_so(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(
-        "import torch\nmodel = torch.nn.Sequential(torch.nn.Linear(8, 8000), torch.nn.ReLU(), torch.nn.Linear(8000, 8))\n"
+        "import torch\nfrom torch.nn import Linear, ReLU, Sequential\n"
+        "model = Sequential(Linear(8, 8000), ReLU(), Linear(8000, 8))\n"
         "x = torch.ones(256, 8)\n"
     )
     assert main(["net.py", "--option", "memory_budget=cpu=6MB"]) == 0
