@@ -108,11 +108,9 @@ class Model:
     def planned(self) -> dict[str, Any]:
         """What the plan says: seconds of each device and of what passes for one batch, and what serves."""
         plan = djinn_fx.compilations()[-1].plan
-        seconds: dict[str, float] = {}
-        for region in plan.regions:
-            seconds[region.device] = seconds.get(region.device, 0.0) + region.cost.time_s
+        shares = plan.placement.shares if plan.placement is not None else ()
         return {
-            "seconds": seconds,
+            "seconds": {share.device: share.time_s for share in shares},
             "times": sorted({region.cost.provenance for region in plan.regions}),
             "moves": sum(one.time_s for one in plan.placement.passages) if plan.placement is not None else 0.0,
             "transfers": len(plan.transfers),

@@ -36,7 +36,7 @@ def corrected(row: Row, shares: Shares, measured: dict[int, float]) -> Row:
         measured: what each device's part took.
     """
     thought = loads(row, shares)
-    factor = {place: measured[place] / spent if spent > 0 else 1.0 for place, spent in thought.items()}
+    factor = {place: measured.get(place, spent) / spent if spent > 0 else 1.0 for place, spent in thought.items()}
     return replace(
         row,
         seconds=tuple(

@@ -73,9 +73,19 @@ def spread(srg: SRG, placing: Placing, context: PassContext, solver: Solver = sh
     decided = _decided(srg, placing, solver)
     settle(srg, decided.placed(placing), placing, context)
     better = _cut_anew(srg, decided, placing, context, solver) if placing.objective == "throughput" else None
-    decided = better or decided
+    decided = _as_measured(srg, better or decided, placing)
     srg.placement = decided.placement(srg, placing)
     return (_told(decided, placing),)
+
+
+def _as_measured(srg: SRG, decided: _Decided, placing: Placing) -> _Decided:
+    """The same with the seconds that the parts took when they were measured, if all of them were."""
+    measured = None if placing.elsewhere else measured_loads(srg, placing)
+    if not measured:
+        return decided
+    row = corrected(decided.row, decided.decision.chosen, measured)
+    chosen = shares_of(row, decided.decision.chosen.devices)
+    return replace(decided, row=row, decision=replace(decided.decision, chosen=chosen))
 
 
 def _cut_anew(srg: SRG, decided: _Decided, placing: Placing, context: PassContext, solver: Solver) -> _Decided | None:
