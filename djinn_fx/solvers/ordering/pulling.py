@@ -101,6 +101,8 @@ class _Pull:
     def _needed(self, place: int, most: int) -> list[int] | None:
         """Those that still have to touch a storage and all that they wait for; None if they are too many."""
         state, before = self._state, self._problem.before
+        if state.left[place] > most:  # what every layer reads, say
+            return None
         waiting = [node for node in self._problem.storages[place].touched if not state.done[node]]
         found = set(waiting)
         while waiting:
