@@ -136,6 +136,10 @@ def _failure(found: FoundModel, error: Exception) -> DjinnError:
     cause = getattr(error, "inner_exception", None) or error
     if isinstance(cause, DjinnError):
         return type(cause)(f"{found.file}: {found.attr}: {cause}")
+    if found.faker is not None and for_lack_of_values(error):
+        where = _line_of(error, found) or found.file
+        command = f"python -m djinn_fx.explain {found.file}:{found.attr} --real"
+        return ModelFailedError(f"{where}: {found.attr} cannot be captured without values; {command} runs it")
     with torch.no_grad():
         _eager(found)
     return ModelFailedError(_capture_failed(found, error, cause))

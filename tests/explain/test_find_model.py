@@ -281,6 +281,12 @@ class TestCandidates:
             find_model(source(tmp_path, "net = torch.jit.script(nn.Linear(2, 2))", "x = torch.ones(2)"))
 
 
+def test_an_entry_made_for_us_goes_first(tmp_path: Path) -> None:
+    lines = [module("Net"), "def djinn_entry(): return Net(), {'x': torch.ones(2)}", "model = nn.Linear(3, 3)"]
+    found = find_model(source(tmp_path, *lines))
+    assert (found.attr, found.rule, list(found.kwargs)) == ("djinn_entry", "djinn_entry()", ["x"])
+
+
 class TestWithoutValues:
     """Sizes and types alone: no memory for weights, and the same model otherwise."""
 

@@ -148,6 +148,8 @@ def _of_a_part(user: UserFile, attr: str, owner: nn.Module, part: Callable[..., 
 
 def _by_convention(user: UserFile) -> tuple[str, Target]:
     names = user.names
+    if is_factory(names.get("djinn_entry")):
+        return "djinn_entry", resolve(user, "djinn_entry", names["djinn_entry"])
     if is_factory(names.get("get_model")):
         return "get_model", resolve(user, "get_model", names["get_model"])
     model = unwrap(names.get("model"))

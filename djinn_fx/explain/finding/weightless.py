@@ -16,9 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+#: What has no memory anyway.
+_AS_IT_IS = (FakeTensor, UninitializedParameter, UninitializedBuffer)
 #: Torch's class is changed for the whole process, so by one at a time.
 _CHANGING = threading.Lock()
 
@@ -31,7 +34,7 @@ def without_weights() -> Iterator[None]:
 
         def register(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
             usual(self, name, param)
-            if param is not None and param.device.type != "meta" and not isinstance(param, FakeTensor):
+            if param is not None and param.device.type != "meta" and not isinstance(param, _AS_IT_IS):
                 given = dict(vars(param))
                 made = type(param)(param.detach().to("meta"), requires_grad=param.requires_grad)
                 vars(made).update(given)
@@ -99,7 +102,7 @@ class Faker:
         return pytree.tree_map(lambda one: self._of(one) if isinstance(one, torch.Tensor) else one, value)
 
     def _of(self, tensor: torch.Tensor) -> torch.Tensor:
-        if isinstance(tensor, FakeTensor):
+        if isinstance(tensor, _AS_IT_IS):
             return tensor
         known = self._known.get(id(tensor))
         if known is None:
