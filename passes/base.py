@@ -121,6 +121,8 @@ def run_passes(
             raise PassError(
                 f"pass {one.name!r} failed with {type(error).__name__}: {error}; ran before it: {_listed(ran)}"
             ) from error
+        if not type(one).__module__.startswith("djinn_fx."):
+            srg.forget_facts()  # a user's pass may change the graph itself
         srg.made_by = one.name
         ran.append(one.name)
         seconds = time.perf_counter() - start

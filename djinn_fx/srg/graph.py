@@ -101,7 +101,7 @@ class SRG:
 
     def set_record(self, node: Node, record: OpRecord) -> None:
         """Give the node this record."""
-        self._facts.clear()
+        self.forget_facts()
         node.meta[META_KEY] = record
 
     def update(self, node: Node, *, reason: Reason | None = None, **changes: Any) -> None:
@@ -110,7 +110,7 @@ class SRG:
         if reason is not None:
             changes["reasons"] = (*record.reasons, reason)
         if not _MEANING.isdisjoint(changes):
-            self._facts.clear()
+            self.forget_facts()
         node.meta[META_KEY] = _with(record, changes)
 
     def fact(self, of: Callable[..., T], *given: Any) -> T:
@@ -127,9 +127,13 @@ class SRG:
         found: T = self._facts[key]
         return found
 
+    def forget_facts(self) -> None:
+        """Nothing that was found out about the graph need hold any more."""
+        self._facts.clear()
+
     def reorder(self, nodes: Iterable[Node]) -> None:
         """Put these nodes behind all others but the output, in this order."""
-        self._facts.clear()
+        self.forget_facts()
         output = self.output
         for node in nodes:
             output.prepend(node)

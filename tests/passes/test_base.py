@@ -95,6 +95,26 @@ def test_a_broken_promise_names_the_pass_and_the_invariant(srg: SRG) -> None:
         run_passes(srg, [First(), Second()], PassContext(), check=True)
 
 
+def test_what_was_found_out_does_not_outlive_a_users_pass(srg: SRG) -> None:
+    def last_op(graph: SRG) -> str:
+        return list(graph.ops)[-1].name
+
+    @dataclass(frozen=True, kw_only=True)
+    class Shortens(First):
+        name: ClassVar[str] = "shortens"
+
+        def run(self, srg: SRG, context: PassContext) -> PassResult:
+            assert srg.fact(last_op) == before
+            dead = list(srg.ops)[-1]
+            dead.replace_all_uses_with(dead.all_input_nodes[0])
+            srg.gm.graph.erase_node(dead)
+            return PassResult(modified=True)
+
+    before = srg.fact(last_op)
+    run_passes(srg, [Shortens()], PassContext())
+    assert srg.fact(last_op) == list(srg.ops)[-1].name != before
+
+
 def test_an_unmet_requirement_is_named(srg: SRG) -> None:
     with pytest.raises(PassError, match=r"pass 'needy' failed: invariant 'lifetimes-valid' does not hold"):
         run_passes(srg, [Needy()], PassContext(), check=True)
