@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         options["topology"] = arguments.topology
     settings = Settings.load(arguments.mode, options)
     if arguments.values:
-        resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
+        _limit_memory()
 
     from djinn_fx.explain.examine import examine
     from djinn_fx.explain.finding.model import find_model
@@ -97,6 +97,14 @@ def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     if any(reason.kind == ReasonKind.INFEASIBLE.value for graph in report.graphs for reason in graph.reasons):
         return InfeasibleError.exit_code
     return FOUND_WRONG if report.check is not None and report.check.equal is False else OK
+
+
+def _limit_memory() -> None:
+    """At most so much for this process, where the system knows such a limit."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
 
 
 def _with_values(words: Sequence[str]) -> int:
