@@ -73,7 +73,7 @@ def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
     from djinn_fx.explain.examine import examine
     from djinn_fx.explain.finding.model import find_model
-    from djinn_fx.explain.finding.weightless import for_lack_of_values
+    from djinn_fx.explain.finding.weightless import for_lack_of_values, is_out_of_memory
     from djinn_fx.explain.text import print_report
 
     real, nbytes = arguments.real or arguments.values, 0
@@ -82,6 +82,9 @@ def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         nbytes = found.faker.nbytes if found.faker is not None else 0
         report = examine(found, settings, build=arguments.real, training=arguments.training, dynamic=arguments.dynamic)
     except DjinnError as error:
+        if arguments.values and is_out_of_memory(error):
+            more = f"it was run unasked, with {format_bytes(LIMIT_BYTES)} of memory; --real gives it all there is"
+            raise ModelFailedError(f"{error}; {more}") from error
         if real or not for_lack_of_values(error) or nbytes > SMALL_BYTES:
             raise
         return _with_values(words)

@@ -152,7 +152,7 @@ def _eager(found: FoundModel) -> object:
         where = _line_of(error, found) or found.file
         what = f"{where}: {type(error).__name__}: {first_line(error).replace('FakeTensor', 'Tensor')}"
         if is_out_of_memory(error):
-            raise ModelFailedError(f"{what} (the model needs more memory than there is; {found.rule})") from error
+            raise ModelFailedError(f"{what} (the model needs more memory; {found.rule})") from error
         raise ModelFailedError(f"{what} (the model itself fails, before anything is compiled; {found.rule})") from error
 
 

@@ -38,3 +38,15 @@ def test_what_fits_in_slices_of_the_batch_is_said_so(
     )
     assert main(["net.py", "--option", "memory_budget=cpu=6MB"]) == 0
     assert "slices" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_is_run_unasked_has_a_limit(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        if x.sum() > 0:\n"
+        "            x = x + torch.ones(2, 1000, 1000, 1000).sum()\n        return x\nx = torch.ones(3)\n"
+    )
+    assert main([str(file)]) == 4
+    assert "net.py:5: RuntimeError" in (error := capfd.readouterr().err)
+    assert "it was run unasked, with 4.0 GB of memory; --real gives it all there is" in error
