@@ -30,7 +30,7 @@ from djinn_fx.engines.base import BuildRequest, Engine, RegionGraph
 from djinn_fx.engines.keys import EngineKey, Guards
 from djinn_fx.engines.rounding import may_round
 from djinn_fx.engines.tensorrt.engine import TensorRTEngine
-from djinn_fx.errors import DjinnError, ModelFileError, SettingsError, StoreError
+from djinn_fx.errors import DjinnError, ModelFailedError, ModelFileError, SettingsError, StoreError
 from djinn_fx.explain.finding.file import beside, first_line
 from djinn_fx.explain.finding.model import FoundModel, find_model
 from djinn_fx.passes.base import PassContext, run_passes
@@ -84,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="djinn build",
         description="Build a model's regions with TensorRT, for a GPU that need not be here, into the cache.",
-        epilog="Exit code: 0 all distinct regions are in the cache, 1 some were refused or failed, 2 bad input.",
+        epilog="Exit code: 0 all distinct regions are in the cache, 1 some were refused or failed, 2 usage, "
+        "3 no model or several, 4 the model fails.",
     )
     add_model(made)
     made.add_argument("--target", metavar="SM", help="what to build for, such as sm89; default: the GPU that is here")
@@ -147,7 +148,7 @@ def build_model(
         One outcome a distinct region: what needs no building first, then the others as they are ready.
 
     Raises:
-        ModelFileError: the model cannot be traced.
+        ModelFailedError: the model cannot be traced.
     """
     store = tier.store
     assert store is not None, "there is somewhere to put plans"
@@ -251,12 +252,12 @@ def _traced(found: FoundModel, settings: Settings, dtype: str | None, dynamic: b
     except DjinnError:
         raise
     except Exception as error:
-        raise ModelFileError(
+        raise ModelFailedError(
             f"{found.file}: {found.attr} cannot be traced: {type(error).__name__}: {first_line(error)} "
             "(`djinn explain` says where)"
         ) from error
     if not result.graphs:
-        raise ModelFileError(f"{found.file}: {found.attr}: nothing was captured; `djinn explain` says why")
+        raise ModelFailedError(f"{found.file}: {found.attr}: nothing was captured; `djinn explain` says why")
     return result.graphs
 
 

@@ -28,7 +28,7 @@ from djinn_fx.command_line import (
 )
 from djinn_fx.compiling.readiness import ModelStatus, status, wait_until_ready
 from djinn_fx.dispatch.entrant import DispatchStatus, EntrantStatus
-from djinn_fx.errors import DjinnError, ModelFileError
+from djinn_fx.errors import DjinnError, ModelFailedError
 from djinn_fx.explain.check import copy_inputs
 from djinn_fx.explain.finding.file import beside, first_line
 from djinn_fx.explain.finding.model import FoundModel, find_model
@@ -48,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="djinn tune",
         description="Try the engines on a model, keep the fastest in mind, and print what was measured.",
-        epilog="Exit code: 0 decided, 1 nothing to decide or an engine gave wrong results, 2 bad input.",
+        epilog="Exit code: 0 decided, 1 nothing to decide or an engine gave wrong results, 2 usage, "
+        "3 no model or several, 4 the model fails.",
     )
     add_model(made)
     made.add_argument("--engines", metavar="A,B", help="the engines to try; default: all that are installed")
@@ -95,7 +96,7 @@ def tune(found: FoundModel, options: dict[str, Any], *, dynamic: bool, timeout_s
     """Call the model until every trial has ended.
 
     Raises:
-        ModelFileError: the model cannot be run.
+        ModelFailedError: the model cannot be run.
     """
     if isinstance(found.module, nn.Module):
         found.module.eval()
@@ -117,7 +118,7 @@ def tune(found: FoundModel, options: dict[str, Any], *, dynamic: bool, timeout_s
         except DjinnError:
             raise
         except Exception as error:
-            raise ModelFileError(
+            raise ModelFailedError(
                 f"{found.file}: {found.attr} cannot be run: {type(error).__name__}: {first_line(error)} "
                 "(`djinn explain` says where)"
             ) from error

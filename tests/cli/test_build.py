@@ -128,7 +128,7 @@ def test_mistakes(model: str, store: Store, words: list[str], capsys: pytest.Cap
 
 
 def test_no_model_and_no_cache(store: Store, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert main(["build", "nowhere.py", "--target", "sm89"]) == 2
+    assert main(["build", "nowhere.py", "--target", "sm89"]) == 3
     monkeypatch.setenv("DJINN_CACHE_LIMIT", "0")
     assert main(["build", model, "--target", "sm89"]) == 2
 

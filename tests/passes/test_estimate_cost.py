@@ -8,7 +8,7 @@ import torch
 from djinn_fx.costmodels.choose import pricing
 from djinn_fx.costmodels.estimate import Estimate
 from djinn_fx.costmodels.work.work import Work, WorkGraph
-from djinn_fx.errors import PassError
+from djinn_fx.errors import SettingsError
 from djinn_fx.hardware.catalogue import find_device
 from djinn_fx.hardware.device import Device
 from djinn_fx.passes.base import PassContext, run_passes
@@ -152,5 +152,5 @@ def test_a_device_that_the_pass_names_comes_before_the_contexts() -> None:
 
 
 def test_an_unknown_device_is_named() -> None:
-    with pytest.raises(PassError, match="no device 'h1000'"):
+    with pytest.raises(SettingsError, match="no device 'h1000'"):
         run_passes(graphs.lowered(graphs.two_layer_mlp()), [EstimateCost(device="h1000")], CONTEXT)
