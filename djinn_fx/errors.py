@@ -53,6 +53,8 @@ class HalfWrittenError(EngineError):
 class StoreError(DjinnError):
     """The cache directory cannot be used as asked (a damaged entry is never an error: it is rebuilt)."""
 
+    exit_code = 2
+
 
 class ModelFileError(DjinnError):
     """A model file given to a command holds no model, or what is in it is ambiguous, damaged or does not fit."""
