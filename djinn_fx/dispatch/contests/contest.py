@@ -18,7 +18,7 @@ from typing import Any
 
 from djinn_fx.dispatch.contests.decisions import Decision, all_medians, why_chosen
 from djinn_fx.dispatch.contests.latecomers import LOOK_EVERY, late_one, open_ended, somebody_comes, summon
-from djinn_fx.dispatch.contests.trial import CALLS, TELLING, Trial
+from djinn_fx.dispatch.contests.trial import CALLS, DECIDING, TELLING, Trial
 from djinn_fx.dispatch.entrant import USING, Dispatcher, DispatchStatus, Entrant, State, wait_for
 from djinn_fx.dispatch.refusals import engines_left, refused, warn, without_name
 from djinn_fx.engines.base import Declined, RegionCallable
@@ -324,13 +324,13 @@ class Contest(Dispatcher):
         """Decide, if the trial is over."""
         if self._answer != self._on_trial:
             return
-        best = self._trial.winner(self.entrants)
-        if best is None:
+        if (best := self._trial.winner(self.entrants)) is None:
             return
         self._serve_by(best)
         self._tell(best)
         if self._timed is not None:
-            self._timed({one.engine: tuple(one.seconds) for one in self.entrants if len(one.seconds) >= TELLING})
+            told = [one for one in self.entrants if len(one.seconds) >= (DECIDING if one is best else TELLING)]
+            self._timed({one.engine: tuple(one.seconds) for one in told})
         self.summon()
 
     def _tell(self, best: Entrant) -> None:

@@ -32,8 +32,8 @@ SLOW = 1.5
 HOPELESS = 2.0
 #: A further copy of the weights is made only where so many times its size is free.
 ROOM = 1.5
-#: Fewer timed answers say nothing about an engine.
-TELLING = 3
+#: Fewer timed answers say nothing about an engine; so many may decide, where one is slower by far, and teach then.
+TELLING, DECIDING = 3, 2
 
 
 class Trial:
@@ -212,9 +212,7 @@ class Trial:
         there = self._there(entrants)
         if self.untimed and self._calls < 2 * MOST_CALLS:
             return None
-        contested = self.known is None and any(one.seconds for one in entrants if one is not best)
-        enough = best is not None and len(best.seconds) >= (TELLING if contested else 1)
-        if best is None or best.state is not State.TRIAL or (not self.over and (there or not enough)):
+        if best is None or best.state is not State.TRIAL or (not self.over and (there or not best.seconds)):
             return None
         there = [one for one in there if not known_to_be_slow(one, best)]
         for one in there:
@@ -237,9 +235,9 @@ class Trial:
     def _loser(self, best: Entrant, rival: Entrant) -> Entrant | None:
         """Who of the two is out; None: it is too early to tell."""
         least = min(len(best.seconds), len(rival.seconds))
-        if least >= 2 and min(rival.seconds) > SLOW * min(best.seconds):
+        if least >= DECIDING and min(rival.seconds) > SLOW * min(best.seconds):
             return rival
-        if least >= 2 and min(best.seconds) > SLOW * min(rival.seconds):
+        if least >= DECIDING and min(best.seconds) > SLOW * min(rival.seconds):
             return best
         recent = best.seconds[self._mark :], best.work[self._mark :]
         if min(len(recent[0]), len(rival.seconds)) < self._rounds and not self.over:
