@@ -48,7 +48,7 @@ class Named:
 
 
 def read_folder(folder: Path) -> tuple[list[Named], list[str]]:
-    """Every problem below a folder, by name; and what could not be read, with the reason."""
+    """Every problem below a folder, by name; and what could not be read: its place in the folder, and the reason."""
     found, wrong = [], []
     for path in sorted(folder.rglob("*.json")):
         if "human-experts" in path.parts:
@@ -56,7 +56,7 @@ def read_folder(folder: Path) -> tuple[list[Named], list[str]]:
         try:
             found.append(read_file(path, _experts(folder, path)))
         except (SolverError, ValueError) as error:
-            wrong.append(f"{path}: {error}")
+            wrong.append(f"{path.relative_to(folder)}: {error}")
     return found, wrong
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from djinn_fx.calibrate.live_memory import measured
+from djinn_fx.calibrate.timing import timed
 from djinn_fx.compiling.captured import CapturedGraph, CaptureResult
 from djinn_fx.compiling.choice import passes_for
 from djinn_fx.compiling.devices.modules import check_pins
@@ -22,8 +22,7 @@ from djinn_fx.compiling.readiness import GraphHandle
 from djinn_fx.settings.table import Settings
 
 #: A trial is over after so many calls; who is slow is not waited for.
-SETTLING_CALLS, SETTLING_S = 40, 10.0
-TIMED_CALLS, TIMED_S = 9, 3.0
+SETTLING_CALLS, SETTLING_S, TIMED_S = 40, 10.0, 2.0
 
 
 def capture_graphs(
@@ -128,9 +127,4 @@ def settled_seconds(call: Callable[[], object]) -> float:
         call()
         if time.monotonic() > end:
             break
-    found, end = list[float](), time.monotonic() + TIMED_S
-    while len(found) < 3 or (len(found) < TIMED_CALLS and time.monotonic() < end):
-        start = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
+    return timed(call, TIMED_S).median_s

@@ -20,7 +20,7 @@ from torch import nn
 from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.errors import DjinnError, ModelFailedError
 from djinn_fx.explain.check import buffers_kept, compare, copy_inputs, is_random, results, run_eager
-from djinn_fx.explain.finding.file import beside, first_line
+from djinn_fx.explain.finding.file import as_command, beside, first_line
 from djinn_fx.explain.finding.model import FoundModel
 from djinn_fx.explain.finding.weightless import for_lack_of_values, is_out_of_memory
 from djinn_fx.explain.report import SCHEMA, Check, ModelInfo, Report, graph_info
@@ -138,7 +138,7 @@ def _failure(found: FoundModel, error: Exception) -> DjinnError:
         return type(cause)(f"{found.file}: {found.attr}: {cause}")
     if found.faker is not None and for_lack_of_values(error):
         where = _line_of(error, found) or found.file
-        command = f"python -m djinn_fx.explain {found.file}:{found.attr} --real"
+        command = as_command(found.file, found.attr, "--real")
         return ModelFailedError(f"{where}: {found.attr} cannot be captured without values; {command} runs it")
     with torch.no_grad():
         _eager(found)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from djinn_fx.explain.finding.file import as_command
 from djinn_fx.explain.placement_text import placement_lines
 from djinn_fx.explain.report import (
     BuildInfo,
@@ -99,7 +100,7 @@ def _verdict(console: Console, report: Report) -> None:
 
 def partial_text(report: Report) -> str:
     """Why the report ends, and what to do."""
-    command = f"python -m djinn_fx.explain {report.model.file}:{report.model.attr} --real"
+    command = as_command(report.model.file, report.model.attr, "--real")
     return f"{report.partial}: what follows depends on values; {command} runs the model, with all of its memory"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from djinn_fx.explain.finding.file import as_command
 from djinn_fx.explain.report import Check, GraphInfo, Report
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.settings.engines import EAGER
@@ -91,4 +92,4 @@ def _wrong(graphs: tuple[GraphInfo, ...]) -> str:
 def _next(report: Report) -> str:
     if report.check is not None:
         return 'torch.compile(model, backend="djinn")'
-    return f"python -m djinn_fx.explain {report.model.file}:{report.model.attr} --real"
+    return as_command(report.model.file, report.model.attr, "--real")

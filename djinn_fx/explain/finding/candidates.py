@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-import shlex
 from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Any
 
 from torch import nn
 
-from djinn_fx.explain.finding.file import UserFile
+from djinn_fx.explain.finding.file import UserFile, as_command
 from djinn_fx.explain.finding.targets import is_factory, is_model_class, unwrap
 
 FACTORY_NAMES = ("build_model", "create_model", "make_model", "get_module", "get_model_and_inputs")
@@ -80,7 +79,7 @@ def factories(user: UserFile) -> list[str]:
 
 def as_commands(user: UserFile, names: Iterable[str]) -> str:
     """One command a name, below what is wrong; nothing where there is no name."""
-    lines = [f"    python -m djinn_fx.explain {shlex.quote(user.shown)}:{name}" for name in names]
+    lines = [f"    {as_command(user.shown, name)}" for name in names]
     return "; choose one:\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import linecache
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -45,6 +46,17 @@ def split_spec(spec: str) -> tuple[str, str | None]:
     if match is None or Path(spec).exists():
         return spec, None
     return match["path"], match["attr"]
+
+
+def as_command(shown: str, attr: str, *words: str) -> str:
+    """The command that explains a model, to be copied.
+
+    Args:
+        shown: the file, as the user wrote it.
+        attr: the model in it.
+        words: that follow.
+    """
+    return " ".join(["python -m djinn_fx.explain", shlex.quote(f"{shown}:{attr}"), *words])
 
 
 def load_user_file(shown: str) -> UserFile:
