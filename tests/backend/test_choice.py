@@ -189,8 +189,8 @@ class TestAuto:
         for _ in range(ENOUGH):  # until it is known who is called how often
             decided()
         assert until(decided)  # who lost the copy may have had none to go on with
-        # Where packing pays for some layers of one row (an Ice Lake), packed keeps half a copy that is not counted as
-        # one: 2.49 and 1.5 were seen there now and then, 2.0 and 1.0 otherwise.
+        # 2.0 and 1.0 are to be: half a copy more was seen now and then on an Ice Lake, and why is not known. Likely
+        # packed keeps it for one row, where it packs some layers alone, and it is not counted as a copy of its own.
         assert most <= 2.6 * weights
         kept = [one.memory_bytes for each in djinn_fx.status(run).contests for one in each.entrants]
         assert sum(kept) <= 1.55 * weights
