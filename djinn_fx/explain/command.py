@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 from djinn_fx.command_line import (
@@ -78,9 +79,17 @@ def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
     real, nbytes = arguments.real or arguments.values, 0
     try:
-        found = find_model(arguments.model, fake=not real)
-        nbytes = found.faker.nbytes if found.faker is not None else 0
-        report = examine(found, settings, build=arguments.real, training=arguments.training, dynamic=arguments.dynamic)
+        began = time.perf_counter()
+        found = [find_model(arguments.model, fake=not real)]
+        nbytes = max(one.faker.nbytes if one.faker is not None else 0 for one in found)
+        report = examine(
+            found,
+            settings,
+            build=arguments.real,
+            training=arguments.training,
+            dynamic=arguments.dynamic,
+            find_s=time.perf_counter() - began,
+        )
     except DjinnError as error:
         if arguments.values and is_out_of_memory(error):
             more = f"it was run unasked, with {format_bytes(LIMIT_BYTES)} of memory; --real gives it all there is"
@@ -89,17 +98,18 @@ def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
             raise
         return _with_values(words)
     needed = nbytes + max((graph.peak_bytes for graph in report.graphs), default=0)
-    if report.partial is not None and needed <= SMALL_BYTES:
+    partial = any(scenario.partial is not None for scenario in report.scenarios)
+    if partial and needed <= SMALL_BYTES:
         return _with_values(words)
     target.write(report.to_json())
     if not target.quiet:
         print_report(report, sys.stdout)
     sys.stdout.flush()
-    if report.partial is not None:
+    if partial:
         return ModelFailedError.exit_code
     if any(reason.kind == ReasonKind.INFEASIBLE.value for graph in report.graphs for reason in graph.reasons):
         return InfeasibleError.exit_code
-    return FOUND_WRONG if report.check is not None and report.check.equal is False else OK
+    return FOUND_WRONG if any(check.equal is False for check in report.checks) else OK
 
 
 def _limit_memory() -> None:

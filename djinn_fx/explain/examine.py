@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import platform
 import re
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -23,37 +22,48 @@ from djinn_fx.explain.check import buffers_kept, compare, copy_inputs, is_random
 from djinn_fx.explain.finding.file import as_command, beside, first_line
 from djinn_fx.explain.finding.model import FoundModel
 from djinn_fx.explain.finding.weightless import for_lack_of_values, is_out_of_memory
-from djinn_fx.explain.report import SCHEMA, Check, ModelInfo, Report, graph_info
-from djinn_fx.settings.engines import EAGER, INDUCTOR
+from djinn_fx.explain.gather import Examined, examined, input_texts, joined, model_info, name_of
+from djinn_fx.explain.report import Check, Report
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.settings.table import Settings
 
 if TYPE_CHECKING:
-    from djinn_fx.compiling.captured import CapturedGraph, CaptureResult
+    from djinn_fx.compiling.captured import CaptureResult
 
 _USER_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
 
 def examine(
-    found: FoundModel,
+    found: Sequence[FoundModel],
     settings: Settings,
     *,
     build: bool = False,
     training: bool = False,
     dynamic: bool = False,
+    find_s: float = 0.0,
 ) -> Report:
-    """Capture the model and report what was decided.
+    """Capture the model in each of its scenarios and report what was decided.
 
     Args:
-        found: the model and one call's arguments.
+        found: the model and one call's arguments, for each scenario.
         settings: as for ``torch.compile``.
         build: also build the regions, run the result and compare it with eager.
         training: in training mode with a backward graph, else in evaluation mode without gradients.
         dynamic: every size may vary, as with ``torch.compile(dynamic=True)``.
+        find_s: seconds that finding it took.
 
     Raises:
         ModelFailedError: the model fails or cannot be captured; the message names the user's line.
     """
-    expected = None
+    first = found[0]
+    info = model_info(
+        first.module, file=first.file, attr=first.attr, rule=first.rule, mode="training" if training else "inference"
+    )
+    return joined(info, [_scenario(one, settings, build, training, dynamic) for one in found], find_s)
+
+
+def _scenario(found: FoundModel, settings: Settings, build: bool, training: bool, dynamic: bool) -> Examined:
+    began, expected = time.perf_counter(), None
     with beside(found.path), _mode(found, training), found.values_aside():
         if build:
             expected = _eager(found)
@@ -65,51 +75,24 @@ def examine(
         if not result.graphs:
             raise ModelFailedError(_nothing_captured(found, result.graph_breaks))
         check = _check(found, expected, result, settings.precision) if build else None
-    info = model_info(
-        found.module, file=found.file, attr=found.attr, rule=found.rule, mode="training" if training else "inference"
+    return examined(
+        name_of(found.module, found.attr),
+        result.graphs,
+        [reason.replace(str(found.path), found.file) for reason in result.graph_breaks],
+        check,
+        engine=next(iter(tier_names(settings)), EAGER),
+        name=found.scenario,
+        rule=found.rule,
+        inputs=input_texts(found.module, found.args, found.kwargs),
+        values=found.faker is None,
+        partial=_line_of(result.error, found) or found.file if result.error is not None else None,
+        capture_s=time.perf_counter() - began,
     )
-    breaks = [reason.replace(str(found.path), found.file) for reason in result.graph_breaks]
-    made = make_report(info, result.graphs, breaks, check, engine=next(iter(tier_names(settings)), EAGER))
-    partial = _line_of(result.error, found) or found.file if result.error is not None else None
-    return replace(made, values=found.faker is None, partial=partial)
 
 
 def _partial(found: FoundModel, error: Exception) -> bool:
     """Whether what was captured is worth a report: the rest needs values, which there are none of."""
     return found.faker is not None and for_lack_of_values(error)
-
-
-def make_report(
-    model: ModelInfo,
-    graphs: Sequence[CapturedGraph],
-    graph_breaks: Sequence[str] = (),
-    check: Check | None = None,
-    *,
-    engine: str = INDUCTOR,
-) -> Report:
-    """The report on graphs that were captured or, as by ``djinn_fx.backend.compilations()``, compiled."""
-    return Report(
-        schema=SCHEMA,
-        model=model,
-        versions=_versions(),
-        graphs=tuple(graph_info(graph, engine) for graph in graphs),
-        graph_breaks=tuple(graph_breaks),
-        check=check,
-    )
-
-
-def model_info(module: Callable[..., Any], *, file: str, attr: str, rule: str, mode: str) -> ModelInfo:
-    """What is to be said about the model itself."""
-    parameters = list(module.parameters()) if isinstance(module, nn.Module) else []
-    return ModelInfo(
-        file=file,
-        attr=attr,
-        rule=rule,
-        name=type(module).__name__ if isinstance(module, nn.Module) else getattr(module, "__name__", attr),
-        mode=mode,
-        parameter_count=sum(parameter.numel() for parameter in parameters),
-        parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-    )
 
 
 def _capture(found: FoundModel, settings: Settings, build: bool, dynamic: bool) -> CaptureResult:
@@ -198,14 +181,6 @@ def _backward_too() -> contextlib.AbstractContextManager[None]:
 
     known = hasattr(config, "force_non_lazy_backward_lowering")
     return config.patch(force_non_lazy_backward_lowering=True) if known else contextlib.nullcontext()
-
-
-def _versions() -> dict[str, str]:
-    try:
-        ours = version("djinn-fx")
-    except PackageNotFoundError:
-        ours = "run from source"
-    return {"djinn_fx": ours, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 @contextlib.contextmanager

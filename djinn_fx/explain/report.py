@@ -1,32 +1,20 @@
 """The report: what was captured and decided, as frozen plain data with a JSON form.
 
-Field names ending in ``seconds`` hold measured times; everything else is the same on every run.
+What was measured, and what is dated, is in the blocks ``run`` and ``cache``; everything else is the same on every run
+with the same input, store and profile.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
 
-from djinn_fx.dispatch.contests.pays import EXPERIENCE
 from djinn_fx.engines.base import Rounding
-from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.engines import EAGER
-from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.memory import MemoryPeak
-from djinn_fx.srg.plan import EngineTime, Placement, Plan, Region, Transfer
-from djinn_fx.srg.record import Cost, Residency
+from djinn_fx.srg.plan import EngineTime, Placement, Transfer
+from djinn_fx.srg.record import Cost
 
-if TYPE_CHECKING:
-    from djinn_fx.compiling.captured import CapturedGraph
-    from djinn_fx.costmodels.choose import Pricing
-    from djinn_fx.dispatch.region import RegionBuild
-
-SCHEMA = "djinn_fx.explain/3"
-_SHORT_HASH = 12
+SCHEMA = "djinn.explain/3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +28,6 @@ class ModelInfo:
     mode: str
     parameter_count: int
     parameter_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildInfo:
-    """How a region's code was obtained: from memory, from the store, built now, or eager as a fallback."""
-
-    engine: str
-    outcome: str
-    key: str
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +51,13 @@ class RegionInfo:
     cost: Cost
     times: tuple[EngineTime, ...] = ()
     pays_after_calls: int | None = None
-    build: BuildInfo | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PassInfo:
-    """One pass that ran."""
+    """One pass that ran, and whether it changed anything."""
 
     name: str
-    seconds: float
     modified: bool
 
 
@@ -173,155 +149,139 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """Everything explain has to say about one model.
+class Scenario:
+    """One call of the model: what it is given, and what was captured of it.
 
-    ``values``: whether tensors had values; without, only their sizes and types were known. ``partial``: the line beyond
-    which nothing is known, since it depends on values; None if all is.
+    Attributes:
+        name: of the call; empty where there is one only.
+        model: the class or function that is called.
+        rule: the convention that gave the inputs.
+        inputs: a text each, such as ``"tokens: int64[2, 16]"``.
+        values: whether tensors had values; without, only their sizes and types were known.
+        partial: the line beyond which nothing is known, since it depends on values; None if all is.
+        graphs: in the order they were compiled.
+        graph_breaks: why Dynamo split the model, with the user's file:line.
     """
+
+    name: str
+    model: str
+    rule: str
+    inputs: tuple[str, ...]
+    values: bool
+    partial: str | None
+    graphs: tuple[GraphInfo, ...]
+    graph_breaks: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassTime:
+    """Seconds that a pass took."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildInfo:
+    """How a region's code was obtained: from memory, from the store, built now, or eager as a fallback."""
+
+    region: int
+    engine: str
+    outcome: str
+    key: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphRun:
+    """What was measured of one graph: its passes, in order, its builds, and what was decided while building."""
+
+    passes: tuple[PassTime, ...] = ()
+    builds: tuple[BuildInfo, ...] = ()
+    reasons: tuple[ReasonGroup, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenarioRun:
+    """What was measured of a scenario: one :class:`GraphRun` for each of its graphs, in order.
+
+    ``check`` is None where it was not run; ``capture_s`` is seconds until all was planned, and built if that was asked.
+    """
+
+    name: str
+    capture_s: float
+    graphs: tuple[GraphRun, ...]
+    check: Check | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """Everything that was measured or is dated.
+
+    Attributes:
+        when: ISO 8601, UTC.
+        machine: what its measurements hold for.
+        find_s: seconds until the model was found.
+        scenarios: in the order of the report's.
+    """
+
+    when: str
+    machine: dict[str, str | int]
+    find_s: float
+    scenarios: tuple[ScenarioRun, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheLookup:
+    """One region in the disk cache. ``scenario``, ``graph`` and ``region`` count from 0.
+
+    Attributes:
+        engine: whose artefact it is; empty where none is known.
+        outcome: ``stored`` where an entry is there and was not asked for; else as a build's: ``memory``, ``store``,
+            ``built``, ``fallback``, ``waiting``.
+        key: what ``djinn cache why`` takes; empty if nothing is kept.
+        why: what is known about a miss.
+    """
+
+    scenario: int
+    graph: int
+    region: int
+    engine: str
+    outcome: str
+    key: str
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheInfo:
+    """The disk cache: how many artefacts were found in it or in memory, how many were not, and each of them."""
+
+    hits: int = 0
+    misses: int = 0
+    lookups: tuple[CacheLookup, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything explain has to say about one model. Only ``run`` and ``cache`` differ from run to run."""
 
     schema: str
     model: ModelInfo
     versions: dict[str, str]
-    graphs: tuple[GraphInfo, ...]
-    graph_breaks: tuple[str, ...]
-    check: Check | None = None
-    values: bool = True
-    partial: str | None = None
+    scenarios: tuple[Scenario, ...]
+    run: RunInfo
+    cache: CacheInfo
+
+    @property
+    def graphs(self) -> tuple[GraphInfo, ...]:
+        """Those of all scenarios."""
+        return tuple(graph for scenario in self.scenarios for graph in scenario.graphs)
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """Those of the scenarios that were run."""
+        return tuple(one.check for one in self.run.scenarios if one.check is not None)
 
     def to_json(self) -> str:
         """The report as JSON text."""
         return json.dumps(asdict(self), indent=2)
-
-
-def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
-    """What is to be said about one captured graph whose regions are for this engine."""
-    srg, plan = captured.srg, captured.plan
-    records = [srg.record(node) for node in srg.ops]
-    unpriced = _unpriced(srg)
-    return GraphInfo(
-        kind=srg.kind.value,
-        phase=plan.phase.value if plan.phase else None,
-        ops=len(records),
-        distinct_regions=plan.distinct_regions,
-        regions=_regions(plan, captured.builds, engine),
-        phases=dict(Counter(record.phase.value if record.phase else "unknown" for record in records)),
-        residency_bytes=_residency_bytes(srg),
-        peak_bytes=plan.peak_bytes,
-        memory=plan.memory.peaks() if plan.memory is not None else (),
-        cost=plan.cost,
-        pricing=_pricing_info(captured.pricing),
-        times=plan.times,
-        provenances=dict(Counter(record.cost.provenance for record in records if record.cost is not None)),
-        unpriced=unpriced,
-        unpriced_share=sum(unpriced.values()) / max(1, len(records)),
-        transfers=plan.transfers,
-        placement=plan.placement,
-        passes=tuple(PassInfo(name=t.name, seconds=t.seconds, modified=t.modified) for t in captured.pass_timings),
-        reasons=group_reasons(_all_reasons(captured)),
-    )
-
-
-def group_reasons(reasons: Iterable[Reason]) -> tuple[ReasonGroup, ...]:
-    """Group reasons that differ only in the node they are about; a reason met twice counts once."""
-    groups: dict[tuple[ReasonKind, str, str | None, str | None], list[str | None]] = {}
-    for reason in dict.fromkeys(reasons):
-        key = (reason.kind, reason.detail, reason.runner_up, reason.runner_up_cost)
-        groups.setdefault(key, []).append(reason.node)
-    order = {kind: position for position, kind in enumerate(ReasonKind)}
-    return tuple(
-        ReasonGroup(
-            kind=kind.value,
-            detail=detail,
-            count=len(nodes),
-            nodes=tuple(node for node in nodes if node is not None),
-            runner_up=runner_up,
-            runner_up_cost=runner_up_cost,
-        )
-        for (kind, detail, runner_up, runner_up_cost), nodes in sorted(groups.items(), key=lambda g: order[g[0][0]])
-    )
-
-
-def _all_reasons(captured: CapturedGraph) -> Iterable[Reason]:
-    yield from captured.plan.reasons
-    yield from captured.srg.reasons
-    yield from captured.reasons
-    for build in captured.builds:
-        yield from build.reasons
-    for node in captured.srg.nodes:
-        yield from captured.srg.record(node).reasons
-
-
-def _pricing_info(pricing: Pricing) -> PricingInfo:
-    profile = pricing.profile
-    return PricingInfo(
-        model=pricing.model.name,
-        device=pricing.device.name,
-        source=pricing.device.source,
-        profile=profile.made if profile is not None else None,
-        noise=dict(profile.noise) if profile is not None else {},
-        problem=pricing.problem,
-    )
-
-
-def _regions(plan: Plan, builds: Iterable[RegionBuild], engine: str) -> tuple[RegionInfo, ...]:
-    shared = Counter(region.structural_hash for region in plan.regions)
-    by_region = {build.region: build for build in builds}
-    return tuple(
-        RegionInfo(
-            index=region.index,
-            label=region.label,
-            ops=len(region.nodes),
-            inputs=len(region.inputs),
-            outputs=len(region.outputs),
-            structural_hash=region.structural_hash[:_SHORT_HASH],
-            repeats=(repeats := shared[region.structural_hash] if region.structural_hash else 1),
-            phase=region.phase.value if region.phase else None,
-            device=region.device,
-            cost=region.cost,
-            times=region.times,
-            pays_after_calls=_pays_after(region, repeats, engine),
-            build=_build_info(by_region.get(region.index)),
-        )
-        for region in plan.regions
-    )
-
-
-def _pays_after(region: Region, repeats: int, engine: str) -> int | None:
-    if engine == EAGER:
-        return None
-    share = region.saved_share(engine)
-    executions = EXPERIENCE.estimate(engine, len(region.nodes), region.eager_s, share).break_even
-    return None if executions is None else -(-executions // repeats)
-
-
-def _build_info(build: RegionBuild | None) -> BuildInfo | None:
-    if build is None:
-        return None
-    return BuildInfo(
-        engine=build.engine, outcome=build.outcome, key=(build.key or "")[:_SHORT_HASH], seconds=build.seconds
-    )
-
-
-def _residency_bytes(srg: SRG) -> dict[str, int]:
-    """Bytes by residency; memory that several values share counts once, with the value that came first."""
-    totals = {residency.value: 0 for residency in Residency}
-    seen: set[int] = set()
-    for node in srg.nodes:
-        record = srg.record(node)
-        for meta in record.outputs if node.op != "output" else ():
-            if meta.storage not in seen:
-                seen.add(meta.storage)
-                totals[record.residency.value] += meta.nbytes
-    return totals
-
-
-def _unpriced(srg: SRG) -> dict[str, int]:
-    records = [srg.record(node) for node in srg.ops]
-    ops = Counter(
-        record.op
-        for record in records
-        if (record.cost is not None and record.cost.provenance == "unpriced")
-        or any(reason.kind is ReasonKind.UNPRICED for reason in record.reasons)
-    )
-    return dict(sorted(ops.items(), key=lambda item: (-item[1], item[0])))

@@ -18,12 +18,17 @@ from djinn_fx.explain.report import (
     BuildInfo,
     Check,
     GraphInfo,
+    GraphRun,
+    ModelInfo,
+    PassTime,
     PricingInfo,
     ReasonGroup,
     RegionInfo,
     Report,
+    Scenario,
+    ScenarioRun,
 )
-from djinn_fx.explain.verdict import verdict
+from djinn_fx.explain.verdict import figures, verdict
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.srg.memory import MemoryPeak
 from djinn_fx.srg.plan import EngineTime
@@ -75,51 +80,73 @@ def print_report(report: Report, file: TextIO) -> None:
     buffer = io.StringIO()
     console = Console(file=buffer, width=WIDTH, highlight=False, force_terminal=file.isatty(), legacy_windows=False)
     _model(console, report)
-    _verdict(console, report)
-    _graph_breaks(console, report.graph_breaks)
-    for number, graph in enumerate(report.graphs, start=1):
-        _graph(console, graph, f"Graph {number} of {len(report.graphs)}")
-    if report.partial is not None:
-        _heading(console, "Partial")
-        _row(console, "ends at", partial_text(report))
-    if report.check is not None:
-        _heading(console, "Check")
-        _row(console, "result", check_text(report.check))
-        if report.check.live_bytes is not None:
-            _row(console, "memory", memory_text(report.check.foretold_bytes, report.check.live_bytes))
-        for engine, rounding in report.check.rounding.items():
-            _row(console, "rounding", f"{engine}: {rounding}")
+    if len(report.scenarios) > 1:
+        _columns(console, report)
+    for scenario, run in zip(report.scenarios, report.run.scenarios, strict=True):
+        if len(report.scenarios) > 1:
+            _heading(console, f"Scenario {scenario.name}: {', '.join(scenario.inputs)}")
+        _scenario(console, report, scenario, run)
     file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
 
 
-def _verdict(console: Console, report: Report) -> None:
+def _scenario(console: Console, report: Report, scenario: Scenario, run: ScenarioRun) -> None:
     _heading(console, "Verdict")
-    for name, text in verdict(report).items():
+    for name, text in verdict(report.model, scenario, run).items():
         _row(console, name, text)
+    _graph_breaks(console, scenario.graph_breaks)
+    for number, (graph, measured) in enumerate(zip(scenario.graphs, run.graphs, strict=True), start=1):
+        _graph(console, graph, measured, f"Graph {number} of {len(scenario.graphs)}")
+    if scenario.partial is not None:
+        _heading(console, "Partial")
+        _row(console, "ends at", partial_text(report.model, scenario.partial))
+    if run.check is not None:
+        _check(console, run.check)
 
 
-def partial_text(report: Report) -> str:
+def _check(console: Console, check: Check) -> None:
+    _heading(console, "Check")
+    _row(console, "result", check_text(check))
+    if check.live_bytes is not None:
+        _row(console, "memory", memory_text(check.foretold_bytes, check.live_bytes))
+    for engine, rounding in check.rounding.items():
+        _row(console, "rounding", f"{engine}: {rounding}")
+
+
+def _columns(console: Console, report: Report) -> None:
+    """The main figures, a column a scenario."""
+    _heading(console, "Verdict")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("  scenario")
+    for scenario in report.scenarios:
+        table.add_column(escape(scenario.name), overflow="fold")
+    for name, texts in figures(report).items():
+        table.add_row(f"  {name}", *map(escape, texts))
+    console.print(table)
+
+
+def partial_text(model: ModelInfo, line: str) -> str:
     """Why the report ends, and what to do."""
-    command = as_command(report.model.file, report.model.attr, "--real")
-    return f"{report.partial}: what follows depends on values; {command} runs the model, with all of its memory"
+    command = as_command(model.file, model.attr, "--real")
+    return f"{line}: what follows depends on values; {command} runs the model, with all of its memory"
 
 
 def _model(console: Console, report: Report) -> None:
     model = report.model
     _heading(console, "Model")
     _row(console, "name", f"{model.name} ({model.mode})")
-    known = "" if report.values else "; weights and inputs have sizes and types, and no values"
-    _row(console, "found", f"{model.file}, which was executed: {model.rule}{known}")
+    known = "; weights and inputs have sizes and types, and no values"
+    without = "" if all(scenario.values for scenario in report.scenarios) else known
+    _row(console, "found", f"{model.file}, which was executed: {model.rule}{without}")
     _row(console, "parameters", f"{_count(model.parameter_count)} in {format_bytes(model.parameter_bytes)}")
     _row(console, "versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()))
 
 
-def _graph(console: Console, graph: GraphInfo, title: str) -> None:
+def _graph(console: Console, graph: GraphInfo, run: GraphRun, title: str) -> None:
     kind = graph.kind if graph.phase in (None, graph.kind) else f"{graph.kind}, {graph.phase}"
     total, distinct = len(graph.regions), graph.distinct_regions
     regions = f"{total} region{_s(total)}, {distinct} distinct to compile"
     _heading(console, f"{title}: {kind}, {graph.ops} op{_s(graph.ops)}, {regions}")
-    _regions(console, graph.regions)
+    _regions(console, graph.regions, run.builds)
     phases = ", ".join(f"{name} {count} op{_s(count)}" for name, count in graph.phases.items())
     _row(console, "phases", phases or "none")
     held = [f"{name} {format_bytes(size)}" for name, size in graph.residency_bytes.items() if size]
@@ -131,9 +158,9 @@ def _graph(console: Console, graph: GraphInfo, title: str) -> None:
         _row(console, "" if place else "placement", line)
     _row(console, "cost", _cost(graph.cost))
     _pricing(console, graph)
-    _passes(console, graph)
-    _builds(console, graph.regions)
-    _reasons(console, graph.reasons)
+    _passes(console, run.passes)
+    _builds(console, graph.regions, run.builds)
+    _reasons(console, (*graph.reasons, *run.reasons))
 
 
 def peak_text(peak: MemoryPeak) -> str:
@@ -169,8 +196,8 @@ def pricing_text(pricing: PricingInfo) -> str:
     return f"{by}; {pricing.problem}" if pricing.problem else f"{by}; not calibrated"
 
 
-def _regions(console: Console, regions: tuple[RegionInfo, ...]) -> None:
-    built = any(region.build for region in regions)
+def _regions(console: Console, regions: tuple[RegionInfo, ...], builds: tuple[BuildInfo, ...]) -> None:
+    built = bool(builds)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     table.add_column("  regions", overflow="fold", max_width=42)
     for name in ("ops", "in", "out"):
@@ -192,7 +219,7 @@ def _regions(console: Console, regions: tuple[RegionInfo, ...]) -> None:
             first.phase or "mixed",
             first.device,
             f"{'~' if len(group) > 1 else ''}{_time(first.cost)}",
-            *([_built(group)] if built else [_pays_after(first), first.structural_hash or "none: not shared"]),
+            *([_built(group, builds)] if built else [_pays_after(first), first.structural_hash or "none: not shared"]),
         )
     console.print(table)
     if len(groups) > _MAX_ROWS:
@@ -224,31 +251,32 @@ def _pays_after(region: RegionInfo) -> str:
     return "never" if calls is None else f"{calls:,} call{_s(calls)}"
 
 
-def _built(group: list[RegionInfo]) -> str:
-    build = _first_build(group)
+def _built(group: list[RegionInfo], builds: tuple[BuildInfo, ...]) -> str:
+    build = _first_build(group, builds)
     return f"{build.engine}: {build.outcome} {format_seconds(build.seconds)}" if build else "not built"
 
 
-def _builds(console: Console, regions: tuple[RegionInfo, ...]) -> None:
-    firsts = [build for group in group_regions(regions) if (build := _first_build(group))]
+def _builds(console: Console, regions: tuple[RegionInfo, ...], builds: tuple[BuildInfo, ...]) -> None:
+    firsts = [build for group in group_regions(regions) if (build := _first_build(group, builds))]
     if firsts:
         counts = Counter(f"{build.engine} {build.outcome}" for build in firsts)
         texts = ", ".join(f"{count} {name}" for name, count in counts.items())
-        spent = sum(region.build.seconds for region in regions if region.build)
-        _row(console, "engines", f"{texts}, for {len(regions)} region{_s(len(regions))}; {format_seconds(spent)}")
+        spent = format_seconds(sum(build.seconds for build in builds))
+        _row(console, "engines", f"{texts}, for {len(regions)} region{_s(len(regions))}; {spent}")
 
 
-def _first_build(group: list[RegionInfo]) -> BuildInfo | None:
+def _first_build(group: list[RegionInfo], builds: tuple[BuildInfo, ...]) -> BuildInfo | None:
     """The build that tells most about regions that share an artefact: a fallback, else the one that took longest."""
-    builds = [region.build for region in group if region.build]
-    return max(builds, key=lambda build: (build.outcome == "fallback", build.seconds), default=None)
+    numbers = {region.index for region in group}
+    of_group = [build for build in builds if build.region in numbers]
+    return max(of_group, key=lambda build: (build.outcome == "fallback", build.seconds), default=None)
 
 
-def _passes(console: Console, graph: GraphInfo) -> None:
-    total = format_seconds(sum(one.seconds for one in graph.passes))
-    slowest = sorted(graph.passes, key=lambda one: -one.seconds)[:3]
+def _passes(console: Console, passes: tuple[PassTime, ...]) -> None:
+    total = format_seconds(sum(one.seconds for one in passes))
+    slowest = sorted(passes, key=lambda one: -one.seconds)[:3]
     names = ", ".join(f"{one.name} {format_seconds(one.seconds)}" for one in slowest)
-    _row(console, "passes", f"{len(graph.passes)} in {total}; slowest: {names}" if slowest else "none")
+    _row(console, "passes", f"{len(passes)} in {total}; slowest: {names}" if slowest else "none")
 
 
 def _transfers(console: Console, graph: GraphInfo) -> None:

@@ -48,14 +48,14 @@ def test_json_alone_on_stdout_even_if_the_file_prints(capsys: pytest.CaptureFixt
 def test_json_to_a_file_and_text_beside(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     target = tmp_path / "report.json"
     assert main([REPEATED, "--json", str(target)]) == 0
-    assert json.loads(target.read_text())["schema"] == "djinn_fx.explain/3"
+    assert json.loads(target.read_text())["schema"] == "djinn.explain/3"
     assert "Repeated (inference)" in capsys.readouterr().out
 
 
 def test_training_shows_both_graphs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([REPEATED, "--training", "--json", "-"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert [graph["kind"] for graph in data["graphs"]] == ["forward", "backward"]
+    assert [graph["kind"] for graph in data["scenarios"][0]["graphs"]] == ["forward", "backward"]
     assert data["model"]["mode"] == "training"
 
 
@@ -70,7 +70,7 @@ def test_options_reach_the_passes(capsys: pytest.CaptureFixture[str]) -> None:
     counts = []
     for option in ("regions=whole", "regions=auto:1"):
         assert main([REPEATED, "--option", option, "--json", "-"]) == 0
-        counts.append(len(json.loads(capsys.readouterr().out)["graphs"][0]["regions"]))
+        counts.append(len(json.loads(capsys.readouterr().out)["scenarios"][0]["graphs"][0]["regions"]))
     assert counts[0] == 1 < counts[1]
 
 
@@ -83,7 +83,7 @@ def test_graph_breaks_name_the_file_as_given(
         "        x = x + 1\n        torch._dynamo.graph_break()\n        return x.relu()\nx = torch.ones(3)\n"
     )
     assert main(["net.py", "--json", "-"]) == 0
-    (reason,) = json.loads(capsys.readouterr().out)["graph_breaks"]
+    (reason,) = json.loads(capsys.readouterr().out)["scenarios"][0]["graph_breaks"]
     assert reason.endswith(" at net.py:5")
 
 
@@ -104,7 +104,7 @@ def test_dynamic_sizes_stay_symbolic(tmp_path: Path, capsys: pytest.CaptureFixtu
     inputs = []
     for arguments in ([], ["--dynamic"]):
         assert main([str(file), "--json", "-", *arguments]) == 0
-        inputs.append(json.loads(capsys.readouterr().out)["graphs"][0]["regions"][0]["inputs"])
+        inputs.append(json.loads(capsys.readouterr().out)["scenarios"][0]["graphs"][0]["regions"][0]["inputs"])
     assert inputs[0] < inputs[1]  # the size itself becomes an input
 
 
@@ -143,18 +143,23 @@ def test_a_failure_of_djinn_is_one_error(capsys: pytest.CaptureFixture[str], mon
 def test_the_peak_that_was_foretold_stands_beside_the_one_that_was_counted(tmp_path: Path) -> None:
     target = tmp_path / "report.json"
     assert main([REPEATED, "--build", "--option", "engine=eager", "--json", str(target)]) == 0
-    check = json.loads(target.read_text())["check"]
+    check = json.loads(target.read_text())["run"]["scenarios"][0]["check"]
     assert check["live_bytes"] == pytest.approx(check["foretold_bytes"], rel=0.01)
     assert "foretold for the graphs' own ops (+" in memory_text(100, 101)
 
 
 @pytest.mark.slow
-def test_as_a_command_and_into_a_pipe_that_closes() -> None:
+def test_as_a_command_as_in_this_process_and_into_a_pipe_that_closes(capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-m", "djinn_fx.explain", REPEATED, "--json", "-"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["schema"] == "djinn_fx.explain/3"
+    assert main([REPEATED, "--json", "-"]) == 0
+    here, there = json.loads(capsys.readouterr().out), json.loads(done.stdout)
+    assert len(here["run"]) == len(there["run"]) > 0
+    for measured in ("run", "cache"):
+        del here[measured], there[measured]
+    assert json.dumps(here) == json.dumps(there)  # the order of keys too
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:

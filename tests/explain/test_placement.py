@@ -52,7 +52,7 @@ def test_parts_memory_links_and_bound_are_printed(capsys: pytest.CaptureFixture[
 
 def test_json_has_it_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([REPEATED, "--topology", "four-l4", "--json", "-"]) == 0
-    (graph,) = json.loads(capsys.readouterr().out)["graphs"]
+    (graph,) = json.loads(capsys.readouterr().out)["scenarios"][0]["graphs"]
     placement = graph["placement"]
     assert placement["topology"] == "four-l4"
     assert [share["device"] for share in placement["shares"]] == ["gpu0"]

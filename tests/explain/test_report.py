@@ -12,19 +12,24 @@ import pytest
 import torch
 
 from djinn_fx.explain.check import buffers_kept, compare, is_random, run_eager
-from djinn_fx.explain.examine import examine, make_report
+from djinn_fx.explain.examine import examine
 from djinn_fx.explain.finding.model import find_model
+from djinn_fx.explain.gather import group_reasons, make_report
 from djinn_fx.explain.report import (
     SCHEMA,
     BuildInfo,
+    CacheInfo,
     Check,
     GraphInfo,
+    GraphRun,
     ModelInfo,
     PricingInfo,
     ReasonGroup,
     RegionInfo,
     Report,
-    group_reasons,
+    RunInfo,
+    Scenario,
+    ScenarioRun,
 )
 from djinn_fx.explain.text import IMPORTANCE, WIDTH, check_text, group_label, group_regions, pricing_text, print_report
 from djinn_fx.reasons import Reason, ReasonKind
@@ -39,7 +44,7 @@ MODEL = ModelInfo(
 )
 
 
-def region(index: int, label: str, structural_hash: str, build: BuildInfo | None = None) -> RegionInfo:
+def region(index: int, label: str, structural_hash: str) -> RegionInfo:
     return RegionInfo(
         index=index,
         label=label,
@@ -51,7 +56,6 @@ def region(index: int, label: str, structural_hash: str, build: BuildInfo | None
         phase="forward",
         device="cpu",
         cost=Cost(flops=2000, read_bytes=10, write_bytes=10, time_s=1e-6),
-        build=build,
     )
 
 
@@ -92,10 +96,36 @@ def graph(**changes: Any) -> GraphInfo:
     return replace(plain, **changes)
 
 
-def text_of(*graphs: GraphInfo, **changes: Any) -> str:
-    report = Report(schema=SCHEMA, model=MODEL, versions={"torch": "2"}, graphs=graphs, graph_breaks=())
+def scenario(*graphs: GraphInfo, **changes: Any) -> Scenario:
+    plain = Scenario(
+        name="", model="Net", rule="net", inputs=(), values=True, partial=None, graphs=graphs, graph_breaks=()
+    )
+    return replace(plain, **changes)
+
+
+def report_on(*scenarios: Scenario, check: Check | None = None, **measured: Any) -> Report:
+    """A report; ``measured`` is what was, of every graph."""
+    runs = (
+        ScenarioRun(name=one.name, capture_s=1.0, graphs=(GraphRun(**measured),) * len(one.graphs), check=check)
+        for one in scenarios
+    )
+    return Report(
+        schema=SCHEMA,
+        model=MODEL,
+        versions={"torch": "2"},
+        scenarios=scenarios,
+        run=RunInfo(when="2026-11-21T10:00:00", machine={}, find_s=1.0, scenarios=tuple(runs)),
+        cache=CacheInfo(),
+    )
+
+
+def text_of(*graphs: GraphInfo, measured: dict[str, Any] | None = None, **changes: Any) -> str:
+    return printed(report_on(scenario(*graphs, **changes), **(measured or {})))
+
+
+def printed(report: Report) -> str:
     buffer = io.StringIO()
-    print_report(replace(report, **changes), buffer)
+    print_report(report, buffer)
     return buffer.getvalue()
 
 
@@ -176,9 +206,9 @@ def test_text_is_coloured_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_fallback_is_shown_before_faster_and_slower_builds() -> None:
-    built = BuildInfo(engine="inductor", outcome="built", key="k", seconds=9.0)
-    fallback = BuildInfo(engine="eager", outcome="fallback", key="", seconds=0.1)
-    text = text_of(graph(regions=(region(0, "a", "h", built), region(1, "b", "h", fallback))))
+    built = BuildInfo(region=0, engine="inductor", outcome="built", key="k", seconds=9.0)
+    fallback = BuildInfo(region=1, engine="eager", outcome="fallback", key="", seconds=0.1)
+    text = text_of(graph(regions=(region(0, "a", "h"), region(1, "b", "h"))), measured={"builds": (built, fallback)})
     assert "eager: fallback 100.0 ms" in text
     assert "1 eager fallback, for 2 regions; 9.1 s" in text
 
@@ -268,7 +298,7 @@ def test_gradients_are_part_of_what_is_compared_in_training() -> None:
 def captured(**options: Any) -> Report:
     settings = Settings.load(None, {"regions": "auto:1", **options})
     with torch.no_grad():
-        return examine(find_model(str(MODELS / "repeated.py")), settings)
+        return examine([find_model(str(MODELS / "repeated.py"))], settings)
 
 
 @pytest.fixture(scope="module")
@@ -310,10 +340,13 @@ def test_the_peak_of_a_model_is_at_one_of_its_ops(report: Report) -> None:
 
 def test_json_form(report: Report) -> None:
     data = json.loads(report.to_json())
-    assert list(data) == ["schema", "model", "versions", "graphs", "graph_breaks", "check", "values", "partial"]
-    assert data["schema"] == "djinn_fx.explain/3"
+    assert list(data) == ["schema", "model", "versions", "scenarios", "run", "cache"]
+    assert data["schema"] == "djinn.explain/3"
     assert list(data["versions"]) == ["djinn_fx", "torch", "python"]
-    assert list(data["graphs"][0]) == [
+    (only,) = data["scenarios"]
+    assert list(only) == ["name", "model", "rule", "inputs", "values", "partial", "graphs", "graph_breaks"]
+    assert only["inputs"] == ["x: float32[3, 50, 64]"]
+    assert list(only["graphs"][0]) == [
         "kind",
         "phase",
         "ops",
@@ -334,14 +367,24 @@ def test_json_form(report: Report) -> None:
         "reasons",
         "placement",
     ]
-    assert data["graphs"][0]["placement"] is None
-    assert {"split", "phase", "placed"} <= {reason["kind"] for reason in data["graphs"][0]["reasons"]}
+    assert only["graphs"][0]["placement"] is None
+    assert {"split", "phase", "placed"} <= {reason["kind"] for reason in only["graphs"][0]["reasons"]}
+    (measured,) = data["run"]["scenarios"]
+    assert [one["name"] for one in measured["graphs"][0]["passes"]] == [
+        one["name"] for one in only["graphs"][0]["passes"]
+    ]
+    assert measured["check"] is None
 
 
-def test_json_is_the_same_every_time_apart_from_seconds(report: Report) -> None:
-    def without_times(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: without_times(item) for key, item in value.items() if not key.endswith("seconds")}
-        return [without_times(item) for item in value] if isinstance(value, list) else value
-
-    assert without_times(json.loads(captured().to_json())) == without_times(json.loads(report.to_json()))
+def test_several_scenarios_are_columns_and_each_has_its_details() -> None:
+    prefill = scenario(graph(ops=12, phase="prefill", phases={"prefill": 12}), name="prefill", inputs=("x: int64[2]",))
+    decode = scenario(graph(ops=9, phase="decode", phases={"decode": 9}), name="decode")
+    text = printed(report_on(prefill, replace(decode, graph_breaks=("print at net.py:3",))))
+    top = text[: text.index("Scenario prefill")]
+    rows = {line.split()[0]: line.split()[1:] for line in top.splitlines() if line.startswith("  ")}
+    assert rows["scenario"] == ["prefill", "decode"]
+    assert rows["ops"] == ["12", "9"]
+    assert rows["breaks"] == ["0", "1"]
+    assert "model" not in rows
+    assert text.index("Scenario prefill: x: int64[2]") < text.index("prefill, 12 ops") < text.index("Scenario decode")
+    assert max(map(len, text.splitlines())) <= WIDTH

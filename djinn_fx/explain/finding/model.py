@@ -41,6 +41,7 @@ class FoundModel:
         file: the path as the user gave it.
         path: the same, absolute.
         faker: what gave it tensors without values; None: it is as the file makes it.
+        scenario: of several calls, which; empty where there is one only.
     """
 
     module: Callable[..., Any]
@@ -51,6 +52,7 @@ class FoundModel:
     file: str
     path: Path
     faker: Faker | None = None
+    scenario: str = ""
 
     def values_aside(self) -> contextlib.AbstractContextManager[object]:
         """In which it can be called: where its tensors have no values, what it makes has none either."""

@@ -1,0 +1,327 @@
+"""Make the report of graphs that were captured."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from djinn_fx.dispatch.contests.pays import Experience
+from djinn_fx.explain.finding.inputs import signature_of
+from djinn_fx.explain.report import (
+    SCHEMA,
+    BuildInfo,
+    CacheInfo,
+    CacheLookup,
+    Check,
+    GraphInfo,
+    GraphRun,
+    ModelInfo,
+    PassInfo,
+    PassTime,
+    PricingInfo,
+    ReasonGroup,
+    RegionInfo,
+    Report,
+    RunInfo,
+    Scenario,
+    ScenarioRun,
+)
+from djinn_fx.hardware.machine import machine_identity
+from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.settings.engines import EAGER, INDUCTOR
+from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.plan import Plan, Region
+from djinn_fx.srg.record import Residency
+from djinn_fx.units import now_text
+
+if TYPE_CHECKING:
+    from djinn_fx.compiling.captured import CapturedGraph
+    from djinn_fx.costmodels.choose import Pricing
+    from djinn_fx.dispatch.region import RegionBuild
+
+_SHORT_HASH = 12
+#: A build's outcome that says its artefact was there.
+_HITS = ("memory", "store")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """A scenario, what was measured of it, and what the disk cache had of it."""
+
+    scenario: Scenario
+    run: ScenarioRun
+    lookups: tuple[CacheLookup, ...] = ()
+
+
+def make_report(
+    model: ModelInfo,
+    graphs: Sequence[CapturedGraph],
+    graph_breaks: Sequence[str] = (),
+    check: Check | None = None,
+    *,
+    engine: str = INDUCTOR,
+) -> Report:
+    """The report on graphs that were captured or, as by ``djinn_fx.backend.compilations()``, compiled."""
+    return joined(model, [examined(model.name, graphs, graph_breaks, check, engine=engine)])
+
+
+def examined(
+    model: str,
+    graphs: Sequence[CapturedGraph],
+    graph_breaks: Sequence[str] = (),
+    check: Check | None = None,
+    *,
+    engine: str = INDUCTOR,
+    name: str = "",
+    rule: str = "",
+    inputs: Sequence[str] = (),
+    values: bool = True,
+    partial: str | None = None,
+    capture_s: float = 0.0,
+) -> Examined:
+    """One scenario of a report; see :class:`~djinn_fx.explain.report.Scenario`.
+
+    Args:
+        engine: the one that regions are for, where none competes.
+        capture_s: seconds that it took.
+    """
+    scenario = Scenario(
+        name=name,
+        model=model,
+        rule=rule,
+        inputs=tuple(inputs),
+        values=values,
+        partial=partial,
+        graphs=tuple(graph_info(graph, engine) for graph in graphs),
+        graph_breaks=tuple(graph_breaks),
+    )
+    run = ScenarioRun(name=name, capture_s=capture_s, graphs=tuple(map(_graph_run, graphs)), check=check)
+    lookups = [lookup for place, graph in enumerate(graphs) for lookup in _lookups(place, graph)]
+    return Examined(scenario=scenario, run=run, lookups=tuple(lookups))
+
+
+def joined(model: ModelInfo, found: Sequence[Examined], find_s: float = 0.0) -> Report:
+    """One report on all scenarios of a model."""
+    lookups = tuple(replace(lookup, scenario=place) for place, one in enumerate(found) for lookup in one.lookups)
+    hits = sum(lookup.outcome in _HITS for lookup in lookups)
+    return Report(
+        schema=SCHEMA,
+        model=model,
+        versions=_versions(),
+        scenarios=tuple(one.scenario for one in found),
+        run=RunInfo(
+            when=now_text(), machine=machine_identity(), find_s=find_s, scenarios=tuple(one.run for one in found)
+        ),
+        cache=CacheInfo(hits=hits, misses=len(lookups) - hits, lookups=lookups),
+    )
+
+
+def model_info(module: Callable[..., Any], *, file: str, attr: str, rule: str, mode: str) -> ModelInfo:
+    """What is to be said about the model itself."""
+    parameters = list(module.parameters()) if isinstance(module, nn.Module) else []
+    return ModelInfo(
+        file=file,
+        attr=attr,
+        rule=rule,
+        name=name_of(module, attr),
+        mode=mode,
+        parameter_count=sum(parameter.numel() for parameter in parameters),
+        parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+    )
+
+
+def name_of(module: Callable[..., Any], attr: str) -> str:
+    """The class of a module, the name of a function."""
+    return type(module).__name__ if isinstance(module, nn.Module) else getattr(module, "__name__", attr)
+
+
+def input_texts(module: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a call is given, a short text each: ``"tokens: int64[2, 16]"``."""
+    signature = signature_of(module)
+    names = list(signature.parameters) if signature is not None else []
+    named = [(names[place] if place < len(names) else f"#{place}", value) for place, value in enumerate(args)]
+    return tuple(f"{name}: {_value_text(value)}" for name, value in [*named, *kwargs.items()])
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}[{', '.join(map(str, value.shape))}]"
+    if isinstance(value, (list, tuple)):
+        some = ", ".join(_value_text(item) for item in value[:3])
+        return f"{type(value).__name__}({some}{f', +{len(value) - 3} more' if len(value) > 3 else ''})"
+    if isinstance(value, Mapping):
+        some = ", ".join(f"{key}: {_value_text(item)}" for key, item in list(value.items())[:3])
+        return f"{type(value).__name__}({some}{f', +{len(value) - 3} more' if len(value) > 3 else ''})"
+    if value is None or isinstance(value, (bool, int, float, complex)):
+        return repr(value)
+    return f"{value!r:.40}" if isinstance(value, str) else type(value).__name__
+
+
+def _versions() -> dict[str, str]:
+    try:
+        ours = version("djinn-fx")
+    except PackageNotFoundError:
+        ours = "run from source"
+    return {"djinn_fx": ours, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
+    """What is to be said about one captured graph whose regions are for this engine."""
+    srg, plan = captured.srg, captured.plan
+    records = [srg.record(node) for node in srg.ops]
+    unpriced = _unpriced(srg)
+    return GraphInfo(
+        kind=srg.kind.value,
+        phase=plan.phase.value if plan.phase else None,
+        ops=len(records),
+        distinct_regions=plan.distinct_regions,
+        regions=_regions(plan, engine),
+        phases=dict(Counter(record.phase.value if record.phase else "unknown" for record in records)),
+        residency_bytes=_residency_bytes(srg),
+        peak_bytes=plan.peak_bytes,
+        memory=plan.memory.peaks() if plan.memory is not None else (),
+        cost=plan.cost,
+        pricing=_pricing_info(captured.pricing),
+        times=plan.times,
+        provenances=dict(Counter(record.cost.provenance for record in records if record.cost is not None)),
+        unpriced=unpriced,
+        unpriced_share=sum(unpriced.values()) / max(1, len(records)),
+        transfers=plan.transfers,
+        placement=plan.placement,
+        passes=tuple(PassInfo(name=t.name, modified=t.modified) for t in captured.pass_timings),
+        reasons=group_reasons(_planned(captured)),
+    )
+
+
+def group_reasons(reasons: Iterable[Reason]) -> tuple[ReasonGroup, ...]:
+    """Group reasons that differ only in the node they are about; a reason met twice counts once."""
+    groups: dict[tuple[ReasonKind, str, str | None, str | None], list[str | None]] = {}
+    for reason in dict.fromkeys(reasons):
+        key = (reason.kind, reason.detail, reason.runner_up, reason.runner_up_cost)
+        groups.setdefault(key, []).append(reason.node)
+    order = {kind: position for position, kind in enumerate(ReasonKind)}
+    return tuple(
+        ReasonGroup(
+            kind=kind.value,
+            detail=detail,
+            count=len(nodes),
+            nodes=tuple(node for node in nodes if node is not None),
+            runner_up=runner_up,
+            runner_up_cost=runner_up_cost,
+        )
+        for (kind, detail, runner_up, runner_up_cost), nodes in sorted(groups.items(), key=lambda g: order[g[0][0]])
+    )
+
+
+def _planned(captured: CapturedGraph) -> Iterable[Reason]:
+    """What was decided before anything was built."""
+    yield from captured.plan.reasons
+    yield from captured.srg.reasons
+    for node in captured.srg.nodes:
+        yield from captured.srg.record(node).reasons
+
+
+def _graph_run(captured: CapturedGraph) -> GraphRun:
+    return GraphRun(
+        passes=tuple(PassTime(name=one.name, seconds=one.seconds) for one in captured.pass_timings),
+        builds=tuple(map(_build_info, captured.builds)),
+        reasons=group_reasons(reason for build in captured.builds for reason in build.reasons),
+    )
+
+
+def _lookups(place: int, captured: CapturedGraph) -> Iterable[CacheLookup]:
+    for build in captured.builds:
+        if build.outcome != "shared":
+            why = tuple(one.detail for one in build.reasons if one.kind is ReasonKind.CACHE_MISS)
+            yield CacheLookup(
+                scenario=0,
+                graph=place,
+                region=build.region,
+                engine=build.engine,
+                outcome=build.outcome,
+                key=build.key,
+                why=why,
+            )
+
+
+def _pricing_info(pricing: Pricing) -> PricingInfo:
+    profile = pricing.profile
+    return PricingInfo(
+        model=pricing.model.name,
+        device=pricing.device.name,
+        source=pricing.device.source,
+        profile=profile.made if profile is not None else None,
+        noise=dict(profile.noise) if profile is not None else {},
+        problem=pricing.problem,
+    )
+
+
+def _regions(plan: Plan, engine: str) -> tuple[RegionInfo, ...]:
+    shared = Counter(region.structural_hash for region in plan.regions)
+    return tuple(
+        RegionInfo(
+            index=region.index,
+            label=region.label,
+            ops=len(region.nodes),
+            inputs=len(region.inputs),
+            outputs=len(region.outputs),
+            structural_hash=region.structural_hash[:_SHORT_HASH],
+            repeats=(repeats := shared[region.structural_hash] if region.structural_hash else 1),
+            phase=region.phase.value if region.phase else None,
+            device=region.device,
+            cost=region.cost,
+            times=region.times,
+            pays_after_calls=_pays_after(region, repeats, engine),
+        )
+        for region in plan.regions
+    )
+
+
+def _pays_after(region: Region, repeats: int, engine: str) -> int | None:
+    if engine == EAGER:
+        return None
+    share = region.saved_share(engine)
+    # By the tables alone, not by what this process happened to build before: the same in every run.
+    executions = Experience().estimate(engine, len(region.nodes), region.eager_s, share).break_even
+    return None if executions is None else -(-executions // repeats)
+
+
+def _build_info(build: RegionBuild) -> BuildInfo:
+    return BuildInfo(
+        region=build.region,
+        engine=build.engine,
+        outcome=build.outcome,
+        key=(build.key or "")[:_SHORT_HASH],
+        seconds=build.seconds,
+    )
+
+
+def _residency_bytes(srg: SRG) -> dict[str, int]:
+    """Bytes by residency; memory that several values share counts once, with the value that came first."""
+    totals = {residency.value: 0 for residency in Residency}
+    seen: set[int] = set()
+    for node in srg.nodes:
+        record = srg.record(node)
+        for meta in record.outputs if node.op != "output" else ():
+            if meta.storage not in seen:
+                seen.add(meta.storage)
+                totals[record.residency.value] += meta.nbytes
+    return totals
+
+
+def _unpriced(srg: SRG) -> dict[str, int]:
+    records = [srg.record(node) for node in srg.ops]
+    ops = Counter(
+        record.op
+        for record in records
+        if (record.cost is not None and record.cost.provenance == "unpriced")
+        or any(reason.kind is ReasonKind.UNPRICED for reason in record.reasons)
+    )
+    return dict(sorted(ops.items(), key=lambda item: (-item[1], item[0])))
