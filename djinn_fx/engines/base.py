@@ -66,6 +66,7 @@ class Runner:
         trusted: whom callers may go to directly, if none of its answers will ever be compared.
         unsure: what it takes is known once it has run again, with nothing beside it.
         memory_bytes: of the copies of weights it holds.
+        shares_copies: whether these copies are those of other graphs over the weights, where its engine's may be.
         rounding: how far its answers are from float64's, where it may round and that was measured.
     """
 
@@ -79,6 +80,7 @@ class Runner:
     trusted: Runner | None = None
     rounding: Rounding | None = None
     unsure: bool = False
+    shares_copies: bool = True
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Answer a call; empties the list.

@@ -24,6 +24,8 @@ from djinn_fx.engines.bound.holders import SWEEPERS
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.engines.eager import EagerEngine
 from djinn_fx.engines.packed import shared
+from djinn_fx.engines.packed.conv import ConvShape
+from djinn_fx.engines.packed.speed import ProductSpeed, Shape
 from djinn_fx.reasons import Reason, ReasonKind
 from tests.waiting import until
 
@@ -168,6 +170,15 @@ class TestAuto:
         torch._dynamo.reset()
         assert until(nothing_is_kept)
 
+    def test_copies_that_cannot_be_shared_are_counted_one_by_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """MKL's layout is for one number of rows: seen where decode's products were faster with it."""
+
+        def best(self: ProductSpeed, shape: Shape | ConvShape) -> str:
+            return "mkl" if isinstance(shape, Shape) and shape.m == 1 and shape.n > shape.k else "onednn"
+
+        monkeypatch.setattr(ProductSpeed, "best", best)
+        self._prefill_and_decode()
+
     def _prefill_and_decode(self) -> None:
         module = nn.Sequential(Block(256), Block(256)).eval()
         run = torch.compile(module, backend="djinn", options={"engine": "auto"}, dynamic=False)
@@ -189,11 +200,9 @@ class TestAuto:
         for _ in range(ENOUGH):  # until it is known who is called how often
             decided()
         assert until(decided)  # who lost the copy may have had none to go on with
-        # 2.0 and 1.0 are to be: half a copy more was seen now and then on an Ice Lake, and why is not known. Likely
-        # packed keeps it for one row, where it packs some layers alone, and it is not counted as a copy of its own.
-        assert most <= 2.6 * weights
+        assert most <= 2.1 * weights
         kept = [one.memory_bytes for each in djinn_fx.status(run).contests for one in each.entrants]
-        assert sum(kept) <= 1.55 * weights
+        assert sum(kept) <= 1.05 * weights
 
     def test_sizes_that_differ_have_contests_of_their_own(self) -> None:
         module = model()

@@ -21,7 +21,7 @@ from djinn_fx.dispatch.entrant import Entrant
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.dispatch.standby import Standby
 from djinn_fx.dispatch.tier import Prepared, Tier
-from djinn_fx.engines.base import RegionCallable, RegionGraph, Runner
+from djinn_fx.engines.base import RegionCallable, RegionGraph, Runner, as_runner
 from djinn_fx.engines.bound.watch import picker
 from djinn_fx.engines.keys import symbol_places
 from djinn_fx.guard.rehearsed import RehearsedRegion
@@ -113,7 +113,8 @@ def _copy_of(made: Made) -> Hashable | None:
     traits = traits_of(made.tier.name)
     if not traits.binds_weights:
         return None
-    return (made.tier.name,) if traits.shares_copies else (made.tier.name, id(made.loaded.run))
+    shared = traits.shares_copies and as_runner(made.loaded.run).shares_copies
+    return (made.tier.name,) if shared else (made.tier.name, id(made.loaded.run))
 
 
 class OwnOps(Runner):

@@ -104,6 +104,7 @@ class BoundRegion(Runner):
         weights: places of arguments that are weights, among those the model is fed.
         opener: opens a session.
         mode: ``"auto"``, ``"constant"`` or ``"input"``, as the setting ``weights``.
+        shares_copies: see :class:`Runner`.
 
     Attributes:
         engine: the engine's name.
@@ -122,8 +123,9 @@ class BoundRegion(Runner):
         weights: Sequence[int],
         opener: Opener,
         mode: str = "auto",
+        shares_copies: bool = True,
     ) -> None:
-        self.engine, self.label, self.mode = engine, label, mode
+        self.engine, self.label, self.mode, self.shares_copies = engine, label, mode, shares_copies
         self.mutated = tuple(sorted({place for place, _ in signature.mutated}))
         self.reason: Reason | None = None
         fed = {one.place for one in signature.fed}

@@ -142,6 +142,7 @@ class PackedEngine:
             weights=plan.watched,
             opener=plan.open,
             mode=self.weights,
+            shares_copies=plan.shares_copies,
         )
 
 

@@ -23,6 +23,9 @@ from djinn_fx.srg.memory import Holds, MemoryPlan, MemoryRow
 from djinn_fx.srg.record import GraphKind, Residency
 from djinn_fx.threads import let_others_go_first
 
+#: Copies of which no more than this share are a graph's own are those that others share.
+ALONE = 0.1
+
 
 class PackedPlan:
     """What is known of a region before it sees weights.
@@ -52,6 +55,15 @@ class PackedPlan:
         """The values of which copies are kept: right sides of products that are packed, constants made once."""
         right: list[Any] = [node.args[1] for node, how in self._ways().items() if how != "aten"]
         return tuple(dict.fromkeys((*right, *self._folded())))
+
+    @property
+    def shares_copies(self) -> bool:
+        """Whether other graphs over these weights can hold the copies too: but for little, they are oneDNN's."""
+        sizes = {node: sum(one.nbytes for one in tensors_of(fake_value(node))) for node in self.copied}
+        products = {node: how for node, how in self._ways().items() if node.target is not packed_ops.convolution}
+        shared: set[Any] = {node.args[1] for node, how in products.items() if how == "onednn"}
+        alone = sum(size for node, size in sizes.items() if node not in shared)
+        return alone <= ALONE * sum(sizes.values())
 
     def memory(self, residency: Mapping[str, Residency], threads: int = 0) -> MemoryPlan:
         """Who lives when in a call once the weights are bound, copies of weights included.
