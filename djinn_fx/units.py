@@ -86,6 +86,15 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
+def format_count(number: float) -> str:
+    """A count for a reader: ``1_500_000`` is ``"1.5 M"``."""
+    for unit in ("", " k", " M", " G"):
+        if number < 1000:
+            return f"{number:.0f}" if not unit else f"{number:.1f}{unit}"
+        number /= 1000
+    return f"{number:.1f} T"
+
+
 def now_text() -> str:
     """This second, as what is kept is dated: ISO 8601, UTC."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

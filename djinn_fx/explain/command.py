@@ -75,7 +75,7 @@ def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     from djinn_fx.explain.examine import examine
     from djinn_fx.explain.finding.model import find_model
     from djinn_fx.explain.finding.weightless import for_lack_of_values, is_out_of_memory
-    from djinn_fx.explain.text import print_report
+    from djinn_fx.explain.forms.terminal import print_report
 
     real, nbytes = arguments.real or arguments.values, 0
     try:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from djinn_fx.explain.command import main
-from djinn_fx.explain.text import memory_text
+from djinn_fx.explain.forms.words import memory_text
 
 MODELS = Path(__file__).parent / "models"
 REPEATED = str(MODELS / "repeated.py")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from djinn_fx.explain.command import main
-from djinn_fx.explain.placement_text import spans
+from djinn_fx.explain.forms.placement import spans
 
 REPEATED = str(Path(__file__).parent / "models" / "repeated.py")
 SMALL = """

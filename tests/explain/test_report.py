@@ -14,6 +14,8 @@ import torch
 from djinn_fx.explain.check import buffers_kept, compare, is_random, run_eager
 from djinn_fx.explain.examine import examine
 from djinn_fx.explain.finding.model import find_model
+from djinn_fx.explain.forms.terminal import WIDTH, print_report
+from djinn_fx.explain.forms.words import IMPORTANCE, check_text, group_label, group_regions, pricing_text
 from djinn_fx.explain.gather import group_reasons, make_report
 from djinn_fx.explain.report import (
     SCHEMA,
@@ -31,7 +33,6 @@ from djinn_fx.explain.report import (
     Scenario,
     ScenarioRun,
 )
-from djinn_fx.explain.text import IMPORTANCE, WIDTH, check_text, group_label, group_regions, pricing_text, print_report
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.memory import Holds, MemoryPeak, MemoryRow, MemoryStep

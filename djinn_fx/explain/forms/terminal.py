@@ -5,23 +5,36 @@ from __future__ import annotations
 import io
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
 from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from djinn_fx.explain.finding.file import as_command
-from djinn_fx.explain.placement_text import placement_lines
+from djinn_fx.explain.forms.placement import placement_lines
+from djinn_fx.explain.forms.words import (
+    IMPORTANCE,
+    check_text,
+    cost_text,
+    group_label,
+    group_regions,
+    interval_text,
+    memory_text,
+    partial_text,
+    pays_text,
+    peak_text,
+    plural_s,
+    pricing_text,
+    reason_text,
+    some,
+    time_text,
+)
 from djinn_fx.explain.report import (
     BuildInfo,
     Check,
     GraphInfo,
     GraphRun,
-    ModelInfo,
     PassTime,
-    PricingInfo,
     ReasonGroup,
     RegionInfo,
     Report,
@@ -29,50 +42,13 @@ from djinn_fx.explain.report import (
     ScenarioRun,
 )
 from djinn_fx.explain.verdict import figures, verdict
-from djinn_fx.reasons import ReasonKind
-from djinn_fx.srg.memory import MemoryPeak
-from djinn_fx.srg.plan import EngineTime
-from djinn_fx.srg.record import Cost
-from djinn_fx.units import format_bytes, format_seconds
+from djinn_fx.units import format_bytes, format_count, format_seconds
 
 WIDTH = 100
 _MAX_REASONS = 12
 _MAX_LINES = 12
 _MAX_ROWS = 40
 _INDENT = 14
-
-#: What a reader wants to know first: what went wrong, then what was chosen, then what was understood.
-IMPORTANCE = (
-    ReasonKind.INFEASIBLE,
-    ReasonKind.FALLBACK,
-    ReasonKind.QUARANTINED,
-    ReasonKind.ENGINE_REFUSED,
-    ReasonKind.DECLINED,
-    ReasonKind.NOT_RUNNABLE,
-    ReasonKind.BUDGET,
-    ReasonKind.WAITING,
-    ReasonKind.UNCACHEABLE,
-    ReasonKind.CACHE_UNUSABLE,
-    ReasonKind.DRIFT,
-    ReasonKind.ASSUMED,
-    ReasonKind.UNPRICED,
-    ReasonKind.SPLIT,
-    ReasonKind.WHOLE,
-    ReasonKind.ENGINE_CHOSEN,
-    ReasonKind.PRICED,
-    ReasonKind.EVICTED,
-    ReasonKind.CACHE_MISS,
-    ReasonKind.CACHE_HIT,
-    ReasonKind.STATE,
-    ReasonKind.PHASE,
-    ReasonKind.RELAID,
-    ReasonKind.OUTSIDE_ARENA,
-    ReasonKind.DEVICE_LOST,
-    ReasonKind.TRANSFER,
-    ReasonKind.PLACED,
-    ReasonKind.COLOCATED,
-    ReasonKind.ORDERED,
-)
 
 
 def print_report(report: Report, file: TextIO) -> None:
@@ -124,12 +100,6 @@ def _columns(console: Console, report: Report) -> None:
     console.print(table)
 
 
-def partial_text(model: ModelInfo, line: str) -> str:
-    """Why the report ends, and what to do."""
-    command = as_command(model.file, model.attr, "--real")
-    return f"{line}: what follows depends on values; {command} runs the model, with all of its memory"
-
-
 def _model(console: Console, report: Report) -> None:
     model = report.model
     _heading(console, "Model")
@@ -137,17 +107,17 @@ def _model(console: Console, report: Report) -> None:
     known = "; weights and inputs have sizes and types, and no values"
     without = "" if all(scenario.values for scenario in report.scenarios) else known
     _row(console, "found", f"{model.file}, which was executed: {model.rule}{without}")
-    _row(console, "parameters", f"{_count(model.parameter_count)} in {format_bytes(model.parameter_bytes)}")
+    _row(console, "parameters", f"{format_count(model.parameter_count)} in {format_bytes(model.parameter_bytes)}")
     _row(console, "versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()))
 
 
 def _graph(console: Console, graph: GraphInfo, run: GraphRun, title: str) -> None:
     kind = graph.kind if graph.phase in (None, graph.kind) else f"{graph.kind}, {graph.phase}"
     total, distinct = len(graph.regions), graph.distinct_regions
-    regions = f"{total} region{_s(total)}, {distinct} distinct to compile"
-    _heading(console, f"{title}: {kind}, {graph.ops} op{_s(graph.ops)}, {regions}")
+    regions = f"{total} region{plural_s(total)}, {distinct} distinct to compile"
+    _heading(console, f"{title}: {kind}, {graph.ops} op{plural_s(graph.ops)}, {regions}")
     _regions(console, graph.regions, run.builds)
-    phases = ", ".join(f"{name} {count} op{_s(count)}" for name, count in graph.phases.items())
+    phases = ", ".join(f"{name} {count} op{plural_s(count)}" for name, count in graph.phases.items())
     _row(console, "phases", phases or "none")
     held = [f"{name} {format_bytes(size)}" for name, size in graph.residency_bytes.items() if size]
     _row(console, "memory", f"peak {format_bytes(graph.peak_bytes)}; {', '.join(held)}")
@@ -156,44 +126,25 @@ def _graph(console: Console, graph: GraphInfo, run: GraphRun, title: str) -> Non
     _transfers(console, graph)
     for place, line in enumerate(placement_lines(graph.placement) if graph.placement is not None else ()):
         _row(console, "" if place else "placement", line)
-    _row(console, "cost", _cost(graph.cost))
+    _row(console, "cost", cost_text(graph.cost))
     _pricing(console, graph)
     _passes(console, run.passes)
     _builds(console, graph.regions, run.builds)
     _reasons(console, (*graph.reasons, *run.reasons))
 
 
-def peak_text(peak: MemoryPeak) -> str:
-    """When most is in memory on a device, and what it is."""
-    biggest = ", ".join(f"{row.name} {format_bytes(row.nbytes)} ({row.holds.value})" for row in peak.biggest)
-    if peak.at is None:
-        return f"{format_bytes(peak.nbytes)} on {peak.device}: {biggest}"
-    where = f", {peak.at.source}" if peak.at.source else ""
-    return f"{format_bytes(peak.nbytes)} on {peak.device} during {peak.at.name} ({peak.at.op}{where}): {biggest}"
-
-
 def _pricing(console: Console, graph: GraphInfo) -> None:
     """Where the times come from, what the engines would take, and what has no price."""
     telling = [one for one in graph.times if one.tells]
     if telling:
-        _row(console, "expected", ", ".join(f"{one.engine} {_interval(one)}" for one in telling))
+        _row(console, "expected", ", ".join(f"{one.engine} {interval_text(one)}" for one in telling))
     if graph.pricing is not None:
         _row(console, "times by", pricing_text(graph.pricing))
     if graph.unpriced:
         names = [f"{op} ×{count}" for op, count in graph.unpriced.items()]
         unpriced = sum(graph.unpriced.values())
-        share = f"{unpriced} of {graph.ops} op{_s(graph.ops)} ({graph.unpriced_share:.0%})"
-        _row(console, "unpriced", f"{share}: {_some(names, 6)}")
-
-
-def pricing_text(pricing: PricingInfo) -> str:
-    """Where estimated times come from, in one line."""
-    by = f"{pricing.model}, for {pricing.device}"
-    if pricing.profile is not None:
-        noise = pricing.noise.get("between")
-        spread = f", times repeat within {noise:.1%}" if noise is not None else ""
-        return f"{by}; calibrated {pricing.profile[:10]}{spread}"
-    return f"{by}; {pricing.problem}" if pricing.problem else f"{by}; not calibrated"
+        share = f"{unpriced} of {graph.ops} op{plural_s(graph.ops)} ({graph.unpriced_share:.0%})"
+        _row(console, "unpriced", f"{share}: {some(names, 6)}")
 
 
 def _regions(console: Console, regions: tuple[RegionInfo, ...], builds: tuple[BuildInfo, ...]) -> None:
@@ -218,37 +169,12 @@ def _regions(console: Console, regions: tuple[RegionInfo, ...], builds: tuple[Bu
             str(first.outputs),
             first.phase or "mixed",
             first.device,
-            f"{'~' if len(group) > 1 else ''}{_time(first.cost)}",
-            *([_built(group, builds)] if built else [_pays_after(first), first.structural_hash or "none: not shared"]),
+            f"{'~' if len(group) > 1 else ''}{time_text(first.cost)}",
+            *([_built(group, builds)] if built else [pays_text(first), first.structural_hash or "none: not shared"]),
         )
     console.print(table)
     if len(groups) > _MAX_ROWS:
         _row(console, "", f"+{len(groups) - _MAX_ROWS} more, see --json")
-
-
-def group_regions(regions: Iterable[RegionInfo]) -> list[list[RegionInfo]]:
-    """Regions that share an artefact, in order of the first of each; one without a hash stands alone."""
-    groups: dict[str, list[RegionInfo]] = {}
-    for region in regions:
-        groups.setdefault(region.structural_hash or f"#{region.index}", []).append(region)
-    return list(groups.values())
-
-
-def group_label(group: list[RegionInfo]) -> str:
-    """``"model.layers.1 … 11 ×11"``, ``"prologue … tail ×2"``, or the label alone."""
-    first, last = group[0].label, group[-1].label
-    if len(group) == 1:
-        return first
-    if first == last:
-        return f"{first} ×{len(group)}"
-    (first_owner, _, _), (last_owner, _, last_name) = first.rpartition("."), last.rpartition(".")
-    shown = last_name if first_owner and first_owner == last_owner else last
-    return f"{first} … {shown} ×{len(group)}"
-
-
-def _pays_after(region: RegionInfo) -> str:
-    calls = region.pays_after_calls
-    return "never" if calls is None else f"{calls:,} call{_s(calls)}"
 
 
 def _built(group: list[RegionInfo], builds: tuple[BuildInfo, ...]) -> str:
@@ -262,7 +188,7 @@ def _builds(console: Console, regions: tuple[RegionInfo, ...], builds: tuple[Bui
         counts = Counter(f"{build.engine} {build.outcome}" for build in firsts)
         texts = ", ".join(f"{count} {name}" for name, count in counts.items())
         spent = format_seconds(sum(build.seconds for build in builds))
-        _row(console, "engines", f"{texts}, for {len(regions)} region{_s(len(regions))}; {spent}")
+        _row(console, "engines", f"{texts}, for {len(regions)} region{plural_s(len(regions))}; {spent}")
 
 
 def _first_build(group: list[RegionInfo], builds: tuple[BuildInfo, ...]) -> BuildInfo | None:
@@ -284,7 +210,7 @@ def _transfers(console: Console, graph: GraphInfo) -> None:
         f"{t.value} {t.source} → {t.target}, {format_bytes(t.nbytes)}, before region {t.before_region}"
         for t in graph.transfers
     ]
-    _row(console, "transfers", _some(moved, _MAX_LINES, "; ") if moved else "none")
+    _row(console, "transfers", some(moved, _MAX_LINES, "; ") if moved else "none")
 
 
 def _reasons(console: Console, reasons: tuple[ReasonGroup, ...]) -> None:
@@ -308,38 +234,14 @@ def _fair_choice(ordered: list[ReasonGroup]) -> list[ReasonGroup]:
     return chosen[:_MAX_REASONS]
 
 
-def reason_text(reason: ReasonGroup) -> str:
-    """One reason in one sentence, with the nodes it is about."""
-    nodes = f" [{_some(list(reason.nodes), 2)}]" if reason.nodes else ""
-    text = f"{reason.kind}: {reason.detail}{nodes}"
-    if reason.runner_up:
-        text += f" (instead of {reason.runner_up}{f': {reason.runner_up_cost}' if reason.runner_up_cost else ''})"
-    return text
-
-
 def _graph_breaks(console: Console, graph_breaks: tuple[str, ...]) -> None:
     if not graph_breaks:
         return
-    _heading(console, f"{len(graph_breaks)} graph break{_s(len(graph_breaks))}")
+    _heading(console, f"{len(graph_breaks)} graph break{plural_s(len(graph_breaks))}")
     for number, reason in enumerate(graph_breaks[:_MAX_LINES], start=1):
         _row(console, f"{number}", reason)
     if len(graph_breaks) > _MAX_LINES:
         _row(console, "", f"+{len(graph_breaks) - _MAX_LINES} more, see --json")
-
-
-def check_text(check: Check) -> str:
-    """The comparison with eager in one line."""
-    if check.equal is None:
-        return check.note
-    within = f"rtol {check.rtol:g}, atol {check.atol:g}"
-    verdict = "equal to eager" if check.equal else "NOT EQUAL to eager"
-    return f"{verdict}: largest difference {check.max_difference:.2e} ({within})"
-
-
-def memory_text(foretold: int, live: int) -> str:
-    """The peak that was foretold beside the one that was measured."""
-    measured = f"{format_bytes(live)} of tensors at most in a further call"
-    return f"{measured}, {format_bytes(foretold)} foretold for the graphs' own ops ({live / max(1, foretold) - 1:+.2%})"
 
 
 def _heading(console: Console, text: str) -> None:
@@ -352,38 +254,3 @@ def _row(console: Console, name: str, text: str) -> None:
     console.print(f"[bold]{f'  {name}':{_INDENT}}[/bold]{escape(lines[0])}")
     for line in lines[1:]:
         console.print(" " * _INDENT + escape(line))
-
-
-def _cost(cost: Cost) -> str:
-    moved = format_bytes(cost.read_bytes + cost.write_bytes)
-    if cost.provenance == "unpriced":
-        return f"{_count(cost.flops)} flop, {moved} moved, time unknown"
-    return f"{_count(cost.flops)} flop, {moved} moved, {_interval(cost)} estimated ({cost.provenance})"
-
-
-def _interval(cost: Cost | EngineTime) -> str:
-    """A time with its 80 % interval, where it has one."""
-    if not cost.low_s < cost.high_s:
-        return format_seconds(cost.time_s)
-    return f"{format_seconds(cost.time_s)} ({format_seconds(cost.low_s)} to {format_seconds(cost.high_s)})"
-
-
-def _time(cost: Cost) -> str:
-    return "unknown" if cost.provenance == "unpriced" else format_seconds(cost.time_s)
-
-
-def _count(number: float) -> str:
-    for unit in ("", " k", " M", " G"):
-        if number < 1000:
-            return f"{number:.0f}" if not unit else f"{number:.1f}{unit}"
-        number /= 1000
-    return f"{number:.1f} T"
-
-
-def _some(texts: list[str], most: int, separator: str = ", ") -> str:
-    more = f"{separator}+{len(texts) - most} more" if len(texts) > most else ""
-    return separator.join(texts[:most]) + more
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"

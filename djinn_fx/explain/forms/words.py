@@ -1,0 +1,152 @@
+"""The words in which every form of a report says the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from djinn_fx.explain.finding.file import as_command
+from djinn_fx.explain.report import Check, ModelInfo, PricingInfo, ReasonGroup, RegionInfo
+from djinn_fx.reasons import ReasonKind
+from djinn_fx.srg.memory import MemoryPeak
+from djinn_fx.srg.plan import EngineTime
+from djinn_fx.srg.record import Cost
+from djinn_fx.units import format_bytes, format_count, format_seconds
+
+#: What a reader wants to know first: what went wrong, then what was chosen, then what was understood.
+IMPORTANCE = (
+    ReasonKind.INFEASIBLE,
+    ReasonKind.FALLBACK,
+    ReasonKind.QUARANTINED,
+    ReasonKind.ENGINE_REFUSED,
+    ReasonKind.DECLINED,
+    ReasonKind.NOT_RUNNABLE,
+    ReasonKind.BUDGET,
+    ReasonKind.WAITING,
+    ReasonKind.UNCACHEABLE,
+    ReasonKind.CACHE_UNUSABLE,
+    ReasonKind.DRIFT,
+    ReasonKind.ASSUMED,
+    ReasonKind.UNPRICED,
+    ReasonKind.SPLIT,
+    ReasonKind.WHOLE,
+    ReasonKind.ENGINE_CHOSEN,
+    ReasonKind.PRICED,
+    ReasonKind.EVICTED,
+    ReasonKind.CACHE_MISS,
+    ReasonKind.CACHE_HIT,
+    ReasonKind.STATE,
+    ReasonKind.PHASE,
+    ReasonKind.RELAID,
+    ReasonKind.OUTSIDE_ARENA,
+    ReasonKind.DEVICE_LOST,
+    ReasonKind.TRANSFER,
+    ReasonKind.PLACED,
+    ReasonKind.COLOCATED,
+    ReasonKind.ORDERED,
+)
+
+
+def partial_text(model: ModelInfo, line: str) -> str:
+    """Why the report ends, and what to do."""
+    command = as_command(model.file, model.attr, "--real")
+    return f"{line}: what follows depends on values; {command} runs the model, with all of its memory"
+
+
+def peak_text(peak: MemoryPeak) -> str:
+    """When most is in memory on a device, and what it is."""
+    biggest = ", ".join(f"{row.name} {format_bytes(row.nbytes)} ({row.holds.value})" for row in peak.biggest)
+    if peak.at is None:
+        return f"{format_bytes(peak.nbytes)} on {peak.device}: {biggest}"
+    where = f", {peak.at.source}" if peak.at.source else ""
+    return f"{format_bytes(peak.nbytes)} on {peak.device} during {peak.at.name} ({peak.at.op}{where}): {biggest}"
+
+
+def pricing_text(pricing: PricingInfo) -> str:
+    """Where estimated times come from, in one line."""
+    by = f"{pricing.model}, for {pricing.device}"
+    if pricing.profile is not None:
+        noise = pricing.noise.get("between")
+        spread = f", times repeat within {noise:.1%}" if noise is not None else ""
+        return f"{by}; calibrated {pricing.profile[:10]}{spread}"
+    return f"{by}; {pricing.problem}" if pricing.problem else f"{by}; not calibrated"
+
+
+def group_regions(regions: Iterable[RegionInfo]) -> list[list[RegionInfo]]:
+    """Regions that share an artefact, in order of the first of each; one without a hash stands alone."""
+    groups: dict[str, list[RegionInfo]] = {}
+    for region in regions:
+        groups.setdefault(region.structural_hash or f"#{region.index}", []).append(region)
+    return list(groups.values())
+
+
+def group_label(group: list[RegionInfo]) -> str:
+    """``"model.layers.1 … 11 ×11"``, ``"prologue … tail ×2"``, or the label alone."""
+    first, last = group[0].label, group[-1].label
+    if len(group) == 1:
+        return first
+    if first == last:
+        return f"{first} ×{len(group)}"
+    (first_owner, _, _), (last_owner, _, last_name) = first.rpartition("."), last.rpartition(".")
+    shown = last_name if first_owner and first_owner == last_owner else last
+    return f"{first} … {shown} ×{len(group)}"
+
+
+def pays_text(region: RegionInfo) -> str:
+    """After how many calls building a region has paid for itself."""
+    calls = region.pays_after_calls
+    return "never" if calls is None else f"{calls:,} call{plural_s(calls)}"
+
+
+def reason_text(reason: ReasonGroup) -> str:
+    """One reason in one sentence, with the nodes it is about."""
+    nodes = f" [{some(list(reason.nodes), 2)}]" if reason.nodes else ""
+    text = f"{reason.kind}: {reason.detail}{nodes}"
+    if reason.runner_up:
+        text += f" (instead of {reason.runner_up}{f': {reason.runner_up_cost}' if reason.runner_up_cost else ''})"
+    return text
+
+
+def check_text(check: Check) -> str:
+    """The comparison with eager in one line."""
+    if check.equal is None:
+        return check.note
+    within = f"rtol {check.rtol:g}, atol {check.atol:g}"
+    verdict = "equal to eager" if check.equal else "NOT EQUAL to eager"
+    return f"{verdict}: largest difference {check.max_difference:.2e} ({within})"
+
+
+def memory_text(foretold: int, live: int) -> str:
+    """The peak that was foretold beside the one that was measured."""
+    measured = f"{format_bytes(live)} of tensors at most in a further call"
+    return f"{measured}, {format_bytes(foretold)} foretold for the graphs' own ops ({live / max(1, foretold) - 1:+.2%})"
+
+
+def cost_text(cost: Cost) -> str:
+    """What is done, and how long it takes by estimate."""
+    moved = format_bytes(cost.read_bytes + cost.write_bytes)
+    if cost.provenance == "unpriced":
+        return f"{format_count(cost.flops)} flop, {moved} moved, time unknown"
+    return f"{format_count(cost.flops)} flop, {moved} moved, {interval_text(cost)} estimated ({cost.provenance})"
+
+
+def interval_text(cost: Cost | EngineTime) -> str:
+    """A time with its 80 % interval, where it has one."""
+    if not cost.low_s < cost.high_s:
+        return format_seconds(cost.time_s)
+    return f"{format_seconds(cost.time_s)} ({format_seconds(cost.low_s)} to {format_seconds(cost.high_s)})"
+
+
+def time_text(cost: Cost) -> str:
+    """An estimated time."""
+    return "unknown" if cost.provenance == "unpriced" else format_seconds(cost.time_s)
+
+
+def some(texts: list[str], most: int, separator: str = ", ") -> str:
+    """The first of several texts, and how many more there are."""
+    more = f"{separator}+{len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more
+
+
+def plural_s(count: int) -> str:
+    """The ending of a noun that so many are counted of."""
+    return "" if count == 1 else "s"
