@@ -13,6 +13,10 @@ import torch
 from torch import nn
 
 from djinn_fx.dispatch.contests.pays import Experience
+from djinn_fx.explain.detail.flow import edges
+from djinn_fx.explain.detail.memory import curves, memory_of
+from djinn_fx.explain.detail.spent import spent
+from djinn_fx.explain.detail.timeline import timeline
 from djinn_fx.explain.finding.inputs import signature_of
 from djinn_fx.explain.report import (
     SCHEMA,
@@ -177,6 +181,8 @@ def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
     srg, plan = captured.srg, captured.plan
     records = [srg.record(node) for node in srg.ops]
     unpriced = _unpriced(srg)
+    memory = memory_of(srg, plan)
+    peaks = memory.peaks() if memory is not None else ()
     return GraphInfo(
         kind=srg.kind.value,
         phase=plan.phase.value if plan.phase else None,
@@ -185,8 +191,8 @@ def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
         regions=_regions(plan, engine),
         phases=dict(Counter(record.phase.value if record.phase else "unknown" for record in records)),
         residency_bytes=_residency_bytes(srg),
-        peak_bytes=plan.peak_bytes,
-        memory=plan.memory.peaks() if plan.memory is not None else (),
+        peak_bytes=max((peak.nbytes for peak in peaks), default=plan.peak_bytes),
+        memory=peaks,
         cost=plan.cost,
         pricing=_pricing_info(captured.pricing),
         times=plan.times,
@@ -197,6 +203,10 @@ def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
         placement=plan.placement,
         passes=tuple(PassInfo(name=t.name, modified=t.modified) for t in captured.pass_timings),
         reasons=group_reasons(_planned(captured)),
+        timeline=timeline(srg, plan),
+        curves=curves(memory) if memory is not None else (),
+        edges=edges(srg, plan),
+        spent=spent(srg, captured.pricing),
     )
 
 

@@ -10,6 +10,10 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from djinn_fx.engines.base import Rounding
+from djinn_fx.explain.detail.flow import Edge
+from djinn_fx.explain.detail.memory import MemoryCurve
+from djinn_fx.explain.detail.spent import Spent
+from djinn_fx.explain.detail.timeline import Timeline
 from djinn_fx.srg.memory import MemoryPeak
 from djinn_fx.srg.plan import EngineTime, Placement, Transfer
 from djinn_fx.srg.record import Cost
@@ -99,10 +103,11 @@ class GraphInfo:
     """One captured graph.
 
     Sizes in bytes. ``memory``: the peak of each device as the graph's own ops run, what runs then and the biggest
-    values. ``placement``: which device has what, where there is a choice. ``times``: what engines
-    are expected to take for the whole graph, the fastest first.
-    ``provenances``: how many ops' times come from where. ``unpriced`` maps ops without a cost to their number,
-    ``unpriced_share`` is their share of all ops.
+    values; ``curves``: all that is in memory over the call. ``timeline``: when which region runs where, by estimate;
+    ``edges``: what flows between regions; ``spent``: where the time goes, None if nothing is priced. ``placement``:
+    which device has what, where there is a choice. ``times``: what engines are expected to take for the whole graph,
+    the fastest first. ``provenances``: how many ops' times come from where. ``unpriced`` maps ops without a cost to
+    their number, ``unpriced_share`` is their share of all ops.
     """
 
     kind: str
@@ -124,6 +129,10 @@ class GraphInfo:
     passes: tuple[PassInfo, ...]
     reasons: tuple[ReasonGroup, ...]
     placement: Placement | None = None
+    timeline: Timeline = field(default_factory=Timeline)
+    curves: tuple[MemoryCurve, ...] = ()
+    edges: tuple[Edge, ...] = ()
+    spent: Spent | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
