@@ -367,6 +367,10 @@ def test_json_form(report: Report) -> None:
         "passes",
         "reasons",
         "placement",
+        "timeline",
+        "curves",
+        "edges",
+        "spent",
     ]
     assert only["graphs"][0]["placement"] is None
     assert {"split", "phase", "placed"} <= {reason["kind"] for reason in only["graphs"][0]["reasons"]}

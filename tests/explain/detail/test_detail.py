@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -67,7 +68,7 @@ def check_timeline(graph: CapturedGraph) -> Timeline:
         assert all(ends[one] <= starts[region] for one in needed)
     for device in {span.device for span in found.spans}:
         on_it = sorted((span.start_s, ends[span.region]) for span in found.spans if span.device == device)
-        assert all(end <= start for (_, end), (start, _) in zip(on_it, on_it[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(on_it))
     assert found.end_s == max(ends.values())
     return found
 
@@ -85,7 +86,8 @@ def test_a_region_waits_for_what_comes_over_a_link(spread: CapturedGraph) -> Non
     free_s = 0.0
     for move in found.moves:
         assert (move.source, move.target, move.nbytes) == ("gpu0", "gpu1", BATCH * WIDTH * FLOAT)
-        assert move.duration_s is not None and move.duration_s > 0
+        assert move.duration_s is not None
+        assert move.duration_s > 0
         assert move.start_s >= free_s
         free_s = move.start_s + move.duration_s
         (reader,) = (span for span in found.spans if span.region == move.before_region)
@@ -114,7 +116,8 @@ def test_a_long_schedule_keeps_its_peak_in_few_points() -> None:
     rows.append(MemoryRow(name="x", holds=Holds.ACTIVATION, nbytes=11, start=12345, end=12346, device="cpu"))
     steps = tuple(MemoryStep(name=f"op_{place}", op="op") for place in range(count))
     (curve,) = curves(MemoryPlan(phase="inference", rows=tuple(rows), steps=steps))
-    assert len(curve.steps) == MOST_POINTS and curve.total_steps == count
+    assert len(curve.steps) == MOST_POINTS
+    assert curve.total_steps == count
     assert (curve.steps[curve.peak], curve.at[curve.peak], curve.total(curve.peak)) == (12345, "op_12345", 111)
     assert curve.holds["activation"].count(11) == 1
 
