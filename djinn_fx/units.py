@@ -71,7 +71,7 @@ def format_bytes(count: int) -> str:
     """Bytes for a reader, decimal units: ``1_500_000`` is ``"1.5 MB"``."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(size) < 1000 or unit == "TB":
+        if abs(round(size, 1)) < 1000 or unit == "TB":
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError("unreachable")
@@ -79,9 +79,9 @@ def format_bytes(count: int) -> str:
 
 def format_seconds(seconds: float) -> str:
     """Seconds for a reader: ``"12.3 us"``, ``"4.5 ms"``, ``"6.7 s"``."""
-    if seconds < 1e-3:
+    if round(seconds * 1e6, 1) < 1000:
         return f"{seconds * 1e6:.1f} us"
-    if seconds < 1:
+    if round(seconds * 1e3, 1) < 1000:
         return f"{seconds * 1e3:.1f} ms"
     return f"{seconds:.1f} s"
 

@@ -112,7 +112,9 @@ def test_a_convolution_whose_steps_do_not_divide_a_sequence_has_a_buffer_for_its
         truth = measured(lambda args: [*backward(*args)][:2], [gradient, source, weight])
     finally:
         torch.set_num_threads(threads)
-    assert foretold == pytest.approx(truth.peak - truth.held - source.nbytes - weight.nbytes, rel=0.02)
+    taken = truth.peak - truth.held - source.nbytes - weight.nbytes
+    # With two steps oneDNN does without on some processors (seen on an EPYC of 2025): by the size of their caches.
+    assert foretold == pytest.approx(taken, rel=0.02) or (steps == 2 and foretold > taken)
     assert foretold > steps * source.nbytes
 
 
