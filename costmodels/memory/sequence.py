@@ -43,6 +43,12 @@ def unordered(srg: SRG, *, threads: int = 0) -> dict[str, Problem]:
     return found
 
 
+def reads_of(srg: SRG) -> tuple[tuple[int, ...], ...]:
+    """For each op, by number, those that it reads: some of those that must run before it, told with no search."""
+    number = {node: place for place, node in enumerate(srg.ops)}
+    return tuple(tuple(number[one] for one in node.all_input_nodes if one in number) for node in number)
+
+
 def waits_of(srg: SRG) -> tuple[tuple[int, ...], ...]:
     """For each op, by number, those that must run before it."""
     before = predecessors(srg)

@@ -57,6 +57,8 @@ def _storages(srg: SRG) -> tuple[dict[Node, set[int]], dict[Node, set[int]]]:
     storages = srg.fact(storages_of)
     written = {node: {*_outside(node), *_all(storages, written_nodes(node))} for node in srg.ops}
     ever = set().union(*written.values())
+    if not ever:
+        return written, written
     touched = {
         node: ({*_all(storages, node.all_input_nodes), *storages[node]} & ever) | written[node] for node in srg.ops
     }

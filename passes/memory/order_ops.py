@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from djinn_fx.costmodels.memory.sequence import unordered, waits_of
+from djinn_fx.costmodels.memory.sequence import reads_of, unordered, waits_of
 from djinn_fx.passes.base import PassContext, PassResult
 from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.solvers.ordering.bounds import own_bound
-from djinn_fx.solvers.ordering.problem import Problem, Solution, peak_of
+from djinn_fx.solvers.ordering.bounds import bound_at, own_bound
+from djinn_fx.solvers.ordering.problem import Problem, Solution, peak_of, profile_of
 from djinn_fx.srg.extract import depends_on_data, mentions
 from djinn_fx.srg.graph import SRG
 from djinn_fx.units import format_bytes
@@ -45,7 +45,7 @@ class OrderOps:
         problems = unordered(srg)
         peaks = {device: peak_of(one, range(one.size)) for device, one in problems.items()}
         device = max(problems, key=lambda one: peaks[one], default=None)
-        if device is None or peaks[device] - own_bound(problems[device]) < self.least_gain * peaks[device]:
+        if device is None or self._is_low(srg, problems[device], peaks[device]):
             return PassResult(modified=False)
         mentioned = srg.fact(mentions)
         if any(depends_on_data(srg, node, mentioned) for node in mentioned):
@@ -63,6 +63,14 @@ class OrderOps:
             runner_up_cost=format_bytes(peaks[device]),
         )
         return PassResult(modified=True, reasons=(reason,))
+
+    def _is_low(self, srg: SRG, problem: Problem, peak: int) -> bool:
+        """Whether it is plain that no order is better by enough; the cheapest proof first."""
+        highest = (1 - self.least_gain) * peak
+        if own_bound(problem) > highest:
+            return True
+        profile = profile_of(problem, range(problem.size))
+        return bound_at(replace(problem, before=reads_of(srg)), profile.index(peak)) > highest
 
     def _best(self, problem: Problem, peak: int) -> Solution | None:
         """The best order found, if it is better enough."""

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from itertools import product
 
-from djinn_fx.solvers.ordering.bounds import forced_bound, own_bound
+from djinn_fx.solvers.ordering.bounds import bound_at, forced_bound, own_bound
 from djinn_fx.solvers.ordering.exact import search
-from djinn_fx.solvers.ordering.problem import Problem, Solution, peak_of
+from djinn_fx.solvers.ordering.problem import Problem, Solution, peak_of, profile_of
 from djinn_fx.solvers.ordering.pulling import pulled
 from djinn_fx.solvers.ordering.windows import flattened
 
@@ -40,14 +40,17 @@ def improvements(problem: Problem, *, steps: int | None = None, seconds: float |
     left = max(LEAST_STEPS, STEPS * problem.size) if steps is None else steps
     end = None if seconds is None else time.monotonic() + seconds
     given = tuple(range(problem.size))
-    best = Solution(given, peak_of(problem, given), own_bound(problem), "as given")
+    profile = profile_of(problem, given)
+    best = Solution(given, max(profile, default=problem.held), own_bound(problem), "as given")
     yield best
-    if best.optimal:
-        return
-    bound = forced_bound(problem)
-    if bound > best.bound:
-        best = Solution(given, best.peak, bound, best.found_by)
-        yield best
+    # Where most is there, it mostly must be: that is seen at once.
+    for bounded in (lambda: bound_at(problem, profile.index(best.peak)), lambda: forced_bound(problem)):
+        if best.optimal:
+            return
+        bound = bounded()
+        if bound > best.bound:
+            best = Solution(given, best.peak, bound, best.found_by)
+            yield best
     for method, share in ((_pulling, 0.7), (_flattening, 0.5), (_searching, 1.0)):
         for found, cost in method(problem, best, int(left * share)):
             left -= cost

@@ -30,6 +30,24 @@ def own_bound(problem: Problem) -> int:
     return problem.held + max((*mine, *always) if problem.size else (0,))
 
 
+def bound_at(problem: Problem, node: int) -> int:
+    """From what must be there while this node runs: :func:`forced_bound` of one node alone, in a hundredth of the time."""
+    earlier, later = _reachable(problem.before, node), _reachable(problem.after, node)
+    begun = [one.given or not earlier.isdisjoint(one.touched) for one in problem.storages]
+    needed = [one.kept or not later.isdisjoint(one.touched) for one in problem.storages]
+    level = problem.held + problem.workspace[node]
+    level += sum(
+        s.nbytes
+        for s, is_begun, is_needed in zip(problem.storages, begun, needed, strict=True)
+        if is_begun and is_needed
+    )
+    for place, made in _in_the_place_of(problem).items():
+        if begun[place] and not needed[place]:
+            others = sum(problem.storages[one].nbytes for one in made if needed[one] and not begun[one])
+            level += min(others, problem.storages[place].nbytes)
+    return level
+
+
 def forced_bound(problem: Problem) -> int:
     """From what must be there while a node runs, whatever the order."""
     if not problem.size or problem.size > MOST_FOR_PAIRS:
@@ -42,6 +60,16 @@ def forced_bound(problem: Problem) -> int:
         others = sum(problem.storages[one].nbytes * (needed[one] & ~begun[one]) for one in made)
         level += np.minimum(others, problem.storages[place].nbytes) * (begun[place] & ~needed[place])
     return max(own_bound(problem), problem.held + int(level.max()))
+
+
+def _reachable(steps: tuple[tuple[int, ...], ...], node: int) -> set[int]:
+    """The node, and all that these steps lead to from it."""
+    found, waiting = {node}, [node]
+    while waiting:
+        new = [one for one in steps[waiting.pop()] if one not in found]
+        found.update(new)
+        waiting += new
+    return found
 
 
 def _begun(problem: Problem) -> NDArray[np.bool_]:

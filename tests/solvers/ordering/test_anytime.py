@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from djinn_fx.solvers.ordering.anytime import best_order, improvements
-from djinn_fx.solvers.ordering.bounds import forced_bound, own_bound
+from djinn_fx.solvers.ordering.bounds import bound_at, forced_bound, own_bound
 from djinn_fx.solvers.ordering.exact import search
 from djinn_fx.solvers.ordering.problem import Problem, Storage, peak_of, profile_of
 from djinn_fx.solvers.ordering.pulling import pulled
@@ -44,6 +44,8 @@ def test_small_problems_are_solved_to_the_end(seed: int) -> None:
 def test_no_bound_is_above_the_lowest_peak(seed: int) -> None:
     problem = some_problem(seed)
     assert own_bound(problem) <= forced_bound(problem) <= lowest_peak(problem)
+    each = [bound_at(problem, node) for node in range(problem.size)]
+    assert max([own_bound(problem), *each]) == forced_bound(problem)
 
 
 def test_a_bound_counts_what_is_there_in_the_place_of_what_was_let_go() -> None:
