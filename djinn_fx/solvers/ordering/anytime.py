@@ -43,14 +43,14 @@ def improvements(problem: Problem, *, steps: int | None = None, seconds: float |
     profile = profile_of(problem, given)
     best = Solution(given, max(profile, default=problem.held), own_bound(problem), "as given")
     yield best
-    # Where most is there, it mostly must be: that is seen at once.
-    for bounded in (lambda: bound_at(problem, profile.index(best.peak)), lambda: forced_bound(problem)):
+    for bound in _bounds(problem, profile):
         if best.optimal:
             return
-        bound = bounded()
         if bound > best.bound:
             best = Solution(given, best.peak, bound, best.found_by)
             yield best
+    if best.optimal:
+        return
     for method, share in ((_pulling, 0.7), (_flattening, 0.5), (_searching, 1.0)):
         for found, cost in method(problem, best, int(left * share)):
             left -= cost
@@ -59,6 +59,12 @@ def improvements(problem: Problem, *, steps: int | None = None, seconds: float |
                 yield best
             if best.optimal or left <= 0 or (end is not None and time.monotonic() >= end):
                 return
+
+
+def _bounds(problem: Problem, profile: list[int]) -> Iterator[int]:
+    """Higher ones than that of single nodes, the quickest first: where most is there, it mostly must be."""
+    yield bound_at(problem, profile.index(max(profile))) if profile else 0
+    yield forced_bound(problem)
 
 
 def _pulling(problem: Problem, best: Solution, left: int) -> Iterator[tuple[Solution, int]]:

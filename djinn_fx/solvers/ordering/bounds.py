@@ -31,7 +31,7 @@ def own_bound(problem: Problem) -> int:
 
 
 def bound_at(problem: Problem, node: int) -> int:
-    """From what must be there while this node runs: :func:`forced_bound` of one node alone, in a hundredth of the time."""
+    """From what must be there while this node runs: :func:`forced_bound` of one node alone, in little time."""
     earlier, later = _reachable(problem.before, node), _reachable(problem.after, node)
     begun = [one.given or not earlier.isdisjoint(one.touched) for one in problem.storages]
     needed = [one.kept or not later.isdisjoint(one.touched) for one in problem.storages]
