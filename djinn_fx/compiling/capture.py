@@ -19,10 +19,56 @@ from djinn_fx.compiling.devices.modules import check_pins
 from djinn_fx.compiling.graph import GraphCompiler
 from djinn_fx.compiling.graph_inputs import input_kinds
 from djinn_fx.compiling.readiness import GraphHandle
+from djinn_fx.dispatch.entrant import DispatchStatus
 from djinn_fx.settings.table import Settings
 
 #: A trial is over after so many calls; who is slow is not waited for.
 SETTLING_CALLS, SETTLING_S, TIMED_S = 40, 10.0, 2.0
+
+
+class Recorder:
+    """A backend of torch.compile that plans each graph it gets and keeps what came of it.
+
+    Args:
+        settings: those of djinn.
+        build: also build the regions; otherwise the graphs run eagerly.
+
+    Attributes:
+        graphs: what was planned, in order.
+        handles: of each of Dynamo's graphs.
+        breaks: why Dynamo split the code, with the user's file:line.
+    """
+
+    def __init__(self, settings: Settings, *, build: bool) -> None:
+        self._settings, self._build = settings, build
+        self.graphs: list[CapturedGraph] = []
+        self.handles: list[GraphHandle] = []
+        self.breaks: list[str] = []
+
+    def __call__(self, gm: GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+        """Plan one graph."""
+        reason = getattr(gm, "compile_subgraph_reason", None)
+        if reason is not None and reason.graph_break:
+            frame = next(iter(reversed(reason.user_stack or [])), None)
+            where = f" at {frame.filename}:{frame.lineno}" if frame is not None else ""
+            self.breaks.append(f"{reason.reason.strip().splitlines()[0]}{where}")
+        self.handles.append(GraphHandle(gm, (), example_inputs))
+        check_pins(self._settings)
+        compiler = GraphCompiler(
+            self._settings,
+            passes_for(self._settings),
+            input_kinds(gm, example_inputs),
+            self.handles[-1],
+            note=self.graphs.append,
+            builds=self._build,
+            keeps=False,
+        )
+        return compiler.through_aot(gm, example_inputs)
+
+    @property
+    def contests(self) -> tuple[DispatchStatus, ...]:
+        """The graphs for which engines compete, as they stand."""
+        return tuple(contest.status() for handle in self.handles for contest in handle.contests)
 
 
 def capture_graphs(
@@ -36,30 +82,7 @@ def capture_graphs(
     again: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None,
 ) -> CaptureResult:
     """See :func:`djinn_fx.backend.capture`."""
-    chosen = settings if settings is not None else Settings.load()
-    graphs: list[CapturedGraph] = []
-    handles: list[GraphHandle] = []
-    breaks: list[str] = []
-
-    def recorder(gm: GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
-        reason = getattr(gm, "compile_subgraph_reason", None)
-        if reason is not None and reason.graph_break:
-            frame = next(iter(reversed(reason.user_stack or [])), None)
-            where = f" at {frame.filename}:{frame.lineno}" if frame is not None else ""
-            breaks.append(f"{reason.reason.strip().splitlines()[0]}{where}")
-        handles.append(GraphHandle(gm, (), example_inputs))
-        check_pins(chosen)
-        compiler = GraphCompiler(
-            chosen,
-            passes_for(chosen),
-            input_kinds(gm, example_inputs),
-            handles[-1],
-            note=graphs.append,
-            builds=build,
-            keeps=False,
-        )
-        return compiler.through_aot(gm, example_inputs)
-
+    recorder = Recorder(settings if settings is not None else Settings.load(), build=build)
     torch._dynamo.reset()
     known = set(counters["unimplemented"])
     output, live, seconds, failed = None, None, None, None
@@ -69,16 +92,17 @@ def capture_graphs(
         if again is not None and not torch.is_grad_enabled():
             live, seconds = _of_further_calls(compiled, model, *again)
     except Exception as error:
-        if not graphs:
+        if not recorder.graphs:
             raise
         failed = error
     finally:
-        contests = tuple(contest.status() for handle in handles for contest in handle.contests)
+        contests = recorder.contests
         torch._dynamo.reset()
-    if not graphs:  # else the graph after a break says why
+    breaks = list(recorder.breaks)
+    if not recorder.graphs:  # else the graph after a break says why
         breaks += [_in_a_line(text) for text in counters["unimplemented"] if text not in known]
     return CaptureResult(
-        graphs=tuple(graphs),
+        graphs=tuple(recorder.graphs),
         graph_breaks=tuple(dict.fromkeys(breaks)),
         output=output,
         contests=contests,

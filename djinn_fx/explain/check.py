@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from djinn_fx.explain.report import Check
@@ -52,7 +53,22 @@ def copy_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[An
             return value.detach().clone().requires_grad_(value.requires_grad)
         return copy.deepcopy(value)
 
-    return pytree.tree_map(copied, (args, kwargs))  # type: ignore[no-any-return]
+    with _fakes_copied():
+        return pytree.tree_map(copied, (args, kwargs))  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _fakes_copied() -> Iterator[None]:
+    """Objects may hold fake tensors, such as a cache of keys: torch copies these by their memory, which they lack."""
+
+    def copied(self: FakeTensor, memo: dict[int, Any]) -> Any:
+        return memo.setdefault(id(self), self.detach().clone().requires_grad_(self.requires_grad))
+
+    setattr(FakeTensor, "__deepcopy__", copied)  # noqa: B010
+    try:
+        yield
+    finally:
+        del FakeTensor.__deepcopy__
 
 
 @contextlib.contextmanager

@@ -59,10 +59,37 @@ def examine(
     info = model_info(
         first.module, file=first.file, attr=first.attr, rule=first.rule, mode="training" if training else "inference"
     )
-    return joined(info, [_scenario(one, settings, build, training, dynamic) for one in found], find_s)
+    several = len(found) > 1
+    return joined(info, [_scenario(one, settings, build, training, dynamic, several) for one in found], find_s)
 
 
-def _scenario(found: FoundModel, settings: Settings, build: bool, training: bool, dynamic: bool) -> Examined:
+def _scenario(
+    found: FoundModel, settings: Settings, build: bool, training: bool, dynamic: bool, several: bool
+) -> Examined:
+    try:
+        return _examined(found, settings, build, training, dynamic)
+    except ModelFailedError as error:
+        if not several or for_lack_of_values(error):
+            raise
+        return examined(
+            name_of(found.module, found.attr),
+            (),
+            name=found.scenario,
+            rule=found.rule,
+            inputs=_inputs(found),
+            rung=found.rung,
+            failed=str(error),
+        )
+
+
+def _inputs(found: FoundModel) -> dict[str, str]:
+    """What it is given, in words: as it was typed, where it was."""
+    texts = input_texts(found.module, found.args, found.kwargs)
+    positional = iter(texts)
+    return {**texts, **{one.name or next(positional): str(one) for one in found.typed}}
+
+
+def _examined(found: FoundModel, settings: Settings, build: bool, training: bool, dynamic: bool) -> Examined:
     began, expected = time.perf_counter(), None
     with beside(found.path), _mode(found, training), found.values_aside():
         if build:
@@ -83,8 +110,8 @@ def _scenario(found: FoundModel, settings: Settings, build: bool, training: bool
         engine=next(iter(tier_names(settings)), EAGER),
         name=found.scenario,
         rule=found.rule,
-        inputs=input_texts(found.module, found.args, found.kwargs),
-        values=found.faker is None,
+        inputs=_inputs(found),
+        rung=found.rung,
         partial=_line_of(result.error, found) or found.file if result.error is not None else None,
         capture_s=time.perf_counter() - began,
     )
@@ -99,6 +126,7 @@ def _capture(found: FoundModel, settings: Settings, build: bool, dynamic: bool) 
     from djinn_fx.backend import capture
 
     args, kwargs = copy_inputs(found.args, found.kwargs)
+    found.mark_sizes(args, kwargs)
     try:
         with _quiet():
             return capture(

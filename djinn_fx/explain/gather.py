@@ -20,6 +20,7 @@ from djinn_fx.explain.detail.timeline import timeline
 from djinn_fx.explain.finding.inputs import signature_of
 from djinn_fx.explain.report import (
     SCHEMA,
+    WITH_VALUES,
     BuildInfo,
     CacheInfo,
     CacheLookup,
@@ -85,9 +86,10 @@ def examined(
     engine: str = INDUCTOR,
     name: str = "",
     rule: str = "",
-    inputs: Sequence[str] = (),
-    values: bool = True,
+    inputs: Mapping[str, str] | None = None,
+    rung: int = WITH_VALUES,
     partial: str | None = None,
+    failed: str | None = None,
     capture_s: float = 0.0,
 ) -> Examined:
     """One scenario of a report; see :class:`~djinn_fx.explain.report.Scenario`.
@@ -100,11 +102,12 @@ def examined(
         name=name,
         model=model,
         rule=rule,
-        inputs=tuple(inputs),
-        values=values,
+        inputs=tuple(f"{name}: {text}" for name, text in (inputs or {}).items()),
+        rung=rung,
         partial=partial,
         graphs=tuple(graph_info(graph, engine) for graph in graphs),
         graph_breaks=tuple(graph_breaks),
+        failed=failed,
     )
     run = ScenarioRun(name=name, capture_s=capture_s, graphs=tuple(map(_graph_run, graphs)), check=check)
     lookups = [lookup for place, graph in enumerate(graphs) for lookup in _lookups(place, graph)]
@@ -146,12 +149,12 @@ def name_of(module: Callable[..., Any], attr: str) -> str:
     return type(module).__name__ if isinstance(module, nn.Module) else getattr(module, "__name__", attr)
 
 
-def input_texts(module: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a call is given, a short text each: ``"tokens: int64[2, 16]"``."""
+def input_texts(module: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """What a call is given, a short text for each parameter: ``{"tokens": "int64[2, 16]"}``."""
     signature = signature_of(module)
     names = list(signature.parameters) if signature is not None else []
     named = [(names[place] if place < len(names) else f"#{place}", value) for place, value in enumerate(args)]
-    return tuple(f"{name}: {_value_text(value)}" for name, value in [*named, *kwargs.items()])
+    return {name: _value_text(value) for name, value in [*named, *kwargs.items()]}
 
 
 def _value_text(value: Any) -> str:

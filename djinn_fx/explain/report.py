@@ -19,6 +19,8 @@ from djinn_fx.srg.plan import EngineTime, Placement, Transfer
 from djinn_fx.srg.record import Cost
 
 SCHEMA = "djinn.explain/3"
+#: The rung on which tensors have values; see :class:`Scenario`.
+WITH_VALUES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,20 +168,28 @@ class Scenario:
         model: the class or function that is called.
         rule: the convention that gave the inputs.
         inputs: a text each, such as ``"tokens: int64[2, 16]"``.
-        values: whether tensors had values; without, only their sizes and types were known.
+        rung: how the model was made: 1, its constructor ran and its weights were dropped as they were registered; 2, it
+            ran under fake tensors; 3, with values. On 1 and 2 only the tensors' sizes and types are known.
         partial: the line beyond which nothing is known, since it depends on values; None if all is.
         graphs: in the order they were compiled.
         graph_breaks: why Dynamo split the model, with the user's file:line.
+        failed: of one among several that failed, how; None: it did not.
     """
 
     name: str
     model: str
     rule: str
     inputs: tuple[str, ...]
-    values: bool
+    rung: int
     partial: str | None
     graphs: tuple[GraphInfo, ...]
     graph_breaks: tuple[str, ...]
+    failed: str | None = None
+
+    @property
+    def values(self) -> bool:
+        """Whether tensors had values."""
+        return self.rung == WITH_VALUES
 
 
 @dataclass(frozen=True, kw_only=True)

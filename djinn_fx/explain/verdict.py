@@ -48,7 +48,7 @@ def figures(report: Report) -> dict[str, list[str]]:
             "engine": ", ".join(built) or ", ".join(_engines(scenario)[:1]) or EAGER,
         }
         for name, text in told.items():
-            rows.setdefault(name, []).append(text)
+            rows.setdefault(name, []).append(text if scenario.failed is None or name == "model" else "failed")
     if len(set(rows.get("model", ()))) == 1:
         del rows["model"]
     return rows

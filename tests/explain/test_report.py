@@ -98,9 +98,7 @@ def graph(**changes: Any) -> GraphInfo:
 
 
 def scenario(*graphs: GraphInfo, **changes: Any) -> Scenario:
-    plain = Scenario(
-        name="", model="Net", rule="net", inputs=(), values=True, partial=None, graphs=graphs, graph_breaks=()
-    )
+    plain = Scenario(name="", model="Net", rule="net", inputs=(), rung=3, partial=None, graphs=graphs, graph_breaks=())
     return replace(plain, **changes)
 
 
@@ -345,7 +343,7 @@ def test_json_form(report: Report) -> None:
     assert data["schema"] == "djinn.explain/3"
     assert list(data["versions"]) == ["djinn_fx", "torch", "python"]
     (only,) = data["scenarios"]
-    assert list(only) == ["name", "model", "rule", "inputs", "values", "partial", "graphs", "graph_breaks"]
+    assert list(only) == ["name", "model", "rule", "inputs", "rung", "partial", "graphs", "graph_breaks", "failed"]
     assert only["inputs"] == ["x: float32[3, 50, 64]"]
     assert list(only["graphs"][0]) == [
         "kind",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import linecache
 import re
 import shlex
@@ -11,7 +12,8 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -48,15 +50,52 @@ def split_spec(spec: str) -> tuple[str, str | None]:
     return match["path"], match["attr"]
 
 
+def is_import_path(shown: str) -> bool:
+    """Whether it names a module, as ``package.module``, and no file."""
+    return all(part.isidentifier() for part in shown.split(".")) and not shown.endswith(".py")
+
+
+def import_user_module(shown: str) -> UserFile:
+    """Import a module by its name, with the working folder on the path.
+
+    Raises:
+        ModelFileError: there is none of this name, or it has no Python file.
+        ModelFailedError: its code raises.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    with user_code(shown, Path(shown), "importing the module"):  # which imports the packages that it is in
+        spec = _spec_of(shown)
+    if spec is None or spec.origin is None:
+        raise ModelFileError(f"{shown}: there is no such module or file (looked on Python's path and in {here})")
+    path = Path(spec.origin)
+    if path.suffix != ".py":
+        raise ModelFileError(f"{shown}: is not written in Python; give a module that defines the model")
+    with contextlib.redirect_stdout(sys.stderr), user_code(shown, path, "importing the module"):
+        module = importlib.import_module(shown)
+    return UserFile(shown=shown, path=path, module=module)
+
+
+def _spec_of(name: str) -> ModuleSpec | None:
+    try:
+        return find_spec(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and name.startswith(error.name):
+            return None
+        raise
+
+
 def as_command(shown: str, attr: str, *words: str) -> str:
     """The command that explains a model, to be copied.
 
     Args:
-        shown: the file, as the user wrote it.
-        attr: the model in it.
+        shown: the file, as the user wrote it, or words of the command line in its place.
+        attr: the model in it; empty where it holds one only.
         words: that follow.
     """
-    return " ".join(["python -m djinn_fx.explain", shlex.quote(f"{shown}:{attr}"), *words])
+    target = shlex.quote(f"{shown}:{attr}") if attr else shown
+    return " ".join(["python -m djinn_fx.explain", target, *words])
 
 
 def load_user_file(shown: str) -> UserFile:
@@ -66,7 +105,7 @@ def load_user_file(shown: str) -> UserFile:
         ModelFileError: no such file.
         ModelFailedError: not Python, or its code raises; the message names the user's file:line.
     """
-    path = _checked_path(shown)
+    path = checked_path(shown)
     try:
         code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
     except OSError as error:
@@ -142,7 +181,12 @@ def user_line(error: BaseException, path: Path, shown: str) -> str | None:
     return None
 
 
-def _checked_path(shown: str) -> Path:
+def checked_path(shown: str) -> Path:
+    """The file, absolute.
+
+    Raises:
+        ModelFileError: there is no such Python file.
+    """
     path = Path(shown).absolute()
     if path.is_dir():
         files = sorted(file.name for file in path.glob("*.py"))[:5]

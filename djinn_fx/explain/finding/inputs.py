@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from djinn_fx.errors import ModelFileError
+from djinn_fx.errors import ModelFileError, SettingsError
 from djinn_fx.explain.finding.file import UserFile, user_code
+from djinn_fx.explain.finding.typed import TypedInput
 
 #: Names in the file that hold, or return, example inputs; the first that is there is used.
 FILE_NAMES = (
@@ -120,6 +121,23 @@ def given_inputs(user: UserFile, model: Callable[..., Any], value: Any, rule: st
     if isinstance(call, str):
         raise ModelFileError(f"{user.shown}: what {rule} gives does not fit {call_text(model)}: {call}")
     return Inputs(args=call[0], kwargs=call[1], rule=rule)
+
+
+def typed_inputs(model: Callable[..., Any], typed: Sequence[TypedInput]) -> Inputs:
+    """Inputs by size and type.
+
+    Raises:
+        SettingsError: they do not fit the model's signature.
+    """
+    signature = signature_of(model)
+    args = tuple(one.make() for one in typed if one.name is None)
+    kwargs = {one.name: one.make() for one in typed if one.name is not None}
+    try:
+        if signature is not None:
+            signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise SettingsError(f"--input does not fit {call_text(model)}: {error}") from error
+    return Inputs(args=args, kwargs=kwargs, rule="--input")
 
 
 def find_inputs(user: UserFile, model: Callable[..., Any]) -> Inputs:
@@ -247,5 +265,6 @@ def _how_to_add(user: UserFile, model: Callable[..., Any], signature: inspect.Si
         f"Add to the file, with your own shapes and dtypes:\n\n"
         f"    import torch\n"
         f"    def get_inputs():\n"
-        f"        return [{sample}]  # {', '.join(required)}\n"
+        f"        return [{sample}]  # {', '.join(required)}\n\n"
+        f"or give their sizes: {' '.join(f'--input {name}:1x16:float32' for name in required)}\n"
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,40 @@ from djinn_fx.explain.finding.candidates import (
     instances,
     likely_classes,
 )
-from djinn_fx.explain.finding.file import UserFile, beside, load_user_file, split_spec
-from djinn_fx.explain.finding.inputs import Inputs, call_user, find_inputs, given_inputs
-from djinn_fx.explain.finding.targets import Target, is_factory, is_model_class, resolve, unwrap
-from djinn_fx.explain.finding.weightless import Faker, OnThisMachine, fake_mode, without_weights
+from djinn_fx.explain.finding.file import (
+    UserFile,
+    beside,
+    import_user_module,
+    is_import_path,
+    load_user_file,
+    split_spec,
+)
+from djinn_fx.explain.finding.inputs import (
+    Inputs,
+    call_user,
+    find_inputs,
+    given_inputs,
+    required_parameters,
+    signature_of,
+    typed_inputs,
+)
+from djinn_fx.explain.finding.scenarios import MOST_CASES, Case, entry_cases, listed_cases, value_of
+from djinn_fx.explain.finding.targets import Target, entry_target, is_factory, is_model_class, resolve, unwrap
+from djinn_fx.explain.finding.typed import TypedInput
+from djinn_fx.explain.finding.weightless import Faker, OnThisMachine, fake_mode, for_lack_of_values, without_weights
+
+log = logging.getLogger("djinn_fx.explain")
+
+
+class Rung(IntEnum):
+    """How a model was made; the next one is tried where one fails."""
+
+    #: Its constructor ran for real, and each parameter lost its memory as it was registered.
+    REGISTERED = 1
+    #: Its constructor ran under fake tensors.
+    CONSTRUCTED = 2
+    #: For real, with values.
+    VALUES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +74,8 @@ class FoundModel:
         path: the same, absolute.
         faker: what gave it tensors without values; None: it is as the file makes it.
         scenario: of several calls, which; empty where there is one only.
+        typed: its inputs by size and type, where they were given so.
+        rung: how it was made.
     """
 
     module: Callable[..., Any]
@@ -53,41 +87,82 @@ class FoundModel:
     path: Path
     faker: Faker | None = None
     scenario: str = ""
+    typed: tuple[TypedInput, ...] = ()
+    rung: Rung = Rung.VALUES
 
     def values_aside(self) -> contextlib.AbstractContextManager[object]:
         """In which it can be called: where its tensors have no values, what it makes has none either."""
         return self.faker.mode if self.faker is not None else contextlib.nullcontext()
 
+    def mark_sizes(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Tell Dynamo which sizes of these arguments may vary."""
+        positional = iter(args)
+        for one in self.typed:
+            one.mark(kwargs[one.name] if one.name is not None else next(positional))
+
 
 def find_model(spec: str, *, fake: bool = False) -> FoundModel:
-    """Load ``model.py`` or ``model.py:attr`` and find the model and its inputs.
+    """The first scenario of :func:`find_scenarios`."""
+    return find_scenarios(spec, fake=fake)[0]
+
+
+def find_scenarios(spec: str, *, fake: bool = False, typed: Sequence[TypedInput] = ()) -> list[FoundModel]:
+    """Load ``model.py``, ``model.py:attr`` or ``package.module:attr``, and find the model and its inputs.
 
     Args:
         spec: what follows the command.
         fake: weights and inputs have no values, and take no memory.
+        typed: inputs by size and type, in the place of the file's.
+
+    Returns:
+        One for each way of calling the model that the file names.
 
     Raises:
         ModelFileError: the file holds no model or several, or has no inputs for it.
         ModelFailedError: its code raises.
     """
+    if not fake:
+        return _find(spec, Rung.VALUES, typed)
+    try:
+        return _find(spec, Rung.REGISTERED, typed)
+    except ModelFailedError as error:
+        if not for_lack_of_values(error):
+            raise
+        log.info("%s: its constructor needs its weights: made under fake tensors", spec)
+        try:
+            return _find(spec, Rung.CONSTRUCTED, typed)
+        except ModelFileError:
+            raise error from None
+
+
+def _find(spec: str, rung: Rung, typed: Sequence[TypedInput]) -> list[FoundModel]:
     shown, attr = split_spec(spec)
     torch.manual_seed(0)
-    with without_weights() if fake else contextlib.nullcontext(), OnThisMachine():
-        user = load_user_file(shown)
+    mode = fake_mode()
+    making: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if rung is not Rung.VALUES:
+        making = without_weights() if rung is Rung.REGISTERED else mode
+    with making, OnThisMachine():
+        user = load_user_file(shown) if attr is None or not is_import_path(shown) else import_user_module(shown)
         with beside(user.path):
-            name, target = _explicit(user, attr) if attr is not None else _by_convention(user)
-    faker = Faker(fake_mode()) if fake else None
+            name, targets = _explicit(user, attr) if attr is not None else _by_convention(user)
+    faker = Faker(mode) if rung is not Rung.VALUES else None
     with beside(user.path), OnThisMachine():
         if faker is not None:
-            for one in (*user.names.values(), target.model, target.owner):
+            owners = [owner for target in targets for owner in (target.model, target.owner)]
+            for one in (*user.names.values(), *owners):
                 if isinstance(one, nn.Module):
                     faker.fill(one)
-        return _with_inputs(user, name, target, faker)
+        found = [_with_inputs(user, name, target, faker, typed) for target in targets]
+    return [replace(one, rung=rung) for one in found]
 
 
-def _explicit(user: UserFile, attr: str) -> tuple[str, Target]:
+def _explicit(user: UserFile, attr: str) -> tuple[str, list[Target]]:
     first, *rest = attr.split(".")
     if not hasattr(user.module, first):
+        named = _named_scenario(user, attr)
+        if named is not None:
+            return attr, [named]
         hint = did_you_mean(first, user.names)
         raise ModelFileError(f"{user.shown}: defines no {first!r}{hint}{as_commands(user, candidates(user))}")
     owner = unwrap(getattr(user.module, first))
@@ -97,12 +172,52 @@ def _explicit(user: UserFile, attr: str) -> tuple[str, Target]:
             raise ModelFileError(f"{user.shown}:{'.'.join([first, *rest[:index]])} has no attribute {part!r}")
         value = unwrap(getattr(value, part))
     if rest and isinstance(owner, nn.Module) and isinstance(value, nn.Module):
-        return attr, Target(model=value, rule=attr, owner=owner)
-    return attr, resolve(user, attr, value)
+        return attr, [Target(model=value, rule=attr, owner=owner)]
+    if attr == "djinn_entry":
+        return attr, _entry(user)
+    named = _named_scenario(user, attr) if is_model_class(value) and required_parameters(signature_of(value)) else None
+    return attr, [named or resolve(user, attr, value)]
 
 
-def _with_inputs(user: UserFile, attr: str, target: Target, faker: Faker | None) -> FoundModel:
-    if target.owner is not None:
+def _named_scenario(user: UserFile, name: str) -> Target | None:
+    """One of several that djinn_entry() gives, or of the list of test cases."""
+    if is_factory(user.names.get("djinn_entry")):
+        found = [target for target in _entry(user) if target.scenario == name]
+        if found:
+            return replace(found[0], scenario="")
+    listed = listed_cases(user)
+    case = next((case for case in listed[1] if case.name == name), None) if listed is not None else None
+    return (
+        replace(_of_case(user, case, f"{listed[0]}"), scenario="") if case is not None and listed is not None else None
+    )
+
+
+def _entry(user: UserFile) -> list[Target]:
+    """What djinn_entry() gives."""
+    function = user.names["djinn_entry"]
+    assert callable(function)
+    made = call_user(user, function, "djinn_entry()")
+    cases = entry_cases(made)
+    if cases is None:
+        return [entry_target(user, made)]
+    return [_of_case(user, case, "djinn_entry()") for case in cases]
+
+
+def _of_case(user: UserFile, case: Case, rule: str) -> Target:
+    if case.make is None:
+        _, (target,) = _by_convention(user, entry=False)
+        rule = f"{target.rule}; inputs from {rule}"
+    else:
+        target = Target(model=unwrap(case.make()), rule=rule)
+    return replace(target, inputs=value_of(user, case), rule=rule, scenario=case.name)
+
+
+def _with_inputs(
+    user: UserFile, attr: str, target: Target, faker: Faker | None, typed: Sequence[TypedInput]
+) -> FoundModel:
+    if typed:
+        inputs = typed_inputs(target.model, typed)
+    elif target.owner is not None:
         inputs = _of_a_part(user, attr, target.owner, target.model, faker)
     elif target.inputs is not None:
         inputs = given_inputs(user, target.model, target.inputs, target.rule)
@@ -119,6 +234,8 @@ def _with_inputs(user: UserFile, attr: str, target: Target, faker: Faker | None)
         file=user.shown,
         path=user.path,
         faker=faker,
+        scenario=target.scenario,
+        typed=tuple(typed),
     )
 
 
@@ -148,17 +265,21 @@ def _of_a_part(user: UserFile, attr: str, owner: nn.Module, part: Callable[..., 
     return Inputs(args=calls[0][0], kwargs=calls[0][1], rule=rule)
 
 
-def _by_convention(user: UserFile) -> tuple[str, Target]:
+def _by_convention(user: UserFile, entry: bool = True) -> tuple[str, list[Target]]:
+    """The name of what is examined, and a target for each scenario; ``entry``: djinn_entry() too."""
     names = user.names
-    if is_factory(names.get("djinn_entry")):
-        return "djinn_entry", resolve(user, "djinn_entry", names["djinn_entry"])
+    if entry and is_factory(names.get("djinn_entry")):
+        return "djinn_entry", _entry(user)
     if is_factory(names.get("get_model")):
-        return "get_model", resolve(user, "get_model", names["get_model"])
+        return "get_model", [resolve(user, "get_model", names["get_model"])]
     model = unwrap(names.get("model"))
     if isinstance(model, nn.Module) or is_model_class(model) or inspect.isfunction(model):
-        return "model", resolve(user, "model", model)
+        return "model", [resolve(user, "model", model)]
     if is_model_class(names.get("Model")) and "get_inputs" in names:
-        return "Model", resolve(user, "Model", names["Model"])
+        return "Model", [resolve(user, "Model", names["Model"])]
+    listed = listed_cases(user)
+    if listed is not None:
+        return listed[0], _listed(user, *listed)
     for choose in (benchmark_classes, instances, likely_classes, factories, bare_instances):
         found = choose(user)
         if len(found) > 1:
@@ -166,8 +287,16 @@ def _by_convention(user: UserFile) -> tuple[str, Target]:
             raise ModelFileError(f"{user.shown}: holds more than one model{as_commands(user, every)}")
         if found:
             target = resolve(user, found[0], names[found[0]])
-            return found[0], Target(model=target.model, inputs=target.inputs, rule=f"the one model: {target.rule}")
+            return found[0], [replace(target, rule=f"the one model: {target.rule}")]
     raise ModelFileError(_nothing_found(user))
+
+
+def _listed(user: UserFile, name: str, cases: list[Case]) -> list[Target]:
+    if len(cases) > MOST_CASES:
+        every = as_commands(user, [case.name for case in cases])
+        raise ModelFileError(f"{user.shown}: {name} has {len(cases)} cases, more than are examined at once{every}")
+    found = [_of_case(user, case, name) for case in cases]
+    return found if len(found) > 1 else [replace(found[0], scenario="")]
 
 
 def _nothing_found(user: UserFile) -> str:

@@ -25,12 +25,14 @@ class Target:
         rule: how it was made, for the reader.
         inputs: what came with the model, unread; None if nothing did.
         owner: the whole model, where this is a part of one.
+        scenario: of several ways of calling it, which.
     """
 
     model: Callable[..., Any]
     rule: str
     inputs: Any = None
     owner: nn.Module | None = None
+    scenario: str = ""
 
 
 def unwrap(value: Any) -> Any:
@@ -87,6 +89,18 @@ def resolve(user: UserFile, name: str, value: Any) -> Target:
     if made is None:
         raise ModelFileError(f"{user.shown}: {name}() returned None; it should return the model")
     return Target(model=value, rule=f"{name}, a function")
+
+
+def entry_target(user: UserFile, made: Any) -> Target:
+    """What ``djinn_entry()`` returned, where that is one model, with inputs or without.
+
+    Raises:
+        ModelFileError: it is neither.
+    """
+    made = unwrap(made)
+    if isinstance(made, (tuple, list)) and len(made) == 2 and inspect.isfunction(made[0]):
+        return Target(model=made[0], rule="djinn_entry()", inputs=made[1])
+    return _from_pair(user, "djinn_entry", made, "djinn_entry()")
 
 
 def _from_class(user: UserFile, name: str, cls: type[Any]) -> Target:

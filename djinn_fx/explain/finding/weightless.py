@@ -102,7 +102,7 @@ class Faker:
         return pytree.tree_map(lambda one: self._of(one) if isinstance(one, torch.Tensor) else one, value)
 
     def _of(self, tensor: torch.Tensor) -> torch.Tensor:
-        if isinstance(tensor, _AS_IT_IS):
+        if isinstance(tensor, _AS_IT_IS) and not isinstance(tensor, FakeTensor):
             return tensor
         known = self._known.get(id(tensor))
         if known is None:
@@ -112,6 +112,8 @@ class Faker:
         return known
 
     def _fake(self, tensor: torch.Tensor) -> torch.Tensor:
+        if isinstance(tensor, FakeTensor):
+            return tensor
         if tensor.device.type != "meta":
             return self.mode.from_tensor(tensor)
         with self.mode:
@@ -122,7 +124,15 @@ class Faker:
 
 
 #: What torch says where an op needs a value, or memory, that is not there.
-_LACKS = ("meta tensor", "device meta", "data pointer", "data-dependent", "Data dependent")
+_LACKS = (
+    "meta tensor",
+    "device meta",
+    "cpu and meta",
+    "meta and cpu",
+    "data pointer",
+    "data-dependent",
+    "Data dependent",
+)
 
 
 def for_lack_of_values(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from djinn_fx.explain.forms.words import (
     IMPORTANCE,
     check_text,
     cost_text,
+    found_text,
     group_label,
     group_regions,
     interval_text,
@@ -66,6 +67,9 @@ def print_report(report: Report, file: TextIO) -> None:
 
 
 def _scenario(console: Console, report: Report, scenario: Scenario, run: ScenarioRun) -> None:
+    if scenario.failed is not None:
+        _row(console, "failed", scenario.failed)
+        return
     _heading(console, "Verdict")
     for name, text in verdict(report.model, scenario, run).items():
         _row(console, name, text)
@@ -104,9 +108,7 @@ def _model(console: Console, report: Report) -> None:
     model = report.model
     _heading(console, "Model")
     _row(console, "name", f"{model.name} ({model.mode})")
-    known = "; weights and inputs have sizes and types, and no values"
-    without = "" if all(scenario.values for scenario in report.scenarios) else known
-    _row(console, "found", f"{model.file}, which was executed: {model.rule}{without}")
+    _row(console, "found", found_text(report))
     _row(console, "parameters", f"{format_count(model.parameter_count)} in {format_bytes(model.parameter_bytes)}")
     _row(console, "versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from djinn_fx.explain.finding.file import as_command
-from djinn_fx.explain.report import Check, ModelInfo, PricingInfo, ReasonGroup, RegionInfo
+from djinn_fx.explain.report import Check, ModelInfo, PricingInfo, ReasonGroup, RegionInfo, Report
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.srg.memory import MemoryPeak
 from djinn_fx.srg.plan import EngineTime
@@ -44,6 +44,19 @@ IMPORTANCE = (
     ReasonKind.COLOCATED,
     ReasonKind.ORDERED,
 )
+
+
+#: How a model was made, where it has no values.
+_RUNGS = {
+    1: "weights and inputs have sizes and types, and no values",
+    2: "made under fake tensors, since its constructor uses its weights: all has sizes and types, and no values",
+}
+
+
+def found_text(report: Report) -> str:
+    """By which rule the model was found, and how it was made."""
+    rungs = sorted({scenario.rung for scenario in report.scenarios} & _RUNGS.keys())
+    return "; ".join([f"{report.model.file}, which was executed: {report.model.rule}", *map(_RUNGS.__getitem__, rungs)])
 
 
 def partial_text(model: ModelInfo, line: str) -> str:
