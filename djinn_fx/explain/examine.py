@@ -6,9 +6,10 @@ import contextlib
 import logging
 import os
 import re
+import shlex
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +20,15 @@ from torch import nn
 from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.errors import DjinnError, ModelFailedError
 from djinn_fx.explain.check import buffers_kept, compare, copy_inputs, is_random, results, run_eager
-from djinn_fx.explain.finding.file import as_command, beside, first_line
+from djinn_fx.explain.finding.file import as_command, beside, checked_path, first_line
 from djinn_fx.explain.finding.model import FoundModel
+from djinn_fx.explain.finding.script import run_script
 from djinn_fx.explain.finding.weightless import for_lack_of_values, is_out_of_memory
-from djinn_fx.explain.gather import Examined, examined, input_texts, joined, model_info, name_of
+from djinn_fx.explain.gather import Examined, examined, graph_inputs, input_texts, joined, model_info, name_of
 from djinn_fx.explain.report import Check, Report
 from djinn_fx.settings.engines import EAGER
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.record import GraphKind
 
 if TYPE_CHECKING:
     from djinn_fx.compiling.captured import CaptureResult
@@ -41,6 +44,8 @@ def examine(
     training: bool = False,
     dynamic: bool = False,
     find_s: float = 0.0,
+    stage: Callable[[str], object] = str,
+    words: Sequence[str] = (),
 ) -> Report:
     """Capture the model in each of its scenarios and report what was decided.
 
@@ -51,16 +56,68 @@ def examine(
         training: in training mode with a backward graph, else in evaluation mode without gradients.
         dynamic: every size may vary, as with ``torch.compile(dynamic=True)``.
         find_s: seconds that finding it took.
+        stage: is told what it is at.
+        words: of the command line, to be repeated in the one that is told.
 
     Raises:
         ModelFailedError: the model fails or cannot be captured; the message names the user's line.
     """
     first = found[0]
     info = model_info(
-        first.module, file=first.file, attr=first.attr, rule=first.rule, mode="training" if training else "inference"
+        [one.module for one in found],
+        file=first.file,
+        attr=first.attr,
+        rule=first.rule if len(found) == 1 else first.made,
+        mode="training" if training else "inference",
+        words=words,
     )
-    several = len(found) > 1
-    return joined(info, [_scenario(one, settings, build, training, dynamic, several) for one in found], find_s)
+    several, made = len(found) > 1, []
+    for one in found:
+        stage(f"{'building and running' if build else 'capturing'} {info.name} {one.scenario}".rstrip())
+        made.append(_scenario(one, settings, build, training, dynamic, several))
+    return joined(info, made, find_s)
+
+
+def examine_script(
+    shown: str, args: Sequence[str], settings: Settings, *, build: bool = False, words: Sequence[str] = ()
+) -> Report:
+    """Run a script and report on what it gives to torch.compile, a scenario each.
+
+    Raises:
+        ModelFileError: there is no such file.
+        ModelFailedError: it raises, or calls nothing that is compiled.
+    """
+    began = time.perf_counter()
+    if build:
+        settings = settings.model_copy(update={"compile": "blocking"})
+    run = run_script(shown, args, settings, build=build)
+    spent_s = time.perf_counter() - began
+    engine = next(iter(tier_names(settings)), EAGER)
+    path = str(checked_path(shown))
+    several = len(run.called) > 1
+    scenarios = [
+        examined(
+            name_of(one.model, one.name),
+            one.recorder.graphs,
+            [reason.replace(path, shown) for reason in dict.fromkeys(one.recorder.breaks)],
+            engine=engine,
+            name=one.name if several else "",
+            rule="a call of the script",
+            inputs=graph_inputs(one.recorder.graphs[0]),
+        )
+        for one in run.called
+    ]
+    training = any(graph.srg.kind is not GraphKind.INFERENCE for one in run.called for graph in one.recorder.graphs)
+    count = len(run.called)
+    info = model_info(
+        [one.model for one in run.called],
+        file=shlex.join(["--exec", shown, *(["--", *args] if args else [])]),
+        attr="",
+        rule=f"{count} part{'' if count == 1 else 's'} that it gives to torch.compile, of {len(run.compiled)}",
+        mode="training" if training else "inference",
+        words=words,
+    )
+    return joined(info, scenarios, spent_s)
 
 
 def _scenario(
@@ -75,7 +132,7 @@ def _scenario(
             name_of(found.module, found.attr),
             (),
             name=found.scenario,
-            rule=found.rule,
+            rule=found.given or found.rule,
             inputs=_inputs(found),
             rung=found.rung,
             failed=str(error),
@@ -109,7 +166,7 @@ def _examined(found: FoundModel, settings: Settings, build: bool, training: bool
         check,
         engine=next(iter(tier_names(settings)), EAGER),
         name=found.scenario,
-        rule=found.rule,
+        rule=found.given or found.rule,
         inputs=_inputs(found),
         rung=found.rung,
         partial=_line_of(result.error, found) or found.file if result.error is not None else None,

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from djinn_fx.dispatch.region import RegionBuild
 
 _SHORT_HASH = 12
+_MOST_NAMES = 4
 #: A build's outcome that says its artefact was there.
 _HITS = ("memory", "store")
 
@@ -130,17 +131,33 @@ def joined(model: ModelInfo, found: Sequence[Examined], find_s: float = 0.0) -> 
     )
 
 
-def model_info(module: Callable[..., Any], *, file: str, attr: str, rule: str, mode: str) -> ModelInfo:
-    """What is to be said about the model itself."""
-    parameters = list(module.parameters()) if isinstance(module, nn.Module) else []
+def model_info(
+    modules: Sequence[Callable[..., Any]],
+    *,
+    file: str,
+    attr: str,
+    rule: str,
+    mode: str,
+    words: Sequence[str] = (),
+) -> ModelInfo:
+    """What is to be said about the model itself, or about all those that scenarios call."""
+    distinct = {id(module): module for module in modules}.values()
+    parameters = {
+        id(parameter): parameter
+        for module in distinct
+        for parameter in (module.parameters() if isinstance(module, nn.Module) else ())
+    }.values()
+    names = list(dict.fromkeys(name_of(module, attr) for module in distinct))
     return ModelInfo(
         file=file,
         attr=attr,
         rule=rule,
-        name=name_of(module, attr),
+        name=", ".join(names[:_MOST_NAMES])
+        + (f", +{len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""),
         mode=mode,
         parameter_count=sum(parameter.numel() for parameter in parameters),
         parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        words=tuple(words),
     )
 
 
@@ -155,6 +172,17 @@ def input_texts(module: Callable[..., Any], args: Sequence[Any], kwargs: Mapping
     names = list(signature.parameters) if signature is not None else []
     named = [(names[place] if place < len(names) else f"#{place}", value) for place, value in enumerate(args)]
     return {name: _value_text(value) for name, value in [*named, *kwargs.items()]}
+
+
+def graph_inputs(captured: CapturedGraph) -> dict[str, str]:
+    """What a graph is given besides weights and state, as :func:`input_texts` has it."""
+    srg = captured.srg
+    given = [node for node in srg.nodes if node.op == "placeholder" and srg.record(node).residency is Residency.INPUT]
+    return {
+        node.name: f"{str(meta.dtype).removeprefix('torch.')}[{', '.join(map(str, meta.shape))}]"
+        for node in given
+        for meta in srg.record(node).outputs[:1]
+    }
 
 
 def _value_text(value: Any) -> str:

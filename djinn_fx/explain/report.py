@@ -25,7 +25,16 @@ WITH_VALUES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """The model that was found. ``mode`` is ``inference`` or ``training``."""
+    """The model that was found.
+
+    Attributes:
+        file: as the user wrote it, or the option in its place.
+        attr: the model in it; empty behind an option.
+        rule: the convention that found it.
+        name: of its class or function; of several, all of them.
+        mode: ``inference`` or ``training``.
+        words: of the command line that made the report what it is, besides file and attr.
+    """
 
     file: str
     attr: str
@@ -34,6 +43,7 @@ class ModelInfo:
     mode: str
     parameter_count: int
     parameter_bytes: int
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

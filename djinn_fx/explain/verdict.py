@@ -57,10 +57,13 @@ def figures(report: Report) -> dict[str, list[str]]:
 def _time(scenario: Scenario, check: Check | None) -> str:
     if check is not None and check.call_s is not None:
         return f"{format_seconds(check.call_s)} measured"
-    return f"{format_seconds(_estimate(scenario))} estimated"
+    return f"{format_seconds(call_seconds(scenario, None))} estimated"
 
 
-def _estimate(scenario: Scenario) -> float:
+def call_seconds(scenario: Scenario, check: Check | None) -> float:
+    """Seconds of a call: measured, else by estimate."""
+    if check is not None and check.call_s is not None:
+        return check.call_s
     best = _fastest(scenario)
     return best if best is not None else sum(graph.cost.time_s for graph in scenario.graphs)
 
@@ -139,4 +142,4 @@ def _wrong(scenario: Scenario, run: ScenarioRun) -> str:
 def _next(model: ModelInfo, run: ScenarioRun) -> str:
     if run.check is not None:
         return 'torch.compile(model, backend="djinn")'
-    return as_command(model.file, model.attr, "--real")
+    return as_command(model.file, model.attr, *model.words, "--real")

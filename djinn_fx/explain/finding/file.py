@@ -19,6 +19,8 @@ from types import ModuleType
 
 from djinn_fx.errors import DjinnError, ModelFailedError, ModelFileError
 
+#: How every command begins that is given to be copied.
+COMMAND = "python -m djinn_fx.explain"
 _SPEC = re.compile(r"(?P<path>.+):(?P<attr>[^\W\d]\w*(?:\.\w+)*)")
 
 
@@ -90,12 +92,13 @@ def as_command(shown: str, attr: str, *words: str) -> str:
     """The command that explains a model, to be copied.
 
     Args:
-        shown: the file, as the user wrote it, or words of the command line in its place.
-        attr: the model in it; empty where it holds one only.
-        words: that follow.
+        shown: the file, as the user wrote it, or an option in its place.
+        attr: the model in it; empty behind an option.
+        words: further ones.
     """
-    target = shlex.quote(f"{shown}:{attr}") if attr else shown
-    return " ".join(["python -m djinn_fx.explain", target, *words])
+    if not attr:
+        return " ".join([COMMAND, *words, shown])
+    return " ".join([COMMAND, shlex.quote(f"{shown}:{attr}"), *words])
 
 
 def load_user_file(shown: str) -> UserFile:

@@ -37,8 +37,6 @@ from djinn_fx.explain.finding.inputs import (
     call_user,
     find_inputs,
     given_inputs,
-    required_parameters,
-    signature_of,
     typed_inputs,
 )
 from djinn_fx.explain.finding.scenarios import MOST_CASES, Case, entry_cases, listed_cases, value_of
@@ -69,6 +67,8 @@ class FoundModel:
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
         rule: the convention that hit, for the reader.
+        made: its part on the model.
+        given: its part on the inputs.
         attr: the name in the file.
         file: the path as the user gave it.
         path: the same, absolute.
@@ -82,6 +82,8 @@ class FoundModel:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     rule: str
+    made: str
+    given: str
     attr: str
     file: str
     path: Path
@@ -175,7 +177,7 @@ def _explicit(user: UserFile, attr: str) -> tuple[str, list[Target]]:
         return attr, [Target(model=value, rule=attr, owner=owner)]
     if attr == "djinn_entry":
         return attr, _entry(user)
-    named = _named_scenario(user, attr) if is_model_class(value) and required_parameters(signature_of(value)) else None
+    named = _named_scenario(user, attr) if is_model_class(value) else None
     return attr, [named or resolve(user, attr, value)]
 
 
@@ -230,6 +232,8 @@ def _with_inputs(
         args=args,
         kwargs=kwargs,
         rule=rule,
+        made=target.rule,
+        given=inputs.rule,
         attr=attr,
         file=user.shown,
         path=user.path,

@@ -93,7 +93,7 @@ def _sizes(text: str, sizes: str) -> list[Size]:
     place = 0
     while place < len(sizes):
         match = _SIZE.match(sizes, place)
-        if match is None or (match.end() < len(sizes) and sizes[match.end()] != "x"):
+        if match is None or sizes[match.end() :] == "x" or sizes[match.end() : match.end() + 1] not in ("", "x"):
             raise SettingsError(
                 f"--input {text}: {sizes[place:]!r} are no sizes; write them as 8x512, one that varies as batch=1..8"
             )

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from djinn_fx.explain.finding.file import COMMAND
 from djinn_fx.explain.forms.placement import placement_lines
 from djinn_fx.explain.forms.words import (
     IMPORTANCE,
@@ -20,6 +21,7 @@ from djinn_fx.explain.forms.words import (
     group_label,
     group_regions,
     interval_text,
+    is_routine,
     memory_text,
     partial_text,
     pays_text,
@@ -52,8 +54,14 @@ _MAX_ROWS = 40
 _INDENT = 14
 
 
-def print_report(report: Report, file: TextIO) -> None:
-    """Print the report; in colour only where the file is a terminal."""
+def print_report(report: Report, file: TextIO, *, verbose: bool = False) -> None:
+    """Print the report; in colour only where the file is a terminal.
+
+    Args:
+        report: what is printed.
+        file: where to.
+        verbose: also rows that say "none", and what was decided by routine.
+    """
     buffer = io.StringIO()
     console = Console(file=buffer, width=WIDTH, highlight=False, force_terminal=file.isatty(), legacy_windows=False)
     _model(console, report)
@@ -62,11 +70,11 @@ def print_report(report: Report, file: TextIO) -> None:
     for scenario, run in zip(report.scenarios, report.run.scenarios, strict=True):
         if len(report.scenarios) > 1:
             _heading(console, f"Scenario {scenario.name}: {', '.join(scenario.inputs)}")
-        _scenario(console, report, scenario, run)
+        _scenario(console, report, scenario, run, verbose)
     file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
 
 
-def _scenario(console: Console, report: Report, scenario: Scenario, run: ScenarioRun) -> None:
+def _scenario(console: Console, report: Report, scenario: Scenario, run: ScenarioRun, verbose: bool) -> None:
     if scenario.failed is not None:
         _row(console, "failed", scenario.failed)
         return
@@ -75,7 +83,7 @@ def _scenario(console: Console, report: Report, scenario: Scenario, run: Scenari
         _row(console, name, text)
     _graph_breaks(console, scenario.graph_breaks)
     for number, (graph, measured) in enumerate(zip(scenario.graphs, run.graphs, strict=True), start=1):
-        _graph(console, graph, measured, f"Graph {number} of {len(scenario.graphs)}")
+        _graph(console, graph, measured, f"Graph {number} of {len(scenario.graphs)}", verbose)
     if scenario.partial is not None:
         _heading(console, "Partial")
         _row(console, "ends at", partial_text(report.model, scenario.partial))
@@ -113,7 +121,7 @@ def _model(console: Console, report: Report) -> None:
     _row(console, "versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()))
 
 
-def _graph(console: Console, graph: GraphInfo, run: GraphRun, title: str) -> None:
+def _graph(console: Console, graph: GraphInfo, run: GraphRun, title: str, verbose: bool) -> None:
     kind = graph.kind if graph.phase in (None, graph.kind) else f"{graph.kind}, {graph.phase}"
     total, distinct = len(graph.regions), graph.distinct_regions
     regions = f"{total} region{plural_s(total)}, {distinct} distinct to compile"
@@ -125,14 +133,15 @@ def _graph(console: Console, graph: GraphInfo, run: GraphRun, title: str) -> Non
     _row(console, "memory", f"peak {format_bytes(graph.peak_bytes)}; {', '.join(held)}")
     for peak in graph.memory:
         _row(console, "peak", peak_text(peak))
-    _transfers(console, graph)
+    if graph.transfers or verbose:
+        _transfers(console, graph)
     for place, line in enumerate(placement_lines(graph.placement) if graph.placement is not None else ()):
         _row(console, "" if place else "placement", line)
     _row(console, "cost", cost_text(graph.cost))
     _pricing(console, graph)
     _passes(console, run.passes)
     _builds(console, graph.regions, run.builds)
-    _reasons(console, (*graph.reasons, *run.reasons))
+    _reasons(console, (*graph.reasons, *run.reasons), verbose)
 
 
 def _pricing(console: Console, graph: GraphInfo) -> None:
@@ -215,14 +224,19 @@ def _transfers(console: Console, graph: GraphInfo) -> None:
     _row(console, "transfers", some(moved, _MAX_LINES, "; ") if moved else "none")
 
 
-def _reasons(console: Console, reasons: tuple[ReasonGroup, ...]) -> None:
+def _reasons(console: Console, reasons: tuple[ReasonGroup, ...], verbose: bool) -> None:
     rank = {kind.value: position for position, kind in enumerate(IMPORTANCE)}
-    ordered = sorted(reasons, key=lambda reason: (rank.get(reason.kind, len(rank)), -reason.count))
+    telling = [reason for reason in reasons if verbose or not is_routine(reason)]
+    ordered = sorted(telling, key=lambda reason: (rank.get(reason.kind, len(rank)), -reason.count))
     chosen = _fair_choice(ordered)
     for position, reason in enumerate(chosen):
         _row(console, "why" if position == 0 else "", reason_text(reason))
-    if len(ordered) > len(chosen):
-        _row(console, "", f"+{len(ordered) - len(chosen)} more, see --json")
+    if len(reasons) > len(chosen):
+        _row(
+            console,
+            "",
+            f"+{len(reasons) - len(chosen)} more, see {'--json' if len(telling) == len(reasons) else '-v and --json'}",
+        )
 
 
 def _fair_choice(ordered: list[ReasonGroup]) -> list[ReasonGroup]:
@@ -252,7 +266,9 @@ def _heading(console: Console, text: str) -> None:
 
 
 def _row(console: Console, name: str, text: str) -> None:
-    lines = textwrap.wrap(text, WIDTH - _INDENT) or [""]
-    console.print(f"[bold]{f'  {name}':{_INDENT}}[/bold]{escape(lines[0])}")
+    # A command stays whole, and so does what has no space, such as a path: it is there to be copied.
+    width = len(text) + 1 if text.startswith(COMMAND) else WIDTH - _INDENT
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    console.print(f"[bold]{f'  {name}':{_INDENT}}[/bold]{escape(lines[0])}", soft_wrap=True)
     for line in lines[1:]:
-        console.print(" " * _INDENT + escape(line))
+        console.print(" " * _INDENT + escape(line), soft_wrap=True)

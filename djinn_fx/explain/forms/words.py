@@ -46,6 +46,25 @@ IMPORTANCE = (
 )
 
 
+#: What is decided for every graph, and tells nothing of this one where nothing was chosen.
+_ROUTINE = {
+    kind.value
+    for kind in (
+        ReasonKind.PRICED,
+        ReasonKind.TRANSFER,
+        ReasonKind.PLACED,
+        ReasonKind.COLOCATED,
+        ReasonKind.ORDERED,
+        ReasonKind.CACHE_HIT,
+    )
+}
+
+
+def is_routine(reason: ReasonGroup) -> bool:
+    """Whether only who wants to know everything wants to know it: nothing was there to be chosen."""
+    return reason.kind in _ROUTINE and reason.runner_up is None
+
+
 #: How a model was made, where it has no values.
 _RUNGS = {
     1: "weights and inputs have sizes and types, and no values",
@@ -56,12 +75,14 @@ _RUNGS = {
 def found_text(report: Report) -> str:
     """By which rule the model was found, and how it was made."""
     rungs = sorted({scenario.rung for scenario in report.scenarios} & _RUNGS.keys())
-    return "; ".join([f"{report.model.file}, which was executed: {report.model.rule}", *map(_RUNGS.__getitem__, rungs)])
+    model = report.model
+    where = [f"{model.file}, which was executed: {model.rule}" if model.attr or "--exec" in model.file else model.rule]
+    return "; ".join([*where, *map(_RUNGS.__getitem__, rungs)])
 
 
 def partial_text(model: ModelInfo, line: str) -> str:
     """Why the report ends, and what to do."""
-    command = as_command(model.file, model.attr, "--real")
+    command = as_command(model.file, model.attr, *model.words, "--real")
     return f"{line}: what follows depends on values; {command} runs the model, with all of its memory"
 
 
