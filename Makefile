@@ -126,9 +126,10 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Writes the generated tables again: the settings (README, docs/settings.md); the operators TensorRT and ONNX take, some minutes' work each.
+# Writes what is generated again: tables of the settings (README, docs/settings.md), the report's schema; the operators TensorRT and ONNX take, some minutes' work each.
 table: $(READY)
 	$(BIN)/python tools/settings_table.py
+	$(BIN)/python tools/report_schema.py
 tensorrt-table: $(READY)
 	$(BIN)/python tools/tensorrt_table.py
 onnx-table: $(READY)

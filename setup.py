@@ -49,6 +49,7 @@ TEST = [
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "expecttest>=0.2",
+    "jsonschema>=4.20",
     "setuptools>=77,<82",  # torch 2.11 has that bound too
 ]
 DEV = [*TEST, "ruff>=0.12", "mypy>=1.15", "import-linter>=2.3", "types-PyYAML"]
@@ -64,7 +65,12 @@ setup(
     python_requires=">=3.10",
     packages=all_packages(),
     package_dir={f"djinn_fx.{name}": name for name in MAPPED},
-    package_data={"djinn_fx": ["py.typed"], "djinn_fx.costmodels": ["data/*"]},
+    package_data={
+        "djinn_fx": ["py.typed"],
+        "djinn_fx.costmodels": ["data/*"],
+        "djinn_fx.explain.forms": ["schema.json"],
+        "djinn_fx.explain.forms.html": ["page.*"],
+    },
     include_package_data=False,
     zip_safe=False,
     install_requires=[
@@ -76,6 +82,7 @@ setup(
         "filelock",
         "platformdirs",
         "safetensors",
+        "jinja2",  # a dependency of torch's too
     ],
     extras_require={
         "transformers": TRANSFORMERS,

@@ -77,19 +77,21 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class JsonTarget:
-    """Where ``--json`` is to be written.
+class FileTarget:
+    """Where something is to be written.
 
     Attributes:
+        flag: which asked for it.
         path: a file; None: nowhere, or standard output.
         quiet: it is standard output, on which nothing else is written then.
     """
 
+    flag: str
     path: Path | None
     quiet: bool
 
     def write(self, text: str) -> None:
-        """Write the report, if it is asked for.
+        """Write it, if it is asked for.
 
         Raises:
             SettingsError: it cannot be written there.
@@ -101,20 +103,25 @@ class JsonTarget:
         try:
             self.path.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
-            raise SettingsError(f"--json {self.path}: cannot be written: {error.strerror}") from error
+            raise SettingsError(f"{self.flag} {self.path}: cannot be written: {error.strerror}") from error
 
 
-def json_target(name: str | None) -> JsonTarget:
-    """What follows ``--json``, checked before any work is done.
+def json_target(name: str | None) -> FileTarget:
+    """What follows ``--json``, checked as by :func:`file_target`."""
+    return file_target("--json", name)
+
+
+def file_target(flag: str, name: str | None) -> FileTarget:
+    """What follows a flag that takes a file, or - for standard output; checked before any work is done.
 
     Raises:
         SettingsError: it cannot be written there.
     """
     if name is None or name == "-":
-        return JsonTarget(None, quiet=name == "-")
+        return FileTarget(flag, None, quiet=name == "-")
     target = Path(name)
     if target.is_dir():
-        raise SettingsError(f"--json {name}: is a directory; name a file")
+        raise SettingsError(f"{flag} {name}: is a directory; name a file")
     if not target.absolute().parent.is_dir():
-        raise SettingsError(f"--json {name}: there is no directory {target.absolute().parent}")
-    return JsonTarget(target, quiet=False)
+        raise SettingsError(f"{flag} {name}: there is no directory {target.absolute().parent}")
+    return FileTarget(flag, target, quiet=False)

@@ -146,6 +146,12 @@ class TestWheel:
         with zipfile.ZipFile(wheel) as archive:
             held = set(archive.namelist())
         data = {f"djinn_fx/costmodels/data/{file.name}" for file in (repo / "costmodels" / "data").glob("*.*")}
+        forms = repo / "djinn_fx" / "explain" / "forms"
+        data |= {
+            file.relative_to(repo).as_posix()
+            for file in forms.rglob("*")
+            if file.suffix in (".json", ".j2", ".css", ".js")
+        }
         assert {"djinn_fx/py.typed", *data} <= held
 
     def test_torch_and_the_shell_find_their_entry_points(self, wheel: Path) -> None:
@@ -178,4 +184,5 @@ class TestWheel:
             "filelock",
             "platformdirs",
             "safetensors",
+            "jinja2",
         }

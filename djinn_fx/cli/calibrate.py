@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from djinn_fx.calibrate.run import Measured, Request, calibrate, installed_engines, usual_threads
 from djinn_fx.calibrate.run import Progress as Step
-from djinn_fx.command_line import FOUND_WRONG, OK, JsonTarget, add_json, carry_out, json_target
+from djinn_fx.command_line import FOUND_WRONG, OK, FileTarget, add_json, carry_out, json_target
 from djinn_fx.costmodels.profile import PROFILE_FILE, Profile, conditions, profile_folder, read_profile
 from djinn_fx.errors import EngineError, SettingsError
 from djinn_fx.settings.table import ENGINE_NAMES
@@ -186,7 +186,7 @@ def _counted(threads: Sequence[int]) -> str:
     return " and ".join(f"{count} thread{'s' if count > 1 else ''}" for count in threads)
 
 
-def _show(folder: Path, target: JsonTarget) -> int:
+def _show(folder: Path, target: FileTarget) -> int:
     """Say what profile there is, and whether it is used."""
     here = conditions(usual_threads()[0])
     found, anywhere = read_profile(folder, here), read_profile(folder).profile

@@ -19,10 +19,10 @@ from djinn_fx.command_line import (
     add_json,
     add_options,
     carry_out,
-    json_target,
     read_options,
 )
 from djinn_fx.errors import DjinnError, InfeasibleError, ModelFailedError
+from djinn_fx.explain.forms.files import add_forms, asked_for
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.units import format_bytes
 
@@ -74,7 +74,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="[NAME:]SIZES[:DTYPE]",
         help="an input by size and type, in the place of the file's: x:batch=1..8x512:int64; repeatable",
     )
+    what.add_argument("--compare", nargs=2, metavar="JSON", help="say what differs between two reports of --json")
     add_json(made, "the report")
+    add_forms(made)
     made.add_argument("--real", "--build", action="store_true", help="also build it, run it and check it against eager")
     made.add_argument("--training", action="store_true", help="training mode, with the backward graph")
     made.add_argument(
@@ -133,7 +135,9 @@ def _debugging(on: bool) -> Iterator[None]:
 
 
 def _run(arguments: argparse.Namespace, words: Sequence[str], script_args: Sequence[str]) -> int:
-    target = json_target(arguments.json)
+    if arguments.compare is not None:
+        return _compare(*arguments.compare)
+    forms = asked_for(arguments)
     from djinn_fx.explain.finding.typed import read_typed_input
     from djinn_fx.explain.gates import read_gates
     from djinn_fx.explain.progress import Progress
@@ -146,8 +150,8 @@ def _run(arguments: argparse.Namespace, words: Sequence[str], script_args: Seque
         report = _report(arguments, settings, typed, script_args, progress)
     if report is None:
         return _with_values(words)
-    target.write(report.to_json())
-    if not target.quiet:
+    forms.write(report)
+    if not forms.quiet:
         from djinn_fx.explain.forms.terminal import print_report
 
         print_report(report, sys.stdout, verbose=arguments.verbose)
@@ -246,6 +250,13 @@ def _exit_code(report: Report, gates: Sequence[Gate]) -> int:
     for text in broken:
         print(f"--fail-on {text}", file=sys.stderr)
     return GATE_BROKEN if broken else OK
+
+
+def _compare(before: str, after: str) -> int:
+    from djinn_fx.explain.compare import comparison, read_report
+
+    print(comparison(read_report(before), read_report(after)))
+    return OK
 
 
 def _limit_memory() -> None:

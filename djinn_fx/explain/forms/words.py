@@ -133,8 +133,13 @@ def pays_text(region: RegionInfo) -> str:
 
 def reason_text(reason: ReasonGroup) -> str:
     """One reason in one sentence, with the nodes it is about."""
+    return f"{reason.kind}: {reason_detail(reason)}"
+
+
+def reason_detail(reason: ReasonGroup) -> str:
+    """The same without its kind."""
     nodes = f" [{some(list(reason.nodes), 2)}]" if reason.nodes else ""
-    text = f"{reason.kind}: {reason.detail}{nodes}"
+    text = f"{reason.detail}{nodes}"
     if reason.runner_up:
         text += f" (instead of {reason.runner_up}{f': {reason.runner_up_cost}' if reason.runner_up_cost else ''})"
     return text
