@@ -30,7 +30,7 @@ ENGINE_TESTS := tests/engines/onnx/test_trial.py tests/engines/onnxruntime/test_
 CORE_TESTS := tests/srg tests/passes tests/golden tests/runtime tests/compiling tests/dispatch tests/guard tests/store tests/settings \
 	tests/files tests/costmodels tests/backend/test_inference.py tests/backend/test_fallback.py tests/backend/test_options.py
 
-.PHONY: test test-fast tests check-format check-rules check-types check-rooms test-engines test-newest test-oldest versions test-version \
+.PHONY: docs test test-fast tests check-format check-rules check-types check-rooms test-engines test-newest test-oldest versions test-version \
 	lint demo exam bench gpu format table tensorrt-table onnx-table constraints clean
 
 # Static checks beside the tests: what either finds is told, and either's failure is make's.
@@ -76,6 +76,10 @@ check-types: $(READY)
 	$(BIN)/mypy
 check-rooms: $(READY)
 	$(BIN)/lint-imports
+
+# The pages as a site, in build/site.
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py

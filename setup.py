@@ -40,11 +40,14 @@ TENSORRT = [
 ]
 ONNXRUNTIME = ["onnxruntime>=1.31,<1.33; python_version >= '3.11'", ONNX]
 OPENVINO = ["openvino>=2026.4,<2026.5", ONNX]
+# Builds the pages into a site, strictly. (MkDocs still stands at 1.6.1, of 2024.)
+DOCS = [f"{name}; python_version >= '3.11'" for name in ("sphinx>=8.2", "myst-parser>=4", "furo>=2024.8")]
 TEST = [
     *TRANSFORMERS,
     *TENSORRT,
     *ONNXRUNTIME,
     *OPENVINO,
+    *DOCS,
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
@@ -88,6 +91,7 @@ setup(
         "transformers": TRANSFORMERS,
         "test": TEST,
         "dev": DEV,
+        "docs": DOCS,
         # What stands beside djinn in benches, and nowhere else: Accelerate's disk offload, and torch.onnx.export.
         "bench": ["accelerate>=1.10", "onnxscript>=0.5", *ONNXRUNTIME, *OPENVINO],
         "tensorrt": TENSORRT,
