@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from djinn_fx.costmodels import WorkGraph as WorkGraph
     from djinn_fx.costmodels import forget_rule as forget_rule
     from djinn_fx.costmodels import rule as rule
+    from djinn_fx.explain.notebook import explain as explain
     from djinn_fx.runtime.devices.pipeline import pipeline as pipeline
     from djinn_fx.runtime.offload.buffers import parameters_on_meta as parameters_on_meta
     from djinn_fx.runtime.offload.load import load_offloaded as load_offloaded
@@ -39,6 +40,7 @@ _HOMES = {
     **dict.fromkeys(
         ("Call", "CostModel", "Count", "Estimate", "Work", "WorkGraph", "forget_rule", "rule"), "djinn_fx.costmodels"
     ),
+    "explain": "djinn_fx",  # the module itself can be called
     "load_offloaded": "djinn_fx.runtime.offload.load",
     "offload_status": "djinn_fx.runtime.offload.status",
     "parameters_on_meta": "djinn_fx.runtime.offload.buffers",
@@ -53,4 +55,7 @@ def __getattr__(name: str) -> Any:
     """Import the public names on first use, so that ``import djinn_fx`` stays cheap."""
     if name not in _HOMES:
         raise AttributeError(f"module 'djinn_fx' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    home = _HOMES[name]
+    if home == __name__:
+        return importlib.import_module(f"{home}.{name}")
+    return getattr(importlib.import_module(home), name)

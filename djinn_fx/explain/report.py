@@ -28,7 +28,7 @@ class ModelInfo:
     """The model that was found.
 
     Attributes:
-        file: as the user wrote it, or the option in its place.
+        file: as the user wrote it, or the option in its place; empty where it was given in Python.
         attr: the model in it; empty behind an option.
         rule: the convention that found it.
         name: of its class or function; of several, all of them.

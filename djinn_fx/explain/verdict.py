@@ -140,6 +140,6 @@ def _wrong(scenario: Scenario, run: ScenarioRun) -> str:
 
 
 def _next(model: ModelInfo, run: ScenarioRun) -> str:
-    if run.check is not None:
+    if run.check is not None or not model.file:
         return 'torch.compile(model, backend="djinn")'
     return as_command(model.file, model.attr, *model.words, "--real")

@@ -105,9 +105,9 @@ def _recorded(run: ScriptRun, settings: Settings, build: bool) -> Iterator[None]
             chosen = Settings.load(mode, dict(options or {}))
         if given.pop("disable", False):
             return model
-        name = _distinct(_name_of(model), [one.name for one in run.compiled])
+        name = _distinct(_name_of(_owner(model)), [one.name for one in run.compiled])
         recorder = Recorder(chosen, build=build)
-        run.compiled.append(Compiled(name=name, model=model, recorder=recorder))
+        run.compiled.append(Compiled(name=name, model=_owner(model), recorder=recorder))
         return usual(model, backend=recorder, **given)
 
     torch.compile = compile
@@ -117,10 +117,15 @@ def _recorded(run: ScriptRun, settings: Settings, build: bool) -> Iterator[None]
         torch.compile = usual
 
 
+def _owner(model: Any) -> Any:
+    """The module of a method: Module.compile() hands that over."""
+    owner = getattr(model, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else model
+
+
 def _name_of(model: Any) -> str:
-    owner = getattr(model, "__self__", model)  # Module.compile() hands over a method of the module
     return (
-        type(owner).__name__ if isinstance(owner, nn.Module) else getattr(model, "__qualname__", type(model).__name__)
+        type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__qualname__", type(model).__name__)
     )
 
 
