@@ -17,6 +17,7 @@ from djinn_fx.explain.detail.flow import edges
 from djinn_fx.explain.detail.memory import curves, memory_of
 from djinn_fx.explain.detail.spent import spent
 from djinn_fx.explain.detail.timeline import timeline
+from djinn_fx.explain.detail.values import tokens, values
 from djinn_fx.explain.finding.inputs import signature_of
 from djinn_fx.explain.report import (
     SCHEMA,
@@ -238,6 +239,8 @@ def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
         curves=curves(memory) if memory is not None else (),
         edges=edges(srg, plan),
         spent=spent(srg, captured.pricing),
+        values=values(srg, [*(row.name for peak in peaks for row in peak.biggest), *(t.value for t in plan.transfers)]),
+        tokens=tokens(srg),
     )
 
 

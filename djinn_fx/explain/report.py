@@ -14,6 +14,7 @@ from djinn_fx.explain.detail.flow import Edge
 from djinn_fx.explain.detail.memory import MemoryCurve
 from djinn_fx.explain.detail.spent import Spent
 from djinn_fx.explain.detail.timeline import Timeline
+from djinn_fx.explain.detail.values import ValueInfo
 from djinn_fx.srg.memory import MemoryPeak
 from djinn_fx.srg.plan import EngineTime, Placement, Transfer
 from djinn_fx.srg.record import Cost
@@ -116,7 +117,8 @@ class GraphInfo:
 
     Sizes in bytes. ``memory``: the peak of each device as the graph's own ops run, what runs then and the biggest
     values; ``curves``: all that is in memory over the call. ``timeline``: when which region runs where, by estimate;
-    ``edges``: what flows between regions; ``spent``: where the time goes, None if nothing is priced. ``placement``:
+    ``edges``: what flows between regions; ``spent``: where the time goes, None if nothing is priced. ``values``: what
+    the values are that are named here; ``tokens``: how many a call of prefill or decode computes. ``placement``:
     which device has what, where there is a choice. ``times``: what engines are expected to take for the whole graph,
     the fastest first. ``provenances``: how many ops' times come from where. ``unpriced`` maps ops without a cost to
     their number, ``unpriced_share`` is their share of all ops.
@@ -145,6 +147,8 @@ class GraphInfo:
     curves: tuple[MemoryCurve, ...] = ()
     edges: tuple[Edge, ...] = ()
     spent: Spent | None = None
+    values: dict[str, ValueInfo] = field(default_factory=dict)
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

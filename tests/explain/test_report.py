@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -369,6 +370,8 @@ def test_json_form(report: Report) -> None:
         "curves",
         "edges",
         "spent",
+        "values",
+        "tokens",
     ]
     assert only["graphs"][0]["placement"] is None
     assert {"split", "phase", "placed"} <= {reason["kind"] for reason in only["graphs"][0]["reasons"]}
@@ -391,3 +394,11 @@ def test_several_scenarios_are_columns_and_each_has_its_details() -> None:
     assert "model" not in rows
     assert text.index("Scenario prefill: x: int64[2]") < text.index("prefill, 12 ops") < text.index("Scenario decode")
     assert max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_the_costliest_modules_and_what_limits_them_are_rows(report: Report) -> None:
+    buffer = io.StringIO()
+    print_report(report, buffer)
+    text = buffer.getvalue()
+    assert re.search(r"^  limited by +\w.* \d+%", text, re.M)
+    assert re.search(r"^  costliest +\S+ ×\d+ \d+% \((compute|memory|overhead)\)", text, re.M)

@@ -17,15 +17,18 @@ from djinn_fx.explain.forms.words import (
     IMPORTANCE,
     check_text,
     cost_text,
+    costliest_text,
     found_text,
     group_label,
     group_regions,
     interval_text,
     is_routine,
+    limits_text,
     memory_text,
     partial_text,
     pays_text,
     peak_text,
+    per_token_text,
     plural_s,
     pricing_text,
     reason_text,
@@ -132,12 +135,16 @@ def _graph(console: Console, graph: GraphInfo, run: GraphRun, title: str, verbos
     held = [f"{name} {format_bytes(size)}" for name, size in graph.residency_bytes.items() if size]
     _row(console, "memory", f"peak {format_bytes(graph.peak_bytes)}; {', '.join(held)}")
     for peak in graph.memory:
-        _row(console, "peak", peak_text(peak))
+        _row(console, "peak", peak_text(peak, graph.values))
     if graph.transfers or verbose:
         _transfers(console, graph)
     for place, line in enumerate(placement_lines(graph.placement) if graph.placement is not None else ()):
         _row(console, "" if place else "placement", line)
-    _row(console, "cost", cost_text(graph.cost))
+    each = per_token_text(graph)
+    _row(console, "cost", cost_text(graph.cost) + (f"; {each}, {graph.tokens} in a call" if each else ""))
+    if graph.spent is not None and graph.spent.time_s > 0:
+        _row(console, "limited by", limits_text(graph.spent))
+        _row(console, "costliest", costliest_text(graph.spent))
     _pricing(console, graph)
     _passes(console, run.passes)
     _builds(console, graph.regions, run.builds)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from djinn_fx.explain.detail.spent import Spent
+from djinn_fx.explain.detail.values import ValueInfo
 from djinn_fx.explain.finding.file import as_command
-from djinn_fx.explain.report import Check, ModelInfo, PricingInfo, ReasonGroup, RegionInfo, Report
+from djinn_fx.explain.report import Check, GraphInfo, ModelInfo, PricingInfo, ReasonGroup, RegionInfo, Report
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.srg.memory import MemoryPeak
 from djinn_fx.srg.plan import EngineTime
@@ -86,13 +88,54 @@ def partial_text(model: ModelInfo, line: str) -> str:
     return f"{line}: what follows depends on values; {command} runs the model, with all of its memory"
 
 
-def peak_text(peak: MemoryPeak) -> str:
+def peak_text(peak: MemoryPeak, values: Mapping[str, ValueInfo]) -> str:
     """When most is in memory on a device, and what it is."""
-    biggest = ", ".join(f"{row.name} {format_bytes(row.nbytes)} ({row.holds.value})" for row in peak.biggest)
+    biggest = ", ".join(
+        f"{value_text(row.name, values)} {format_bytes(row.nbytes)} ({row.holds.value})" for row in peak.biggest
+    )
     if peak.at is None:
         return f"{format_bytes(peak.nbytes)} on {peak.device}: {biggest}"
-    where = f", {peak.at.source}" if peak.at.source else ""
+    where = f", {source_text(peak.at.source)}" if peak.at.source else ""
     return f"{format_bytes(peak.nbytes)} on {peak.device} during {peak.at.name} ({peak.at.op}{where}): {biggest}"
+
+
+def value_text(name: str, values: Mapping[str, ValueInfo]) -> str:
+    """A value by the module it belongs to, where that is known."""
+    known = values.get(name)
+    return known.module if known is not None and known.module else name
+
+
+def source_text(source: str) -> str:
+    """A file:line, of an installed package without the way to it."""
+    return source.rpartition("/site-packages/")[2]
+
+
+#: Share of the time from which a limit is told.
+_WORTH_TELLING = 0.005
+
+
+def limits_text(spent: Spent) -> str:
+    """By what the ops are limited, the most frequent first."""
+    limits = spent.limits
+    total = limits.compute_s + limits.memory_s + limits.overhead_s
+    shares = {"arithmetic": limits.compute_s, "memory traffic": limits.memory_s, "starting ops": limits.overhead_s}
+    known = [(seconds / total, name) for name, seconds in shares.items()] if total > 0 else []
+    return ", ".join(f"{name} {share:.0%}" for share, name in sorted(known, reverse=True) if share >= _WORTH_TELLING)
+
+
+def costliest_text(spent: Spent, most: int = 5) -> str:
+    """The costliest modules, with their shares of the time."""
+    named = [one for one in spent.modules if one.name][:most]
+    return ", ".join(
+        f"{one.name}{f' ×{one.places}' if one.places > 1 else ''} {one.share:.0%} ({one.limited_by})" for one in named
+    )
+
+
+def per_token_text(graph: GraphInfo) -> str:
+    """Seconds a token, of prefill and decode; empty for other graphs."""
+    if not graph.tokens or graph.cost.provenance == "unpriced":
+        return ""
+    return f"{format_seconds(graph.cost.time_s / graph.tokens)} a token"
 
 
 def pricing_text(pricing: PricingInfo) -> str:

@@ -17,6 +17,7 @@ from djinn_fx.explain.detail.flow import edges
 from djinn_fx.explain.detail.memory import MOST_POINTS, curves, memory_of
 from djinn_fx.explain.detail.spent import limit, spent
 from djinn_fx.explain.detail.timeline import Timeline, timeline
+from djinn_fx.explain.detail.values import tokens, values
 from djinn_fx.hardware.device import Device
 from djinn_fx.passes.order import dependencies
 from djinn_fx.settings.table import Settings
@@ -39,11 +40,30 @@ class Layers(nn.Module):
         return x + first
 
 
-def planned(options: Mapping[str, object]) -> CapturedGraph:
+class Decoder(nn.Module):
+    """Tokens, their positions, and one attention that looks back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(10, WIDTH)
+        self.positions = nn.Embedding(32, WIDTH)
+        self.project = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+        x = self.project(x)
+        return nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+
+
+def captured(model: nn.Module, argument: torch.Tensor, options: Mapping[str, object]) -> CapturedGraph:
     with torch.no_grad():
-        found = capture(Layers(), (torch.zeros(BATCH, WIDTH),), {}, settings=Settings.load(None, dict(options)))
+        found = capture(model, (argument,), {}, settings=Settings.load(None, dict(options)))
     (graph,) = found.graphs
     return graph
+
+
+def planned(options: Mapping[str, object]) -> CapturedGraph:
+    return captured(Layers(), torch.zeros(BATCH, WIDTH), options)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +160,23 @@ def test_time_is_told_by_module_and_by_what_limits_it(here: CapturedGraph) -> No
     assert (layers.kind, layers.places) == ("Linear", 4)
     assert layers.flops >= 4 * 2 * BATCH * WIDTH * WIDTH
     assert sum(one.share for one in found.operators) == pytest.approx(1)
+
+
+def test_values_are_told_by_the_users_names(here: CapturedGraph) -> None:
+    weights = [
+        node.name for node in here.srg.inputs if node.name in {name for r in here.plan.regions for name in r.inputs}
+    ]
+    found = values(here.srg, weights)
+    told = sorted((one.module, one.tensor) for one in found.values())
+    wanted = [
+        (f"layers.{place}", f"float32[{sizes}]") for place in range(4) for sizes in (f"{WIDTH}", f"{WIDTH}, {WIDTH}")
+    ]
+    assert told == sorted([*wanted, ("layers.0", f"float32[{BATCH}, {WIDTH}]")])
+
+
+def test_tokens_of_prefill_are_those_of_all_samples(here: CapturedGraph) -> None:
+    assert tokens(captured(Decoder(), torch.zeros(3, 16, dtype=torch.int64), {}).srg) == 3 * 16
+    assert tokens(here.srg) is None
 
 
 def test_what_limits_an_op_is_what_takes_longest_on_the_roofline() -> None:

@@ -12,7 +12,15 @@ from markupsafe import Markup
 
 from djinn_fx.explain.forms.html.shown import shown_scenarios
 from djinn_fx.explain.forms.placement import spans
-from djinn_fx.explain.forms.words import IMPORTANCE, cost_text, pays_text, reason_detail, time_text
+from djinn_fx.explain.forms.words import (
+    IMPORTANCE,
+    cost_text,
+    found_text,
+    pays_text,
+    reason_detail,
+    source_text,
+    time_text,
+)
 from djinn_fx.explain.report import ReasonGroup, Report
 from djinn_fx.units import format_bytes, format_count, format_seconds
 
@@ -26,6 +34,7 @@ def to_html(report: Report) -> str:
     page = _environment().from_string(_file("page.html.j2"))
     return page.render(
         report=report,
+        found=found_text(report),
         scenarios=shown_scenarios(report),
         script=Markup(script),
         style=Markup(_file("page.css")),
@@ -52,14 +61,9 @@ def _environment() -> Environment:
         "pays": pays_text,
         "spans": spans,
         "ranked": _ranked,
-        "file": _file_text,
+        "file": source_text,
     }
     return made
-
-
-def _file_text(source: str) -> str:
-    """A file:line of an installed package without the way to it."""
-    return source.rpartition("/site-packages/")[2]
 
 
 def _ranked(reasons: tuple[ReasonGroup, ...]) -> list[ReasonGroup]:

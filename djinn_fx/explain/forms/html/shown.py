@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from djinn_fx.explain.forms.html.flowchart import FlowChart, flow_chart
 from djinn_fx.explain.forms.html.memorychart import MemoryChart, memory_charts
 from djinn_fx.explain.forms.html.timechart import TimeChart, time_chart
+from djinn_fx.explain.forms.words import per_token_text
 from djinn_fx.explain.report import BuildInfo, GraphInfo, GraphRun, ModelInfo, Report, Scenario, ScenarioRun
 from djinn_fx.explain.verdict import call_seconds, verdict
 from djinn_fx.units import format_bytes, format_count, format_seconds
@@ -16,6 +17,8 @@ from djinn_fx.units import format_bytes, format_count, format_seconds
 MOST_ROWS = 1000
 #: Colours of devices; a thirteenth begins anew.
 COLOURS = 12
+#: Graphs of a training step without breaks: forward and backward.
+_HALVES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,7 @@ def figures(scenario: Scenario, run: ScenarioRun) -> list[Figure]:
         Figure(
             name="One call",
             value=format_seconds(call_seconds(scenario, run.check)),
-            note="measured" if measured else "estimated",
+            note=", ".join(filter(None, ("measured" if measured else "estimated", _each(graphs)))),
         ),
         Figure(
             name="Peak memory",
@@ -119,6 +122,12 @@ def figures(scenario: Scenario, run: ScenarioRun) -> list[Figure]:
             note=f"{format_bytes(moved)} moved",
         ),
     ]
+
+
+def _each(graphs: Sequence[GraphInfo]) -> str:
+    """What a token takes, or the two halves of a training step; by estimate."""
+    steps = [f"{graph.kind} {format_seconds(graph.cost.time_s)}" for graph in graphs if graph.kind != "inference"]
+    return ", ".join(steps) if 0 < len(steps) <= _HALVES else next(filter(None, map(per_token_text, graphs)), "")
 
 
 def _on(peaks: dict[str, int]) -> str:
