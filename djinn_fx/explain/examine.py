@@ -148,7 +148,7 @@ def _inputs(found: FoundModel) -> dict[str, str]:
 
 def _examined(found: FoundModel, settings: Settings, build: bool, training: bool, dynamic: bool) -> Examined:
     began, expected = time.perf_counter(), None
-    with beside(found.path), _mode(found, training), found.values_aside():
+    with beside(found.path), _mode(found, training), found.values_aside(), found.on_the_described_device():
         if build:
             expected = _eager(found)
             # Who asks what a build made of the model wants to wait for it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -12,6 +13,8 @@ from djinn_fx.passes.meaning.dataflow import Fact, Flow, Root, RootKind, base_na
 from djinn_fx.passes.meaning.masks import is_square
 from djinn_fx.srg.record import Modality, Residency, Size
 
+#: Of a signal: the samples of some microphones, or bands of a spectrum. Tokens have more.
+_FEW_CHANNELS = 256
 _PLAIN = ("aten.view", "aten._to_copy", "aten.clone", "aten.alias", "aten.native_dropout", "aten.expand", "aten.mul")
 
 
@@ -39,14 +42,23 @@ def embedding(node: Node, indices: tuple[Size, ...]) -> Root:
     )
 
 
-def see(flow: Flow, stream: int, dims: int) -> None:
-    """A convolution over inputs: over one dimension it is sound, over two or three vision, or a spectrogram."""
-    roots = list(_undecided(flow, stream))
-    for root in roots:
-        shape = shape_of(root.node)
-        is_sound = dims == 1 or (dims == 2 and _is_spectrogram(shape))
-        root.modality = Modality.AUDIO if is_sound else Modality.VISION
-        root.has_stem = root.projected = True
+def see(flow: Flow, stream: int, read: Any, dims: int) -> None:
+    """A convolution over inputs: over time on few channels it is sound, over space vision, or a spectrogram.
+
+    Args:
+        flow: of the graph.
+        stream: what is read.
+        read: the convolution's operand, [batch, channels, size, …].
+        dims: how many sizes it slides over.
+    """
+    shape = shape_of(read)
+    channels = shape[1] if len(shape) == dims + 2 else shape[0] if shape else 1
+    for root in _undecided(flow, stream):
+        root.projected = True
+        if dims == 1 and isinstance(channels, int) and channels > _FEW_CHANNELS:
+            continue  # over tokens, of which nothing says what they are
+        is_sound = dims == 1 or (dims == 2 and _is_spectrogram(shape_of(root.node), channels))
+        root.modality, root.has_stem = (Modality.AUDIO if is_sound else Modality.VISION), True
 
 
 def hear(flow: Flow, stream: int) -> None:
@@ -80,10 +92,13 @@ def _undecided(flow: Flow, stream: int) -> Iterator[Root]:
     return (root for root in flow.roots_of(stream) if root.kind is RootKind.INPUT and root.modality is None)
 
 
-def _is_spectrogram(shape: tuple[Size, ...]) -> bool:
-    """[batch, frames, features] without a channel axis, or one channel much longer than it is high."""
+def _is_spectrogram(shape: tuple[Size, ...], channels: Size) -> bool:
+    """[batch, frames, features] read as one channel, or one channel much longer than it is high.
+
+    Read as many channels, [batch, tokens, features] are an image's patches that are put together again.
+    """
     if len(shape) == 3:
-        return True
+        return channels == 1
     if len(shape) != 4 or shape[1] != 1:
         return False
     height, width = shape[-2], shape[-1]

@@ -253,7 +253,7 @@ class _Walk:
         if not stream and given.source is not None:
             stream = self.flow.new_root(Root(RootKind.INPUT, given.source))
         if stream and given.version < 0:
-            stems.see(self.flow, stream, dims)
+            stems.see(self.flow, stream, node.args[0], dims)
         self.flow.multiplied |= stream
         self.unprojected &= ~stream
         if stems.looks_back(node, dims):

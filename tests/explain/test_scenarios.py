@@ -182,6 +182,18 @@ def test_a_constructor_that_computes_with_its_weights_is_made_under_fake_tensors
     assert one.faker.nbytes >= 2 * 4 * 4 * 4
 
 
+def test_cuda_in_a_file_means_the_described_device(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here, which the file then means")
+    body = "        x = x.cuda() + torch.zeros(4, device='cuda')\n        torch.cuda.synchronize()\n"
+    source = NET.replace("        return", f"{body}        return")
+    Path("net.py").write_text(f"{source}model = Net().to('cuda')\nx = torch.ones(2, 4, device='cuda:0')\n")
+    for words in ([], ["--real", "--option", "engine=eager"]):
+        assert main(["net.py", "--json", "-", *words]) == 0
+        (graph,) = json.loads(capsys.readouterr().out)["scenarios"][0]["graphs"]
+        assert [region["device"] for region in graph["regions"]] == ["cpu"]
+
+
 def test_one_that_fails_leaves_the_others_their_report(capsys: pytest.CaptureFixture[str]) -> None:
     Path("net.py").write_text(NET + CASES.replace("torch.rand(5, 4)", "torch.rand(5, 3)"))
     assert main(["net.py", "--json", "-"]) == 4

@@ -91,6 +91,41 @@ def test_training_graphs() -> None:
         assert set(labels(srg)) == {(phase, None)}
 
 
+class _Stem(nn.Module):
+    """A convolution over [batch, tokens, channels] in one of three readings, and a product."""
+
+    def __init__(self, read: str, channels: int) -> None:
+        super().__init__()
+        kinds = {"time": nn.Conv1d(channels, 8, 3), "image": nn.Conv2d(channels, 8, 3), "bands": nn.Conv2d(1, 8, 3)}
+        self.read, self.conv, self.head = read, kinds[read], nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, channels = x.shape
+        if self.read == "image":  # patches of a square
+            x = x.transpose(1, 2).reshape(batch, channels, int(tokens**0.5), -1)
+        else:
+            x = x.transpose(1, 2) if self.read == "time" else x[:, None]
+        return self.head(self.conv(x).flatten(2).mean(-1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("read", "channels", "modality"),
+    [
+        ("time", 80, Modality.AUDIO),
+        ("time", 1, Modality.AUDIO),
+        ("time", 768, None),
+        ("bands", 80, Modality.AUDIO),
+        ("image", 48, Modality.VISION),
+        ("image", 768, Modality.VISION),
+    ],
+)
+def test_sound_is_a_convolution_over_time_on_few_channels(read: str, channels: int, modality: Modality | None) -> None:
+    (srg,) = capture(_Stem(read, channels), (torch.randn(2, 64, channels),), {})
+    labelled(srg)
+    assert {one for _, one in labels(srg)} == {modality}
+    assert srg.phase is (Phase.ENCODE if modality is not None else Phase.FORWARD)
+
+
 @pytest.mark.parametrize("name", ["llama/decode-growing", "functional/encode"])
 def test_symbolic_sizes_without_guards(name: str) -> None:
     case = families.case_named(name)

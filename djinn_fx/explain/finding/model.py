@@ -42,7 +42,7 @@ from djinn_fx.explain.finding.inputs import (
 from djinn_fx.explain.finding.scenarios import MOST_CASES, Case, entry_cases, listed_cases, value_of
 from djinn_fx.explain.finding.targets import Target, entry_target, is_factory, is_model_class, resolve, unwrap
 from djinn_fx.explain.finding.typed import TypedInput
-from djinn_fx.explain.finding.weightless import Faker, OnThisMachine, fake_mode, for_lack_of_values, without_weights
+from djinn_fx.explain.finding.weightless import Faker, described_device, fake_mode, for_lack_of_values, without_weights
 
 log = logging.getLogger("djinn_fx.explain")
 
@@ -76,6 +76,7 @@ class FoundModel:
         scenario: of several calls, which; empty where there is one only.
         typed: its inputs by size and type, where they were given so.
         rung: how it was made.
+        names_cuda: its file speaks of CUDA, which may not be here.
     """
 
     module: Callable[..., Any]
@@ -91,10 +92,15 @@ class FoundModel:
     scenario: str = ""
     typed: tuple[TypedInput, ...] = ()
     rung: Rung = Rung.VALUES
+    names_cuda: bool = False
 
     def values_aside(self) -> contextlib.AbstractContextManager[object]:
         """In which it can be called: where its tensors have no values, what it makes has none either."""
         return self.faker.mode if self.faker is not None else contextlib.nullcontext()
+
+    def on_the_described_device(self) -> contextlib.AbstractContextManager[object]:
+        """In which it is captured and run; where nothing speaks of CUDA that would only cost time."""
+        return described_device() if self.names_cuda else contextlib.nullcontext()
 
     def mark_sizes(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Tell Dynamo which sizes of these arguments may vary."""
@@ -144,19 +150,20 @@ def _find(spec: str, rung: Rung, typed: Sequence[TypedInput]) -> list[FoundModel
     making: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if rung is not Rung.VALUES:
         making = without_weights() if rung is Rung.REGISTERED else mode
-    with making, OnThisMachine():
+    with making, described_device():
         user = load_user_file(shown) if attr is None or not is_import_path(shown) else import_user_module(shown)
         with beside(user.path):
             name, targets = _explicit(user, attr) if attr is not None else _by_convention(user)
     faker = Faker(mode) if rung is not Rung.VALUES else None
-    with beside(user.path), OnThisMachine():
+    with beside(user.path), described_device():
         if faker is not None:
             owners = [owner for target in targets for owner in (target.model, target.owner)]
             for one in (*user.names.values(), *owners):
                 if isinstance(one, nn.Module):
                     faker.fill(one)
         found = [_with_inputs(user, name, target, faker, typed) for target in targets]
-    return [replace(one, rung=rung) for one in found]
+    names_cuda = b"cuda" in user.path.read_bytes()
+    return [replace(one, rung=rung, names_cuda=names_cuda) for one in found]
 
 
 def _explicit(user: UserFile, attr: str) -> tuple[str, list[Target]]:

@@ -21,7 +21,7 @@ from djinn_fx.explain.finding.file import user_code
 from djinn_fx.explain.finding.inputs import typed_inputs
 from djinn_fx.explain.finding.model import FoundModel, Rung
 from djinn_fx.explain.finding.typed import TypedInput
-from djinn_fx.explain.finding.weightless import Faker, OnThisMachine, fake_mode, without_weights
+from djinn_fx.explain.finding.weightless import Faker, described_device, fake_mode, without_weights
 
 #: Of the classes for one architecture, the first there is; a masked one before a causal one, since an encoder has both.
 _HEADS = (
@@ -85,12 +85,12 @@ def find_transformer(text: str, *, fake: bool, typed: Sequence[TypedInput] = ())
     faker = Faker(fake_mode()) if fake else None
     torch.manual_seed(0)
     making = without_weights() if fake else contextlib.nullcontext()
-    with making, OnThisMachine(), user_code(asked.shown, path, f"making {cls.__name__}"), _calm():
+    with making, described_device(), user_code(asked.shown, path, f"making {cls.__name__}"), _calm():
         model = cls._from_config(config, dtype=dtype)
     if faker is not None:
         faker.fill(model)
     mode = faker.mode if faker is not None else contextlib.nullcontext()
-    with torch.no_grad(), OnThisMachine(), mode, user_code(asked.shown, path, f"calling {cls.__name__}"), _calm():
+    with torch.no_grad(), described_device(), mode, user_code(asked.shown, path, f"calling {cls.__name__}"), _calm():
         calls = _typed(model.eval(), typed) if typed else _calls(model.eval(), asked)
     return [
         FoundModel(

@@ -64,6 +64,25 @@ class OnThisMachine(TorchFunctionMode):
         return func(*map(_here, args), **{name: _here(value) for name, value in kwargs.items()})
 
 
+@contextlib.contextmanager
+def described_device() -> Iterator[None]:
+    """``cuda`` means the device that is described: what is put there stays here, and waiting for it is nothing."""
+    if torch.cuda.is_available():
+        yield
+        return
+    usual = torch.cuda.synchronize
+    torch.cuda.synchronize = _wait_for_nothing
+    try:
+        with OnThisMachine():
+            yield
+    finally:
+        torch.cuda.synchronize = usual
+
+
+def _wait_for_nothing(device: Any = None) -> None:
+    del device
+
+
 def _here(value: Any) -> Any:
     gpu = isinstance(value, (str, torch.device)) and str(value).partition(":")[0] == "cuda"
     return torch.device("cpu") if gpu else value
