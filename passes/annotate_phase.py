@@ -251,7 +251,7 @@ def _without_attention(flow: Flow, srg: SRG) -> Label:
     """The label of a graph that has no attention: by its stem, and for text by the state it keeps."""
     stems = [root for bit, root in enumerate(flow.roots) if root.has_stem and flow.multiplied >> bit & 1]
     for root in stems:
-        if root.modality is Modality.TEXT and (flow.cached or flow.causal_convolutions):
+        if root.modality is Modality.TEXT and (flow.cached or flow.looking_back):
             return _recurrent(flow, root)
     for modality in (Modality.AUDIO, Modality.VISION, Modality.TEXT):
         for root in stems:
@@ -264,7 +264,7 @@ def _without_attention(flow: Flow, srg: SRG) -> Label:
 def _recurrent(flow: Flow, root: Root) -> Label:
     if flow.cached and root.tokens == 1:
         return _label(Phase.DECODE, "no attention; one token, state read and written", root.node.name)
-    what = "state read and written" if flow.cached else "causal convolutions over tokens"
+    what = "state read and written" if flow.cached else "convolutions or sums over tokens that look only back"
     return _label(Phase.PREFILL, f"no attention; several tokens, {what}", root.node.name)
 
 

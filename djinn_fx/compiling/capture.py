@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch._dynamo.utils import counters
+from torch._dynamo.utils import counters, get_compilation_metrics
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
@@ -84,7 +84,7 @@ def capture_graphs(
     """See :func:`djinn_fx.backend.capture`."""
     recorder = Recorder(settings if settings is not None else Settings.load(), build=build)
     torch._dynamo.reset()
-    known = set(counters["unimplemented"])
+    left = LeftToPython()
     output, live, seconds, failed = None, None, None, None
     try:
         compiled = torch.compile(model, backend=recorder, dynamic=dynamic)
@@ -98,9 +98,7 @@ def capture_graphs(
     finally:
         contests = recorder.contests
         torch._dynamo.reset()
-    breaks = list(recorder.breaks)
-    if not recorder.graphs:  # else the graph after a break says why
-        breaks += [_in_a_line(text) for text in counters["unimplemented"] if text not in known]
+    breaks = [*recorder.breaks, *left.reasons(recorder.breaks)]
     return CaptureResult(
         graphs=tuple(recorder.graphs),
         graph_breaks=tuple(dict.fromkeys(breaks)),
@@ -112,8 +110,36 @@ def capture_graphs(
     )
 
 
+class LeftToPython:
+    """The functions that Dynamo from now on leaves to Python whole, since a break in them cannot be gone around."""
+
+    def __init__(self) -> None:
+        self._frames = get_compilation_metrics()
+        self._texts = set(counters["unimplemented"])
+
+    def reasons(self, told: Sequence[str]) -> list[str]:
+        """Why, with the user's file:line; nothing on a line that was told already."""
+        texts = [text for text in counters["unimplemented"] if text not in self._texts]
+        frames = [one for one in get_compilation_metrics() if not any(one is known for known in self._frames)]
+        failed = [one for one in frames if one.fail_type == "Unsupported"]
+        if told:
+            return [
+                f"{_in_a_line(one.fail_reason or '')}{place}"
+                for one in failed
+                if (place := _place(one)) and not any(reason.endswith(place) for reason in told)
+            ]
+        if len(failed) == 1 and texts:  # the first is the cause, others came of it
+            return [f"{_in_a_line(texts[0])}{_place(failed[0])}"]
+        return [f"{_in_a_line(one.fail_reason or '')}{_place(one)}" for one in failed] or list(map(_in_a_line, texts))
+
+
+def _place(frame: Any) -> str:
+    where = frame.fail_user_frame_filename
+    return f" at {where}:{frame.fail_user_frame_lineno}" if where else ""
+
+
 def _in_a_line(text: str) -> str:
-    """Why Dynamo left a whole function to Python, and its first hint, of a message of many lines."""
+    """What Dynamo does not do, and its first hint, of a message of many lines."""
     lines = [line.strip() for line in text.splitlines()]
     hint = next((line.partition("Hint:")[2] for line in lines if line.startswith("Hint:")), "")
     return f"{lines[0]}:{hint}" if hint else lines[0]

@@ -148,7 +148,7 @@ def _inputs(found: FoundModel) -> dict[str, str]:
 
 def _examined(found: FoundModel, settings: Settings, build: bool, training: bool, dynamic: bool) -> Examined:
     began, expected = time.perf_counter(), None
-    with beside(found.path), _mode(found, training), found.values_aside(), found.on_the_described_device():
+    with _quiet(), beside(found.path), _mode(found, training), found.values_aside(), found.on_the_described_device():
         if build:
             expected = _eager(found)
             # Who asks what a build made of the model wants to wait for it.
@@ -185,16 +185,15 @@ def _capture(found: FoundModel, settings: Settings, build: bool, dynamic: bool) 
     args, kwargs = copy_inputs(found.args, found.kwargs)
     found.mark_sizes(args, kwargs)
     try:
-        with _quiet():
-            return capture(
-                found.module,
-                args,
-                kwargs,
-                settings=settings,
-                build=build,
-                dynamic=dynamic or None,
-                again=copy_inputs(found.args, found.kwargs) if build else None,
-            )
+        return capture(
+            found.module,
+            args,
+            kwargs,
+            settings=settings,
+            build=build,
+            dynamic=dynamic or None,
+            again=copy_inputs(found.args, found.kwargs) if build else None,
+        )
     except Exception as error:
         raise _failure(found, error) from error
 

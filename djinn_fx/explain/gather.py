@@ -15,6 +15,7 @@ from torch import nn
 from djinn_fx.dispatch.contests.pays import Experience
 from djinn_fx.explain.detail.flow import edges
 from djinn_fx.explain.detail.memory import curves, memory_of
+from djinn_fx.explain.detail.pieces import continued
 from djinn_fx.explain.detail.spent import spent
 from djinn_fx.explain.detail.timeline import timeline
 from djinn_fx.explain.detail.values import tokens, values
@@ -44,7 +45,7 @@ from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER, INDUCTOR
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
-from djinn_fx.srg.record import Residency
+from djinn_fx.srg.record import OpRecord, Residency
 from djinn_fx.units import now_text
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def examined(
         inputs=tuple(f"{name}: {text}" for name, text in (inputs or {}).items()),
         rung=rung,
         partial=partial,
-        graphs=tuple(graph_info(graph, engine) for graph in graphs),
+        graphs=continued(graph_info(graph, engine) for graph in graphs),
         graph_breaks=tuple(graph_breaks),
         failed=failed,
     )
@@ -221,7 +222,7 @@ def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
         ops=len(records),
         distinct_regions=plan.distinct_regions,
         regions=_regions(plan, engine),
-        phases=dict(Counter(record.phase.value if record.phase else "unknown" for record in records)),
+        phases=dict(Counter(map(_phase_text, records))),
         residency_bytes=_residency_bytes(srg),
         peak_bytes=max((peak.nbytes for peak in peaks), default=plan.peak_bytes),
         memory=peaks,
@@ -242,6 +243,12 @@ def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
         values=values(srg, [*(row.name for peak in peaks for row in peak.biggest), *(t.value for t in plan.transfers)]),
         tokens=tokens(srg),
     )
+
+
+def _phase_text(record: OpRecord) -> str:
+    """Its phase, and what it reads if that is known: ``encode/vision``."""
+    phase = record.phase.value if record.phase else "unknown"
+    return f"{phase}/{record.modality.value}" if record.modality else phase
 
 
 def group_reasons(reasons: Iterable[Reason]) -> tuple[ReasonGroup, ...]:

@@ -119,7 +119,8 @@ class GraphInfo:
     values; ``curves``: all that is in memory over the call. ``timeline``: when which region runs where, by estimate;
     ``edges``: what flows between regions; ``spent``: where the time goes, None if nothing is priced. ``values``: what
     the values are that are named here; ``tokens``: how many a call of prefill or decode computes. ``placement``:
-    which device has what, where there is a choice. ``times``: what engines are expected to take for the whole graph,
+    which device has what, where there is a choice. ``phases``: how many ops belong to which, an encoder's with what it
+    reads ("encode/vision"). ``times``: what engines are expected to take for the whole graph,
     the fastest first. ``provenances``: how many ops' times come from where. ``unpriced`` maps ops without a cost to
     their number, ``unpriced_share`` is their share of all ops.
     """

@@ -131,7 +131,7 @@ class Flow:
         roots: by bit.
         attentions: in graph order; a fact's version is an index into it.
         pooled: ops that pick positions of a sequence by numbers computed from integer inputs.
-        causal_convolutions: depthwise convolutions over tokens that look only back.
+        looking_back: depthwise convolutions and running sums over tokens, which see only what was before.
         cached: bits of the inputs that fresh values are written or appended to.
         multiplied: bits of the roots that went through a matmul or a convolution.
     """
@@ -140,7 +140,7 @@ class Flow:
     roots: list[Root] = field(default_factory=list)
     attentions: list[Attention] = field(default_factory=list)
     pooled: list[Node] = field(default_factory=list)
-    causal_convolutions: list[Node] = field(default_factory=list)
+    looking_back: list[Node] = field(default_factory=list)
     cached: int = 0
     multiplied: int = 0
 

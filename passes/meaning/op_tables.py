@@ -22,6 +22,7 @@ LOOKUPS = frozenset({"aten.embedding", "aten._embedding_bag", "aten.embedding_ba
 PICKS = frozenset({"aten.index", "aten.gather", "aten.index_select", "aten._unsafe_index", "aten.take"})
 SOFTENERS = frozenset({"aten._softmax", "aten.softmax", "aten._safe_softmax", "aten.exp", "aten.exp2", "aten.sigmoid"})
 SPECTRA = frozenset({"aten.stft", "aten._fft_r2c", "aten.unfold"})
+RUNNING_SUMS = frozenset({"aten.cumsum", "aten.logcumsumexp"})
 #: Ops that put a fresh value into, or next to, an old one: how caches are updated.
 JOINS = frozenset(
     {"aten.cat", "aten.stack", "aten.where", "aten.scatter", "aten.scatter_add", "aten.index_put", "aten.index_copy"}

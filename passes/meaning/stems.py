@@ -37,8 +37,9 @@ def entering(flow: Flow, node: Node, residency: Residency, is_mutated: bool) -> 
 def embedding(node: Node, indices: tuple[Size, ...]) -> Root:
     """The root of an embedding looked up by integers of shape [batch, tokens]; [batch] are categories, not tokens."""
     tokens = indices[-1] if indices else None
+    modality = Modality.TEXT if len(indices) > 1 else None
     return Root(
-        RootKind.EMBEDDING, node, tokens=tokens, modality=Modality.TEXT, projected=True, has_stem=len(indices) > 1
+        RootKind.EMBEDDING, node, tokens=tokens, modality=modality, projected=True, has_stem=modality is not None
     )
 
 
@@ -54,11 +55,18 @@ def see(flow: Flow, stream: int, read: Any, dims: int) -> None:
     shape = shape_of(read)
     channels = shape[1] if len(shape) == dims + 2 else shape[0] if shape else 1
     for root in _undecided(flow, stream):
+        if _is_projected_vector(flow, root):
+            continue
         root.projected = True
         if dims == 1 and isinstance(channels, int) and channels > _FEW_CHANNELS:
             continue  # over tokens, of which nothing says what they are
         is_sound = dims == 1 or (dims == 2 and _is_spectrogram(shape_of(root.node), channels))
         root.modality, root.has_stem = (Modality.AUDIO if is_sound else Modality.VISION), True
+
+
+def _is_projected_vector(flow: Flow, root: Root) -> bool:
+    """Whether this is a vector that weights made something of: noise or a code, which convolutions draw from."""
+    return len(shape_of(root.node)) <= 2 and bool(flow.multiplied >> flow.roots.index(root) & 1)
 
 
 def hear(flow: Flow, stream: int) -> None:
@@ -86,6 +94,13 @@ def looks_back(node: Node, dims: int) -> bool:
     padding = node.args[place] if len(node.args) > place else 0
     width = padding[0] if isinstance(padding, (list, tuple)) else padding
     return weight[-1] > 1 and isinstance(width, int) and width == weight[-1] - 1
+
+
+def runs_over_tokens(node: Node) -> bool:
+    """Whether a running sum goes over the tokens of [batch, tokens, ...]."""
+    dims = len(shape_of(node))
+    along = node.args[1] if len(node.args) > 1 else None
+    return dims > 2 and isinstance(along, int) and along % dims == 1
 
 
 def _undecided(flow: Flow, stream: int) -> Iterator[Root]:

@@ -33,6 +33,7 @@ from djinn_fx.passes.meaning.op_tables import (
     MATMULS,
     MOVES,
     PICKS,
+    RUNNING_SUMS,
     SOFTENERS,
     SPECTRA,
     SUMS,
@@ -181,6 +182,8 @@ class _Walk:
             return given
         if op in SOFTENERS and (given.scores is not None or given.stream & self.unprojected):
             return replace(given, raw=None, softened=True)
+        if op in RUNNING_SUMS and given.stream and stems.runs_over_tokens(node):
+            self.flow.looking_back.append(node)
         if op in SPECTRA and given.stream:
             stems.hear(self.flow, given.stream)
         numbers = self.sum_of(node, op) if op in SUMS else None
@@ -257,7 +260,7 @@ class _Walk:
         self.flow.multiplied |= stream
         self.unprojected &= ~stream
         if stems.looks_back(node, dims):
-            self.flow.causal_convolutions.append(node)
+            self.flow.looking_back.append(node)
         return Fact(stream=stream, version=given.version)
 
     def matmul(self, node: Node, op: str) -> Fact:
@@ -270,7 +273,13 @@ class _Walk:
         if a.scores is not None and b.scores is None and (a.softened or a.causal):
             if is_data_value(b, right) and (a.softened or b.raw is None):
                 return self.attend(node, a, right, "softmax" if a.softened else "masked product")
-        elif a.softened and b.scores is None and is_data_value(b, right) and a.stream & self.unprojected:
+        elif (
+            a.softened
+            and b.scores is None
+            and is_data_value(b, right)
+            and a.stream & self.unprojected
+            and len(shape_of(left)) > 2
+        ):
             return self.attend(node, replace(a, scores=Scores(left, left, right)), right, "scores from outside")
         elif b.scores is not None and a.scores is None and b.softened and is_data_value(a, left):
             return self.attend(node, b, left, "softmax, transposed")

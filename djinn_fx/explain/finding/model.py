@@ -291,7 +291,7 @@ def _by_convention(user: UserFile, entry: bool = True) -> tuple[str, list[Target
     listed = listed_cases(user)
     if listed is not None:
         return listed[0], _listed(user, *listed)
-    for choose in (benchmark_classes, instances, likely_classes, factories, bare_instances):
+    for choose in (benchmark_classes, instances, factories, likely_classes, bare_instances):
         found = choose(user)
         if len(found) > 1:
             every = dict.fromkeys([*found, *candidates(user)])

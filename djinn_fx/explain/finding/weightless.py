@@ -9,6 +9,7 @@ and types but no values, and is captured with these.
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -117,8 +118,20 @@ class Faker:
                     module._buffers[name] = self._of(buffer)
 
     def values(self, value: Any) -> Any:
-        """The same with fake tensors in the place of real ones."""
-        return pytree.tree_map(lambda one: self._of(one) if isinstance(one, torch.Tensor) else one, value)
+        """The same with fake tensors in the place of real ones, in objects too."""
+        return pytree.tree_map(self._value, value)
+
+    def _value(self, one: Any) -> Any:
+        if isinstance(one, torch.Tensor):
+            return self._of(one)
+        parts = getattr(one, "__dict__", None)
+        if isinstance(one, (type, nn.Module)) or not isinstance(parts, dict):
+            return one
+        if not any(isinstance(part, torch.Tensor) for part in pytree.tree_leaves(list(parts.values()))):
+            return one
+        made = copy.copy(one)
+        vars(made).update({name: self.values(part) for name, part in parts.items()})
+        return made
 
     def _of(self, tensor: torch.Tensor) -> torch.Tensor:
         if isinstance(tensor, _AS_IT_IS) and not isinstance(tensor, FakeTensor):
