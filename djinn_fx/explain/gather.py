@@ -14,6 +14,7 @@ from torch import nn
 
 from djinn_fx.dispatch.contests.pays import Experience
 from djinn_fx.explain.detail.flow import edges
+from djinn_fx.explain.detail.measured import measured
 from djinn_fx.explain.detail.memory import curves, memory_of
 from djinn_fx.explain.detail.pieces import continued
 from djinn_fx.explain.detail.spent import spent
@@ -284,6 +285,7 @@ def _graph_run(captured: CapturedGraph) -> GraphRun:
         passes=tuple(PassTime(name=one.name, seconds=one.seconds) for one in captured.pass_timings),
         builds=tuple(map(_build_info, captured.builds)),
         reasons=group_reasons(reason for build in captured.builds for reason in build.reasons),
+        times=measured(captured),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from djinn_fx.engines.base import Rounding
 from djinn_fx.explain.detail.flow import Edge
+from djinn_fx.explain.detail.measured import RegionTime
 from djinn_fx.explain.detail.memory import MemoryCurve
 from djinn_fx.explain.detail.spent import Spent
 from djinn_fx.explain.detail.timeline import Timeline
@@ -228,11 +229,15 @@ class BuildInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphRun:
-    """What was measured of one graph: its passes, in order, its builds, and what was decided while building."""
+    """What was measured of one graph.
+
+    Its passes, in order; its builds, and what was decided while building; what runs of its regions took, where known.
+    """
 
     passes: tuple[PassTime, ...] = ()
     builds: tuple[BuildInfo, ...] = ()
     reasons: tuple[ReasonGroup, ...] = ()
+    times: tuple[RegionTime, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,13 @@ from typing import Any
 from djinn_fx.explain.report import GraphInfo, Report, Scenario, ScenarioRun
 
 _MICRO = 1e6
-#: What is told of all scenarios by one process each; what was measured while compiling is one more.
 Event = dict[str, Any]
 
 
 def to_trace(report: Report) -> str:
     """The trace as JSON text. A scenario is a process, its graphs follow each other; times are estimates.
 
-    What compiling took is measured, and a process of its own.
+    What was measured is a process of its own: compiling; one call, where it was timed, and runs of regions.
     """
     events: list[Event] = []
     for place, scenario in enumerate(report.scenarios, start=1):
@@ -24,7 +23,7 @@ def to_trace(report: Report) -> str:
         events += _process(2 * place - 1, f"{name}: one call, by estimate", _call(scenario))
     for place, run in enumerate(report.run.scenarios, start=1):
         name = f"{report.scenarios[place - 1].model} {run.name}".strip()
-        events += _process(2 * place, f"{name}: compiling, measured", _compiling(run))
+        events += _process(2 * place, f"{name}: measured", _measured(report.scenarios[place - 1], run))
     told = {"schema": report.schema, "model": report.model.name, "made": report.run.when}
     return json.dumps({"traceEvents": events, "displayTimeUnit": "ms", "otherData": told})
 
@@ -70,6 +69,24 @@ def _graph(graph: GraphInfo, began_s: float) -> Iterator[tuple[str, Event]]:
         told = {"bytes": move.nbytes, "before": graph.regions[move.before_region].label}
         start_s, link = began_s + move.start_s, f"{move.source} → {move.target}"
         yield link, _event(move.value, "transfer", start_s, move.duration_s or 0.0, told)
+
+
+def _measured(scenario: Scenario, run: ScenarioRun) -> Iterator[tuple[str, Event]]:
+    """What compiling took; beside it one call of the built model and of eager, and each region that was timed."""
+    yield from _compiling(run)
+    for name, seconds in (
+        (("one call", run.check.call_s), ("one call of eager", run.check.eager_s)) if run.check else ()
+    ):
+        if seconds is not None:
+            yield name, _event(name, "call", 0.0, seconds, {})
+    began_s = 0.0
+    for graph, known in zip(scenario.graphs, run.graphs, strict=True):
+        times = {one.region: one for one in known.times}
+        for one in (times[span.region] for span in graph.timeline.spans if span.region in times):
+            region = graph.regions[one.region]
+            told = {"engine": one.engine, "calls": one.calls, "estimated_us": round(region.cost.time_s * _MICRO, 3)}
+            yield f"regions on {region.device}", _event(region.label, one.engine, began_s, one.time_s, told)
+            began_s += one.time_s
 
 
 def _compiling(run: ScenarioRun) -> Iterator[tuple[str, Event]]:

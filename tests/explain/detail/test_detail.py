@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
@@ -12,14 +13,18 @@ from torch import nn
 
 from djinn_fx.backend import capture
 from djinn_fx.compiling.captured import CapturedGraph
+from djinn_fx.costmodels.measured import Timing
 from djinn_fx.costmodels.work.work import Work
+from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.explain.detail.flow import edges
+from djinn_fx.explain.detail.measured import RegionTime, measured
 from djinn_fx.explain.detail.memory import MOST_POINTS, curves, memory_of
 from djinn_fx.explain.detail.spent import limit, spent
 from djinn_fx.explain.detail.timeline import Timeline, timeline
 from djinn_fx.explain.detail.values import tokens, values
 from djinn_fx.hardware.device import Device
 from djinn_fx.passes.order import dependencies
+from djinn_fx.settings.engines import EAGER
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.memory import Holds, MemoryPlan, MemoryRow, MemoryStep
 
@@ -177,6 +182,24 @@ def test_values_are_told_by_the_users_names(here: CapturedGraph) -> None:
 def test_tokens_of_prefill_are_those_of_all_samples(here: CapturedGraph) -> None:
     assert tokens(captured(Decoder(), torch.zeros(3, 16, dtype=torch.int64), {}).srg) == 3 * 16
     assert tokens(here.srg) is None
+
+
+class Known:
+    """Times of one engine."""
+
+    def time(self, structural_hash: str, engine: str) -> Timing | None:
+        return Timing.of([1.0, 2.0, 3.0], "today") if engine == EAGER else None
+
+
+def test_measured_times_are_those_of_the_engine_that_runs_a_region(here: CapturedGraph, spread: CapturedGraph) -> None:
+    def told(graph: CapturedGraph, engine: str) -> tuple[RegionTime, ...]:
+        build = RegionBuild(region=0, engine=engine, outcome="built", seconds=1.0)
+        return measured(replace(graph, builds=(build,), pricing=replace(graph.pricing, times=Known())))
+
+    (one,) = told(here, EAGER)
+    assert (one.region, one.time_s, one.calls, one.made) == (0, 2.0, 3, "today")
+    assert told(here, "another") == ()
+    assert told(spread, EAGER) == ()  # its devices are not here
 
 
 def test_what_limits_an_op_is_what_takes_longest_on_the_roofline() -> None:

@@ -18,6 +18,7 @@ from djinn_fx.command_line import BAD_INPUT, OK
 from djinn_fx.errors import SettingsError
 from djinn_fx.explain.command import main
 from djinn_fx.explain.compare import comparison, read_report
+from djinn_fx.explain.detail.measured import RegionTime
 from djinn_fx.explain.forms.dot import to_dot
 from djinn_fx.explain.forms.files import FORMS, add_forms, asked_for
 from djinn_fx.explain.forms.markdown import to_markdown
@@ -61,6 +62,20 @@ def test_a_trace_tells_what_compiling_took(report: Report, events: list[dict[str
     passes = [one for one in events if one.get("cat") == "pass"]
     measured = [one.seconds for graph in report.run.scenarios[0].graphs for one in graph.passes]
     assert [one["dur"] for one in passes] == pytest.approx([1e6 * seconds for seconds in measured], abs=2e-3)
+
+
+def test_a_trace_has_what_was_measured_of_calls_and_regions(report: Report) -> None:
+    events = [one for one in json.loads(to_trace(built(report)))["traceEvents"] if one["pid"] == 2]
+    tracks = {one["tid"]: one["args"]["name"] for one in events if one["name"] == "thread_name"}
+    found = {
+        tracks[one["tid"]]: (one["name"], one["dur"]) for one in events if one["ph"] == "X" and one["cat"] != "pass"
+    }
+    assert found == {
+        "builds": ("region 0", 0.5e6),
+        "one call": ("one call", 1e6),
+        "one call of eager": ("one call of eager", 2e6),
+        "regions on gpu0": (report.graphs[0].regions[0].label, 20.0),
+    }
 
 
 # -- graphs ------------------------------------------------------------------------------------------------------------
@@ -164,7 +179,10 @@ def built(report: Report) -> Report:
     build = BuildInfo(region=0, engine="eager", outcome="built", key="ab", seconds=0.5)
     check = Check(equal=True, max_difference=0.0, rtol=1e-5, atol=1e-5, call_s=1.0, eager_s=2.0)
     (run,) = report.run.scenarios
-    graphs = (replace(run.graphs[0], builds=(build,)), *run.graphs[1:])
+    timed = RegionTime(
+        region=0, engine="eager", time_s=2e-5, low_s=1e-5, high_s=3e-5, calls=8, made="2026-01-01T00:00:00+00:00"
+    )
+    graphs = (replace(run.graphs[0], builds=(build,), times=(timed,)), *run.graphs[1:])
     return replace(report, run=replace(report.run, scenarios=(replace(run, graphs=graphs, check=check),)))
 
 

@@ -24,7 +24,7 @@ from djinn_fx.srg.record import Cost
 from tests.explain.forms.conftest import AWKWARD
 
 #: Elements that have no end.
-VOID = {"meta", "input", "br", "link", "img", "hr"}
+VOID = {"meta", "input", "br", "link", "img", "hr", "wbr"}
 
 
 class Page(HTMLParser):

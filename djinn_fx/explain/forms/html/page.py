@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+from dataclasses import dataclass
 from importlib.resources import files
 
 from jinja2 import BaseLoader, Environment, StrictUndefined
@@ -14,9 +15,13 @@ from djinn_fx.explain.forms.html.shown import shown_scenarios
 from djinn_fx.explain.forms.placement import spans
 from djinn_fx.explain.forms.words import (
     IMPORTANCE,
+    check_text,
     cost_text,
     found_text,
+    is_routine,
+    memory_text,
     pays_text,
+    pricing_text,
     reason_detail,
     source_text,
     time_text,
@@ -35,6 +40,7 @@ def to_html(report: Report) -> str:
     return page.render(
         report=report,
         found=found_text(report),
+        memory_text=memory_text,
         scenarios=shown_scenarios(report),
         script=Markup(script),
         style=Markup(_file("page.css")),
@@ -62,9 +68,20 @@ def _environment() -> Environment:
         "spans": spans,
         "ranked": _ranked,
         "file": source_text,
+        "check": check_text,
+        "pricing": pricing_text,
     }
     return made
 
 
-def _ranked(reasons: tuple[ReasonGroup, ...]) -> list[ReasonGroup]:
-    return sorted(reasons, key=lambda reason: (_RANK.get(reason.kind, len(_RANK)), -reason.count))
+@dataclass(frozen=True)
+class _Told:
+    """A reason, and whether it is of routine."""
+
+    reason: ReasonGroup
+    routine: bool
+
+
+def _ranked(reasons: tuple[ReasonGroup, ...]) -> list[_Told]:
+    ranked = sorted(reasons, key=lambda reason: (_RANK.get(reason.kind, len(_RANK)), -reason.count))
+    return [_Told(reason, is_routine(reason)) for reason in ranked]

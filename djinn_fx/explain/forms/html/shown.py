@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from djinn_fx.explain.detail.measured import RegionTime
 from djinn_fx.explain.forms.html.flowchart import FlowChart, flow_chart
 from djinn_fx.explain.forms.html.memorychart import MemoryChart, memory_charts
 from djinn_fx.explain.forms.html.timechart import TimeChart, time_chart
@@ -17,6 +18,8 @@ from djinn_fx.units import format_bytes, format_count, format_seconds
 MOST_ROWS = 1000
 #: Colours of devices; a thirteenth begins anew.
 COLOURS = 12
+#: Graphs that are drawn, the costliest; of the others only tables are shown.
+MOST_DRAWN = 20
 #: Graphs of a training step without breaks: forward and backward.
 _HALVES = 2
 
@@ -32,7 +35,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownGraph:
-    """One graph with its charts. ``builds``: by region."""
+    """One graph with its charts. ``builds`` and measured ``times``: by region."""
 
     id: str
     title: str
@@ -43,6 +46,7 @@ class ShownGraph:
     memory: tuple[MemoryChart, ...]
     flow: FlowChart | None
     builds: dict[int, BuildInfo]
+    times: dict[int, RegionTime]
     rows: int
     start_s: dict[int, float]
 
@@ -60,21 +64,29 @@ class ShownScenario:
     graphs: tuple[ShownGraph, ...]
 
 
+@dataclass(frozen=True)
+class _Drawing:
+    """Colours of devices, and from how many seconds on a graph is drawn."""
+
+    colours: dict[str, int]
+    least_s: float
+
+
 def shown_scenarios(report: Report) -> list[ShownScenario]:
     """In the report's order; a device has one colour on the whole page."""
     devices = [region.device for graph in report.graphs for region in graph.regions]
     colours = {name: place % COLOURS for place, name in enumerate(dict.fromkeys(devices))}
+    costs = sorted((graph.cost.time_s for graph in report.graphs), reverse=True)
+    least_s = costs[MOST_DRAWN - 1] if len(costs) > MOST_DRAWN else 0.0
     return [
-        _scenario(f"s{place}", report.model, scenario, run, colours)
+        _scenario(f"s{place}", report.model, scenario, run, _Drawing(colours, least_s))
         for place, (scenario, run) in enumerate(zip(report.scenarios, report.run.scenarios, strict=True), start=1)
     ]
 
 
-def _scenario(
-    name: str, model: ModelInfo, scenario: Scenario, run: ScenarioRun, colours: dict[str, int]
-) -> ShownScenario:
+def _scenario(name: str, model: ModelInfo, scenario: Scenario, run: ScenarioRun, drawing: _Drawing) -> ShownScenario:
     graphs = tuple(
-        _graph(f"{name}g{place}", f"Graph {place} of {len(scenario.graphs)}", graph, measured, colours)
+        _graph(f"{name}g{place}", f"Graph {place} of {len(scenario.graphs)}", graph, measured, drawing)
         for place, (graph, measured) in enumerate(zip(scenario.graphs, run.graphs, strict=True), start=1)
     )
     return ShownScenario(
@@ -137,19 +149,21 @@ def _on(peaks: dict[str, int]) -> str:
     return ", ".join(f"{device} {format_bytes(nbytes)}" for device, nbytes in peaks.items())
 
 
-def _graph(name: str, title: str, graph: GraphInfo, run: GraphRun, colours: dict[str, int]) -> ShownGraph:
+def _graph(name: str, title: str, graph: GraphInfo, run: GraphRun, drawing: _Drawing) -> ShownGraph:
     kind = graph.kind if graph.phase in (None, graph.kind) else f"{graph.kind}, {graph.phase}"
     labels = [region.label for region in graph.regions]
+    colours, drawn = drawing.colours, graph.cost.time_s >= drawing.least_s
     return ShownGraph(
         id=name,
         title=f"{title}: {kind}",
         graph=graph,
         run=run,
         colours=colours,
-        time=time_chart(graph.timeline, labels, colours) if graph.timeline.spans else None,
-        memory=tuple(chart for curve in graph.curves for chart in memory_charts(curve)),
-        flow=_flow(graph, colours),
+        time=time_chart(graph.timeline, labels, colours) if graph.timeline.spans and drawn else None,
+        memory=tuple(chart for curve in graph.curves for chart in memory_charts(curve)) if drawn else (),
+        flow=_flow(graph, colours) if drawn else None,
         builds={build.region: build for build in run.builds},
+        times={one.region: one for one in run.times},
         rows=min(MOST_ROWS, len(graph.regions)),
         start_s={span.region: span.start_s for span in graph.timeline.spans},
     )
