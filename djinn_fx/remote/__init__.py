@@ -1,0 +1,1 @@
+"""Regions on other machines: what travels to a worker and back."""

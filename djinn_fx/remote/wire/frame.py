@@ -1,0 +1,243 @@
+"""A message: a small JSON header, and tensors as the bytes of ``.npy`` files, each of which numpy alone can read.
+
+    magic (8 bytes) | version u32 | header bytes u32 | payload bytes u64
+    sha256 of all that and of the header (32 bytes)
+    header, JSON in UTF-8, filled up with spaces to a multiple of 64 bytes
+    the payloads, each filled up with zeros to a multiple of 64 bytes
+
+Numbers are little-endian. The header is ``{"schema", "kind", "fields", "tensors"}``; each entry of ``tensors`` has a
+name, the length of its ``.npy`` bytes, its element type by torch's name, the order of its dimensions where numpy has no
+word for it, and its digest, or null from a sender that leaves this to the carrier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from djinn_fx.errors import EngineError
+from djinn_fx.remote.wire.limits import LIMITS, Limits
+from djinn_fx.remote.wire.payload import ALIGNMENT, Payload, digest_of, tensor_of
+from djinn_fx.remote.wire.text import parsed, written
+
+MAGIC = b"DJINNWR\n"
+#: Raised with every change of what a frame looks like.
+FRAME_VERSION = 1
+SCHEMA = f"djinn_fx.frame/{FRAME_VERSION}"
+
+_NUMBERS = struct.Struct("<8sIIQ")
+_DIGEST_BYTES = hashlib.sha256().digest_size
+PREFIX_BYTES = _NUMBERS.size + _DIGEST_BYTES
+_ENTRY: dict[str, Any] = {
+    "name": str,
+    "bytes": int,
+    "dtype": str,
+    "axes": (list, type(None)),
+    "sha256": (str, type(None)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A message that came.
+
+    Attributes:
+        kind: what it is about.
+        fields: a JSON object.
+        tensors: by name, over the memory the frame was read from.
+        digests: by name, of those that were sent with one and were found right.
+        readonly: that memory must not be written: whoever writes into a tensor copies it first.
+    """
+
+    kind: str
+    fields: Mapping[str, Any]
+    tensors: Mapping[str, torch.Tensor]
+    digests: Mapping[str, str]
+    readonly: bool
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The sizes that a frame begins with, within the reader's limits.
+
+    Attributes:
+        numbers: as they stand there.
+        header_bytes: of the header.
+        payload_bytes: of all payloads.
+        digest: of numbers and header.
+    """
+
+    numbers: bytes
+    header_bytes: int
+    payload_bytes: int
+    digest: bytes
+
+
+def encode(
+    kind: str,
+    fields: Mapping[str, Any],
+    tensors: Mapping[str, Payload] | None = None,
+    *,
+    digests: bool = True,
+    limits: Limits = LIMITS,
+) -> list[bytes | memoryview]:
+    """The pieces of a frame, to be sent one after the other; tensors are passed through and not copied.
+
+    Args:
+        kind: what it is about.
+        fields: any JSON object.
+        tensors: by name.
+        digests: send a digest of each tensor (a second a gigabyte on each side); without them a bit that flips on the
+            way is not noticed.
+        limits: of whoever will read it.
+
+    Raises:
+        EngineError: the fields are not JSON, or the frame is larger than the limits allow.
+    """
+    entries: list[dict[str, Any]] = []
+    pieces: list[bytes | memoryview] = []
+    total = 0
+    for name, payload in (tensors or {}).items():
+        entries.append(
+            {
+                "name": name,
+                "bytes": payload.nbytes,
+                "dtype": payload.dtype,
+                "axes": payload.axes,
+                "sha256": payload.digest if digests else None,
+            }
+        )
+        gap = -payload.nbytes % ALIGNMENT
+        pieces += [payload.head, payload.data, bytes(gap)]
+        total += payload.nbytes + gap
+    header = written({"schema": SCHEMA, "kind": kind, "fields": dict(fields), "tensors": entries}, "a frame's header")
+    header += b" " * (-(PREFIX_BYTES + len(header)) % ALIGNMENT)
+    _check_sizes(len(header), total, limits)
+    parsed(header, "a frame's header", limits.header_bytes, limits.header_values)  # what cannot be read is not sent
+    if len(entries) > limits.tensors:
+        raise EngineError(f"a frame of {len(entries)} tensors; at most {limits.tensors} are allowed")
+    numbers = _NUMBERS.pack(MAGIC, FRAME_VERSION, len(header), total)
+    return [numbers + hashlib.sha256(numbers + header).digest() + header, *(piece for piece in pieces if len(piece))]
+
+
+def joined(pieces: list[bytes | memoryview]) -> np.ndarray:
+    """A frame in one array of bytes, which object stores pass on without copying it again."""
+    made = np.empty(sum(len(piece) for piece in pieces), dtype=np.uint8)
+    place = 0
+    for piece in pieces:
+        made[place : place + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
+        place += len(piece)
+    return made
+
+
+def decode(buffer: Any, *, limits: Limits = LIMITS, verify: bool = True) -> Frame:
+    """The frame in a buffer, which must hold it and nothing else; its tensors lie in the buffer's memory.
+
+    Args:
+        buffer: bytes, an array of bytes, or anything else contiguous with memory.
+        limits: what is taken at most.
+        verify: hold each tensor that came with a digest against it.
+
+    Raises:
+        EngineError: it is no frame, of another version, damaged, cut short, too long, or larger than allowed.
+    """
+    raw = memoryview(buffer).cast("B")
+    prefix = read_prefix(raw[:PREFIX_BYTES], limits)
+    begins = PREFIX_BYTES + prefix.header_bytes
+    if len(raw) != begins + prefix.payload_bytes:
+        raise EngineError(f"a frame of {begins + prefix.payload_bytes} bytes of which {len(raw)} are there")
+    return read_frame(prefix, raw[PREFIX_BYTES:begins], raw[begins:], limits=limits, verify=verify)
+
+
+def read_prefix(raw: bytes | memoryview, limits: Limits = LIMITS) -> Prefix:
+    """The sizes in a frame's first bytes.
+
+    Raises:
+        EngineError: they are no frame's, of another version, or larger than allowed.
+    """
+    if len(raw) < PREFIX_BYTES:
+        raise EngineError(f"a frame that was cut short: {len(raw)} bytes of its first {PREFIX_BYTES} are there")
+    magic, version, header_bytes, payload_bytes = _NUMBERS.unpack_from(raw)
+    if magic != MAGIC:
+        raise EngineError(f"what came is no frame of djinn-fx: it begins with {magic!r}")
+    if version != FRAME_VERSION:
+        raise EngineError(
+            f"a frame of version {version}; this side reads version {FRAME_VERSION}: "
+            "install the same version of djinn-fx on both sides"
+        )
+    _check_sizes(header_bytes, payload_bytes, limits)
+    return Prefix(bytes(raw[: _NUMBERS.size]), header_bytes, payload_bytes, bytes(raw[_NUMBERS.size : PREFIX_BYTES]))
+
+
+def read_frame(
+    prefix: Prefix, header: bytes | memoryview, payload: memoryview, *, limits: Limits = LIMITS, verify: bool = True
+) -> Frame:
+    """A frame whose three parts were read; arguments as for :func:`decode`.
+
+    Raises:
+        EngineError: it is damaged, or not what a frame looks like.
+    """
+    if hashlib.sha256(prefix.numbers + bytes(header)).digest() != prefix.digest:
+        raise EngineError("a damaged frame: its header has another digest than it says")
+    content = parsed(header, "a frame's header", limits.header_bytes, limits.header_values)
+    if set(content) != {"schema", "kind", "fields", "tensors"} or content["schema"] != SCHEMA:
+        raise EngineError(f"a frame whose header is not of the form {SCHEMA}")
+    kind, fields, entries = content["kind"], content["fields"], content["tensors"]
+    if not (isinstance(kind, str) and isinstance(fields, dict) and isinstance(entries, list)):
+        raise EngineError(f"a frame whose header is not of the form {SCHEMA}")
+    if len(entries) > limits.tensors:
+        raise EngineError(f"a frame of {len(entries)} tensors; at most {limits.tensors} are allowed")
+    tensors: dict[str, torch.Tensor] = {}
+    digests: dict[str, str] = {}
+    for entry, part in _parts(entries, payload):
+        name, dtype, axes, told = entry["name"], entry["dtype"], entry["axes"], entry["sha256"]
+        if name in tensors:
+            raise EngineError(f"a frame with two tensors {name!r}")
+        if told is not None and verify:
+            if digest_of(dtype, axes, part) != told:
+                raise EngineError(f"a damaged frame: its tensor {name!r} has another digest than it says")
+            digests[name] = told
+        try:
+            tensors[name] = tensor_of(part, dtype, axes)
+        except EngineError as error:
+            raise EngineError(f"a frame's tensor {name[:80]!r}: {error}") from error
+    return Frame(kind=kind, fields=fields, tensors=tensors, digests=digests, readonly=payload.readonly)
+
+
+def _check_sizes(header_bytes: int, payload_bytes: int, limits: Limits) -> None:
+    if header_bytes > limits.header_bytes:
+        raise EngineError(f"a frame's header of {header_bytes} bytes; at most {limits.header_bytes} are allowed")
+    if payload_bytes > limits.payload_bytes:
+        raise EngineError(f"a frame with {payload_bytes} bytes of tensors; at most {limits.payload_bytes} are allowed")
+
+
+def _parts(entries: list[Any], payload: memoryview) -> Iterator[tuple[dict[str, Any], memoryview]]:
+    """Each entry of the header with its bytes.
+
+    Raises:
+        EngineError: an entry is not what it should be, or the lengths do not make up the payload.
+    """
+    place = 0
+    for entry in entries:
+        whole = isinstance(entry, dict) and set(entry) == set(_ENTRY)
+        if not whole or not all(isinstance(entry[name], kind) for name, kind in _ENTRY.items()):
+            raise EngineError(f"a frame whose list of tensors holds {json.dumps(entry)[:120]}")
+        size, axes = entry["bytes"], entry["axes"]
+        if type(size) is not int or not 0 <= size <= len(payload) - place:
+            raise EngineError(f"a frame's tensor of {size} bytes where {len(payload) - place} are left")
+        if axes is not None and not all(type(dim) is int for dim in axes):
+            raise EngineError("a frame's tensor whose dimensions have no order")
+        yield entry, payload[place : place + size]
+        place += size + -size % ALIGNMENT
+    if place != len(payload):
+        raise EngineError(f"a frame whose tensors take {place} bytes of {len(payload)}")
+
+
+__all__ = ["FRAME_VERSION", "Frame", "Prefix", "decode", "encode", "joined", "read_frame", "read_prefix"]
