@@ -20,10 +20,14 @@ from djinn_fx.explain.examine import examine
 from djinn_fx.explain.finding.inputs import call_text, signature_of
 from djinn_fx.explain.finding.model import FoundModel
 from djinn_fx.explain.finding.targets import unwrap
+from djinn_fx.explain.forms.html.page import to_html
 from djinn_fx.explain.forms.terminal import print_report
 from djinn_fx.explain.gather import name_of
 from djinn_fx.explain.report import Report
 from djinn_fx.settings.table import Settings
+
+#: The page has styles and a script of its own, which must not be the notebook's.
+_FRAME = "width: 100%; height: 50em; border: 0"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -36,7 +40,8 @@ class ShownReport(Report):
         return buffer.getvalue()
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        page = html.escape(to_html(self))
+        return f'<iframe title="What djinn decided" srcdoc="{page}" style="{_FRAME}"></iframe>'
 
 
 def explain(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ShownReport:

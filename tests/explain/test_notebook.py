@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import os
 import subprocess
 import sys
@@ -32,9 +33,11 @@ def test_a_report_in_python_and_as_a_page() -> None:
     assert len(one.graphs) == 1
     assert "Net (inference)" in str(report)
     assert 'next        torch.compile(model, backend="djinn")' in str(report)
-    page = report._repr_html_()
-    assert "Net (inference)" in page
-    assert "<" in page[:1]
+    frame = report._repr_html_()
+    assert frame.startswith("<iframe ")
+    page = html.unescape(frame.partition('srcdoc="')[2].partition('"')[0])
+    assert "<h1>Net</h1>" in page
+    assert page.rstrip().endswith("</html>")
 
 
 def test_the_model_stays_as_it_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections import Counter
 from dataclasses import replace
@@ -11,14 +12,20 @@ from html.parser import HTMLParser
 
 import pytest
 
+from djinn_fx.explain.compare import comparison
 from djinn_fx.explain.detail.flow import Edge
 from djinn_fx.explain.detail.memory import MemoryCurve
 from djinn_fx.explain.detail.timeline import Span, Timeline
+from djinn_fx.explain.forms.dot import to_dot
 from djinn_fx.explain.forms.html.flowchart import HEIGHT, MOST, WIDTH, flow_chart, folded
 from djinn_fx.explain.forms.html.memorychart import memory_charts
 from djinn_fx.explain.forms.html.page import to_html
 from djinn_fx.explain.forms.html.scale import ticks
+from djinn_fx.explain.forms.html.shown import MOST_DRAWN
 from djinn_fx.explain.forms.html.timechart import time_chart
+from djinn_fx.explain.forms.markdown import to_markdown
+from djinn_fx.explain.forms.model_explorer import to_model_explorer
+from djinn_fx.explain.forms.trace import to_trace
 from djinn_fx.explain.report import RegionInfo, Report
 from djinn_fx.srg.record import Cost
 from tests.explain.forms.conftest import AWKWARD
@@ -122,6 +129,36 @@ def test_several_scenarios_are_columns_and_sections(report: Report) -> None:
     assert page.wrong == []
     assert {f"#s{number}" for number in (1, 2)} <= set(page.values("href"))
     assert set(Counter(page.values("id")).values()) == {1}
+
+
+def test_a_scenario_that_failed_says_so_in_every_form(report: Report) -> None:
+    (scenario,), (run,) = report.scenarios, report.run.scenarios
+    failed = replace(scenario, graphs=(), graph_breaks=(), failed="net.py:7: it is < 3")
+    nothing = replace(report, scenarios=(failed,), run=replace(report.run, scenarios=(replace(run, graphs=()),)))
+    page = Page(to_html(nothing))
+    assert page.wrong == []
+    assert "net.py:7: it is < 3" in page.text
+    assert r"net.py:7: it is \< 3" in to_markdown(nothing)
+    assert json.loads(to_trace(nothing))["traceEvents"]
+    assert to_dot(nothing).startswith("digraph")
+    assert json.loads(to_model_explorer(nothing))["graphs"] == []
+    assert "regions" in comparison(report, nothing)
+
+
+def test_of_many_graphs_the_costliest_are_drawn(report: Report) -> None:
+    (scenario,), (run,) = report.scenarios, report.run.scenarios
+    count = MOST_DRAWN + 5
+    graphs = tuple(replace(scenario.graphs[0], cost=Cost(time_s=float(place))) for place in range(count))
+    many = replace(
+        report,
+        scenarios=(replace(scenario, graphs=graphs),),
+        run=replace(report.run, scenarios=(replace(run, graphs=run.graphs[:1] * count),)),
+    )
+    page = Page(to_html(many))
+    drawn = [attrs for tag, attrs in page.elements if tag == "figure" and attrs.get("data-chart") == "time"]
+    rows = [one for one in page.values("id") if re.fullmatch(r"s1g\d+r\d+", one)]
+    assert len(drawn) == MOST_DRAWN
+    assert len(rows) == count * len(graphs[0].regions)
 
 
 def region(index: int, hashed: str, device: str = "cpu") -> RegionInfo:

@@ -113,7 +113,7 @@ def figures(scenario: Scenario, run: ScenarioRun) -> list[Figure]:
     moved = sum(graph.cost.read_bytes + graph.cost.write_bytes for graph in graphs)
     return [
         Figure(
-            name="One call",
+            name="One call" if all(graph.kind == "inference" for graph in graphs) else "One step",
             value=format_seconds(call_seconds(scenario, run.check)),
             note=", ".join(filter(None, ("measured" if measured else "estimated", _each(graphs)))),
         ),
