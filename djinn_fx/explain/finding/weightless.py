@@ -124,14 +124,21 @@ class Faker:
     def _value(self, one: Any) -> Any:
         if isinstance(one, torch.Tensor):
             return self._of(one)
-        parts = getattr(one, "__dict__", None)
-        if isinstance(one, (type, nn.Module)) or not isinstance(parts, dict):
+        if isinstance(one, (type, nn.Module)) or not hasattr(one, "__dict__"):
             return one
-        if not any(isinstance(part, torch.Tensor) for part in pytree.tree_leaves(list(parts.values()))):
-            return one
-        made = copy.copy(one)
-        vars(made).update({name: self.values(part) for name, part in parts.items()})
-        return made
+        with self._copies_faked():  # an object, such as a cache of keys: its tensors may be anywhere in it
+            return copy.deepcopy(one)
+
+    @contextlib.contextmanager
+    def _copies_faked(self) -> Iterator[None]:
+        """A deep copy of a tensor meanwhile is its fake one."""
+        with _CHANGING:
+            usual = torch.Tensor.__deepcopy__
+            torch.Tensor.__deepcopy__ = lambda tensor, memo: self._of(tensor)  # type: ignore[method-assign]
+            try:
+                yield
+            finally:
+                torch.Tensor.__deepcopy__ = usual  # type: ignore[method-assign]
 
     def _of(self, tensor: torch.Tensor) -> torch.Tensor:
         if isinstance(tensor, _AS_IT_IS) and not isinstance(tensor, FakeTensor):
