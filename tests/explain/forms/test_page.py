@@ -18,7 +18,7 @@ from djinn_fx.explain.detail.memory import MemoryCurve
 from djinn_fx.explain.detail.timeline import Span, Timeline
 from djinn_fx.explain.forms.dot import to_dot
 from djinn_fx.explain.forms.html.flowchart import HEIGHT, MOST, WIDTH, flow_chart, folded
-from djinn_fx.explain.forms.html.memorychart import memory_charts
+from djinn_fx.explain.forms.html.memorychart import AIR, SIDE, memory_charts
 from djinn_fx.explain.forms.html.page import to_html
 from djinn_fx.explain.forms.html.scale import ticks
 from djinn_fx.explain.forms.html.shown import MOST_DRAWN
@@ -237,8 +237,15 @@ def test_areas_lie_on_each_other_and_the_peak_is_marked() -> None:
     assert [area.holds for area in without.areas] == ["activation"]
     assert whole.peak == "100 B during b"
     assert whole.peak_at == 50.0
-    low, high = ([float(y) for y in re.findall(r" ([\d.]+)", area.path)] for area in whole.areas)
-    assert high[6:] == low[:6][::-1]  # what is below ends where what is above begins
+    weights, activations = (heights(area.path) for area in whole.areas)
+    top = 100 * (1 + AIR)
+    assert weights == pytest.approx([SIDE * (1 - high / top) for high in (90, 0)], abs=1e-2)
+    assert activations == pytest.approx([SIDE * (1 - high / top) for high in (90, 100, 95, 90)], abs=1e-2)
+
+
+def heights(path: str) -> list[float]:
+    """Where the path goes, from its first corner on."""
+    return [float(y) for y in re.findall(r"V([\d.]+)", path)]
 
 
 @pytest.mark.parametrize(("end", "last"), [(1.0, 1.0), (0.99, 0.8), (7e-5, 6e-5), (12_345, 10_000)])

@@ -26,7 +26,7 @@ _ORDER = (
 #: If weights are more than this share of the peak, the rest is drawn once more without them.
 _MOSTLY = 0.6
 #: Above the highest value, as a share of it.
-_AIR = 0.12
+AIR = 0.12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def _chart(curve: MemoryCurve, shown: Sequence[Holds], title: str) -> MemoryChar
     count = len(curve.steps)
     sums = [sum(curve.holds[one.value][point] for one in shown) for point in range(count)]
     peak = max(range(count), key=sums.__getitem__)
-    top = sums[peak] * (1 + _AIR) or 1.0
+    top = sums[peak] * (1 + AIR) or 1.0
     ground = [0] * count
     areas = []
     for holds in shown:
@@ -121,13 +121,21 @@ def _text(curve: MemoryCurve, shown: Sequence[Holds], point: int, total: int) ->
 
 
 def _path(curve: MemoryCurve, low: Sequence[int], high: Sequence[int], top: float) -> str:
-    """Around what lies between two lines that change in steps."""
-    total = curve.total_steps
-    ends = [*curve.steps[1:], total]
-    xs = [(0 if point == 0 else step, end) for point, (step, end) in enumerate(zip(curve.steps, ends, strict=True))]
-    there = [f"{_x(x, total)} {_y(high[point], top)}" for point, pair in enumerate(xs) for x in pair]
-    back = [f"{_x(x, total)} {_y(low[point], top)}" for point, pair in enumerate(xs) for x in pair]
-    return f"M{'L'.join(there)}L{'L'.join(reversed(back))}Z"
+    """Around what lies between two lines that change in steps: along the upper one, and back along the lower one."""
+    xs = [0, *curve.steps[1:], curve.total_steps]
+    there = _stairs([(_x(x, curve.total_steps), _y(y, top)) for x, y in zip(xs, high, strict=False)])
+    back = _stairs([(_x(x, curve.total_steps), _y(y, top)) for x, y in zip(xs[:0:-1], low[::-1], strict=True)])
+    return f"M0 {SIDE}{there}H{SIDE}{back}H0Z"
+
+
+def _stairs(points: Sequence[tuple[str, str]]) -> str:
+    """Across to where each step begins, then up or down to its height; steps of one height are one."""
+    parts, height = [], None
+    for x, y in points:
+        if y != height:
+            parts.append(f"H{x}V{y}")
+            height = y
+    return "".join(parts)
 
 
 def _x(step: int, total: int) -> str:
