@@ -15,6 +15,7 @@ from djinn_fx.explain.finding.file import COMMAND
 from djinn_fx.explain.forms.placement import placement_lines
 from djinn_fx.explain.forms.words import (
     IMPORTANCE,
+    cache_text,
     check_text,
     cost_text,
     costliest_text,
@@ -74,6 +75,9 @@ def print_report(report: Report, file: TextIO, *, verbose: bool = False) -> None
         if len(report.scenarios) > 1:
             _heading(console, f"Scenario {scenario.name}: {', '.join(scenario.inputs)}")
         _scenario(console, report, scenario, run, verbose)
+    if report.cache.lookups:
+        _heading(console, "Cache")
+        _row(console, "artefacts", cache_text(report.cache))
     file.writelines(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
 
 

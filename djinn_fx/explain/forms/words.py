@@ -8,7 +8,7 @@ from djinn_fx.explain.detail.sources import without_way
 from djinn_fx.explain.detail.spent import Spent
 from djinn_fx.explain.detail.values import ValueInfo
 from djinn_fx.explain.finding.file import as_command
-from djinn_fx.explain.report import Check, GraphInfo, ModelInfo, PricingInfo, ReasonGroup, RegionInfo, Report
+from djinn_fx.explain.report import CacheInfo, Check, GraphInfo, ModelInfo, PricingInfo, ReasonGroup, RegionInfo, Report
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.srg.memory import MemoryPeak
 from djinn_fx.srg.plan import EngineTime
@@ -111,6 +111,8 @@ def source_text(source: str) -> str:
     return without_way(source)
 
 
+#: As much of a key as tells it apart.
+_SHORT_KEY = 12
 #: Share of the time from which a limit is told.
 _WORTH_TELLING = 0.005
 
@@ -202,6 +204,13 @@ def memory_text(foretold: int, live: int) -> str:
     """The peak that was foretold beside the one that was measured."""
     measured = f"{format_bytes(live)} of tensors at most in a further call"
     return f"{measured}, {format_bytes(foretold)} foretold for the graphs' own ops ({live / max(1, foretold) - 1:+.2%})"
+
+
+def cache_text(cache: CacheInfo) -> str:
+    """What the disk cache had, and of the first that it had not, the command that says why."""
+    missed = next((one for one in cache.lookups if one.key and one.outcome not in ("memory", "store", "stored")), None)
+    more = f"; `djinn cache why {missed.key[:_SHORT_KEY]}` says more" if missed is not None else ""
+    return f"{cache.hits} artefact{plural_s(cache.hits)} found, {cache.misses} not{more}"
 
 
 def cost_text(cost: Cost) -> str:

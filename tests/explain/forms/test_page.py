@@ -26,7 +26,8 @@ from djinn_fx.explain.forms.html.timechart import time_chart
 from djinn_fx.explain.forms.markdown import to_markdown
 from djinn_fx.explain.forms.model_explorer import to_model_explorer
 from djinn_fx.explain.forms.trace import to_trace
-from djinn_fx.explain.report import RegionInfo, Report
+from djinn_fx.explain.forms.words import cache_text
+from djinn_fx.explain.report import CacheInfo, CacheLookup, RegionInfo, Report
 from djinn_fx.srg.record import Cost
 from tests.explain.forms.conftest import AWKWARD
 
@@ -41,6 +42,7 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text, self.scripts, self.open, self.wrong = "", "", list[str](), list[str]()
+        self.cells = list[str]()
         self.feed(text)
         self.close()
 
@@ -62,6 +64,7 @@ class Page(HTMLParser):
             self.scripts += data
         elif inside != "style":
             self.text += data
+            self.cells.append(data)
 
     def values(self, name: str) -> list[str]:
         """Of an attribute, wherever it is."""
@@ -143,6 +146,22 @@ def test_a_scenario_that_failed_says_so_in_every_form(report: Report) -> None:
     assert to_dot(nothing).startswith("digraph")
     assert json.loads(to_model_explorer(nothing))["graphs"] == []
     assert "regions" in comparison(report, nothing)
+
+
+def test_what_the_cache_had_is_a_table(report: Report) -> None:
+    lookup = CacheLookup(
+        scenario=0, graph=0, region=1, engine="eager", outcome="built", key="0123456789abcdef", why=("no <entry>",)
+    )
+    page = Page(to_html(replace(report, cache=CacheInfo(hits=0, misses=1, lookups=(lookup,)))))
+    assert page.wrong == []
+    text = " ".join(page.text.split())
+    assert "0 found, 1 not." in text
+    assert f"{report.graphs[0].regions[1].label} eager built 0123456789ab no <entry>" in re.sub(
+        r"\s+", " ", " ".join(page.cells)
+    )
+    assert cache_text(CacheInfo(hits=1, misses=1, lookups=(lookup,))) == (
+        "1 artefact found, 1 not; `djinn cache why 0123456789ab` says more"
+    )
 
 
 def test_of_many_graphs_the_costliest_are_drawn(report: Report) -> None:
