@@ -185,7 +185,7 @@ def test_datasheets_are_not_said_to_tell_engines_apart() -> None:
         ({"profile": "2026-11-21T10:00:00", "noise": {"between": 0.021}}, "calibrated 2026-11-21, times repeat within"),
         ({"profile": "2026-11-21T10:00:00"}, "calibrated 2026-11-21"),
         ({"problem": "the profile of 2026-01-01 does not fit"}, "the profile of 2026-01-01 does not fit"),
-        ({}, "not calibrated"),
+        ({}, "not calibrated: `djinn calibrate`"),
     ],
 )
 def test_the_profile_and_its_state_are_shown(changes: dict[str, Any], shown: str) -> None:

@@ -9,6 +9,7 @@ from djinn_fx.explain.detail.spent import Spent
 from djinn_fx.explain.detail.values import ValueInfo
 from djinn_fx.explain.finding.file import as_command
 from djinn_fx.explain.report import CacheInfo, Check, GraphInfo, ModelInfo, PricingInfo, ReasonGroup, RegionInfo, Report
+from djinn_fx.hardware.catalogue import THIS_MACHINE
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.srg.memory import MemoryPeak
 from djinn_fx.srg.plan import EngineTime
@@ -148,7 +149,10 @@ def pricing_text(pricing: PricingInfo) -> str:
         noise = pricing.noise.get("between")
         spread = f", times repeat within {noise:.1%}" if noise is not None else ""
         return f"{by}; calibrated {pricing.profile[:10]}{spread}"
-    return f"{by}; {pricing.problem}" if pricing.problem else f"{by}; not calibrated"
+    if pricing.problem:
+        return f"{by}; {pricing.problem}"
+    here = pricing.device == THIS_MACHINE
+    return f"{by}; not calibrated" + (": `djinn calibrate` takes a minute, and narrows the intervals" if here else "")
 
 
 def group_regions(regions: Iterable[RegionInfo]) -> list[list[RegionInfo]]:
