@@ -33,8 +33,9 @@ class Place:
             from djinn_fx.passes.placing.spread import foresee, spread  # with its solvers, which few graphs need
 
             told += foresee(srg, context.foreseen) if context.foreseen is not None else ()
-            if placing is not None and placing.devices and (placing.elsewhere or set(mixed) <= {"cpu"}):
+            if placing is not None and placing.devices and (placing.elsewhere or set(mixed) <= {placing.home}):
                 return PassResult(modified=True, reasons=(*told, *spread(srg, placing, context)))
+        srg.home = None
         if context.foreseen is None:
             srg.placement = None  # one that was before devices were lost
         if len(mixed) > 1:

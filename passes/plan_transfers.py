@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from djinn_fx.costmodels.work.traffic import node_bytes, packet_name
 from djinn_fx.passes.base import PassContext, PassResult
+from djinn_fx.passes.placing.request import Placing
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Region, Transfer
@@ -35,7 +36,7 @@ class PlanTransfers:
         moved: dict[tuple[str, str], Transfer] = {}
         transfers: list[Transfer] = []
         for index in srg.order:
-            for transfer in _crossing(srg, srg.regions[index], resident=context.placing is not None):
+            for transfer in _crossing(srg, srg.regions[index], context.placing):
                 key = (transfer.value, transfer.target)
                 changes = any(meta.storage in written for meta in srg.record(srg.node(transfer.value)).outputs)
                 if changes or key not in moved:
@@ -57,16 +58,22 @@ def _written(srg: SRG) -> frozenset[int]:
     return frozenset(meta.storage for name in targets for meta in srg.record(srg.node(name)).outputs)
 
 
-def _crossing(srg: SRG, region: Region, *, resident: bool) -> Iterator[Transfer]:
+def _crossing(srg: SRG, region: Region, placing: Placing | None) -> Iterator[Transfer]:
     """What a region reads from another device than its own.
 
-    ``resident``: what stays between calls is in the memory of every device that uses it.
+    Where devices are chosen from, what stays between calls is in the memory of every device that uses it; where they
+    have memory of their own, every other tensor passes.
     """
+    resident, apart = placing is not None, placing is not None and placing.apart
     inside = set(region.nodes)
     for name in region.inputs:
         node = srg.node(name)
         source = srg.record(node).device
-        if source is None or source == region.device or not _needs_copy(srg, node, inside):
+        if (
+            source is None
+            or source == region.device
+            or not (srg.record(node).outputs if apart else _needs_copy(srg, node, inside))
+        ):
             continue
         if resident and (node.op == "get_attr" or srg.record(node).residency in RESIDENT):
             continue

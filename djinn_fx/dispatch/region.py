@@ -18,7 +18,8 @@ from djinn_fx.settings.table import Settings
 from djinn_fx.srg.effects import written_nodes
 from djinn_fx.srg.extract import extract, input_value
 from djinn_fx.srg.form.hashing import canonical_form
-from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.form.moved import move
+from djinn_fx.srg.graph import META_KEY, SRG
 from djinn_fx.srg.memory import MemoryPlan
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.srg.record import Residency
@@ -135,7 +136,9 @@ def built_again(build: RegionBuild, region: Region) -> RegionBuild:
 
 
 def region_graph(srg: SRG, region: Region) -> RegionGraph:
-    """A region cut out of its graph, ready for an engine."""
+    """A region cut out of its graph, ready for an engine, and for the device it is on."""
+    if srg.home not in (None, region.device):
+        return _region_elsewhere(srg, region)
     canonical: Any = None
     if region.structural_hash:
         nodes, inputs, outputs = (
@@ -147,6 +150,27 @@ def region_graph(srg: SRG, region: Region) -> RegionGraph:
         structural_hash=region.structural_hash,
         canonical=canonical,
         example_inputs=region_values(srg, region),
+        label=region.label,
+        kind=srg.kind.value,
+        weights=_weights(srg, region),
+    )
+
+
+def _region_elsewhere(srg: SRG, region: Region) -> RegionGraph:
+    """A region that runs on another device than the graph's tensors are on."""
+    assert srg.home is not None, "asked for where there is one"
+    gm = extract(srg, region)
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    for placeholder, name in zip(placeholders, region.inputs, strict=True):
+        placeholder.meta[META_KEY] = srg.record(srg.node(name))
+    move(gm, srg.home, region.device)
+    ops = [node for node in gm.graph.nodes if node.op.startswith("call_")]
+    outputs = gm.graph.output_node().all_input_nodes
+    return RegionGraph(
+        gm=gm,
+        structural_hash=region.structural_hash,
+        canonical=canonical_form(ops, placeholders, outputs) if region.structural_hash else None,
+        example_inputs=tuple(node.meta["val"] for node in placeholders),
         label=region.label,
         kind=srg.kind.value,
         weights=_weights(srg, region),

@@ -1,4 +1,4 @@
-"""Devices that a user makes of the machine's processors, the links between them, and what is pinned to which.
+"""Devices that a user names, the links between them, and what is pinned to which.
 
 devices:
   cpu:0: {cores: [0], memory: 4GB}
@@ -7,6 +7,12 @@ links:
   cpu:0-cpu:1: {bandwidth: 1GB/s, latency: 10us}
 pin:
   model.layers.0-11: cpu:0
+
+or CUDA devices, which are there and have links of their own:
+
+devices:
+  cuda:0: {memory: 40GB}
+  cuda:1: {}
 """
 
 from __future__ import annotations
@@ -26,7 +32,9 @@ from djinn_fx.settings.field import setting
 from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
 
 _NAME = re.compile(r"cpu:[0-9]{1,3}")
+_CUDA = re.compile(r"cuda:(0|[1-9][0-9]{0,2})")
 _DEVICE_KEYS = ("cores", "memory")
+_CUDA_KEYS = ("memory",)
 _LINK_KEYS = ("bandwidth", "latency")
 
 
@@ -43,6 +51,28 @@ class LocalDevice:
     name: str
     cores: tuple[int, ...]
     memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaDevice:
+    """A CUDA device by torch's number. Whether it is there is asked when a graph is placed.
+
+    Attributes:
+        name: such as ``"cuda:0"``.
+        memory_bytes: what its part of a model may take; None: as much as there is.
+    """
+
+    name: str
+    memory_bytes: int | None = None
+
+    @property
+    def index(self) -> int:
+        """Torch's number for it."""
+        return int(self.name.partition(":")[2])
+
+
+#: What the setting ``devices`` names: all of one sort.
+NamedDevice = LocalDevice | CudaDevice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +111,10 @@ DEVICES: Any = setting(
     None,
     "devices",
     "devices to spread a graph over, each some processors of this machine with a thread of its own, such as "
-    "`{cpu:0: {cores: [0], memory: 4GB}, cpu:1: {cores: [1]}}`; none: the one that the tensors are on",
-    accepts="names such as cpu:0, each with cores and perhaps memory, or none",
+    "`{cpu:0: {cores: [0], memory: 4GB}, cpu:1: {cores: [1]}}`, or CUDA devices, such as `{cuda:0: {memory: 40GB}, "
+    "cuda:1: {}}`; none: the one that the tensors are on",
+    accepts="names such as cpu:0, each with cores and perhaps memory, or such as cuda:0, each with perhaps memory, or "
+    "none",
     compiles=True,
 )
 LINKS: Any = setting(
@@ -150,22 +182,45 @@ class DeviceSettings(BaseModel, frozen=True, extra="forbid", strict=True):
         return (*(self.pin or ()), *(self.device_map or ()))
 
 
-def read_devices(value: Any) -> tuple[LocalDevice, ...] | None:
+def read_devices(value: Any) -> tuple[NamedDevice, ...] | None:
     """The setting ``devices``.
 
     Raises:
         ValueError: no devices, a name or key that is none, a processor that is not there or taken twice, a size
-            without unit.
+            without unit, or processors beside CUDA devices.
     """
-    if value is None or _are(value, LocalDevice):
+    if value is None or _are(value, LocalDevice) or _are(value, CudaDevice):
         return value  # type: ignore[no-any-return]
     if isinstance(value, (list, tuple)):  # as a kept form has them
-        return tuple(LocalDevice(**{**one, "cores": tuple(one["cores"])}) for one in value)
+        return tuple(
+            LocalDevice(**{**one, "cores": tuple(one["cores"])}) if "cores" in one else CudaDevice(**one)
+            for one in value
+        )
+    table = _table(value)
+    if not table:
+        raise ValueError("name at least one device")
+    for name in table:
+        if not isinstance(name, str) or not (_NAME.fullmatch(name) or _CUDA.fullmatch(name)):
+            raise ValueError(f"{name!r} is no name of a device: write cpu:0, cpu:1, … or cuda:0, cuda:1, …")
+    kinds = {name.partition(":")[0]: name for name in table}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{kinds['cpu']} and {kinds['cuda']}: name processors or CUDA devices, not both: a graph is spread over "
+            "devices of one sort"
+        )
+    return _cuda_devices(table) if "cuda" in kinds else _processor_devices(table)
+
+
+def _cuda_devices(table: Mapping[str, Any]) -> tuple[CudaDevice, ...]:
+    return tuple(
+        CudaDevice(name=name, memory_bytes=_memory(name, _keys(name, row, _CUDA_KEYS))) for name, row in table.items()
+    )
+
+
+def _processor_devices(table: Mapping[str, Any]) -> tuple[LocalDevice, ...]:
     found, taken = [], dict[int, str]()
     present = _processors()
-    for name, row in _table(value).items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a device: write cpu:0, cpu:1, …")
+    for name, row in table.items():
         keys = _keys(name, row, _DEVICE_KEYS)
         cores = keys.get("cores")
         if not isinstance(cores, (list, tuple)) or not cores or not all(type(core) is int for core in cores):
@@ -180,30 +235,29 @@ def read_devices(value: Any) -> tuple[LocalDevice, ...] | None:
                     else f"{name}: processor {core} is there twice"
                 )
             taken[core] = name
-        memory = keys.get("memory")
-        found.append(
-            LocalDevice(
-                name=name,
-                cores=tuple(cores),
-                memory_bytes=_quantity(name, memory, parse_bytes) if memory is not None else None,
-            )
-        )
-    if not found:
-        raise ValueError("name at least one device")
+        found.append(LocalDevice(name=name, cores=tuple(cores), memory_bytes=_memory(name, keys)))
     return tuple(found)
 
 
-def read_links(value: Any, devices: Sequence[LocalDevice]) -> tuple[DeclaredLink, ...] | None:
+def _memory(name: str, keys: Mapping[str, Any]) -> int | None:
+    memory = keys.get("memory")
+    return _quantity(name, memory, parse_bytes) if memory is not None else None
+
+
+def read_links(value: Any, devices: Sequence[NamedDevice]) -> tuple[DeclaredLink, ...] | None:
     """The setting ``links``.
 
     Raises:
-        ValueError: an unknown device, a link from a device to itself or one told twice, a quantity without unit.
+        ValueError: an unknown device, a link from a device to itself or one told twice, a quantity without unit, or one
+            between CUDA devices.
     """
     if value is None or _are(value, DeclaredLink):
         return value  # type: ignore[no-any-return]
     if isinstance(value, (list, tuple)):
         return tuple(DeclaredLink(**{**one, "ends": tuple(one["ends"])}) for one in value)
     known = [device.name for device in devices]
+    if any(isinstance(device, CudaDevice) for device in devices):
+        raise ValueError("links are declared between processors; CUDA devices have the machine's own")
     found: dict[frozenset[str], DeclaredLink] = {}
     for name, row in _table(value).items():
         ends = tuple(str(name).split("-"))
@@ -227,7 +281,7 @@ def read_links(value: Any, devices: Sequence[LocalDevice]) -> tuple[DeclaredLink
 
 
 def read_pins(
-    value: Any, written: str, devices: Sequence[LocalDevice], *, elsewhere: bool = False
+    value: Any, written: str, devices: Sequence[NamedDevice], *, elsewhere: bool = False
 ) -> tuple[Pin, ...] | None:
     """The settings ``pin`` and ``device_map``. ``elsewhere``: devices of a topology may be named, whichever it has.
 

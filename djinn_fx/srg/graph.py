@@ -41,6 +41,8 @@ class SRG:
         memory: set by plan-memory.
         placement: set by place, where there is more than one device to choose from.
         reasons: decisions about the graph as a whole.
+        home: the device that the tensors are on, where regions are placed on devices with memory of their own: those on
+            another are built for that one. None else.
         uncut: regions and reasons as they were before the graph was spread over devices; None if it was not.
     """
 
@@ -55,6 +57,7 @@ class SRG:
         self.peak_bytes = 0
         self.memory: MemoryPlan | None = None
         self.placement: Placement | None = None
+        self.home: str | None = None
         self.reasons: tuple[Reason, ...] = ()
         self.uncut: tuple[tuple[Region, ...], tuple[Reason, ...]] | None = None
         self._facts: dict[tuple[Any, ...], Any] = {}

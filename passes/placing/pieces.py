@@ -77,10 +77,10 @@ class Pieces:
             if not nodes:
                 continue
             made = self.made(nodes, region.label + (f", part {place + 1} of {len(runs)}" if len(runs) > 1 else ""))
-            if made is None:  # it cannot be cut there: all of it goes where most of it is
+            if made is None:  # it cannot be cut there: all of it goes home, or where most of it is
                 whole = region if same else self.made(everything, region.label)
                 assert whole is not None, "a region and views of weights stand alone as the region does"
-                return [(replace(whole, device=_heaviest(placed)), everything)]
+                return [(replace(whole, device=self._srg.home or _heaviest(placed)), everything)]
             parts.append((replace(made, device=device), nodes))
         return parts
 
@@ -125,10 +125,11 @@ def _heaviest(placed: Sequence[Placed]) -> str:
 
 def settle(srg: SRG, placed: Sequence[Placed], placing: Placing, context: PassContext) -> None:
     """Set the graph's regions, and the device of every record and region."""
+    srg.home = placing.home if placing.apart else None
     made = Pieces(srg).regions(views_with_readers(srg, placed), whole=placing.whole)
     regions = tuple(replace(region, index=index) for index, region in enumerate(made))
     known = {region.nodes for region in srg.regions}
-    if placing.elsewhere:
+    if placing.pricings:
         regions = _priced_there(srg, regions, placing)
     elif context.pricing is not None and not all(region.nodes in known for region in regions):
         regions = priced_regions(srg, regions, context.pricing)
@@ -145,10 +146,10 @@ def settle(srg: SRG, placed: Sequence[Placed], placing: Placing, context: PassCo
     for node in srg.nodes:
         if node in reached:
             continue
-        device: str | None = first
-        if node.op == "output":
+        device: str | None = srg.home or first  # where there is a home, what comes in and goes out is there
+        if srg.home is None and node.op == "output":
             device = regions[-1].device if regions else first
-        elif not node.op.startswith("call_"):
+        elif srg.home is None and not node.op.startswith("call_"):
             near = (srg.record(user).device for user in node.users if user.op.startswith("call_"))
             device = next((device for device in near if device is not None), first)
         if srg.record(node).device != device:

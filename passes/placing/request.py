@@ -12,18 +12,20 @@ from djinn_fx.settings.devices import LocalDevice, Pin
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignDevice:
-    """A device that is planned for and is not here.
+class PricedDevice:
+    """A device with memory of its own, priced by its row: one of a topology that is not here, or a CUDA device that is.
 
     Attributes:
         name: in its topology.
         memory_bytes: what its part of a model may take.
         pricing: by what regions there are priced.
+        here: whether it is in this machine.
     """
 
     name: str
     memory_bytes: int | None
     pricing: Pricing
+    here: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,10 @@ class Placing:
         followed: of a backward graph: the device of each forward op, by its number in autograd's sequence.
         told: what is to be told of devices that are not among these any more.
         settled: devices of weights and state that an earlier graph keeps there, by the names of the graph's inputs.
+        home: the device that the graph's tensors are on, where it is to run here.
     """
 
-    devices: tuple[LocalDevice | ForeignDevice, ...]
+    devices: tuple[LocalDevice | PricedDevice, ...]
     topology: Topology
     pins: tuple[Pin, ...] = ()
     objective: str = "latency"
@@ -51,6 +54,7 @@ class Placing:
     followed: Mapping[int, str] = field(default_factory=dict)
     told: tuple[Reason, ...] = ()
     settled: Mapping[str, str] = field(default_factory=dict)
+    home: str = "cpu"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,12 +64,17 @@ class Placing:
     @property
     def elsewhere(self) -> bool:
         """Whether the devices are not here."""
-        return any(isinstance(device, ForeignDevice) for device in self.devices)
+        return any(isinstance(device, PricedDevice) and not device.here for device in self.devices)
+
+    @property
+    def apart(self) -> bool:
+        """Whether they are here, each with memory of its own: what comes in and goes out is on ``home``."""
+        return any(isinstance(device, PricedDevice) and device.here for device in self.devices)
 
     @property
     def pricings(self) -> Mapping[str, Pricing]:
         """By what regions are priced, by device; empty where the graph's own pricing holds."""
-        return {one.name: one.pricing for one in self.devices if isinstance(one, ForeignDevice)}
+        return {one.name: one.pricing for one in self.devices if isinstance(one, PricedDevice)}
 
     def strength(self, place: int) -> float:
         """How much a device does in a second, beside the others."""

@@ -18,7 +18,7 @@ from djinn_fx.passes.placing.request import Placing
 from djinn_fx.passes.placing.solved import shared_out
 from djinn_fx.passes.placing.told import loads, memory_taken, placement_of
 from djinn_fx.passes.placing.units import Unit, on_devices, row_of, units_of
-from djinn_fx.passes.placing.wanted import at_home, followed, pinned
+from djinn_fx.passes.placing.wanted import at_home, followed, pinned, tied_to_home
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Placement, Region
@@ -74,13 +74,25 @@ def spread(srg: SRG, placing: Placing, context: PassContext, solver: Solver = sh
     settle(srg, decided.placed(placing), placing, context)
     better = _cut_anew(srg, decided, placing, context, solver) if placing.objective == "throughput" else None
     decided = _as_measured(srg, better or decided, placing)
+    if placing.apart and any(srg.record(node).device != placing.home for node in tied_to_home(srg)):
+        decided = _all_at_home(decided, placing)
+        _begin(srg)
+        settle(srg, decided.placed(placing), placing, context)
     srg.placement = decided.placement(srg, placing)
     return (_told(decided, placing),)
 
 
+def _all_at_home(decided: _Decided, placing: Placing) -> _Decided:
+    """Where regions cannot be cut so that what must stay does."""
+    at = placing.names.index(placing.home)
+    chosen = shares_of(decided.row, (at,) * len(decided.units))
+    why = f"{decided.why}what must stay on {placing.home} cannot be cut from the rest; "
+    return replace(decided, decision=Decision(chosen=chosen, runner_up=None), why=why)
+
+
 def _as_measured(srg: SRG, decided: _Decided, placing: Placing) -> _Decided:
     """The same with the seconds that the parts took when they were measured, if all of them were."""
-    measured = None if placing.elsewhere else measured_loads(srg, placing)
+    measured = None if placing.pricings else measured_loads(srg, placing)
     if not measured:
         return decided
     row = corrected(decided.row, decided.decision.chosen, measured)
@@ -93,7 +105,7 @@ def _cut_anew(srg: SRG, decided: _Decided, placing: Placing, context: PassContex
 
     The graph is left as the answer has it. One that was measured itself must be the better one by that.
     """
-    measured = None if placing.elsewhere else measured_loads(srg, placing)
+    measured = None if placing.pricings else measured_loads(srg, placing)
     if measured is None or len(measured) < 2:
         return None
     row = corrected(decided.row, decided.decision.chosen, measured)
@@ -128,8 +140,16 @@ def foresee(srg: SRG, placing: Placing) -> tuple[Reason, ...]:
 def _decided(srg: SRG, placing: Placing, solver: Solver) -> _Decided:
     """The graph's units with their devices, and why."""
     pins = pinned(srg, placing)
+    tied = dict.fromkeys(tied_to_home(srg), placing.home) if placing.apart else {}
+    void = sum(1 for node, device in pins.items() if node in tied and device != placing.home)
+    pins = {**pins, **tied}
     home = {node: device for node, device in at_home(srg, placing).items() if node not in pins}
-    why = f"{len(pins)} ops are pinned; " if pins else ""
+    why = f"{len(pins) - len(tied)} ops are pinned; " if len(pins) > len(tied) else ""
+    if tied:
+        but = f", {void} of them against pins" if void else ""
+        why += (
+            f"{len(tied)} ops stay on {placing.home}{but}: they write, read what is written, draw numbers or are odd; "
+        )
     try:
         units, row, decision = _shared_out(srg, {**home, **pins}, placing, solver)
         why += f"{len(home)} ops go where another graph keeps their weights and state; " if home else ""

@@ -8,7 +8,7 @@ from djinn_fx.passes.placing.bounds import bound_of
 from djinn_fx.passes.placing.chain import Row, Shares
 from djinn_fx.passes.placing.pieces import Placed, views_with_readers
 from djinn_fx.passes.placing.pins import module_path
-from djinn_fx.passes.placing.request import ForeignDevice, Placing
+from djinn_fx.passes.placing.request import Placing, PricedDevice
 from djinn_fx.passes.placing.units import Unit
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Passage, Placement, Share
@@ -78,7 +78,7 @@ def memory_taken(row: Row, shares: Shares) -> dict[int, int]:
 
 def _row_of(placing: Placing, device: int) -> str:
     one = placing.devices[device]
-    return one.pricing.device.name if isinstance(one, ForeignDevice) else f"{len(one.cores)} of this machine's cores"
+    return one.pricing.device.name if isinstance(one, PricedDevice) else f"{len(one.cores)} of this machine's cores"
 
 
 def _parts(srg: SRG, units: Iterator[Unit]) -> tuple[str, ...]:
@@ -100,13 +100,19 @@ def _layer(path: str) -> str:
 
 
 def _passages(srg: SRG, placed: Sequence[Placed], placing: Placing) -> Iterator[Passage]:
-    """Each value that another device reads, once a device; what stays in memory between calls passes nowhere."""
+    """Each value that another device reads, once a device; what stays in memory between calls passes nowhere.
+
+    Where devices have memory of their own, what comes in and goes out is on the device of the graph's tensors.
+    """
+    ends = placing.home if placing.apart else None
     home = {node: device for unit, device in placed for node in unit.nodes}
     for node in srg.nodes:
         if node.op == "get_attr" or (node.op == "placeholder" and srg.record(node).residency in RESIDENT):
             continue
         readers = dict.fromkeys(home[user] for user in node.users if user in home)
-        source = home.get(node) or next(iter(readers), None)
+        if ends is not None and node in home and srg.output in node.users:
+            readers.setdefault(ends)
+        source = home.get(node) or ends or next(iter(readers), None)
         nbytes = srg.record(node).nbytes
         for target in readers:
             if source is not None and target != source and nbytes:

@@ -17,7 +17,7 @@ from djinn_fx.costmodels.graph_work import part_of, priced
 from djinn_fx.passes.cutting.partition import op_list
 from djinn_fx.passes.order import dependencies, in_turn
 from djinn_fx.passes.placing.chain import Held, Row
-from djinn_fx.passes.placing.request import ForeignDevice, Placing
+from djinn_fx.passes.placing.request import Placing, PricedDevice
 from djinn_fx.settings.devices import LocalDevice
 from djinn_fx.srg.effects import storages_of
 from djinn_fx.srg.extract import size_ops
@@ -169,7 +169,7 @@ def _times(srg: SRG, units: Sequence[Unit], placing: Placing) -> tuple[tuple[flo
     """Seconds of each unit on each device: the graph's own times by processors, or its region's as priced for there."""
     known: dict[tuple[object, str], float] = {}
 
-    def factor(region: Region, device: LocalDevice | ForeignDevice) -> float:
+    def factor(region: Region, device: LocalDevice | PricedDevice) -> float:
         if isinstance(device, LocalDevice):
             return placing.threads / len(device.cores)
         key = (region.structural_hash or region.index, device.pricing.device.name)

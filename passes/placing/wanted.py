@@ -1,14 +1,18 @@
-"""Where ops are wanted: by pins, and in a backward graph by where their forward ops are."""
+"""Where ops are wanted: by pins, by what they touch, and in a backward graph by where their forward ops are."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 
+from torch._ops import OpOverload
 from torch.fx import Node
 
 from djinn_fx.passes.placing.pins import Pins, module_path
 from djinn_fx.passes.placing.request import Placing
-from djinn_fx.srg.graph import SRG
+from djinn_fx.srg.effects import is_random, storages_of
+from djinn_fx.srg.extract import is_body
+from djinn_fx.srg.graph import SRG, fake_value
 from djinn_fx.srg.plan import Region
 
 #: A region of a backward graph is not cut for less than this share of its time.
@@ -42,6 +46,38 @@ def at_home(srg: SRG, placing: Placing) -> dict[Node, str]:
             if srg.record(reader).is_view:  # a weight's transpose is read as the weight
                 readers.extend(reader.users)
     return {node: next(iter(devices)) for node, devices in found.items() if len(devices) == 1 and node.op != "output"}
+
+
+def tied_to_home(srg: SRG) -> frozenset[Node]:
+    """The ops that must run on the device of the graph's tensors, where the others have memory of their own.
+
+    A value that passes is copied, so whoever writes memory, or reads or gives what somebody writes, stays; so does who
+    draws random numbers, as each device has a generator of its own, and whatever is no op of ATen's on plain tensors:
+    of that it is not known whether it asks which device it is on.
+    """
+    return srg.fact(_tied)
+
+
+def _tied(srg: SRG) -> frozenset[Node]:
+    storages = srg.fact(storages_of)
+    written = {storage for node in srg.ops for name in srg.record(node).mutates for storage in storages[srg.node(name)]}
+
+    def touches(node: Node) -> bool:
+        return any(not written.isdisjoint(storages[one]) for one in (node, *node.all_input_nodes))
+
+    return frozenset(
+        node for node in srg.ops if srg.record(node).mutates or touches(node) or is_random(node) or _is_odd(srg, node)
+    )
+
+
+def _is_odd(srg: SRG, node: Node) -> bool:
+    """Whether it is none of ATen's ops on plain tensors, and neither reckons with sizes nor takes from a tuple."""
+    metas = [meta for one in (node, *node.all_input_nodes) for meta in srg.record(one).outputs]
+    known = isinstance(node.target, OpOverload) and node.target.namespace in ("aten", "prims")
+    if not (known or node.target is operator.getitem or not metas) or any(one.layout != "strided" for one in metas):
+        return True
+    constants = (one for one in node.all_input_nodes if one.op == "get_attr")
+    return any(is_body(one) or fake_value(one) is None for one in constants)
 
 
 def placed_forward(srg: SRG) -> dict[int, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from djinn_fx.errors import SettingsError
-from djinn_fx.settings.devices import DeclaredLink, LocalDevice, Pin
+from djinn_fx.settings.devices import CudaDevice, DeclaredLink, LocalDevice, Pin
 from djinn_fx.settings.table import PROJECT_FILE, Settings
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
@@ -81,9 +81,26 @@ def test_they_are_kept_as_json_and_change_what_is_compiled() -> None:
     assert len({one.digest() for one in others}) == len(others)
 
 
+def test_cuda_devices_are_named_whether_or_not_they_are_here() -> None:
+    settings = load({"devices": {"cuda:0": {"memory": "40GB"}, "cuda:1": {}}, "pin": {"a": "cuda:1"}})
+    assert settings.devices == (CudaDevice(name="cuda:0", memory_bytes=40 * 10**9), CudaDevice(name="cuda:1"))
+    assert [device.index for device in settings.devices] == [0, 1]
+    kept = json.loads(json.dumps(settings.model_dump(mode="json", exclude={"passes"})))
+    assert Settings(**kept) == settings
+    assert load(environ={"DJINN_DEVICES": "{cuda:1: {}}"}).devices == (CudaDevice(name="cuda:1"),)
+    assert load({"devices": {"cuda:0": {}}}).digest() != load({"devices": {"cuda:1": {}}}).digest()
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
+        ({"devices": {"cuda:0": {}, **two()}}, "not both"),
+        ({"devices": {"cuda:0": {"cores": [0]}}}, "memory"),
+        ({"devices": {"cuda:0": {"memory": "4"}}}, "unit"),
+        ({"devices": {"cuda": {}}}, "cuda:0"),
+        ({"devices": {"cuda:00": {}}}, "cuda:0"),
+        ({"devices": {"cuda:0": {}}, "pin": {"a": "cuda:1"}}, "cuda:0"),
+        ({"devices": {"cuda:0": {}, "cuda:1": {}}, "links": {"cuda:0-cuda:1": {"bandwidth": "1GB/s"}}}, "own"),
         ({"devices": {"cpu:0": {"cores": [4095]}}}, "4095"),
         ({"devices": {"cpu:0": {"cores": [CORES[0]]}, "cpu:1": {"cores": [CORES[0]]}}}, "cpu:1"),
         ({"devices": {"cpu:0": {"cores": [CORES[0], CORES[0]]}}}, "twice"),

@@ -14,7 +14,7 @@ from djinn_fx.compiling.pricing import pricing_for
 from djinn_fx.costmodels.choose import topology_of
 from djinn_fx.errors import SettingsError
 from djinn_fx.passes.base import Pass
-from djinn_fx.passes.placing.request import ForeignDevice, Placing
+from djinn_fx.passes.placing.request import Placing, PricedDevice
 from djinn_fx.settings.devices import Pin, check_device
 from djinn_fx.settings.table import Settings
 
@@ -30,7 +30,7 @@ def placing_elsewhere(settings: Settings, passes: Sequence[Pass]) -> Placing:
     rows = {row.name: row for row in topology.devices.values()}
     pricings = {name: pricing_for(settings, row.kind, passes, row) for name, row in rows.items()}
     devices = tuple(
-        ForeignDevice(name=name, memory_bytes=row.memory_bytes, pricing=replace(pricings[row.name], device=row))
+        PricedDevice(name=name, memory_bytes=row.memory_bytes, pricing=replace(pricings[row.name], device=row))
         for name, row in topology.devices.items()
     )
     names = [device.name for device in devices]

@@ -6,9 +6,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from djinn_fx.compiling.captured import CapturedGraph, device_of
 from djinn_fx.compiling.choice import contenders
+from djinn_fx.compiling.devices.cuda import cuda_placing, not_spread
 from djinn_fx.compiling.devices.elsewhere import placing_elsewhere
 from djinn_fx.compiling.devices.homes import HOMES
 from djinn_fx.compiling.learning import Learner, engines_of, sizes_differ
@@ -20,6 +22,7 @@ from djinn_fx.dispatch.entrant import Dispatcher
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.dispatch.standby import Standby
 from djinn_fx.engines.base import RegionCallable
+from djinn_fx.errors import DeviceLostError
 from djinn_fx.hardware.device import this_machine
 from djinn_fx.hardware.local import local_topology
 from djinn_fx.passes.base import Pass, PassContext, run_passes
@@ -31,9 +34,10 @@ from djinn_fx.runtime.devices.moving import Moving, Settled
 from djinn_fx.runtime.devices.thread import thread_of
 from djinn_fx.runtime.devices.wear import is_there, with_threads
 from djinn_fx.runtime.executor import executable
+from djinn_fx.runtime.layouts import Strays
 from djinn_fx.runtime.program import Program, program_of
 from djinn_fx.runtime.sampled import Sampled, Times
-from djinn_fx.settings.devices import LocalDevice
+from djinn_fx.settings.devices import CudaDevice, LocalDevice, NamedDevice
 from djinn_fx.settings.engines import EAGER, WHOLE
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
@@ -70,14 +74,24 @@ class Placer:
         self._settings, self._handle, self._passes, self._note = settings, handle, passes, note
         self._elsewhere = placing_elsewhere(settings, passes) if settings.topology is not None and not saved else None
         self._moves_there = self._elsewhere is not None and not builds
-        self._named: tuple[LocalDevice, ...] = () if saved else settings.devices or ()
+        self._named: tuple[NamedDevice, ...] = () if saved else settings.devices or ()
         self._lost: frozenset[str] = frozenset()
         self._followed: Mapping[int, str] = {}
 
     @property
-    def _devices(self) -> tuple[LocalDevice, ...]:
+    def _left(self) -> tuple[NamedDevice, ...]:
         """Those that are not lost."""
         return tuple(one for one in self._named if one.name not in self._lost)
+
+    @property
+    def _devices(self) -> tuple[LocalDevice, ...]:
+        """Of these, processors."""
+        return tuple(one for one in self._left if isinstance(one, LocalDevice))
+
+    @property
+    def _cuda(self) -> tuple[CudaDevice, ...]:
+        """Of these, CUDA devices: the others are none."""
+        return tuple(one for one in self._left if isinstance(one, CudaDevice))
 
     def planning(self) -> contextlib.AbstractContextManager[None]:
         """While this lasts times are those of the device with most processors, of those that are there."""
@@ -111,19 +125,25 @@ class Placer:
         """
         if self._elsewhere is not None and self._moves_there:
             return replace(self._elsewhere, followed=self._followed)
-        if not self._named or device != "cpu":
+        if not self._named:
             return None
-        there = {one.name for one in self._devices}
+        there = {one.name for one in self._left}
+        pins = tuple(pin for pin in self._settings.pins if pin.device in there)
+        told = tuple(map(self._told, sorted(self._lost)))
+        if isinstance(self._named[0], CudaDevice):
+            return cuda_placing(self._settings, self._passes, self._cuda, kind, device, pins, told)
+        if device != "cpu":
+            return not_spread(f"they are processors, and its tensors are on {device}") if device != "meta" else None
         links = [link for link in self._settings.links or () if there.issuperset(link.ends)]
         return Placing(
             devices=self._devices,
             topology=local_topology(self._devices, links, this_machine()),
-            pins=tuple(pin for pin in self._settings.pins if pin.device in there),
+            pins=pins,
             objective=self._settings.objective,
             whole=any(name in WHOLE for name in contenders(self._settings, kind, device)),
             threads=max((len(one.cores) for one in self._devices), default=1),
             followed={number: name for number, name in self._followed.items() if name in there},
-            told=tuple(map(self._told, sorted(self._lost))),
+            told=told,
         )
 
     def _told(self, lost: str) -> Reason:
@@ -131,7 +151,8 @@ class Placer:
         (device,) = (one for one in self._named if one.name == lost)
         pins = [repr(pin.module) for pin in self._settings.pins if pin.device == lost]
         void = f"; what is pinned to it ({', '.join(pins)}) is placed by cost" if pins else ""
-        detail = f"{lost} is lost: its processors {list(device.cores)} are not there any more; planned without it{void}"
+        why = "CUDA gave it up" if isinstance(device, CudaDevice) else f"its processors {list(device.cores)} are gone"
+        detail = f"{lost} is lost: {why}; planned without it{void}"
         return Reason(kind=ReasonKind.DEVICE_LOST, detail=detail)
 
     def priced(self, pricing: Pricing, kind: GraphKind, device: str) -> Pricing:
@@ -158,18 +179,20 @@ class Placer:
         Raises:
             EngineError: an engine failed on a region and the settings say to raise.
         """
-        known = {one.name for one in self._devices}
-        regions = captured.plan.regions
+        known = {one.name for one in self._left}
+        regions, home = captured.plan.regions, captured.srg.home
         if not regions or not all(region.device in known for region in regions):
             return None
+        if home is not None and all(region.device == home for region in regions):
+            return None  # as without `devices`
         beside = captured.plan.reasons[len(captured.srg.reasons) :]
-        threads = max(len(one.cores) for one in self._devices)
+        threads = max((len(one.cores) for one in self._devices), default=0)
 
         def without(lost: frozenset[str]) -> Settled | None:
             self._lose(lost | self._gone())
-            if not self._devices:
+            if not self._left or home in self._lost:
                 return None
-            with compile_session(), with_threads(threads):
+            with compile_session(), with_threads(threads) if threads else contextlib.nullcontext():
                 anew, settled = self._settled(self._anew(captured, threads, beside), settings, names)
             self._note(anew)
             return settled
@@ -191,18 +214,44 @@ class Placer:
             self._handle.add((*built.callables, *built.standbys))
             strays = self._handle.strays()
         program, constants = program_of(srg, plan)
+        captured = replace(captured, builds=built.builds)
+        if srg.home is not None:
+            return captured, self._over_cuda(captured, program, built, constants, strays)
         links = settings.links or ()
 
         def make(callables: Sequence[RegionCallable]) -> RegionCallable:
             return spread_of(srg, plan, program, callables, self._devices, links, constants, strays)
 
         told = (*plan.reasons, *([_NO_ARENA] if settings.arena else []))
-        captured = replace(captured, plan=replace(plan, reasons=told), builds=built.builds)
+        captured = replace(captured, plan=replace(plan, reasons=told))
         run = self._learning(make, program, built, captured, settings)
         used = {region.device for region in plan.regions}
         threads = {one.name: thread_of(one) for one in self._devices if one.name in used}
         alone = executable(program, built.callables, constants, strays)
         return captured, Settled(run=run, alone=alone, threads=threads)
+
+    def _over_cuda(
+        self,
+        captured: CapturedGraph,
+        program: Program,
+        built: Built,
+        constants: Mapping[int, Any],
+        strays: Strays | None,
+    ) -> Settled:
+        """What runs the regions on their CUDA devices; on one alone, the caller's thread and stream do."""
+        from djinn_fx.runtime.devices.cuda.make import cuda_spread  # as above
+
+        srg, plan = captured.srg, captured.plan
+
+        def alone(args: list[Any]) -> list[Any]:
+            raise DeviceLostError(f"{srg.home}, which the graph's tensors are on, is lost: nothing can run")
+
+        if all(region.device == srg.home for region in plan.regions):
+            run = executable(program, built.callables, constants, strays)
+            return Settled(run=run, alone=alone, threads={})
+        spread = cuda_spread(srg, plan, program, built.callables, self._cuda, constants, strays)
+        threads = {name: one.thread for name, one in spread.places.devices.items()}
+        return Settled(run=spread, alone=alone, threads=threads)
 
     def _lose(self, lost: frozenset[str]) -> None:
         self._lost |= lost
@@ -273,10 +322,11 @@ class Placer:
         """Each device's regions, built for as many threads as it has processors."""
         found: dict[int, tuple[RegionCallable, RegionBuild]] = {}
         standbys: list[Standby] = []
-        for device in self._devices:
+        for device in self._left:
             mine = tuple(region for region in plan.regions if region.device == device.name)
             if mine:
-                with with_threads(len(device.cores)):
+                cores = len(device.cores) if isinstance(device, LocalDevice) else 0
+                with with_threads(cores) if cores else contextlib.nullcontext():
                     built = Builder(settings, names).build(srg, replace(plan, regions=mine))
                 for region, run, how in zip(mine, built.callables, built.builds, strict=True):
                     found[region.index] = (run, how)

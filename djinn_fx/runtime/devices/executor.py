@@ -47,7 +47,7 @@ class Spread:
         callables: of the regions.
         labels: of the regions, for messages.
         threads: by device.
-        links: by ``"from->to"``, for what goes over one.
+        links: by ``"from->to"``, who moves what goes over one.
         constants: values of slots that are neither arguments nor made.
         strays: notes values that came with other strides than were traced.
     """
@@ -60,7 +60,7 @@ class Spread:
         callables: Sequence[RegionCallable],
         labels: Sequence[str],
         threads: Mapping[str, DeviceThread],
-        links: Mapping[str, LinkThread],
+        links: Mapping[str, DeviceThread],
         constants: Mapping[int, Any],
         strays: Strays | None = None,
     ) -> None:
@@ -99,6 +99,14 @@ class Spread:
 
     def begin(self, args: list[Any]) -> Call | None:
         """Begin a call, which empties the list; None with the list untouched if the interpreter ends."""
+        call = self.opened(args)
+        if not call.start():
+            return None
+        args.clear()
+        return call
+
+    def opened(self, args: Sequence[Any]) -> Call:
+        """A call of which nothing runs yet."""
         slots = [*args, *self._spare]
         promised = self._expected.of(slots)
         copied: list[Any] = []
@@ -106,11 +114,11 @@ class Spread:
             strides = promised[place]
             if strides is not None and slots[place].stride() != strides:
                 copied += self.strays.argument(place, slots, strides, self._written)
-        call = Call(self, slots, promised, copied)
-        if not call.start():
-            return None
-        args.clear()
-        return call
+        return self.call_of(slots, promised, copied)
+
+    def call_of(self, slots: list[Any], promised: Sequence[Any], copied: list[Any]) -> Call:
+        """What holds the state of a call; its arguments are those of :class:`Call`."""
+        return Call(self, slots, promised, copied)
 
 
 class Call:
@@ -155,6 +163,7 @@ class Call:
             Exception: as :meth:`Spread.__call__`.
         """
         with self._over:  # whoever else asks finds it free
+            self._handed_over()
             if self._error is not None:
                 stand_still_at_the_end()
                 raise self._error
@@ -167,6 +176,9 @@ class Call:
                 for place, literal in zip(graph._results, graph._literals, strict=True)
             ]
 
+    def _handed_over(self) -> None:
+        """In the caller's thread, before it sees the results."""
+
     def _submit(self, place: int) -> bool:
         one = self._graph.stretches[place]
         if one.stretch.moves and isinstance(one.thread, LinkThread):
@@ -178,14 +190,22 @@ class Call:
         """Run a stretch, and those after it that are this thread's too."""
         following: int | None = place
         while following is not None:
-            one = self._graph.stretches[following]
             if self._error is None:
                 try:
                     with carried(self._modes):
-                        self._moves(one.stretch) if one.stretch.moves else self._steps(one)
+                        self._do(following)
                 except BaseException as error:  # noqa: BLE001  (raised again in the thread that called)
                     self._failed(error)
             following = self._finished(following)
+
+    def _do(self, place: int) -> None:
+        """Do what a stretch is."""
+        one = self._graph.stretches[place]
+        self._moves(one.stretch) if one.stretch.moves else self._steps(one)
+
+    def _told(self, error: BaseException) -> BaseException:
+        """What is raised in an error's place."""
+        return error
 
     def _steps(self, one: Runnable) -> None:
         slots, promised, strays = self._slots, self._promised, self._graph.strays
@@ -204,11 +224,14 @@ class Call:
                 value = None
                 del made  # else both would live until the next region has run
         except BaseException as error:
-            if isinstance(error, DeviceLostError):
+            told = self._told(error)
+            if isinstance(told, DeviceLostError):
                 one.thread.lose()
-            if hasattr(error, "add_note"):  # from Python 3.11 on
-                error.add_note(f"in region {label!r} on {one.stretch.device}")
-            raise
+            if hasattr(told, "add_note"):  # from Python 3.11 on
+                told.add_note(f"in region {label!r} on {one.stretch.device}")
+            if told is error:
+                raise
+            raise told from error
 
     def _moves(self, stretch: Stretch) -> None:
         for move in stretch.moves:

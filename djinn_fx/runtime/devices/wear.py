@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from djinn_fx.settings.devices import LocalDevice
+from djinn_fx.settings.devices import CudaDevice, LocalDevice
 from djinn_fx.threads import inherit
 
 _local = threading.local()
@@ -56,6 +56,11 @@ def wear(device: LocalDevice) -> None:
     use_threads(len(device.cores))
 
 
+def wear_name(device: CudaDevice) -> None:
+    """Make this thread a CUDA device's, for good; processors are left as they are."""
+    _local.device, _local.before = device, None
+
+
 def at_home(device: LocalDevice) -> bool:
     """Whether this thread, which is the device's, is on the device's processors alone, or on those that are left.
 
@@ -78,7 +83,7 @@ def is_there(device: LocalDevice) -> bool:
     return bool(found)
 
 
-def worn() -> LocalDevice | None:
+def worn() -> LocalDevice | CudaDevice | None:
     """The device whose thread this is, if it is one."""
     return getattr(_local, "device", None)
 
@@ -93,7 +98,7 @@ def _elsewhere(work: Callable[[], None]) -> None:
 def _inherited(serves: bool) -> Callable[[], None] | None:
     """For threads that a device's thread starts: those that serve it are its too, the others may run anywhere."""
     device, before = worn(), getattr(_local, "before", None)
-    if device is None:
+    if not isinstance(device, LocalDevice):
         return None
     if serves:
         return lambda: wear(device)
