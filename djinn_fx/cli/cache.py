@@ -42,7 +42,8 @@ def add_parser(commands: Any) -> None:
 
     add("ls", _ls, "list the entries, last used first")
     why = add("why", _why, "say in which fields a key differs from the nearest stored one")
-    why.add_argument("key", metavar="KEY", help=f"a key, its beginning, or {LAST_MISS}: the key that missed last")
+    keys = f"a key, a region's hash, the beginning of one, or {LAST_MISS}: the key that missed last"
+    why.add_argument("key", metavar="KEY", help=keys)
     verify = add("verify", _verify, "read every entry and list the damaged ones (exit code 1 if any stays)")
     verify.add_argument("--remove", action="store_true", help="delete the damaged entries")
     clear = add("clear", _clear, "delete all entries")
@@ -67,7 +68,7 @@ def _ls(arguments: argparse.Namespace) -> int:
             format_bytes(entry.nbytes),
             _when(entry.mtime),
             _text(entry.header.get("engine", "")),
-            _text(entry.header.get("label", "")),
+            _holds(entry),
         )
         for entry in entries
     ]
@@ -77,6 +78,14 @@ def _ls(arguments: argparse.Namespace) -> int:
     print(f"{_count(len(entries), 'entry', 'entries')}, {total} of {format_bytes(store.limit_bytes)} in {store.root}")
     _tell_foreign(store)
     return OK
+
+
+#: What an entry holds that is no engine's artefact, before its label.
+_WHAT = {"times": "times of ", "decision": "outcome of a trial: "}
+
+
+def _holds(entry: EntryInfo) -> str:
+    return _WHAT.get(str(entry.header.get("what", "")), "") + _text(entry.header.get("label", ""))
 
 
 def _tell_foreign(store: Store) -> None:
@@ -144,13 +153,18 @@ def _asked(store: Store, entries: Sequence[EntryInfo], word: str) -> _Asked:
     if word == LAST_MISS:
         raise StoreError(f"no miss is on record in {store.root}: nothing was looked up there in vain")
     foreign = [(key, why) for key, why in store.foreign().items() if word and key.startswith(word.lower())]
+    if not matches:
+        matches = [entry for entry in entries if word and _region_of(entry).startswith(word.lower())]
     if not matches and foreign:
         return _Asked(foreign[0][0], "looked for", None, None)
     if not matches:
-        raise StoreError(f"no entry in {store.root} has a key that begins with {word!r}; `djinn cache ls` lists them")
+        raise StoreError(
+            f"no entry in {store.root} has a key that begins with {word!r}, and none is for a region of such a hash; "
+            "`djinn cache ls` lists them"
+        )
     if len(matches) > 1:
-        some = ", ".join(entry.key[:12] for entry in matches[:5])
-        raise StoreError(f"{len(matches)} entries have a key that begins with {word!r}: {some}; give more of it")
+        some = ", ".join(f"{entry.key[:12]} {entry.header.get('engine', '')}".rstrip() for entry in matches[:5])
+        raise StoreError(f"{len(matches)} entries have a key, or a region's hash, that begins with {word!r}: {some}")
     (entry,) = matches
     return _Asked(
         entry.key,
@@ -158,6 +172,12 @@ def _asked(store: Store, entries: Sequence[EntryInfo], word: str) -> _Asked:
         entry.header.get("fields"),
         entry.header.get("canonical"),
     )
+
+
+def _region_of(entry: EntryInfo) -> str:
+    """The structural hash of the region that it was built for; empty if none is on record."""
+    fields = entry.header.get("fields")
+    return str(fields.get("structural_hash", "")) if isinstance(fields, dict) else ""
 
 
 def _canonical_differences(asked: _Asked, entry: EntryInfo) -> list[FieldDifference]:

@@ -85,10 +85,12 @@ def capture_graphs(
     recorder = Recorder(settings if settings is not None else Settings.load(), build=build)
     torch._dynamo.reset()
     left = LeftToPython()
-    output, live, seconds, failed = None, None, None, None
+    output, live, seconds, first_s, failed = None, None, None, None, None
     try:
         compiled = torch.compile(model, backend=recorder, dynamic=dynamic)
+        began = time.perf_counter()
         output = compiled(*args, **kwargs)
+        first_s = time.perf_counter() - began
         if again is not None and not torch.is_grad_enabled():
             live, seconds = _of_further_calls(compiled, model, *again)
     except Exception as error:
@@ -106,6 +108,7 @@ def capture_graphs(
         contests=contests,
         live_bytes=live,
         call_s=seconds,
+        first_s=first_s,
         error=failed,
     )
 

@@ -53,6 +53,7 @@ class CaptureResult:
         contests: the graphs for which engines competed, as they stood after the call.
         live_bytes: most bytes of tensors on the CPU in one further call; None: not counted.
         call_s: seconds of a settled further call; None: none was timed.
+        first_s: seconds of the first call, with all that it waits for.
         error: what ended the call after the last of the graphs; None: nothing did.
     """
 
@@ -62,6 +63,7 @@ class CaptureResult:
     contests: tuple[DispatchStatus, ...] = ()
     live_bytes: int | None = None
     call_s: float | None = None
+    first_s: float | None = None
     error: Exception | None = None
 
 

@@ -85,7 +85,10 @@ class ModelStatus:
         return {state.value: counts[state] for state in OF_BUILDING}
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count) or "nothing to build"
+        trials = sum(not contest.decided for contest in self.contests)
+        trying = f"{trials} trial{'' if trials == 1 else 's'} under way" if trials else ""
+        built = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
+        counts = ", ".join(filter(None, (built, trying))) or "nothing to build"
         waiting = f"; {self.unplanned} of {self.graphs} graphs not planned yet" if self.unplanned else ""
         waiting += f"; the engines of {self.loading} of {self.graphs} graphs are being loaded" if self.loading else ""
         lines = [f"{'ready' if self.ready else 'not ready'}: {counts}{waiting}"]

@@ -112,7 +112,12 @@ class Lessons:
         key = self._key(model)
         now = now_text()
         rows = self.about(model).to_json()
-        header = {"schema": TIMES_SCHEMA, "what": "lessons", "label": f"lessons about {model}", "created": now}
+        header = {
+            "schema": TIMES_SCHEMA,
+            "what": "lessons",
+            "label": f"corrections of the cost model {model}",
+            "created": now,
+        }
         self._store.put(key, {**header, "corrections": rows}, b"")
 
     def _read(self, key: str) -> Learned:

@@ -151,7 +151,7 @@ class Builder:
             timed=whole.timed,
         )
         checked = self._settings.verify == "first"
-        build = replace(whole.work.build(made[0].loaded, "built"), alone=False, checked=checked)
+        build = replace(whole.work.build(made[0].loaded, made[0].outcome), alone=False, checked=checked)
         if whole.standby is not None:
             whole.standby.begin()
         standbys = (whole.standby,) if whole.standby is not None else ()
@@ -213,7 +213,7 @@ class Builder:
             run: RegionCallable = contest_between(
                 work.graph, made, self._own_ops(work), self._settings, repeats=work.repeats, standby=standby
             )
-            return run, replace(work.build(made[0].loaded, "built"), key="", alone=False)
+            return run, replace(work.build(made[0].loaded, made[0].outcome), key="", alone=False)
         if not self._tiers:
             return self._own_ops(work), work.build(None, "built")
         if self._mode != "blocking":

@@ -171,6 +171,9 @@ def _examined(found: FoundModel, settings: Settings, build: bool, training: bool
         rung=found.rung,
         partial=_line_of(result.error, found) or found.file if result.error is not None else None,
         capture_s=time.perf_counter() - began,
+        first_s=result.first_s if build else None,
+        contests=result.contests,
+        expected_calls=settings.expected_calls,
     )
 
 

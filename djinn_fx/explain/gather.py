@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -12,16 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from djinn_fx.dispatch.contests.pays import Experience
-from djinn_fx.explain.detail.flow import edges
 from djinn_fx.explain.detail.measured import measured
-from djinn_fx.explain.detail.memory import curves, memory_of
 from djinn_fx.explain.detail.pieces import continued
 from djinn_fx.explain.detail.sources import without_way
-from djinn_fx.explain.detail.spent import spent
-from djinn_fx.explain.detail.timeline import timeline
-from djinn_fx.explain.detail.values import tokens, values
 from djinn_fx.explain.finding.inputs import signature_of
+from djinn_fx.explain.graph import graph_info, group_reasons
 from djinn_fx.explain.report import (
     SCHEMA,
     WITH_VALUES,
@@ -29,30 +23,25 @@ from djinn_fx.explain.report import (
     CacheInfo,
     CacheLookup,
     Check,
-    GraphInfo,
+    ContestInfo,
+    EntrantInfo,
     GraphRun,
     ModelInfo,
-    PassInfo,
     PassTime,
-    PricingInfo,
-    ReasonGroup,
-    RegionInfo,
     Report,
     RunInfo,
     Scenario,
     ScenarioRun,
 )
 from djinn_fx.hardware.machine import machine_identity
-from djinn_fx.reasons import Reason, ReasonKind
-from djinn_fx.settings.engines import EAGER, INDUCTOR
-from djinn_fx.srg.graph import SRG
-from djinn_fx.srg.plan import Plan, Region
-from djinn_fx.srg.record import OpRecord, Residency
+from djinn_fx.reasons import ReasonKind
+from djinn_fx.settings.engines import INDUCTOR
+from djinn_fx.srg.record import Residency
 from djinn_fx.units import now_text
 
 if TYPE_CHECKING:
     from djinn_fx.compiling.captured import CapturedGraph
-    from djinn_fx.costmodels.choose import Pricing
+    from djinn_fx.dispatch.entrant import DispatchStatus
     from djinn_fx.dispatch.region import RegionBuild
 
 _SHORT_HASH = 12
@@ -96,12 +85,16 @@ def examined(
     partial: str | None = None,
     failed: str | None = None,
     capture_s: float = 0.0,
+    first_s: float | None = None,
+    contests: Sequence[DispatchStatus] = (),
+    expected_calls: int = 1000,
 ) -> Examined:
     """One scenario of a report; see :class:`~djinn_fx.explain.report.Scenario`.
 
     Args:
         engine: the one that regions are for, where none competes.
-        capture_s: seconds that it took.
+        capture_s: seconds that it took; ``first_s``: its first call.
+        contests: the trials between engines, as they stood at the end.
     """
     scenario = Scenario(
         name=name,
@@ -113,8 +106,16 @@ def examined(
         graphs=continued(graph_info(graph, engine) for graph in graphs),
         graph_breaks=tuple(map(without_way, graph_breaks)),
         failed=failed,
+        expected_calls=expected_calls,
     )
-    run = ScenarioRun(name=name, capture_s=capture_s, graphs=tuple(map(_graph_run, graphs)), check=check)
+    run = ScenarioRun(
+        name=name,
+        capture_s=capture_s,
+        graphs=tuple(map(_graph_run, graphs)),
+        check=check,
+        first_s=first_s,
+        contests=tuple(map(_contest, contests)),
+    )
     lookups = [lookup for place, graph in enumerate(graphs) for lookup in _lookups(place, graph)]
     return Examined(scenario=scenario, run=run, lookups=tuple(lookups))
 
@@ -211,82 +212,30 @@ def _versions() -> dict[str, str]:
     return {"djinn_fx": ours, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
-def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
-    """What is to be said about one captured graph whose regions are for this engine."""
-    srg, plan = captured.srg, captured.plan
-    records = [srg.record(node) for node in srg.ops]
-    unpriced = _unpriced(srg)
-    memory = memory_of(srg, plan)
-    peaks = memory.peaks() if memory is not None else ()
-    return GraphInfo(
-        kind=srg.kind.value,
-        phase=plan.phase.value if plan.phase else None,
-        ops=len(records),
-        distinct_regions=plan.distinct_regions,
-        regions=_regions(plan, engine),
-        phases=dict(Counter(map(_phase_text, records))),
-        residency_bytes=_residency_bytes(srg),
-        peak_bytes=max((peak.nbytes for peak in peaks), default=plan.peak_bytes),
-        memory=peaks,
-        cost=plan.cost,
-        pricing=_pricing_info(captured.pricing),
-        times=plan.times,
-        provenances=dict(Counter(record.cost.provenance for record in records if record.cost is not None)),
-        unpriced=unpriced,
-        unpriced_share=sum(unpriced.values()) / max(1, len(records)),
-        transfers=plan.transfers,
-        placement=plan.placement,
-        passes=tuple(PassInfo(name=t.name, modified=t.modified) for t in captured.pass_timings),
-        reasons=group_reasons(_planned(captured)),
-        timeline=timeline(srg, plan),
-        curves=curves(memory) if memory is not None else (),
-        edges=edges(srg, plan),
-        spent=spent(srg, captured.pricing),
-        values=values(srg, [*(row.name for peak in peaks for row in peak.biggest), *(t.value for t in plan.transfers)]),
-        tokens=tokens(srg),
-    )
-
-
-def _phase_text(record: OpRecord) -> str:
-    """Its phase, and what it reads if that is known: ``encode/vision``."""
-    phase = record.phase.value if record.phase else "unknown"
-    return f"{phase}/{record.modality.value}" if record.modality else phase
-
-
-def group_reasons(reasons: Iterable[Reason]) -> tuple[ReasonGroup, ...]:
-    """Group reasons that differ only in the node they are about; a reason met twice counts once."""
-    groups: dict[tuple[ReasonKind, str, str | None, str | None], list[str | None]] = {}
-    for reason in dict.fromkeys(reasons):
-        key = (reason.kind, reason.detail, reason.runner_up, reason.runner_up_cost)
-        groups.setdefault(key, []).append(reason.node)
-    order = {kind: position for position, kind in enumerate(ReasonKind)}
-    return tuple(
-        ReasonGroup(
-            kind=kind.value,
-            detail=without_way(detail),
-            count=len(nodes),
-            nodes=tuple(node for node in nodes if node is not None),
-            runner_up=runner_up,
-            runner_up_cost=runner_up_cost,
-        )
-        for (kind, detail, runner_up, runner_up_cost), nodes in sorted(groups.items(), key=lambda g: order[g[0][0]])
-    )
-
-
-def _planned(captured: CapturedGraph) -> Iterable[Reason]:
-    """What was decided before anything was built."""
-    yield from captured.plan.reasons
-    yield from captured.srg.reasons
-    for node in captured.srg.nodes:
-        yield from captured.srg.record(node).reasons
-
-
 def _graph_run(captured: CapturedGraph) -> GraphRun:
     return GraphRun(
         passes=tuple(PassTime(name=one.name, seconds=one.seconds) for one in captured.pass_timings),
         builds=tuple(map(_build_info, captured.builds)),
         reasons=group_reasons(reason for build in captured.builds for reason in build.reasons),
         times=measured(captured),
+    )
+
+
+def _contest(status: DispatchStatus) -> ContestInfo:
+    return ContestInfo(
+        label=status.label,
+        engine=status.engine,
+        decided=status.decided,
+        entrants=tuple(
+            EntrantInfo(
+                engine=one.engine,
+                state=one.state.value,
+                median_s=one.median_s,
+                memory_bytes=one.memory_bytes,
+                reason=one.reason.detail if one.reason is not None else None,
+            )
+            for one in status.entrants
+        ),
     )
 
 
@@ -305,48 +254,6 @@ def _lookups(place: int, captured: CapturedGraph) -> Iterable[CacheLookup]:
             )
 
 
-def _pricing_info(pricing: Pricing) -> PricingInfo:
-    profile = pricing.profile
-    return PricingInfo(
-        model=pricing.model.name,
-        device=pricing.device.name,
-        source=pricing.device.source,
-        profile=profile.made if profile is not None else None,
-        noise=dict(profile.noise) if profile is not None else {},
-        problem=pricing.problem,
-    )
-
-
-def _regions(plan: Plan, engine: str) -> tuple[RegionInfo, ...]:
-    shared = Counter(region.structural_hash for region in plan.regions)
-    return tuple(
-        RegionInfo(
-            index=region.index,
-            label=region.label,
-            ops=len(region.nodes),
-            inputs=len(region.inputs),
-            outputs=len(region.outputs),
-            structural_hash=region.structural_hash[:_SHORT_HASH],
-            repeats=(repeats := shared[region.structural_hash] if region.structural_hash else 1),
-            phase=region.phase.value if region.phase else None,
-            device=region.device,
-            cost=region.cost,
-            times=region.times,
-            pays_after_calls=_pays_after(region, repeats, engine),
-        )
-        for region in plan.regions
-    )
-
-
-def _pays_after(region: Region, repeats: int, engine: str) -> int | None:
-    if engine == EAGER:
-        return None
-    share = region.saved_share(engine)
-    # By the tables alone, not by what this process happened to build before: the same in every run.
-    executions = Experience().estimate(engine, len(region.nodes), region.eager_s, share).break_even
-    return None if executions is None else -(-executions // repeats)
-
-
 def _build_info(build: RegionBuild) -> BuildInfo:
     return BuildInfo(
         region=build.region,
@@ -355,27 +262,3 @@ def _build_info(build: RegionBuild) -> BuildInfo:
         key=(build.key or "")[:_SHORT_HASH],
         seconds=build.seconds,
     )
-
-
-def _residency_bytes(srg: SRG) -> dict[str, int]:
-    """Bytes by residency; memory that several values share counts once, with the value that came first."""
-    totals = {residency.value: 0 for residency in Residency}
-    seen: set[int] = set()
-    for node in srg.nodes:
-        record = srg.record(node)
-        for meta in record.outputs if node.op != "output" else ():
-            if meta.storage not in seen:
-                seen.add(meta.storage)
-                totals[record.residency.value] += meta.nbytes
-    return totals
-
-
-def _unpriced(srg: SRG) -> dict[str, int]:
-    records = [srg.record(node) for node in srg.ops]
-    ops = Counter(
-        record.op
-        for record in records
-        if (record.cost is not None and record.cost.provenance == "unpriced")
-        or any(reason.kind is ReasonKind.UNPRICED for reason in record.reasons)
-    )
-    return dict(sorted(ops.items(), key=lambda item: (-item[1], item[0])))

@@ -113,6 +113,23 @@ class PricingInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What the first call and later ones are expected to cost and gain; by tables, the same in every run.
+
+    Attributes:
+        engine: the one that is built first.
+        plan_s: seconds to capture and plan.
+        build_s: seconds to build for the engine.
+        saving_s: seconds that a later call saves; None where nothing tells.
+    """
+
+    engine: str
+    plan_s: float
+    build_s: float
+    saving_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class GraphInfo:
     """One captured graph.
 
@@ -151,6 +168,7 @@ class GraphInfo:
     spent: Spent | None = None
     values: dict[str, ValueInfo] = field(default_factory=dict)
     tokens: int | None = None
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +207,7 @@ class Scenario:
         partial: the line beyond which nothing is known, since it depends on values; None if all is.
         graphs: in the order they were compiled.
         graph_breaks: why Dynamo split the model, with the user's file:line.
+        expected_calls: the setting of that name.
         failed: of one among several that failed, how; None: it did not.
     """
 
@@ -201,6 +220,7 @@ class Scenario:
     graphs: tuple[GraphInfo, ...]
     graph_breaks: tuple[str, ...]
     failed: str | None = None
+    expected_calls: int = 1000
 
     @property
     def values(self) -> bool:
@@ -241,16 +261,40 @@ class GraphRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EntrantInfo:
+    """One engine in a trial: its state, seconds of an answer, bytes of its copies of weights, why it is out of it."""
+
+    engine: str
+    state: str
+    median_s: float | None
+    memory_bytes: int
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContestInfo:
+    """A trial between engines on real calls: over what, who serves now, and all who take part."""
+
+    label: str
+    engine: str
+    decided: bool
+    entrants: tuple[EntrantInfo, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScenarioRun:
     """What was measured of a scenario: one :class:`GraphRun` for each of its graphs, in order.
 
-    ``check`` is None where it was not run; ``capture_s`` is seconds until all was planned, and built if that was asked.
+    ``check`` is None where it was not run; ``capture_s`` is seconds until all was planned, and built if that was asked;
+    ``first_s`` those of the first call where it was built, with all that it waits for.
     """
 
     name: str
     capture_s: float
     graphs: tuple[GraphRun, ...]
     check: Check | None = None
+    first_s: float | None = None
+    contests: tuple[ContestInfo, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

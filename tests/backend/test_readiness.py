@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from djinn_fx.compiling.readiness import ModelStatus
@@ -53,6 +55,13 @@ def test_every_state_is_counted() -> None:
     assert model(State.READY, State.COLD).counts == {
         "cold": 1, "queued": 0, "building": 0, "ready": 1, "failed": 0, "built-not-runnable": 0
     }  # fmt: skip
+
+
+def test_a_trial_is_told_as_one() -> None:
+    trial = DispatchStatus(label="whole graph", engine="eager", entrants=(), decided=False, trial="3 of 20 calls")
+    status = ModelStatus(graphs=1, unplanned=0, regions=(), contests=(trial,))
+    assert str(status).startswith("ready: 1 trial under way\n")
+    assert str(replace(status, contests=(replace(trial, decided=True),))).startswith("ready: nothing to build\n")
 
 
 def test_text_says_what_is_not_as_it_should_be() -> None:

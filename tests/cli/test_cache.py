@@ -95,6 +95,26 @@ def test_why_shows_the_changed_field(store: Store, capsys: pytest.CaptureFixture
     ]
 
 
+def test_why_takes_the_hash_of_a_region(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = {"structural_hash": "5e" * 32}
+    store.put(C, {"label": "layer 7", "engine": "inductor", "fields": fields}, b"")
+    ran = Ran(capsys, store, "why", "5e5e5e5e5e5e")
+    assert (ran.code, ran.lines[0]) == (0, f"entry layer 7: {C}")
+    store.put("d" * 64, {"label": "layer 7", "engine": "openvino", "fields": fields}, b"")
+    ran = Ran(capsys, store, "why", "5e5e5e5e5e5e")
+    assert ran.code == 2
+    assert f"{C[:12]} inductor" in ran.err
+    assert f"{'d' * 12} openvino" in ran.err
+
+
+def test_ls_says_what_is_no_artefact(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    store.put(C, {"label": "layer 7", "what": "times"}, b"")
+    store.put("d" * 64, {"label": "layer 8", "what": "decision", "engine": "eager"}, b"")
+    told = "\n".join(Ran(capsys, store, "ls").lines)
+    assert "times of layer 7" in told
+    assert "eager     outcome of a trial: layer 8" in told
+
+
 def test_why_last_miss_compares_with_the_nearest_other_entry(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     changed = {**CANONICAL, "ops": [["aten.add", 0, 1], ["aten.sub", 1, 2]]}
     fields = {**FIELDS, "devices": ["cuda:0"], "flags": ["fast"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def error_of(capsys: pytest.CaptureFixture[str], code: int, *argv: str) -> str:
         ("def f():\n    raise KeyError('here')\n\nf()\n", "net.py:2: KeyError: 'here' (while loading the file)"),
         ("import sys\nsys.exit(3)\n", "net.py:2: the file calls sys.exit(3) while loading the file"),
         ("import nowhere_to_be_found.at_all\n", "net.py:1: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+        ("import torch._six\n", f"torch {metadata.version('torch')} is installed and has no such module"),
         ("import json\njson.loads('{')\n", "net.py:2: JSONDecodeError"),
         ("import broken_helper\n", "broken_helper.py:1: SyntaxError"),
         ("", "net.py: no model found"),

@@ -17,7 +17,8 @@ from djinn_fx.explain.examine import examine
 from djinn_fx.explain.finding.model import find_model
 from djinn_fx.explain.forms.terminal import WIDTH, print_report
 from djinn_fx.explain.forms.words import IMPORTANCE, check_text, group_label, group_regions, pricing_text
-from djinn_fx.explain.gather import group_reasons, make_report
+from djinn_fx.explain.gather import make_report
+from djinn_fx.explain.graph import group_reasons
 from djinn_fx.explain.report import (
     SCHEMA,
     BuildInfo,
@@ -344,7 +345,18 @@ def test_json_form(report: Report) -> None:
     assert data["schema"] == "djinn.explain/3"
     assert list(data["versions"]) == ["djinn_fx", "torch", "python"]
     (only,) = data["scenarios"]
-    assert list(only) == ["name", "model", "rule", "inputs", "rung", "partial", "graphs", "graph_breaks", "failed"]
+    assert list(only) == [
+        "name",
+        "model",
+        "rule",
+        "inputs",
+        "rung",
+        "partial",
+        "graphs",
+        "graph_breaks",
+        "failed",
+        "expected_calls",
+    ]
     assert only["inputs"] == ["x: float32[3, 50, 64]"]
     assert list(only["graphs"][0]) == [
         "kind",
@@ -372,6 +384,7 @@ def test_json_form(report: Report) -> None:
         "spent",
         "values",
         "tokens",
+        "forecast",
     ]
     assert only["graphs"][0]["placement"] is None
     assert {"split", "phase", "placed"} <= {reason["kind"] for reason in only["graphs"][0]["reasons"]}

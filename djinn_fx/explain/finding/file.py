@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -172,8 +173,18 @@ def user_code(shown: str, path: Path, doing: str) -> Iterator[None]:
         where = user_line(error, path, shown) or shown
         message = f"{where}: {type(error).__name__}: {first_line(error)} (while {doing})"
         if isinstance(error, ModuleNotFoundError) and error.name:
-            message += f"; install {error.name.partition('.')[0]!r} for {sys.executable}, or correct the import"
+            message += _missing(error.name)
         raise ModelFailedError(message) from error
+
+
+def _missing(name: str) -> str:
+    """What to do about a module that is not there: its package may be, in a release without it."""
+    package, _, inner = name.partition(".")
+    if inner and find_spec(package) is not None:
+        with contextlib.suppress(PackageNotFoundError):
+            return f"; {package} {version(package)} is installed and has no such module: the file wants another release"
+        return f"; {package} is here, and has no such module: correct the import"
+    return f"; install {package!r} for {sys.executable}, or correct the import"
 
 
 def user_line(error: BaseException, path: Path, shown: str) -> str | None:

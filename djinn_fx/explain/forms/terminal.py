@@ -17,6 +17,7 @@ from djinn_fx.explain.forms.words import (
     IMPORTANCE,
     cache_text,
     check_text,
+    contest_texts,
     cost_text,
     costliest_text,
     found_text,
@@ -94,6 +95,11 @@ def _scenario(console: Console, report: Report, scenario: Scenario, run: Scenari
     if scenario.partial is not None:
         _heading(console, "Partial")
         _row(console, "ends at", partial_text(report.model, scenario.partial))
+    if run.contests:
+        _heading(console, "Trial")
+    for contest in run.contests:
+        for place, text in enumerate(contest_texts(contest)):
+            _row(console, "" if place else contest.label, text)
     if run.check is not None:
         _check(console, run.check)
 

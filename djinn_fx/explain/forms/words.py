@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from djinn_fx.explain.detail.sources import without_way
 from djinn_fx.explain.detail.spent import Spent
 from djinn_fx.explain.detail.values import ValueInfo
 from djinn_fx.explain.finding.file import as_command
-from djinn_fx.explain.report import CacheInfo, Check, GraphInfo, ModelInfo, PricingInfo, ReasonGroup, RegionInfo, Report
+from djinn_fx.explain.report import (
+    CacheInfo,
+    Check,
+    ContestInfo,
+    GraphInfo,
+    ModelInfo,
+    PricingInfo,
+    ReasonGroup,
+    RegionInfo,
+    Report,
+)
 from djinn_fx.hardware.catalogue import THIS_MACHINE
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.srg.memory import MemoryPeak
@@ -99,6 +110,19 @@ def peak_text(peak: MemoryPeak, values: Mapping[str, ValueInfo]) -> str:
         return f"{format_bytes(peak.nbytes)} on {peak.device}: {biggest}"
     where = f", {source_text(peak.at.source)}" if peak.at.source else ""
     return f"{format_bytes(peak.nbytes)} on {peak.device} during {peak.at.name} ({peak.at.op}{where}): {biggest}"
+
+
+def contest_texts(contest: ContestInfo) -> list[str]:
+    """Who serves after a trial between engines, and how each of the others did."""
+    ranked = sorted(contest.entrants, key=lambda one: (one.engine != contest.engine, one.median_s or math.inf))
+    known = any(one.engine == contest.engine for one in ranked)
+    texts = [] if known else [f"{contest.engine} serves"]
+    for one in ranked:
+        how = "serves" if one.engine == contest.engine else one.state
+        took = f", {format_seconds(one.median_s)} an answer" if one.median_s is not None else ""
+        copied = f", {format_bytes(one.memory_bytes)} of copied weights" if one.memory_bytes else ""
+        texts.append(f"{one.engine} {how}{took}{copied}{f': {one.reason}' if one.reason else ''}")
+    return texts if contest.decided else [*texts, "not decided yet: it goes on with further calls"]
 
 
 def value_text(name: str, values: Mapping[str, ValueInfo]) -> str:
@@ -225,10 +249,16 @@ def cost_text(cost: Cost) -> str:
     return f"{format_count(cost.flops)} flop, {moved} moved, {interval_text(cost)} estimated ({cost.provenance})"
 
 
+#: An interval that is wider than this says that the time is hardly known, which is said in words.
+_WIDE = 8
+
+
 def interval_text(cost: Cost | EngineTime) -> str:
     """A time with its 80 % interval, where it has one."""
     if not cost.low_s < cost.high_s:
         return format_seconds(cost.time_s)
+    if cost.high_s > _WIDE * cost.low_s:
+        return f"about {format_seconds(cost.time_s)} (it may be {cost.high_s / cost.time_s:.0f} x as long)"
     return f"{format_seconds(cost.time_s)} ({format_seconds(cost.low_s)} to {format_seconds(cost.high_s)})"
 
 
