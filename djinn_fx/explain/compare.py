@@ -51,8 +51,8 @@ def comparison(before: Report, after: Report) -> str:
     """What is different, as text; one line if nothing is."""
     parts = [("model", [*_models(before, after)])]
     old, new = ({one.name: (one, run) for one, run in _scenarios(report)} for report in (before, after))
-    parts.append(("scenarios", [("", name, "is gone") for name in old.keys() - new.keys()]))
-    parts[-1][1].extend(("", name, "is new") for name in new.keys() - old.keys())
+    gone, fresh = [name for name in old if name not in new], [name for name in new if name not in old]
+    parts.append(("scenarios", [*(("", name, "is gone") for name in gone), *(("", name, "is new") for name in fresh)]))
     for name in (one for one in old if one in new):
         changes = [*_verdicts(before, old[name], after, new[name]), *_figures(old[name], new[name])]
         changes += [*_breaks(old[name][0], new[name][0]), *_regions(old[name][0], new[name][0])]

@@ -25,7 +25,7 @@ from djinn_fx.explain.forms.markdown import to_markdown
 from djinn_fx.explain.forms.model_explorer import to_model_explorer
 from djinn_fx.explain.forms.trace import to_trace
 from djinn_fx.explain.report import BuildInfo, Check, Report
-from tests.explain.forms.conftest import AWKWARD
+from tests.explain.forms.conftest import AWKWARD, MODEL
 from tools.report_schema import FILE
 from tools.report_schema import main as schema_main
 
@@ -155,6 +155,16 @@ def test_a_form_on_standard_output_is_alone_there(report: Report, capsys: pytest
 def test_a_place_that_is_none_is_told_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"--trace .*is a directory"):
         asked_for(parsed("--trace", str(tmp_path)))
+
+
+def test_the_command_writes_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.py").write_text(MODEL, "utf-8")
+    words = [word for flag in ("--json", *FORMS) for word in (flag, str(tmp_path / f"out{flag}"))]
+    assert main([str(tmp_path / "net.py:model"), *words]) == OK
+    assert capsys.readouterr().out.count("Graph ") >= 2
+    assert {path.name for path in tmp_path.glob("out*")} == {f"out{flag}" for flag in ("--json", *FORMS)}
+    assert main([str(tmp_path / "net.py:model"), "--trace", "-"]) == OK
+    assert json.loads(capsys.readouterr().out)["traceEvents"]
 
 
 # -- schema ------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 
 from djinn_fx.explain.compare import comparison
 from djinn_fx.explain.detail.flow import Edge
-from djinn_fx.explain.detail.memory import MemoryCurve
+from djinn_fx.explain.detail.memory import MOST_POINTS, MemoryCurve
 from djinn_fx.explain.detail.timeline import Span, Timeline
 from djinn_fx.explain.forms.dot import to_dot
 from djinn_fx.explain.forms.html.flowchart import HEIGHT, MOST, WIDTH, flow_chart, folded
@@ -28,6 +28,7 @@ from djinn_fx.explain.forms.model_explorer import to_model_explorer
 from djinn_fx.explain.forms.trace import to_trace
 from djinn_fx.explain.forms.words import cache_text
 from djinn_fx.explain.report import CacheInfo, CacheLookup, RegionInfo, Report
+from djinn_fx.srg.memory import Holds
 from djinn_fx.srg.record import Cost
 from tests.explain.forms.conftest import AWKWARD
 
@@ -178,6 +179,38 @@ def test_of_many_graphs_the_costliest_are_drawn(report: Report) -> None:
     rows = [one for one in page.values("id") if re.fullmatch(r"s1g\d+r\d+", one)]
     assert len(drawn) == MOST_DRAWN
     assert len(rows) == count * len(graphs[0].regions)
+
+
+def test_a_model_of_48_layers_stays_small(report: Report) -> None:
+    (scenario,), (run,) = report.scenarios, report.run.scenarios
+    first, steps = scenario.graphs[0], range(MOST_POINTS)
+    layers = [
+        replace(region(place, "ab", "gpu0"), label=f"model.layers.{place // 4}.part.{place}") for place in range(200)
+    ]
+    spans = [Span(region=place, device="gpu0", start_s=float(place), duration_s=1.0) for place in range(200)]
+    curve = MemoryCurve(
+        device="gpu0",
+        steps=tuple(steps),
+        at=tuple(f"_scaled_dot_product_flash_attention_{step}" for step in steps),
+        holds={holds.value: tuple(10**9 + 10**6 * step for step in steps) for holds in Holds},
+        peak=MOST_POINTS - 1,
+        total_steps=MOST_POINTS,
+    )
+    edges = [Edge(source=place, target=place + 1, values=1, nbytes=4) for place in range(199)]
+    large = replace(
+        first,
+        regions=tuple(layers),
+        timeline=Timeline(spans=tuple(spans), end_s=200.0),
+        curves=(curve, replace(curve, device="gpu1")),
+        edges=tuple(edges),
+    )
+    names = ("prefill", "decode")
+    both = replace(
+        report,
+        scenarios=tuple(replace(scenario, name=name, graphs=(large,)) for name in names),
+        run=replace(report.run, scenarios=tuple(replace(run, name=name, graphs=run.graphs[:1]) for name in names)),
+    )
+    assert len(to_html(both).encode()) < 3_000_000
 
 
 def region(index: int, hashed: str, device: str = "cpu") -> RegionInfo:
