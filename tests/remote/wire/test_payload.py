@@ -25,8 +25,7 @@ def raw(payload: Payload) -> bytearray:
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
     """The bytes of a tensor's elements, in the usual order: equal for NaN too, and for types that cannot compare."""
-    plain = tensor.contiguous().reshape(-1)
-    return plain.view(torch.uint8) if len(plain) else torch.empty(0, dtype=torch.uint8)
+    return tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
 
 
 def random_bits(shape: tuple[int, ...], name: str, seed: int = 0) -> torch.Tensor:
