@@ -20,6 +20,7 @@ from torch import nn
 from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.errors import DjinnError, ModelFailedError
 from djinn_fx.explain.check import buffers_kept, compare, copy_inputs, is_random, results, run_eager
+from djinn_fx.explain.detail.stored import stored
 from djinn_fx.explain.finding.file import as_command, beside, checked_path, first_line
 from djinn_fx.explain.finding.model import FoundModel
 from djinn_fx.explain.finding.script import run_script
@@ -174,6 +175,7 @@ def _examined(found: FoundModel, settings: Settings, build: bool, training: bool
         first_s=result.first_s if build else None,
         contests=result.contests,
         expected_calls=settings.expected_calls,
+        lookups=() if build else stored(result.graphs, settings),
     )
 
 
@@ -294,7 +296,7 @@ def _capture_failed(found: FoundModel, error: BaseException, cause: BaseExceptio
     where = _line_of(cause, found) or _line_of(error, found) or found.file
     return (
         f"{where}: {found.attr} cannot be captured: {type(cause).__name__}: {first_line(cause)}\n"
-        f"It runs in eager mode. TORCH_LOGS=graph_breaks shows what Dynamo met; DJINN_DEBUG=1 the whole traceback."
+        f"It runs in eager mode. TORCH_LOGS=graph_breaks shows what Dynamo met; --debug the whole traceback."
     )
 
 

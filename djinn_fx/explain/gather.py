@@ -48,6 +48,8 @@ _SHORT_HASH = 12
 _MOST_NAMES = 4
 #: A build's outcome that says its artefact was there.
 _HITS = ("memory", "store")
+#: Those that say it was looked for and was not.
+_MISSES = ("built", "fallback", "waiting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,7 @@ def examined(
     first_s: float | None = None,
     contests: Sequence[DispatchStatus] = (),
     expected_calls: int = 1000,
+    lookups: Sequence[CacheLookup] = (),
 ) -> Examined:
     """One scenario of a report; see :class:`~djinn_fx.explain.report.Scenario`.
 
@@ -95,6 +98,7 @@ def examined(
         engine: the one that regions are for, where none competes.
         capture_s: seconds that it took; ``first_s``: its first call.
         contests: the trials between engines, as they stood at the end.
+        lookups: what the disk cache has, where nothing was asked for while building.
     """
     scenario = Scenario(
         name=name,
@@ -116,14 +120,14 @@ def examined(
         first_s=first_s,
         contests=tuple(map(_contest, contests)),
     )
-    lookups = [lookup for place, graph in enumerate(graphs) for lookup in _lookups(place, graph)]
-    return Examined(scenario=scenario, run=run, lookups=tuple(lookups))
+    asked = [lookup for place, graph in enumerate(graphs) for lookup in _lookups(place, graph)]
+    return Examined(scenario=scenario, run=run, lookups=(*asked, *lookups))
 
 
 def joined(model: ModelInfo, found: Sequence[Examined], find_s: float = 0.0) -> Report:
     """One report on all scenarios of a model."""
     lookups = tuple(replace(lookup, scenario=place) for place, one in enumerate(found) for lookup in one.lookups)
-    hits = sum(lookup.outcome in _HITS for lookup in lookups)
+    hits, misses = (sum(one.outcome in outcomes for one in lookups) for outcomes in (_HITS, _MISSES))
     return Report(
         schema=SCHEMA,
         model=model,
@@ -132,7 +136,7 @@ def joined(model: ModelInfo, found: Sequence[Examined], find_s: float = 0.0) -> 
         run=RunInfo(
             when=now_text(), machine=machine_identity(), find_s=find_s, scenarios=tuple(one.run for one in found)
         ),
-        cache=CacheInfo(hits=hits, misses=len(lookups) - hits, lookups=lookups),
+        cache=CacheInfo(hits=hits, misses=misses, lookups=lookups),
     )
 
 

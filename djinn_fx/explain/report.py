@@ -320,8 +320,8 @@ class CacheLookup:
 
     Attributes:
         engine: whose artefact it is; empty where none is known.
-        outcome: ``stored`` where an entry is there and was not asked for; else as a build's: ``memory``, ``store``,
-            ``built``, ``fallback``, ``waiting``.
+        outcome: ``stored`` where nothing was built and an entry for the region's structure is there; else as a build's:
+            ``memory``, ``store``, ``built``, ``fallback``, ``waiting``.
         key: what ``djinn cache why`` takes; empty if nothing is kept.
         why: what is known about a miss.
     """

@@ -70,8 +70,8 @@ def call_seconds(scenario: Scenario, check: Check | None) -> float:
     """Seconds of a call: measured, else by estimate."""
     if check is not None and check.call_s is not None:
         return check.call_s
-    best = _fastest(scenario)
-    return best if best is not None else sum(graph.cost.time_s for graph in scenario.graphs)
+    best, eager = _fastest(scenario), _fastest(scenario, EAGER)
+    return best if best is not None and eager is not None else sum(graph.cost.time_s for graph in scenario.graphs)
 
 
 def _engines(scenario: Scenario) -> list[str]:

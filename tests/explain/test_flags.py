@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from djinn_fx.cli.main import main as djinn
 from djinn_fx.errors import SettingsError
 from djinn_fx.explain.command import main
 from djinn_fx.explain.gates import read_gates
@@ -154,6 +155,28 @@ def test_what_is_routine_is_hidden_unless_asked_for(capsys: pytest.CaptureFixtur
         assert text not in short
         assert text in long
     assert "see -v and --json" in short
+
+
+def test_the_cache_is_asked_by_the_hash_that_is_printed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DJINN_CACHE_DIR", str(tmp_path / "cache"))
+    words = ["net.py", "--option", "regions=auto:1", "--json", "-"]
+    assert main(words) == 0
+    before = json.loads(capsys.readouterr().out)["cache"]
+    assert before == {"hits": 0, "misses": 0, "lookups": []}
+    assert main([*words, "--real", "--option", "engine=packed"]) == 0
+    built = json.loads(capsys.readouterr().out)["cache"]
+    assert (built["hits"], built["misses"], built["lookups"][0]["outcome"]) == (0, 1, "built")
+    assert main(words) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [(one["engine"], one["outcome"]) for one in data["cache"]["lookups"]] == [("packed", "stored")]
+    key = data["cache"]["lookups"][0]["key"]
+    printed = data["scenarios"][0]["graphs"][0]["regions"][0]["structural_hash"]
+    assert djinn(["cache", "why", printed]) == 0
+    assert f"entry whole graph: {key}" in capsys.readouterr().out
+    assert main(["net.py", "--option", "regions=auto:1"]) == 0
+    assert "artefacts   1 distinct region built before, by packed" in capsys.readouterr().out
 
 
 def test_debug_shows_the_traceback_of_this_run_only(capsys: pytest.CaptureFixture[str]) -> None:

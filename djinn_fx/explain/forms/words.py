@@ -235,10 +235,21 @@ def memory_text(foretold: int, live: int) -> str:
 
 
 def cache_text(cache: CacheInfo) -> str:
-    """What the disk cache had, and of the first that it had not, the command that says why."""
+    """What the disk cache had, and of the first that it had not, the command that says why.
+
+    Where nothing was built: of how many regions something was built before. Empty if of none.
+    """
+    if not cache.hits and not cache.misses:
+        return _built_before(cache)
     missed = next((one for one in cache.lookups if one.key and one.outcome not in ("memory", "store", "stored")), None)
     more = f"; `djinn cache why {missed.key[:_SHORT_KEY]}` says more" if missed is not None else ""
     return f"{cache.hits} artefact{plural_s(cache.hits)} found, {cache.misses} not{more}"
+
+
+def _built_before(cache: CacheInfo) -> str:
+    there = {(one.scenario, one.graph, one.region) for one in cache.lookups}
+    engines = ", ".join(dict.fromkeys(one.engine for one in cache.lookups))
+    return f"{len(there)} distinct region{plural_s(len(there))} built before, by {engines}" if there else ""
 
 
 def cost_text(cost: Cost) -> str:
