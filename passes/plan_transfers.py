@@ -64,7 +64,7 @@ def _crossing(srg: SRG, region: Region, placing: Placing | None) -> Iterator[Tra
     Where devices are chosen from, what stays between calls is in the memory of every device that uses it; where they
     have memory of their own, every other tensor passes.
     """
-    resident, apart = placing is not None, placing is not None and placing.apart
+    resident, apart = placing is not None and bool(placing.devices), srg.home is not None
     inside = set(region.nodes)
     for name in region.inputs:
         node = srg.node(name)

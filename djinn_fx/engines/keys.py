@@ -38,9 +38,10 @@ def engine_key(
 ) -> EngineKey:
     """The key of a region for an engine.
 
-    The device *index* is not part of the structural hash, but generated code holds it, so it is a field here. An
-    engine that says itself what its artefact depends on (``identity``, see ``BuildRequest``) has neither: the same
-    plan is made from a region traced for a CPU on a build farm and from one traced on the GPU that runs it.
+    The device *index* is not part of the structural hash, but generated code holds it, so it is a field here, with
+    what that device is: an engine's fingerprint knows of the current one alone. An engine that says itself what its
+    artefact depends on (``identity``, see ``BuildRequest``) has neither: the same plan is made from a region traced
+    for a CPU on a build farm and from one traced on the GPU that runs it.
 
     Args:
         region: the region.
@@ -72,7 +73,17 @@ def digest_of(fields: Mapping[str, Any]) -> str:
 
 
 def _devices(region: RegionGraph) -> list[str]:
-    return list(device_order(node.meta.get("val") for node in region.gm.graph.nodes))
+    return [_with_title(one) for one in device_order(node.meta.get("val") for node in region.gm.graph.nodes)]
+
+
+@functools.cache
+def _with_title(device: str) -> str:
+    """A device's name; of a CUDA device that is here, with what the driver calls it and its capability."""
+    index = torch.device(device).index
+    if not device.startswith("cuda") or index is None or index >= torch.cuda.device_count():
+        return device
+    found = torch.cuda.get_device_properties(index)
+    return f"{device} {found.name} {found.major}.{found.minor}"
 
 
 def device_order(values: Iterable[Any]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from djinn_fx.engines import keys
 from djinn_fx.engines.base import RegionGraph
 from djinn_fx.engines.inductor import engine as inductor
 from djinn_fx.engines.inductor.engine import InductorEngine
@@ -293,3 +295,19 @@ def test_symbolic_inputs_are_each_symbol_once_in_order() -> None:
     first, second = tensor.shape
     found = symbolic_inputs([second, tensor, 3, second * 2, torch.empty(2)])
     assert [str(size) for size in found] == [str(second), str(first)]
+
+
+def test_which_gpu_an_index_is_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    region = on_devices("cuda:0")
+
+    def key(name: str) -> str:
+        found = SimpleNamespace(name=name, major=9, minor=0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found)
+        keys._with_title.cache_clear()
+        return engine_key(region, {}).digest
+
+    try:
+        assert len({key("NVIDIA H100"), key("NVIDIA L4"), key("NVIDIA H100")}) == 2
+    finally:
+        keys._with_title.cache_clear()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import djinn_fx
 from djinn_fx.backend import compilations
 from djinn_fx.runtime.devices.cuda.driver import Driver
 from tests import graphs
@@ -109,6 +110,32 @@ def test_streams_wait_for_each_other() -> None:
             same = (found == wanted).all()
         assert bool(same), turn
         weight.data.mul_(0.99)  # leaves no trace in torch
+
+
+def test_batches_of_a_pipeline_on_streams_of_their_own() -> None:
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        for _ in range(8):
+            x = torch.sin(x @ w)
+        return x
+
+    gm = graphs.trace(model, torch.empty(1024, 1024), torch.empty(1024, 1024))
+    run, weight = spread(graphs.lowered(gm), [0, 0, 1, 1], OneGpu()), torch.randn(1024, 1024, device="cuda") / 32
+    batches = [torch.randn(1024, 1024, device="cuda") for _ in range(32)]
+    wanted = [model(x, weight) for x in batches]
+    given = ((batches.pop(0),) for _ in range(len(batches)))
+    found = djinn_fx.pipeline(lambda x: run([x, weight])[0], given)
+    for place, (one, other) in enumerate(zip(found, wanted, strict=True)):
+        assert torch.equal(one, other), place
+
+
+@needs_two
+def test_a_pipeline_over_two_devices() -> None:
+    model = Model().to("cuda:0").eval()
+    run = compiled(model, devices={"cuda:0": {}, "cuda:1": {}}, pin=HALVES, objective="throughput")
+    batches = [torch.randn(64, 1024, device="cuda:0") for _ in range(32)]
+    wanted = [model(x) for x in batches]
+    for place, (one, other) in enumerate(zip(djinn_fx.pipeline(run, batches), wanted, strict=True)):
+        assert torch.equal(one, other), place
 
 
 @needs_two

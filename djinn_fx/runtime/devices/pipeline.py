@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from djinn_fx.runtime.devices.cuda.beside import Beside, Home, last_call
 from djinn_fx.runtime.devices.modes import Modes, carried, intercepted, modes
 from djinn_fx.runtime.devices.thread import DeviceThread
 from djinn_fx.runtime.devices.wear import use_threads
@@ -33,8 +34,13 @@ def pipeline(model: Callable[..., Any], batches: Iterable[Any], *, ahead: int = 
         Exception: what a call raised, when its result is asked for.
     """
     source = iter(batches)
+    last_call()
+    home: Home | None = None
     for batch in source:
-        yield _called(model, batch)
+        first = _called(model, batch)
+        home = last_call()
+        yield first
+        del first
         break
     if ahead < 2 or intercepted():  # a Python mode sees the ops of this thread alone
         for batch in source:
@@ -46,7 +52,7 @@ def pipeline(model: Callable[..., Any], batches: Iterable[Any], *, ahead: int = 
     for batch in source:
         if len(waiting) == ahead:
             yield waiting.popleft().wait()
-        waiting.append(_Result(workers[0], model, batch, caller))
+        waiting.append(_Result(workers[0], model, batch, caller, home))
         workers.rotate(-1)
     while waiting:
         yield waiting.popleft().wait()
@@ -61,7 +67,10 @@ def _called(model: Callable[..., Any], batch: Any) -> Any:
 class _Result:
     """A call under way in a worker, or done here if there is none any more."""
 
-    def __init__(self, worker: DeviceThread, model: Callable[..., Any], batch: Any, caller: Modes) -> None:
+    def __init__(
+        self, worker: DeviceThread, model: Callable[..., Any], batch: Any, caller: Modes, home: Home | None
+    ) -> None:
+        beside = self._beside = Beside(home, batch) if home is not None else None
         self._value: Any = None
         self._error: BaseException | None = None
         self._over = threading.Lock()
@@ -70,7 +79,10 @@ class _Result:
         def work() -> None:
             try:
                 with carried(caller):
-                    self._value = _called(model, batch)
+                    if beside is None:
+                        self._value = _called(model, batch)
+                    else:
+                        self._value = beside.run(lambda: _called(model, batch))
             except BaseException as error:  # noqa: BLE001  (raised again where the result is asked for)
                 self._error = error
             finally:
@@ -83,4 +95,6 @@ class _Result:
         with self._over:
             if self._error is not None:
                 raise self._error
+            if self._beside is not None:
+                self._beside.hand_over(self._value)
             return self._value

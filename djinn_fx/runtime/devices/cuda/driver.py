@@ -68,7 +68,7 @@ class Driver:
 
     def keep(self, value: Any, stream: Any) -> None:
         """Have the allocator leave a tensor's memory alone until a stream is done with what it was given so far."""
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and value.is_cuda:
             value.record_stream(stream)
 
     def pinned(self, nbytes: int) -> torch.Tensor:

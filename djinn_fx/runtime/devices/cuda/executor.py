@@ -12,6 +12,7 @@ from typing import Any
 
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.errors import DeviceLostError, EngineError, useful_line
+from djinn_fx.runtime.devices.cuda.beside import Home, note_call
 from djinn_fx.runtime.devices.cuda.carrying import Way
 from djinn_fx.runtime.devices.cuda.residents import Residents
 from djinn_fx.runtime.devices.cuda.streams import DeviceStreams
@@ -70,6 +71,7 @@ class CudaSpread(Spread):
         super().__init__(program, stretches, slots, callables, labels, threads, movers, constants, strays)
         self.places = places
         self.driver = places.devices[places.home].driver
+        self._home = Home(self.driver, places.devices[places.home].index)
         self.before: list[list[int]] = [[] for _ in stretches]
         for place, one in enumerate(stretches):
             for other in one.then:
@@ -95,6 +97,7 @@ class CudaSpread(Spread):
                 "a graph that is spread over several CUDA devices cannot be captured into a CUDA graph: it looks at "
                 "its weights before each call; leave `devices` away, or capture nothing"
             )
+        note_call(self._home)
         if worn() is None and not intercepted():
             begun = self.begin(args)
             if begun is not None:

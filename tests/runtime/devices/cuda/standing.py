@@ -93,15 +93,15 @@ class Notes(Driver):
         self.log.append(("use", threading.current_thread().name, index))
 
     def new_stream(self, index: int) -> Stream:
-        kind = ("compute", "copy")[self.made.get(index, 0) % 2]
-        self.made[index] = self.made.get(index, 0) + 1
-        return Stream(self, f"{kind}{index}")
+        number = self.made.get(index, 0)
+        self.made[index] = number + 1
+        return Stream(self, f"{('compute', 'copy')[number]}{index}" if number < 2 else f"stream{number}")
 
     def new_event(self) -> Event:
         return Event(self)
 
     def current_stream(self, index: int) -> Stream:
-        return self.caller
+        return self.current[-1]
 
     @property
     def current(self) -> tuple[Stream, ...]:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from djinn_fx.errors import DeviceLostError, EngineError
+from djinn_fx.runtime.devices.pipeline import pipeline
 from djinn_fx.srg import SRG, lower
 from tests import graphs
 from tests.programs import DETERMINISTIC, PROGRAMS, arguments_of, behaviour, build
@@ -154,3 +155,27 @@ def test_it_is_not_captured_into_a_cuda_graph() -> None:
     notes.capturing = True
     with pytest.raises(EngineError, match="CUDA graph"):
         run([torch.zeros(16, 16), torch.zeros(16, 16)])
+
+
+def test_batches_of_a_pipeline_are_on_streams_of_their_own_and_the_caller_waits_for_results() -> None:
+    notes = Notes()
+    run, weight = spread(chain(), [0, 1, 1, 0], notes), torch.randn(16, 16)
+    batches = [(torch.full((16, 16), float(number)),) for number in range(12)]
+    found = list(pipeline(lambda x: run([x, weight])[0], batches))
+    for (x,), one in zip(batches, found, strict=True):
+        torch.testing.assert_close(one, ((x @ weight).sin() @ weight) * weight)
+    by = [("record" if what == "record" else "wait", name) for what, name, _ in notes.log if name != "caller"]
+    streams = {name for _, name in by if name.startswith("stream")}
+    assert len(streams) == len(batches) - 1, "the first one is the caller's own"
+    for name in streams:  # for its batch, then for the results; told when it began and when it is over
+        assert [what for what, where in by if where == name] == ["wait", "record", "wait", "record"]
+    assert sum(what == "wait" and name == "caller" for what, name, _ in notes.log) == len(batches)
+
+
+def test_a_pipeline_of_what_is_spread_over_nothing_makes_no_streams() -> None:
+    notes = Notes()
+    run = spread(chain(), [0, 1], notes)
+    run([torch.zeros(16, 16), torch.zeros(16, 16)])
+    made = dict(notes.made)
+    assert list(pipeline(lambda x: x + 1, [(number,) for number in range(6)])) == list(range(1, 7))
+    assert notes.made == made
