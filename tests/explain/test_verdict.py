@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from djinn_fx.explain.command import main
-from djinn_fx.explain.forms.words import contest_texts, interval_text
+from djinn_fx.explain.forms.words import contest_texts, interval_text, rarely_called_text
 from djinn_fx.explain.report import (
     BuildInfo,
     Check,
@@ -153,6 +153,15 @@ def test_a_time_that_is_hardly_known_is_said_to_be_so() -> None:
     known = Cost(flops=1, read_bytes=1, write_bytes=1, time_s=2e-3, low_s=1e-3, high_s=4e-3)
     assert interval_text(known) == "2.0 ms (1.0 ms to 4.0 ms)"
     assert interval_text(replace(known, high_s=20e-3)) == "about 2.0 ms (it may be 10 x as long)"
+
+
+def test_that_more_calls_are_needed_than_are_expected_is_said_with_what_follows() -> None:
+    few, many = (replace(graph().regions[0], pays_after_calls=calls) for calls in (1000, 1001))
+    assert rarely_called_text([few], 1000) == ""
+    assert rarely_called_text([few, many], 1000).startswith(
+        "1,000 calls are expected (expected_calls): with compile=lazy"
+    )
+    assert rarely_called_text([many], 1001) == ""
 
 
 def test_a_real_run_is_timed_and_its_engine_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ from djinn_fx.explain.forms.words import (
     per_token_text,
     plural_s,
     pricing_text,
+    rarely_called_text,
     reason_text,
     some,
     time_text,
@@ -91,7 +92,7 @@ def _scenario(console: Console, report: Report, scenario: Scenario, run: Scenari
         _row(console, name, text)
     _graph_breaks(console, scenario.graph_breaks)
     for number, (graph, measured) in enumerate(zip(scenario.graphs, run.graphs, strict=True), start=1):
-        _graph(console, graph, measured, f"Graph {number} of {len(scenario.graphs)}", verbose)
+        _graph(console, graph, measured, f"Graph {number} of {len(scenario.graphs)}", verbose, scenario.expected_calls)
     if scenario.partial is not None:
         _heading(console, "Partial")
         _row(console, "ends at", partial_text(report.model, scenario.partial))
@@ -134,12 +135,15 @@ def _model(console: Console, report: Report) -> None:
     _row(console, "versions", ", ".join(f"{name} {version}" for name, version in report.versions.items()))
 
 
-def _graph(console: Console, graph: GraphInfo, run: GraphRun, title: str, verbose: bool) -> None:
+def _graph(console: Console, graph: GraphInfo, run: GraphRun, title: str, verbose: bool, expected_calls: int) -> None:
     kind = graph.kind if graph.phase in (None, graph.kind) else f"{graph.kind}, {graph.phase}"
     total, distinct = len(graph.regions), graph.distinct_regions
     regions = f"{total} region{plural_s(total)}, {distinct} distinct to compile"
     _heading(console, f"{title}: {kind}, {graph.ops} op{plural_s(graph.ops)}, {regions}")
     _regions(console, graph.regions, run.builds)
+    rare = rarely_called_text(graph.regions, expected_calls)
+    if rare and not run.builds:
+        _row(console, "", rare)
     phases = ", ".join(f"{name} {count} op{plural_s(count)}" for name, count in graph.phases.items())
     _row(console, "phases", phases or "none")
     held = [f"{name} {format_bytes(size)}" for name, size in graph.residency_bytes.items() if size]

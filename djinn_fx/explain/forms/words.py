@@ -205,6 +205,17 @@ def pays_text(region: RegionInfo) -> str:
     return "never" if calls is None else f"{calls:,} call{plural_s(calls)}"
 
 
+def rarely_called_text(regions: Iterable[RegionInfo], expected: int) -> str:
+    """That building some regions pays after more calls than are expected, and what follows; empty where none does."""
+    rare = [region for region in regions if region.pays_after_calls is not None and region.pays_after_calls > expected]
+    if not rare:
+        return ""
+    return (
+        f"{expected:,} calls are expected (expected_calls): with compile=lazy a region that pays after more stays on its "
+        "own ops until its calls tell otherwise"
+    )
+
+
 def reason_text(reason: ReasonGroup) -> str:
     """One reason in one sentence, with the nodes it is about."""
     return f"{reason.kind}: {reason_detail(reason)}"
