@@ -211,8 +211,8 @@ def rarely_called_text(regions: Iterable[RegionInfo], expected: int) -> str:
     if not rare:
         return ""
     return (
-        f"{expected:,} calls are expected (expected_calls): with compile=lazy a region that pays after more stays on its "
-        "own ops until its calls tell otherwise"
+        f"{expected:,} calls are expected (expected_calls): with compile=lazy a region that pays after more stays "
+        "on its own ops until its calls tell otherwise"
     )
 
 
