@@ -18,7 +18,7 @@ from djinn_fx.compiling.devices import cuda
 from djinn_fx.compiling.graph import GraphCompiler
 from djinn_fx.dispatch.region import region_graph
 from djinn_fx.engines.keys import device_names, engine_key
-from djinn_fx.errors import InfeasibleError, SettingsError
+from djinn_fx.errors import DeviceLostError, InfeasibleError, SettingsError
 from djinn_fx.passes.placing.wanted import tied_to_home
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.runtime.devices.cuda import make
@@ -219,3 +219,12 @@ def test_what_was_placed_is_built_and_runs_and_goes_on_without_a_device_that_is_
         torch.testing.assert_close(run(list(given))[0], layers(*given))
     assert {where for _, where, _ in notes.log} <= {"caller"}
     assert run._settled.threads == {}
+
+
+def test_nothing_runs_without_the_device_of_the_tensors() -> None:
+    one, given = compiler(KINDS), arguments()
+    _, run, _ = one._built(GraphKind.INFERENCE, one.plan(GraphKind.INFERENCE, traced(layers, *given)))
+    run._settled.threads["cuda:0"].lose()
+    for _ in range(2):
+        with pytest.raises(DeviceLostError, match="cuda:0"):
+            run(list(given))

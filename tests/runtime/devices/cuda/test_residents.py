@@ -62,8 +62,9 @@ WRITES: list[Callable[[Tensor], object]] = [
 def test_a_weight_is_carried_once_and_again_when_it_says_something_else(
     write: Callable[[Tensor], object], inference: bool, carried: list[Any]
 ) -> None:
-    weights, x, run = [torch.randn(64, 64) for _ in range(2)], torch.randn(64, 64), graph(Notes())
+    x, run = torch.randn(64, 64), graph(Notes())
     with torch.inference_mode(inference), torch.no_grad():
+        weights = [torch.randn(64, 64) for _ in range(2)]
         for wanted in ([1, 1], [0, 0]):
             assert torch.equal(run([x, *weights])[0], model(x, *weights))
             assert count(carried, weights) == wanted
@@ -83,6 +84,11 @@ def test_graphs_over_the_same_weights_share_copies_until_the_last_is_gone(carrie
     for run in (second, first):
         assert torch.equal(run([x, *weights])[0], model(x, *weights))
     assert count(carried, weights) == [1, 0]
+    with torch.inference_mode():
+        first([x, *weights])
+    with torch.no_grad():
+        second([x, *weights])
+    assert count(carried, weights) == [0, 0]
     del first, second, run
     assert torch.equal(graph(notes)([x, *weights])[0], model(x, *weights))
     assert count(carried, weights) == [1, 1]
