@@ -248,11 +248,11 @@ def _check(found: FoundModel, expected: object, result: CaptureResult, precision
 
 
 def _eager_seconds(found: FoundModel) -> float:
-    from djinn_fx.compiling.capture import settled_seconds
+    from djinn_fx.compiling.capture import repeatable, settled_seconds
 
     args, kwargs = copy_inputs(found.args, found.kwargs)
     with buffers_kept(found.module):
-        return settled_seconds(lambda: found.module(*args, **kwargs))
+        return settled_seconds(repeatable(found.module, args, kwargs))
 
 
 @contextlib.contextmanager
