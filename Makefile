@@ -120,6 +120,7 @@ bench: $(READY)
 	$(BIN)/python bench/memory/order.py --json bench/results/memory_order.json
 	$(BIN)/python bench/memory/slices.py --json bench/results/memory_slices.json
 	$(BIN)/python bench/memory/training.py --json bench/results/memory_training.json
+	$(BIN)/python bench/explain/real.py --json bench/results/explain_real.json
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.
 gpu: $(READY)
@@ -134,6 +135,8 @@ format: $(READY)
 table: $(READY)
 	$(BIN)/python tools/settings_table.py
 	$(BIN)/python tools/report_schema.py
+	$(BIN)/python tools/example_reports.py
+	$(BIN)/python tools/first_calls_table.py
 tensorrt-table: $(READY)
 	$(BIN)/python tools/tensorrt_table.py
 onnx-table: $(READY)

@@ -98,7 +98,7 @@ def capture(
     settings: Settings | None = None,
     build: bool = False,
     dynamic: bool | None = None,
-    again: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None,
+    again: Callable[[], tuple[tuple[Any, ...], Mapping[str, Any]]] | None = None,
 ) -> CaptureResult:
     """Trace a model with example arguments and plan its graphs, without changing the model.
 
@@ -109,8 +109,8 @@ def capture(
         settings: those in force if None.
         build: also build and run the regions; otherwise the graphs run eagerly.
         dynamic: as for ``torch.compile``.
-        again: arguments of further calls, whose memory is counted and which are timed; without gradients and on the
-            CPU only.
+        again: makes the arguments of further calls, whose memory is counted and which are timed; without gradients and
+            on the CPU only.
     """
     from djinn_fx.compiling.capture import capture_graphs
 

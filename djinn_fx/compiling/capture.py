@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import statistics
 import time
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,10 +24,15 @@ from djinn_fx.compiling.readiness import GraphHandle
 from djinn_fx.dispatch.entrant import DispatchStatus
 from djinn_fx.settings.table import Settings
 
-#: Arguments that are the same after a call, but for the values of a tensor.
-_UNCHANGED = (torch.Tensor, bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 #: A trial is over after so many calls; who is slow is not waited for.
 SETTLING_CALLS, SETTLING_S, TIMED_S = 40, 10.0, 2.0
+#: So many calls are timed at least.
+LEAST_TIMED = 5
+#: Arguments that no call changes, though they have attributes; tensors are written to at most.
+_LASTING = (torch.Tensor, torch.nn.Module, type, types.FunctionType)
+
+#: The arguments of one call.
+Given = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 
 class Recorder:
@@ -82,7 +88,7 @@ def capture_graphs(
     settings: Settings | None,
     build: bool,
     dynamic: bool | None,
-    again: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None,
+    again: Callable[[], Given] | None = None,
 ) -> CaptureResult:
     """See :func:`djinn_fx.backend.capture`."""
     recorder = Recorder(settings if settings is not None else Settings.load(), build=build)
@@ -95,7 +101,7 @@ def capture_graphs(
         output = compiled(*args, **kwargs)
         first_s = time.perf_counter() - began
         if again is not None and not torch.is_grad_enabled():
-            live, seconds = _of_further_calls(compiled, model, *again)
+            live, seconds = _of_further_calls(compiled, model, again)
     except Exception as error:
         if not recorder.graphs:
             raise
@@ -152,50 +158,56 @@ def _in_a_line(text: str) -> str:
 
 
 def _of_further_calls(
-    compiled: Callable[..., Any], model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    compiled: Callable[..., Any], model: Callable[..., Any], fresh: Callable[[], Given]
 ) -> tuple[int | None, float | None]:
     """The most bytes of tensors that a call has in memory, weights and arguments too, and seconds of a settled call.
 
     Neither is measured where tensors are not on the CPU. The model's buffers are left as they were.
     """
+    args, kwargs = fresh()
     kept = [*model.parameters(), *model.buffers()] if isinstance(model, torch.nn.Module) else []
     held = [one for one in (*pytree.tree_leaves((args, kwargs)), *kept) if isinstance(one, torch.Tensor)]
     if any(one.device.type != "cpu" for one in held):
         return None, None
 
-    call = repeatable(compiled, args, kwargs)
-
     def run(given: list[Any]) -> Any:
         given.clear()
-        return call()
+        return compiled(*args, **kwargs)
 
     buffers = list(model.buffers()) if isinstance(model, torch.nn.Module) else []
     before = [one.detach().clone() for one in buffers]
     try:
-        return measured(run, held).peak, settled_seconds(call)
+        return measured(run, held).peak, settled_seconds(compiled, fresh)
     finally:
         for one, value in zip(buffers, before, strict=True):
             one.copy_(value)
 
 
-def repeatable(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
-    """The same call each time: an object among its arguments that may grow in a call, such as a cache, is copied."""
-    leaves = pytree.tree_leaves((args, kwargs))
-    if all(leaf is None or isinstance(leaf, _UNCHANGED) for leaf in leaves):
-        return lambda: model(*args, **kwargs)
+def settled_seconds(model: Callable[..., object], fresh: Callable[[], Given]) -> float:
+    """The median of some calls, after so many that engines have been compared.
 
-    def call() -> Any:
-        fresh_args, fresh_kwargs = copy.deepcopy((args, dict(kwargs)))
-        return model(*fresh_args, **fresh_kwargs)
-
-    return call
-
-
-def settled_seconds(call: Callable[[], object]) -> float:
-    """The median of some calls, after so many that engines have been compared."""
+    Args:
+        model: what is called.
+        fresh: makes the arguments of a call. Objects, such as a cache of keys, may be changed by a call, so that each
+            call is given its own; making them is not timed.
+    """
+    args, kwargs = fresh()
+    renewed = any(
+        hasattr(one, "__dict__") and not isinstance(one, _LASTING) for one in pytree.tree_leaves((args, kwargs))
+    )
     end = time.monotonic() + SETTLING_S
     for _ in range(SETTLING_CALLS):
-        call()
+        if renewed:
+            args, kwargs = fresh()
+        model(*args, **kwargs)
         if time.monotonic() > end:
             break
-    return timed(call, TIMED_S).median_s
+    if not renewed:
+        return timed(lambda: model(*args, **kwargs), TIMED_S).median_s
+    seconds: list[float] = []
+    while len(seconds) < LEAST_TIMED or sum(seconds) < TIMED_S:
+        args, kwargs = fresh()
+        start = time.perf_counter()
+        model(*args, **kwargs)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)

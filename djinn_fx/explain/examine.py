@@ -197,7 +197,7 @@ def _capture(found: FoundModel, settings: Settings, build: bool, dynamic: bool) 
             settings=settings,
             build=build,
             dynamic=dynamic or None,
-            again=copy_inputs(found.args, found.kwargs) if build else None,
+            again=(lambda: copy_inputs(found.args, found.kwargs)) if build else None,
         )
     except Exception as error:
         raise _failure(found, error) from error
@@ -248,11 +248,10 @@ def _check(found: FoundModel, expected: object, result: CaptureResult, precision
 
 
 def _eager_seconds(found: FoundModel) -> float:
-    from djinn_fx.compiling.capture import repeatable, settled_seconds
+    from djinn_fx.compiling.capture import settled_seconds
 
-    args, kwargs = copy_inputs(found.args, found.kwargs)
     with buffers_kept(found.module):
-        return settled_seconds(repeatable(found.module, args, kwargs))
+        return settled_seconds(found.module, lambda: copy_inputs(found.args, found.kwargs))
 
 
 @contextlib.contextmanager

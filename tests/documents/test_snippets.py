@@ -11,11 +11,12 @@ import pytest
 import torch
 
 REPO = Path(__file__).parents[2]
-PAGES = sorted((REPO / "docs").rglob("*.md"))
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
 _FENCE = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 
 #: What is taken for granted before a page's first snippet.
 BEFORE = {
+    "cost_models.md": "import torch\nmodel = torch.nn.Linear(4, 4)",
     "memory_budget.md": "import torch\nmodel = torch.nn.Linear(4, 4)",
     "saved_functions.md": """
 import torch
@@ -43,6 +44,8 @@ class MyModel(nn.Linear):
         super().__init__(width, width)
 """,
 }
+#: Pages whose snippets ask for no engine: one that builds nothing does here.
+ENGINE = {"README.md": "packed"}
 #: Snippets that need what a page says is not everywhere.
 NEEDS_CUDA = 'device="cuda'
 
@@ -57,8 +60,13 @@ def snippets(page: Path) -> list[tuple[int, str]]:
     "page", [page for page in PAGES if snippets(page)], ids=lambda page: str(page.relative_to(REPO))
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippets_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
+    if page.name in ENGINE:
+        pytest.importorskip("transformers", reason="Transformers, whose models README shows, is not installed")
+        monkeypatch.setenv("DJINN_ENGINE", ENGINE[page.name])
     module = types.ModuleType("snippet")  # dataclasses look for the module that they are in
     monkeypatch.setitem(sys.modules, module.__name__, module)
     names = module.__dict__
@@ -69,3 +77,12 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             continue
         exec(compile("\n" * line + text, str(page), "exec"), names)
     torch._dynamo.reset()
+    if page.name == "README.md":  # the output that it shows, engines and times aside
+        shown = re.search(r"^prints what serves.*?^```text\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+        assert shown is not None
+        printed = _beginnings(capsys.readouterr().out)
+        assert [line for line in _beginnings(shown[1]) if line not in printed] == []
+
+
+def _beginnings(text: str) -> list[str]:
+    return [" ".join(line.split()[:3]) for line in text.splitlines()]

@@ -1,0 +1,1 @@
+"""What explain foretells beside what is then measured, and what a report takes."""
