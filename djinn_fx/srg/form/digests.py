@@ -94,8 +94,8 @@ class Digests:
                 sources[node] = twins.operands.get(node, calls[twin][2])
             except NoCanonicalForm:
                 continue
-        texts = dict(zip(values, _texts(list(values.values())), strict=True))
-        called = _texts([call for call, _, _ in calls.values()])
+        texts = dict(zip(values, as_texts(list(values.values())), strict=True))
+        called = as_texts([call for call, _, _ in calls.values()])
         forms = {
             # A text for ``%``, of an op in which no literal looks like a gap.
             twin: f"{text[:-1]},{texts[look]}]".replace("%", "%%").replace(_GAP_TEXT, "%d")
@@ -141,7 +141,7 @@ class Digests:
         return f'{{"inputs":[{",".join(heads)}],"ops":[{",".join(ops)}],"outputs":[{results}],"symbols":[]}}'
 
 
-def _texts(forms: Sequence[Any]) -> list[str]:
+def as_texts(forms: Sequence[Any]) -> list[str]:
     """Each form as text; all at once, which is several times as fast."""
     if not forms:
         return []
