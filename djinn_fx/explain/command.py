@@ -21,7 +21,7 @@ from djinn_fx.command_line import (
     carry_out,
     read_options,
 )
-from djinn_fx.errors import DjinnError, InfeasibleError, ModelFailedError
+from djinn_fx.errors import DjinnError, InfeasibleError, ModelFailedError, SettingsError
 from djinn_fx.explain.forms.files import add_forms, asked_for
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.units import format_bytes
@@ -184,6 +184,9 @@ def _report(
     from djinn_fx.explain.finding.weightless import for_lack_of_values, is_out_of_memory
 
     if arguments.exec is not None:
+        given = [f"--{name}" for name in ("input", "training", "dynamic") if getattr(arguments, name)]
+        if given:
+            raise SettingsError(f"{given[0]} does not go with --exec: the script says how its models are called")
         progress.stage(f"running {arguments.exec}")
         words = _to_repeat(arguments)
         return examine_script(arguments.exec, script_args, settings, build=arguments.real, words=words)

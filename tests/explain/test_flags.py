@@ -84,6 +84,7 @@ def test_a_script_with_nothing_to_report(capsys: pytest.CaptureFixture[str], sou
     assert main(["--exec", "script.py"]) == code
     assert says in capsys.readouterr().err
     assert main(["--exec", "nowhere.py"]) == 3
+    assert main(["--exec", "script.py", "--input", "x:3"]) == 2
 
 
 def test_one_model_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,6 +221,13 @@ class TestTransformers:
         assert [one["graphs"][0]["phase"] for one in data["scenarios"]] == ["prefill", "decode"]
         assert [one["inputs"][0] for one in data["scenarios"]] == ["input_ids: int64[1, 16]", "input_ids: int64[1, 1]"]
 
+    def test_a_cache_does_not_grow_from_one_timed_call_to_the_next(self, capsys: pytest.CaptureFixture[str]) -> None:
+        text = f"llama:{self.SMALL},num_key_value_heads=1,tokens=16"
+        assert main(["--hf", text, "--real", "--option", "engine=eager", "--json", "-"]) == 0
+        data = json.loads(capsys.readouterr().out)
+        assert [len(one["graphs"]) for one in data["scenarios"]] == [1, 1]
+        assert [one["check"]["equal"] for one in data["run"]["scenarios"]] == [True, True]
+
     def test_an_encoder_is_called_once(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--hf", f"bert:{self.SMALL},batch=2", "--json", "-"]) == 0
         (one,) = json.loads(capsys.readouterr().out)["scenarios"]
