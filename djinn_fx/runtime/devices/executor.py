@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from djinn_fx.engines.base import RegionCallable
 from djinn_fx.errors import DeviceLostError
 from djinn_fx.runtime.devices.links import LinkThread
@@ -21,7 +23,7 @@ from djinn_fx.runtime.devices.stretches import Stretch
 from djinn_fx.runtime.devices.thread import DeviceThread
 from djinn_fx.runtime.devices.wear import worn
 from djinn_fx.runtime.executor import executable
-from djinn_fx.runtime.layouts import Expected, Layouts, Strays, write_back
+from djinn_fx.runtime.layouts import Expected, Layouts, Strays, laid_out, write_back
 from djinn_fx.runtime.program import Program
 from djinn_fx.threads import stand_still_at_the_end
 
@@ -236,7 +238,7 @@ class Call:
     def _moves(self, stretch: Stretch) -> None:
         for move in stretch.moves:
             value = self._slots[move.source]
-            self._slots[move.target] = value.clone() if hasattr(value, "clone") else value
+            self._slots[move.target] = _copied(value)
             if move.frees:
                 self._slots[move.source] = None
 
@@ -268,3 +270,10 @@ class Call:
         if over:
             self._over.release()
         return here
+
+
+def _copied(value: Any) -> Any:
+    """A copy with the same strides, which the reader was built for; what is no tensor as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return laid_out(value, value.stride()) if value.layout is torch.strided else value.clone()

@@ -237,6 +237,24 @@ def test_a_declared_link_copies_what_passes_and_is_as_slow_as_it_says() -> None:
         assert not copied or seconds >= 0.02 + 16 * 16 * 4 / 1e6
 
 
+@pytest.mark.parametrize("made", [torch.arange(24.0).view(4, 6)[:, :3], torch.arange(4.0)[:, None].expand(4, 3)])
+def test_what_passes_over_a_link_keeps_its_strides(made: Tensor) -> None:
+    """A region is built for the strides that were traced: of a slice, or of a row that stands for many."""
+    kept: list[Tensor] = []
+
+    def keeping(args: list[Any]) -> list[Any]:
+        kept.append(args[0])
+        return [args[0] + 1]
+
+    run = spread(
+        chain(), [0, 1, 2, 3], [0, 0, 1, 1], [FAST], [passing, lambda args: [made], keeping, lambda args: [args[0]]]
+    )
+    (found,) = run([torch.zeros(16, 16), torch.zeros(16, 16)])
+    assert torch.equal(found, made + 1)
+    assert kept[0].stride() == made.stride()
+    assert kept[0].data_ptr() != made.data_ptr()
+
+
 def test_a_device_has_one_thread_however_many_graphs_use_it() -> None:
     first, second = thread_of(DEVICES[0]), thread_of(DEVICES[0])
     assert first is second
