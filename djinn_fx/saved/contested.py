@@ -5,14 +5,16 @@ has answered rightly (:func:`known_winner`): what of the trial was not over by t
 
 Such engines open sessions with copies of the weights, which takes longer than a call. So the first call is answered by
 the regions' own ops, with nothing beside it that would slow it down; then a thread loads the engines' libraries and
-artefacts and opens sessions with that call's weights, while own ops answer. Only where the settings name one engine and
-``compile`` is ``"blocking"`` does loading and the first call wait for it.
+artefacts and opens sessions with that call's weights, while own ops answer. Where ``compile`` is ``"blocking"`` and an
+earlier trial is over, the first call waits a second for its winner (:data:`PATIENCE_S`): calls beside an engine that is
+being opened take many times as long as usual. Where the settings name one engine it waits for as long as it takes.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +46,10 @@ from djinn_fx.store.store import Store
 from djinn_fx.threads import new_lock, old_objects_left_alone, start_thread, tell_of_fork
 
 log = logging.getLogger("djinn_fx.runtime")
+
+#: Seconds that a first call waits for the engine that an earlier trial chose: own ops beside an engine that is being
+#: opened take several times as long as alone.
+PATIENCE_S = 1.0
 
 
 # Writing
@@ -109,10 +115,11 @@ class EnginesLater:
     Args:
         own: the graph on its regions' own ops.
         make: the graph on engines; called in a thread, once. Raises EngineError where it cannot be made.
+        waits: the first call waits for the engines for up to :data:`PATIENCE_S`.
     """
 
-    def __init__(self, own: RegionCallable, make: Callable[[], OnEngines]) -> None:
-        self._own, self._make = own, make
+    def __init__(self, own: RegionCallable, make: Callable[[], OnEngines], *, waits: bool = False) -> None:
+        self._own, self._make, self._waits = own, make, waits
         self._run: RegionCallable | None = None
         self._started, self._lock = False, new_lock()
         #: Why the engines cannot be used.
@@ -126,10 +133,26 @@ class EnginesLater:
             return self._run(args)
         if self._started or not self._first():
             return self._own(args)
-        kept = list(args)
+        prepare = functools.partial(self._prepare, list(args))
+        begin = functools.partial(start_thread, prepare, "djinn loads engines", beside=True)
+        if self._waits and begin() is not None:
+            run = self._awaited()
+            return self._own(args) if run is None else run(args)
         results = self._own(args)
-        start_thread(functools.partial(self._prepare, kept), "djinn loads engines", beside=True)
+        if not self._waits:
+            begin()
         return results
+
+    def _awaited(self) -> RegionCallable | None:
+        """The graph on engines, if they are ready soon."""
+        until = time.monotonic() + PATIENCE_S
+        with CHANGED:
+            while self._run is None or any(one.pending for one in self.distinct):
+                left = until - time.monotonic()
+                if left <= 0 or self.reason is not None:
+                    return None
+                CHANGED.wait(left)
+        return self._run
 
     def _first(self) -> bool:
         """Whether this call is the first: of several at once, one is."""

@@ -280,7 +280,11 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
 
     if not graphs:
         return graph(loaded)
-    later = EnginesLater(graph(loaded), with_contests)
+    # One entrant each: an earlier trial is over.
+    known = settings.compile == "blocking" and all(
+        row.get("competing") and len(row["entrants"]) == 1 for row in table if "entrants" in row
+    )
+    later = EnginesLater(graph(loaded), with_contests, waits=known)
     if waits_for_engine(settings):
         later.load()
     return later

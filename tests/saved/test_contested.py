@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import ReasonKind
+from djinn_fx.saved import contested
 from djinn_fx.saved.contested import EnginesLater, OnEngines
 
 
@@ -44,6 +47,33 @@ def test_of_several_first_calls_one_loads_the_engines() -> None:
     assert made == [1]
     assert later([1]) == ["engine"]
     assert not later.loading
+
+
+def test_a_first_call_that_waits_is_the_engine_s_if_that_is_ready_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go_on = threading.Event()
+
+    def make() -> OnEngines:
+        may_go_on.wait(10)
+        return (lambda args: ["engine"]), []
+
+    monkeypatch.setattr(contested, "PATIENCE_S", 0.05)
+    slow = EnginesLater(own, make, waits=True)
+    assert slow([1]) == ["own"]
+    assert slow([1]) == ["own"]
+    may_go_on.set()
+    wait_for(slow)
+    assert slow([1]) == ["engine"]
+    monkeypatch.setattr(contested, "PATIENCE_S", 10.0)
+    assert EnginesLater(own, make, waits=True)([1]) == ["engine"]
+
+
+def test_who_waits_for_engines_that_cannot_be_loaded_is_answered_by_own_ops() -> None:
+    def make() -> OnEngines:
+        raise EngineError("the artefact is of another machine")
+
+    later = EnginesLater(own, make, waits=True)
+    assert later([1]) == ["own"]
+    assert later.reason is not None
 
 
 def test_engines_that_cannot_be_loaded_leave_the_graph_to_its_own_ops_with_a_reason() -> None:
