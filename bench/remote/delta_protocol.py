@@ -236,8 +236,8 @@ def _break_even(report: Report, graphs: list[GraphForm], runs: int) -> None:
     print(
         f"\nedits take {delta * 1e3:.1f} ms, a full form {full * 1e3:.1f} ms, both sides together: on links "
         f"faster than {faster / 1e6:.0f} MB/s the full form is there sooner.\n"
-        f"Digests take {digests / 1e9:.2f} GB/s: on faster links quicker to send weights than to find out by digests "
-        "whether they changed"
+        f"Digests take {digests / 1e9:.2f} GB/s: it is quicker on faster links to send weights "
+        "than to find out by digests whether they changed"
     )
 
 

@@ -268,12 +268,14 @@ class _Rewriting:
 
     def op(self, place: int, number: Mapping[int, int]) -> list[Any]:
         """An op, with the new numbers of what it reads."""
-        call = self._parts.calls[place]
-        if self._calls:
-            size, call = self._calls.get(self._parts.call_texts[place], (0, call))
-            self._take(size)
-        read = [number.get(one, -1) for one in self._parts.numbers[place]]
-        return [*filled(call, read), self._value(self._many + place, self._old.form["ops"][place][3])]
+        *call, value = self._old.form["ops"][place]
+        size, then = self._calls.get(self._parts.call_texts[place], (0, None))
+        self._take(size)
+        numbers = self._parts.numbers[place]
+        read = [number.get(one, -1) for one in numbers]
+        if then is not None or read != numbers:
+            call = filled(self._parts.calls[place] if then is None else then, read)
+        return [*call, self._value(self._many + place, value)]
 
     def _value(self, number: int, value: Any) -> Any:
         if not self._values:
