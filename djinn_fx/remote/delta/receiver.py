@@ -87,6 +87,8 @@ class Receiver:
             up_to_date = self._serves == self._newest
             return [self._ready(self._graph)] if up_to_date and self._graph is not None else []
         again, self._newest = this == self._newest, this
+        if not again:
+            self._waiting = None
         if again and self._graph is not None and self._waiting is None and self._graph.digest == message.digest:
             self._serves = this
             return [self._ready(self._graph)]

@@ -160,6 +160,19 @@ def test_a_graph_whose_weights_went_is_in_force_no_more() -> None:
     assert worker.graph == other
 
 
+def test_weights_of_an_older_graph_make_no_newer_one() -> None:
+    client, worker = pair(graphs=1)
+    exchanged(client, worker, client.update(*model()))
+    older, weights = client.update(*model(tuned=1))
+    (newer,) = client.update(*model(tokens=9))
+    assert worker.receive(older) == []
+    (answer,) = worker.receive(newer)
+    assert isinstance(answer, Needs)
+    assert worker.receive(from_frame(decode(joined(to_frame(weights))))) == []
+    assert worker.graph == model()[0]
+    assert kinds(exchanged(client, worker, client.receive(answer))) == [Full, Ready]
+
+
 def test_what_is_kept_is_bounded() -> None:
     client, worker = Sender(1, history=3), Receiver(1, graphs=3, weight_bytes=9000, limits=Limits(text_bytes=10_000))
     for number in range(40):

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from djinn_fx.remote.delta.messages import PROTOCOL, WHOLE_ONLY, Ready, from_frame, to_frame
+from djinn_fx.remote.delta.messages import PROTOCOL, WHOLE_ONLY, Ready, Weights, from_frame, to_frame
 from djinn_fx.remote.delta.receiver import Receiver
 from djinn_fx.remote.delta.sender import Sender
 from djinn_fx.remote.wire.frame import decode, joined
@@ -69,6 +69,13 @@ class Streams(RuleBasedStateMachine):
         self.want(edited(self.draft, random.Random(seed)))
         self.want(before)
 
+    @rule(seed=st.integers(0, 2**32))
+    def edits_in_a_row(self, seed: int) -> None:
+        """When all was well, several versions are under way at once."""
+        self.everything_arrives_in_the_end()
+        for number in range(3):
+            self.want(edited(self.draft, random.Random(seed + number)))
+
     @precondition(lambda self: self.there)
     @rule(place=st.integers(0, 99), twice=st.booleans())
     def arrives(self, place: int, twice: bool) -> None:
@@ -86,6 +93,14 @@ class Streams(RuleBasedStateMachine):
                 assert answer.digest == self.asked[about] == self.worker.graph.digest
                 self.newest = about
             self.back += sent([answer])
+
+    @rule()
+    def weights_are_overtaken(self) -> None:
+        """What is said of graphs arrives, while weights, which are large, are still on their way."""
+        late = [raw for raw in self.there if decode(raw).kind == Weights.kind]
+        early, self.there = [raw for raw in self.there if raw not in late], late
+        for raw in early:
+            self.reaches_the_worker(raw)
 
     @precondition(lambda self: self.back)
     @rule(place=st.integers(0, 99), twice=st.booleans())
