@@ -3,7 +3,7 @@
 First each attention is judged: do its queries read their own sequence or another, are there cached keys, how many
 queries, is the mask causal. Then each sequence (stream, see :mod:`djinn_fx.passes.meaning.dataflow`) takes the phase of
 its attentions, and each op the phase of its sequence. Ops that belong to no sequence (masks, positions, views of
-weights) take the phase of the first op that uses them.
+weights) take the phase of the first op that uses them. Where the evidence is no proof the Reason begins with "likely".
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from djinn_fx.srg.record import GraphKind, Modality, Phase
 #: A few queries against many times as many cached keys are a decode step that checks guessed tokens.
 GUESSES = 8
 GUESSES_TO_KEYS = 16
+
+#: How a Reason begins whose evidence fits other phases too, if less well.
+LIKELY = "likely: "
 
 _RANK = (Phase.DECODE, Phase.PREFILL, Phase.ENCODE)
 
@@ -91,7 +94,8 @@ def judge(flow: Flow, srg: SRG) -> list[Label]:
         older = one.key_fact.version < one.query_fact.version and one.key_fact.version not in seen
         apart = not (one.key_fact.stream & one.query_fact.stream)
         if apart and _is_cut(flow, one):
-            labels.append(_judge_own(flow, one, returned))
+            own = _judge_own(flow, one, returned)
+            labels.append(_label(own.phase, own.reason.detail, own.reason.node, own.modality, likely=True))
         elif (apart and (one.key_fact.stream or one.query_fact.stream)) or (not apart and older):
             labels.append(_judge_apart(flow, one, stream, own_streams))
         else:
@@ -136,7 +140,9 @@ def _judge_own(flow: Flow, one: Attention, returned: set[Node]) -> Label:
             Phase.PREFILL, f"causal self-attention, {one.query_len} queries, no cached keys ({one.form})", name
         )
     if one.opaque:
-        return _label(Phase.PREFILL, "self-attention under a mask from outside with a row for each query", name)
+        return _label(
+            Phase.PREFILL, "self-attention under a mask from outside with a row for each query", name, likely=True
+        )
     if leaves(one.key, returned) or leaves(one.value, returned):
         return _label(Phase.PREFILL, "self-attention whose keys are returned for a cache", name)
     modality = _modality(flow, _stream_of(flow, one))
@@ -152,7 +158,7 @@ def _by_length(flow: Flow, one: Attention, what: str) -> Label:
     appended = not any(root.kind is RootKind.INPUT and _same_length(root, one) for root in _cached_roots(flow, one))
     few, many = _hint(one.query), _hint(one.key)
     if appended and 0 < few <= GUESSES and many >= GUESSES_TO_KEYS * few:
-        return _label(Phase.DECODE, f"few tokens {what}: {sizes}", one.node.name)
+        return _label(Phase.DECODE, f"few tokens {what}: {sizes}", one.node.name, likely=True)
     return _label(Phase.PREFILL, f"several tokens, {what}: {sizes}", one.node.name)
 
 
@@ -204,7 +210,7 @@ def _reader(flow: Flow, stream: int, read: int, known: Label | None) -> Label:
         return known
     tokens = [root.tokens for root in flow.roots_of(stream) if root.tokens is not None]
     if tokens and all(count == 1 for count in tokens):
-        return _label(Phase.PREFILL, "first token of a sequence that reads another", None)
+        return _label(Phase.PREFILL, "first token of a sequence that reads another", None, likely=True)
     modality = _modality(flow, stream) or _modality(flow, read)
     return _label(Phase.ENCODE, "looks both ways and reads another sequence", None, modality)
 
@@ -219,7 +225,7 @@ def _pooled(flow: Flow, found: dict[int, Label]) -> None:
             continue
         if not any(_stream_of(flow, a) == fact.stream for a in flow.attentions[fact.version + 1 : last + 1]):
             detail = "causal self-attention whose result is pooled at a position computed from the ids"
-            found[fact.stream] = _label(Phase.ENCODE, detail, node.name, _modality(flow, fact.stream))
+            found[fact.stream] = _label(Phase.ENCODE, detail, node.name, _modality(flow, fact.stream), likely=True)
 
 
 def _modality(flow: Flow, stream: int) -> Modality | None:
@@ -257,15 +263,15 @@ def _without_attention(flow: Flow, srg: SRG) -> Label:
         for root in stems:
             if root.modality is modality:
                 how = "embedding of token ids" if modality is Modality.TEXT else "convolution over the input"
-                return _label(Phase.ENCODE, f"no attention; {how}", root.node.name, modality)
+                return _label(Phase.ENCODE, f"no attention; {how}", root.node.name, modality, likely=True)
     return _label(Phase.FORWARD, "no attention, no stem", None)
 
 
 def _recurrent(flow: Flow, root: Root) -> Label:
     if flow.cached and root.tokens == 1:
-        return _label(Phase.DECODE, "no attention; one token, state read and written", root.node.name)
+        return _label(Phase.DECODE, "no attention; one token, state read and written", root.node.name, likely=True)
     what = "state read and written" if flow.cached else "convolutions or sums over tokens that look only back"
-    return _label(Phase.PREFILL, f"no attention; several tokens, {what}", root.node.name)
+    return _label(Phase.PREFILL, f"no attention; several tokens, {what}", root.node.name, likely=True)
 
 
 # -- ops ----------------------------------------------------------------------------------------------------------
@@ -332,6 +338,8 @@ def _fill(srg: SRG, labels: dict[Node, Label], whole: Label) -> None:
             labels[node] = next(sources, whole)
 
 
-def _label(phase: Phase, detail: str, node: str | None, modality: Modality | None = None) -> Label:
-    reason = Reason(kind=ReasonKind.PHASE, detail=detail, node=node)
+def _label(
+    phase: Phase, detail: str, node: str | None, modality: Modality | None = None, *, likely: bool = False
+) -> Label:
+    reason = Reason(kind=ReasonKind.PHASE, detail=f"{LIKELY}{detail}" if likely else detail, node=node)
     return Label(phase, reason, modality if phase is Phase.ENCODE else None)

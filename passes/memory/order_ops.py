@@ -67,7 +67,7 @@ class OrderOps:
     def _is_low(self, srg: SRG, problem: Problem, peak: int) -> bool:
         """Whether it is plain that no order is better by enough; the cheapest proof first."""
         highest = (1 - self.least_gain) * peak
-        if own_bound(problem) > highest:
+        if not problem.size or own_bound(problem) > highest:
             return True
         profile = profile_of(problem, range(problem.size))
         return bound_at(replace(problem, before=reads_of(srg)), profile.index(peak)) > highest

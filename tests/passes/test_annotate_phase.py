@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from djinn_fx.passes.annotate_phase import AnnotatePhase
+from djinn_fx.passes.annotate_phase import LIKELY, AnnotatePhase
 from djinn_fx.passes.base import PassContext, run_passes
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.srg import SRG, GraphKind, Modality, Phase, lower
-from tests import families
+from tests import families, graphs
 from tests.capture import capture
 from tests.phase_table import row_of
 from tests.sweeps import third_of
@@ -64,6 +64,13 @@ def test_every_label_has_a_reason() -> None:
         kinds = [reason.kind for reason in srg.record(node).reasons]
         assert kinds == [ReasonKind.PHASE]
     assert [reason.kind for reason in srg.reasons] == [ReasonKind.PHASE]
+
+
+def test_what_is_no_proof_is_said_to_be_likely() -> None:
+    convolution = graphs.trace(lambda x, w: F.conv2d(x, w).relu(), torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3))
+    for gm, likely in ((graphs.decoder_step_with_kv_cache(), False), (convolution, True)):
+        (reason,) = labelled(graphs.lowered(gm)).reasons
+        assert reason.detail.startswith(LIKELY) is likely
 
 
 @pytest.mark.parametrize("name", ["clip/encode", "functional/pair", "functional/decode-written"])

@@ -31,6 +31,7 @@ from djinn_fx.explain.forms.words import (
     pays_text,
     peak_text,
     per_token_text,
+    phases_text,
     plural_s,
     pricing_text,
     rarely_called_text,
@@ -144,8 +145,7 @@ def _graph(console: Console, graph: GraphInfo, run: GraphRun, title: str, verbos
     rare = rarely_called_text(graph.regions, expected_calls)
     if rare and not run.builds:
         _row(console, "", rare)
-    phases = ", ".join(f"{name} {count} op{plural_s(count)}" for name, count in graph.phases.items())
-    _row(console, "phases", phases or "none")
+    _row(console, "phases", phases_text(graph))
     held = [f"{name} {format_bytes(size)}" for name, size in graph.residency_bytes.items() if size]
     _row(console, "memory", f"peak {format_bytes(graph.peak_bytes)}; {', '.join(held)}")
     for peak in graph.memory:

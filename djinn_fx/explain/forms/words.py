@@ -166,6 +166,13 @@ def per_token_text(graph: GraphInfo) -> str:
     return f"{format_seconds(graph.cost.time_s / graph.tokens)} a token"
 
 
+def phases_text(graph: GraphInfo) -> str:
+    """How many ops are of which phase, and by what the graph's own was told: ``likely`` where that is no proof."""
+    counts = ", ".join(f"{name} {count} op{plural_s(count)}" for name, count in graph.phases.items())
+    rule = next((one.detail for one in graph.reasons if one.kind == ReasonKind.PHASE.value), "")
+    return f"{counts}; {rule}" if counts and rule else counts or "none"
+
+
 def pricing_text(pricing: PricingInfo) -> str:
     """Where estimated times come from, in one line."""
     by = f"{pricing.model}, for {pricing.device}"

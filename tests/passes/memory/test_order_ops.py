@@ -42,6 +42,11 @@ def test_a_weight_is_written_before_the_next_value_is_made() -> None:
     assert names(srg).index("copy_") < names(srg).index("sub_1")
 
 
+def test_a_graph_without_ops_has_nothing_to_move() -> None:
+    for empty in (0, 4):  # a value of no bytes, and one of some
+        assert not ordered(graphs.lowered(graphs.trace(lambda x: x, torch.empty(empty)))).modified
+
+
 def test_nothing_moves_where_little_is_gained() -> None:
     srg = graphs.lowered(graphs.late_writes())
     before = names(srg)
