@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -174,13 +175,8 @@ def _of_further_calls(
         given.clear()
         return compiled(*args, **kwargs)
 
-    buffers = list(model.buffers()) if isinstance(model, torch.nn.Module) else []
-    before = [one.detach().clone() for one in buffers]
-    try:
+    with buffers_kept(model):
         return measured(run, held).peak, settled_seconds(compiled, fresh)
-    finally:
-        for one, value in zip(buffers, before, strict=True):
-            one.copy_(value)
 
 
 def settled_seconds(model: Callable[..., object], fresh: Callable[[], Given]) -> float:
@@ -211,3 +207,17 @@ def settled_seconds(model: Callable[..., object], fresh: Callable[[], Given]) ->
         model(*args, **kwargs)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+@contextlib.contextmanager
+def buffers_kept(model: Callable[..., Any]) -> Iterator[None]:
+    """Put the buffers' values back afterwards (running statistics, caches)."""
+    buffers = list(model.buffers()) if isinstance(model, torch.nn.Module) else []
+    saved = [buffer.detach().clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, saved, strict=True):
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)

@@ -13,14 +13,46 @@ import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from djinn_fx.threads import ENDING, new_lock, start_thread, tell_of_fork
 
 log = logging.getLogger("djinn_fx.progress")
 
-#: Seconds before the first line; most builds from the cache are over by then.
-QUIET_S = 1.0
+#: Seconds before the first line, as most builds from the cache are over by then; and from one to the next.
+QUIET_S, EVERY_S = 1.0, 0.5
+
+
+class Line:
+    """One line that is rewritten, and gone at the end.
+
+    Args:
+        file: where to; None: stderr, as it is when something is written.
+    """
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        self._file, self._width = file, 0
+
+    @property
+    def is_there(self) -> bool:
+        """Whether something is to be seen."""
+        return self._width > 0
+
+    def show(self, text: str) -> None:
+        """Write over what is there."""
+        self._write(f"\r{text.ljust(self._width)}")
+        self._width = max(self._width, len(text))
+
+    def clear(self) -> None:
+        """Leave nothing."""
+        if self._width:
+            self._write(f"\r{' ' * self._width}\r")
+            self._width = 0
+
+    def _write(self, text: str) -> None:
+        file = self._file if self._file is not None else sys.stderr
+        file.write(text)
+        file.flush()
 
 
 class Progress:
@@ -37,7 +69,7 @@ class Progress:
         self._finished = 0
         self._label = ""
         self._start = time.monotonic()
-        self._written = 0
+        self._line = Line()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -53,9 +85,7 @@ class Progress:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        if self._written:
-            sys.stderr.write("\r" + " " * self._written + "\r")
-            sys.stderr.flush()
+        self._line.clear()
 
     def start(self, label: str) -> None:
         """The next region's turn."""
@@ -67,13 +97,10 @@ class Progress:
         self._finished += 1
 
     def _tick(self) -> None:
-        while not self._stop.wait(QUIET_S if not self._written else 0.5):
+        while not self._stop.wait(EVERY_S if self._line.is_there else QUIET_S):
             seconds = time.monotonic() - self._start
             left = max(self._total - self._finished, 0)
-            line = f"djinn: compiling {self._label}, {left} of {self._total} left, {seconds:.0f} s"
-            sys.stderr.write("\r" + line.ljust(self._written))
-            sys.stderr.flush()
-            self._written = max(self._written, len(line))
+            self._line.show(f"djinn: compiling {self._label}, {left} of {self._total} left, {seconds:.0f} s")
 
 
 class Pool(Protocol):
@@ -116,10 +143,10 @@ def watch(pool: Pool, shown: bool | None) -> None:
     start_thread(functools.partial(_watch, weakref.ref(pool)), "djinn-progress")
 
 
-def _watch(pool: Callable[[], Pool | None], every_s: float = 0.5) -> None:
-    start, width = time.monotonic(), 0
+def _watch(pool: Callable[[], Pool | None], every_s: float = EVERY_S) -> None:
+    start, line = time.monotonic(), Line()
     while True:
-        ended = ENDING.wait(QUIET_S if not width else every_s)
+        ended = ENDING.wait(every_s if line.is_there else QUIET_S)
         with _watching:
             alive = pool()
             jobs = alive.pending() if alive is not None and not ended else ()
@@ -128,16 +155,11 @@ def _watch(pool: Callable[[], Pool | None], every_s: float = 0.5) -> None:
                     _watched.discard(alive)
                 break
         del alive
-        line = _line(jobs, time.monotonic() - start)
-        sys.stderr.write("\r" + line.ljust(width))
-        sys.stderr.flush()
-        width = max(width, len(line))
-    if width:
-        sys.stderr.write("\r" + " " * width + "\r")
-        sys.stderr.flush()
+        line.show(_told(jobs, time.monotonic() - start))
+    line.clear()
 
 
-def _line(jobs: tuple[tuple[str, str, float], ...], seconds: float) -> str:
+def _told(jobs: tuple[tuple[str, str, float], ...], seconds: float) -> str:
     building = [label for label, state, _ in jobs if state == "building"]
     what = f"building {', '.join(building[:2])}" if building else "waiting to build"
     return f"djinn: {what} in the background, {len(jobs)} left, {seconds:.0f} s"

@@ -12,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
+from djinn_fx.compiling.capture import buffers_kept
 from djinn_fx.explain.report import Check
 
 _HALVES = (2e-2, 2e-2)
@@ -69,20 +70,6 @@ def _fakes_copied() -> Iterator[None]:
         yield
     finally:
         del FakeTensor.__deepcopy__
-
-
-@contextlib.contextmanager
-def buffers_kept(model: Callable[..., Any]) -> Iterator[None]:
-    """Put the buffers' values back afterwards (running statistics, caches)."""
-    buffers = list(model.buffers()) if isinstance(model, nn.Module) else []
-    saved = [buffer.detach().clone() for buffer in buffers]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, saved, strict=True):
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
 
 
 def detached(output: Any) -> Any:

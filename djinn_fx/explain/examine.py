@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from djinn_fx.compiling.capture import buffers_kept, settled_seconds
 from djinn_fx.dispatch.tier import tier_names
 from djinn_fx.errors import DjinnError, ModelFailedError
-from djinn_fx.explain.check import buffers_kept, compare, copy_inputs, is_random, results, run_eager
+from djinn_fx.explain.check import compare, copy_inputs, is_random, results, run_eager
 from djinn_fx.explain.detail.stored import stored
 from djinn_fx.explain.finding.file import as_command, beside, checked_path, first_line
 from djinn_fx.explain.finding.model import FoundModel
@@ -248,8 +249,6 @@ def _check(found: FoundModel, expected: object, result: CaptureResult, precision
 
 
 def _eager_seconds(found: FoundModel) -> float:
-    from djinn_fx.compiling.capture import settled_seconds
-
     with buffers_kept(found.module):
         return settled_seconds(found.module, lambda: copy_inputs(found.args, found.kwargs))
 

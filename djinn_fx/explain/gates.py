@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from djinn_fx.errors import SettingsError, UnitError, did_you_mean
-from djinn_fx.explain.report import Report, Scenario, ScenarioRun
+from djinn_fx.explain.report import Report, Scenario, ScenarioRun, reasons_of
 from djinn_fx.explain.verdict import call_seconds
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.units import format_bytes, format_seconds, parse_bytes, parse_seconds
@@ -41,9 +41,9 @@ def _peak(scenario: Scenario, run: ScenarioRun) -> float:
 def _fallbacks(scenario: Scenario, run: ScenarioRun) -> float:
     """Regions that fell back to eager, or that something else is said to have fallen back for."""
     built = sum(build.outcome == "fallback" for graph in run.graphs for build in graph.builds)
-    told = [reason for graph in scenario.graphs for reason in graph.reasons]
-    told += [reason for graph in run.graphs for reason in graph.reasons]
-    return max(built, sum(reason.count for reason in told if reason.kind == ReasonKind.FALLBACK.value))
+    return max(
+        built, sum(reason.count for reason in reasons_of(scenario, run) if reason.kind == ReasonKind.FALLBACK.value)
+    )
 
 
 def _count(value: float) -> str:

@@ -15,9 +15,11 @@ from djinn_fx.explain.detail.measured import measured
 from djinn_fx.explain.detail.pieces import continued
 from djinn_fx.explain.detail.sources import without_way
 from djinn_fx.explain.finding.inputs import signature_of
+from djinn_fx.explain.finding.typed import tensor_text
 from djinn_fx.explain.graph import graph_info, group_reasons
 from djinn_fx.explain.report import (
     SCHEMA,
+    SHORT_HASH,
     WITH_VALUES,
     BuildInfo,
     CacheInfo,
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
     from djinn_fx.dispatch.entrant import DispatchStatus
     from djinn_fx.dispatch.region import RegionBuild
 
-_SHORT_HASH = 12
 _MOST_NAMES = 4
 #: A build's outcome that says its artefact was there.
 _HITS = ("memory", "store")
@@ -187,16 +188,12 @@ def graph_inputs(captured: CapturedGraph) -> dict[str, str]:
     """What a graph is given besides weights and state, as :func:`input_texts` has it."""
     srg = captured.srg
     given = [node for node in srg.nodes if node.op == "placeholder" and srg.record(node).residency is Residency.INPUT]
-    return {
-        node.name: f"{str(meta.dtype).removeprefix('torch.')}[{', '.join(map(str, meta.shape))}]"
-        for node in given
-        for meta in srg.record(node).outputs[:1]
-    }
+    return {node.name: tensor_text(meta.dtype, meta.shape) for node in given for meta in srg.record(node).outputs[:1]}
 
 
 def _value_text(value: Any) -> str:
     if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}[{', '.join(map(str, value.shape))}]"
+        return tensor_text(value.dtype, value.shape)
     if isinstance(value, (list, tuple)):
         some = ", ".join(_value_text(item) for item in value[:3])
         return f"{type(value).__name__}({some}{f', +{len(value) - 3} more' if len(value) > 3 else ''})"
@@ -263,6 +260,6 @@ def _build_info(build: RegionBuild) -> BuildInfo:
         region=build.region,
         engine=build.engine,
         outcome=build.outcome,
-        key=(build.key or "")[:_SHORT_HASH],
+        key=(build.key or "")[:SHORT_HASH],
         seconds=build.seconds,
     )

@@ -15,7 +15,7 @@ from djinn_fx.explain.detail.sources import without_way
 from djinn_fx.explain.detail.spent import spent
 from djinn_fx.explain.detail.timeline import timeline
 from djinn_fx.explain.detail.values import tokens, values
-from djinn_fx.explain.report import Forecast, GraphInfo, PassInfo, PricingInfo, ReasonGroup, RegionInfo
+from djinn_fx.explain.report import SHORT_HASH, Forecast, GraphInfo, PassInfo, PricingInfo, ReasonGroup, RegionInfo
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER
 from djinn_fx.srg.graph import SRG
@@ -25,8 +25,6 @@ from djinn_fx.srg.record import OpRecord, Residency
 if TYPE_CHECKING:
     from djinn_fx.compiling.captured import CapturedGraph
     from djinn_fx.costmodels.choose import Pricing
-
-_SHORT_HASH = 12
 
 
 def graph_info(captured: CapturedGraph, engine: str = EAGER) -> GraphInfo:
@@ -124,7 +122,7 @@ def _regions(plan: Plan, engine: str) -> tuple[RegionInfo, ...]:
             ops=len(region.nodes),
             inputs=len(region.inputs),
             outputs=len(region.outputs),
-            structural_hash=region.structural_hash[:_SHORT_HASH],
+            structural_hash=region.structural_hash[:SHORT_HASH],
             repeats=(repeats := shared[region.structural_hash] if region.structural_hash else 1),
             phase=region.phase.value if region.phase else None,
             device=region.device,

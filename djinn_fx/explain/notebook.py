@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from djinn_fx.compiling.capture import buffers_kept
 from djinn_fx.errors import ModelFileError
-from djinn_fx.explain.check import buffers_kept
 from djinn_fx.explain.examine import examine
 from djinn_fx.explain.finding.inputs import call_text, signature_of
 from djinn_fx.explain.finding.model import FoundModel

@@ -8,8 +8,10 @@ import time
 from types import TracebackType
 from typing import TextIO
 
+from djinn_fx.dispatch.progress import EVERY_S, Line
+
 #: Who waits no longer than this is told nothing.
-PATIENCE_S, EVERY_S = 1.0, 0.5
+PATIENCE_S = 1.0
 
 
 class Progress:
@@ -24,14 +26,13 @@ class Progress:
 
     def __init__(self, file: TextIO | None = None, *, always: bool = False) -> None:
         self._given, self._always = file, always
-        self._stage, self._shown = "", 0
-        self._lock = threading.Lock()
+        self._stage = ""
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Progress:
         self._file = self._given if self._given is not None else sys.stderr
-        self._live = self._file.isatty()
+        self._live, self._line = self._file.isatty(), Line(self._file)
         self._began = time.monotonic()
         if self._live:
             self._thread = threading.Thread(target=self._watch, name="djinn-progress", daemon=True)
@@ -44,33 +45,14 @@ class Progress:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
-        self._clear()
+        self._line.clear()
 
     def stage(self, name: str) -> None:
         """From now on it is at this."""
-        with self._lock:
-            self._stage = name
+        self._stage = name
         if self._always and not self._live:
             print(f"{name} ...", file=self._file, flush=True)
 
     def _watch(self) -> None:
-        if self._done.wait(PATIENCE_S):
-            return
-        while True:
-            self._show()
-            if self._done.wait(EVERY_S):
-                return
-
-    def _show(self) -> None:
-        with self._lock:
-            text = f"{self._stage} ... {time.monotonic() - self._began:.0f} s"
-            padding = " " * max(0, self._shown - len(text))
-            self._shown = len(text)
-        self._file.write(f"\r{text}{padding}")
-        self._file.flush()
-
-    def _clear(self) -> None:
-        if self._shown:
-            self._file.write(f"\r{' ' * self._shown}\r")
-            self._file.flush()
-            self._shown = 0
+        while not self._done.wait(EVERY_S if self._line.is_there else PATIENCE_S):
+            self._line.show(f"{self._stage} ... {time.monotonic() - self._began:.0f} s")

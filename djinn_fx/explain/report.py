@@ -21,6 +21,8 @@ from djinn_fx.srg.plan import EngineTime, Placement, Transfer
 from djinn_fx.srg.record import Cost
 
 SCHEMA = "djinn.explain/3"
+#: Digits of a hash or a key that are shown; `djinn cache why` takes them.
+SHORT_HASH = 12
 #: The rung on which tensors have values; see :class:`Scenario`.
 WITH_VALUES = 3
 
@@ -368,3 +370,9 @@ class Report:
     def to_json(self) -> str:
         """The report as JSON text."""
         return json.dumps(asdict(self), indent=2)
+
+
+def reasons_of(scenario: Scenario, run: ScenarioRun) -> list[ReasonGroup]:
+    """All that was decided, and then all that came of building it."""
+    planned = [reason for graph in scenario.graphs for reason in graph.reasons]
+    return planned + [reason for graph in run.graphs for reason in graph.reasons]

@@ -7,7 +7,7 @@ from collections import Counter
 
 from djinn_fx.dispatch.entrant import State
 from djinn_fx.explain.finding.file import as_command
-from djinn_fx.explain.report import Check, ModelInfo, Report, Scenario, ScenarioRun
+from djinn_fx.explain.report import Check, ModelInfo, Report, Scenario, ScenarioRun, reasons_of
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.settings.engines import EAGER, TRAITS
 from djinn_fx.units import format_bytes, format_seconds
@@ -225,9 +225,7 @@ def _breaks(scenario: Scenario) -> str:
 
 
 def _wrong(scenario: Scenario, run: ScenarioRun) -> str:
-    told = [reason for graph in scenario.graphs for reason in graph.reasons]
-    told += [reason for graph in run.graphs for reason in graph.reasons]
-    found = [f"{reason.kind}: {reason.detail}" for reason in told if reason.kind in _WRONG]
+    found = [f"{reason.kind}: {reason.detail}" for reason in reasons_of(scenario, run) if reason.kind in _WRONG]
     found += [
         f"{one.engine} failed: {one.reason}"
         for contest in run.contests

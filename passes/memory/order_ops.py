@@ -43,9 +43,10 @@ class OrderOps:
     def run(self, srg: SRG, context: PassContext) -> PassResult:
         """Move the nodes, if it is worth it."""
         problems = unordered(srg)
-        peaks = {device: peak_of(one, range(one.size)) for device, one in problems.items()}
+        profiles = {device: profile_of(one, range(one.size)) for device, one in problems.items()}
+        peaks = {device: max(profiles[device], default=one.held) for device, one in problems.items()}
         device = max(problems, key=lambda one: peaks[one], default=None)
-        if device is None or self._is_low(srg, problems[device], peaks[device]):
+        if device is None or self._is_low(srg, problems[device], profiles[device]):
             return PassResult(modified=False)
         mentioned = srg.fact(mentions)
         if any(depends_on_data(srg, node, mentioned) for node in mentioned):
@@ -64,12 +65,14 @@ class OrderOps:
         )
         return PassResult(modified=True, reasons=(reason,))
 
-    def _is_low(self, srg: SRG, problem: Problem, peak: int) -> bool:
-        """Whether it is plain that no order is better by enough; the cheapest proof first."""
-        highest = (1 - self.least_gain) * peak
-        if not problem.size or own_bound(problem) > highest:
+    def _is_low(self, srg: SRG, problem: Problem, profile: Sequence[int]) -> bool:
+        """Whether it is plain that no order is better by enough than this one; the cheapest proof first."""
+        if not profile:
             return True
-        profile = profile_of(problem, range(problem.size))
+        peak = max(profile)
+        highest = (1 - self.least_gain) * peak
+        if own_bound(problem) > highest:
+            return True
         return bound_at(replace(problem, before=reads_of(srg)), profile.index(peak)) > highest
 
     def _best(self, problem: Problem, peak: int) -> Solution | None:

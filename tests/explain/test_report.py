@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from djinn_fx.explain.check import buffers_kept, compare, is_random, run_eager
+from djinn_fx.compiling.capture import buffers_kept
+from djinn_fx.explain.check import compare, is_random, run_eager
 from djinn_fx.explain.examine import examine
 from djinn_fx.explain.finding.model import find_model
 from djinn_fx.explain.forms.terminal import WIDTH, print_report

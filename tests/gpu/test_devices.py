@@ -14,31 +14,12 @@ import djinn_fx
 from djinn_fx.backend import compilations
 from djinn_fx.runtime.devices.cuda.driver import Driver
 from tests import graphs
+from tests.compiling.devices.layered import Model
 from tests.runtime.devices.cuda.spreading import spread
 
 pytestmark = pytest.mark.gpu
 
 needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-
-
-class Layer(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(torch.nn.functional.gelu(self.up(x)))
-
-
-class Model(nn.Module):
-    def __init__(self, width: int = 1024) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([Layer(width) for _ in range(4)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return x
 
 
 HALVES = {"layers.0-1": "cuda:0", "layers.2-3": "cuda:1"}
@@ -58,7 +39,7 @@ def compiled(model: nn.Module, **options: Any) -> Any:
 
 @pytest.mark.parametrize("engine", ["eager", "inductor"])
 def test_one_device_is_as_without_the_setting(engine: str) -> None:
-    model, x = Model().cuda().eval(), torch.randn(64, 1024, device="cuda:0")
+    model, x = Model(1024).cuda().eval(), torch.randn(64, 1024, device="cuda:0")
     options = {"engine": engine, "compile": "blocking"}
     found = compiled(model, devices={"cuda:0": {}}, **options)(x)
     assert {region.device for region in compilations()[-1].plan.regions} == {"cuda:0"}
@@ -130,7 +111,7 @@ def test_batches_of_a_pipeline_on_streams_of_their_own() -> None:
 
 @needs_two
 def test_a_pipeline_over_two_devices() -> None:
-    model = Model().to("cuda:0").eval()
+    model = Model(1024).to("cuda:0").eval()
     run = compiled(model, devices={"cuda:0": {}, "cuda:1": {}}, pin=HALVES, objective="throughput")
     batches = [torch.randn(64, 1024, device="cuda:0") for _ in range(32)]
     wanted = [model(x) for x in batches]
@@ -148,7 +129,7 @@ def test_each_half_on_its_device_gives_what_one_device_gives(
         pytest.skip("these two devices cannot read each other's memory")
     if not straight:
         monkeypatch.setattr(Driver, "peers", lambda driver, one, other: False)
-    model = Model().to("cuda:0").eval()
+    model = Model(1024).to("cuda:0").eval()
     options = {"engine": engine, "compile": "blocking"}
     run = compiled(model, devices={"cuda:0": {}, "cuda:1": {}}, pin=HALVES, **options)
     for turn in range(10):
@@ -166,7 +147,7 @@ def test_each_half_on_its_device_gives_what_one_device_gives(
 @needs_two
 def test_copies_of_weights_are_gone_with_the_model() -> None:
     before = torch.cuda.memory_allocated(1)
-    model, x = Model().to("cuda:0").eval(), torch.randn(64, 1024, device="cuda:0")
+    model, x = Model(1024).to("cuda:0").eval(), torch.randn(64, 1024, device="cuda:0")
     run = compiled(model, devices={"cuda:0": {}, "cuda:1": {}}, pin=HALVES)
     for _ in range(3):
         run(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +63,12 @@ class TypedInput:
                 torch._dynamo.mark_dynamic(tensor, place, min=size.low, max=size.high)
 
     def __str__(self) -> str:
-        return f"{str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.sizes))}]"
+        return tensor_text(self.dtype, self.sizes)
+
+
+def tensor_text(dtype: object, sizes: Iterable[object]) -> str:
+    """A tensor's type and sizes, as a report names them: ``int64[2, 16]``."""
+    return f"{str(dtype).removeprefix('torch.')}[{', '.join(map(str, sizes))}]"
 
 
 def read_typed_input(text: str) -> TypedInput:

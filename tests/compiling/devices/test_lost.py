@@ -14,7 +14,8 @@ from torch import nn
 from djinn_fx.backend import compilations, status
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.devices import LocalDevice
-from tests.compiling.devices.test_placer import HALVES, Model, afresh, compiled, newest
+from tests.compiling.devices.layered import Model
+from tests.compiling.devices.test_placer import HALVES, afresh, compiled, newest
 from tests.runtime.devices.two import CORES, DEVICES, needs_two
 
 __all__ = ["afresh"]

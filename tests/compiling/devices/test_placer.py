@@ -20,30 +20,11 @@ from djinn_fx.passes.placing.pins import module_path
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.runtime.devices.wear import count_of_later_threads
 from djinn_fx.runtime.sampled import GAP, SAMPLES, WARM
+from tests.compiling.devices.layered import Model
 from tests.runtime.devices.two import DEVICES, OPTIONS, needs_two
 from tests.waiting import until
 
 pytestmark = needs_two
-
-
-class Layer(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(torch.nn.functional.gelu(self.up(x)))
-
-
-class Model(nn.Module):
-    def __init__(self, width: int = 64) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([Layer(width) for _ in range(4)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return x
 
 
 #: Half of the layers on each device, whatever they cost.
