@@ -58,25 +58,29 @@ class EagerEngine:
 def as_callable(module: GraphModule) -> RegionCallable:
     """A graph's ops, run one by one; each value, an argument too, is let go after its last use.
 
-    Called with :class:`Arguments` it writes results into the memory that is offered, by the ops that can.
+    Called with :class:`Arguments` it writes results into the memory that is offered, by the ops that can. Its Python code
+    is made by the first call: most graphs that an engine serves are never run this way.
     """
-    forward, _ = _compiled(module, ())
-    known: dict[frozenset[int], tuple[RegionCallable, tuple[int, ...]]] = {}
+    made: dict[frozenset[int], tuple[RegionCallable, tuple[int, ...]]] = {}
+
+    def writing(places: frozenset[int]) -> tuple[RegionCallable, tuple[int, ...]]:
+        if places not in made:
+            made[places] = _compiled(module, places)
+        return made[places]
 
     def run(args: list[Any]) -> Sequence[Any]:
-        return forward(args) if type(args) is list else into(args)
-
-    def into(args: list[Any]) -> Sequence[Any]:
-        offered = args.into if isinstance(args, Arguments) else {}
-        key = frozenset(offered)
-        if key not in known:
-            known[key] = _compiled(module, key)
-        writing, places = known[key]
-        given = [*args, *(offered[place] for place in places)]
+        if not isinstance(args, Arguments):
+            return writing(_NOWHERE)[0](args)
+        forward, places = writing(frozenset(args.into))
+        given = [*args, *(args.into[place] for place in places)]
         args.clear()
-        return writing(given)
+        return forward(given)
 
     return run
+
+
+#: No result is written into memory of the caller's.
+_NOWHERE: frozenset[int] = frozenset()
 
 
 def _compiled(module: GraphModule, places: Collection[int]) -> tuple[RegionCallable, tuple[int, ...]]:

@@ -14,6 +14,7 @@ from torch import nn
 
 import djinn_fx
 from djinn_fx.backend import compilations
+from djinn_fx.dispatch.contests import copies
 from djinn_fx.dispatch.contests.copies import ENOUGH
 from djinn_fx.dispatch.contests.decisions import Decision, Outcomes
 from djinn_fx.dispatch.entrant import DispatchStatus, State
@@ -164,8 +165,9 @@ class TestAuto:
         assert answered <= {first.engine, "eager"}  # which answers until the winner is ready
         assert contest_of(again).engine == first.engine
 
-    def test_graphs_over_the_same_weights_keep_one_copy_of_them(self) -> None:
+    def test_graphs_over_the_same_weights_keep_one_copy_of_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """As prefill and decode do: whatever each would win by, and however long the trials last."""
+        monkeypatch.setattr(copies, "ROOM", 0)  # these are small
         self._prefill_and_decode()
         torch._dynamo.reset()
         assert until(nothing_is_kept)
@@ -177,6 +179,7 @@ class TestAuto:
             return "mkl" if isinstance(shape, Shape) and shape.m == 1 and shape.n > shape.k else "onednn"
 
         monkeypatch.setattr(ProductSpeed, "best", best)
+        monkeypatch.setattr(copies, "ROOM", 0)
         self._prefill_and_decode()
 
     def _prefill_and_decode(self) -> None:

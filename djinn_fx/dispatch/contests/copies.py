@@ -4,6 +4,9 @@ Each engine packs weights its own way, so two graphs that chose two engines woul
 engines are tried there are two copies at most: one that is kept, and that of the engine on trial. When a trial is over,
 or none can go on without a third copy, the copy that saves the most time of all these graphs' calls is kept, and each
 graph runs on the fastest engine that needs that copy or none. Copies that sessions share (``engines/packed``) are one.
+
+Where weights are small a second copy costs less than slower calls: as many are kept as fit :data:`ROOM` together, and
+one more while engines are tried.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ from djinn_fx.dispatch.contests.trial import TELLING
 from djinn_fx.dispatch.entrant import USING, Entrant, State
 from djinn_fx.threads import new_lock, new_rlock
 
-#: Copies at a time: the one that is kept, and that of the engine on trial.
-MOST = 2
+#: Bytes that all copies of small weights may take together.
+ROOM = 128 << 20
 #: What an engine keeps is a copy of the weights if it has more than this share of their bytes: not folded constants.
 COPY = 0.1
 #: A copy must save more than this share of the time.
@@ -117,13 +120,15 @@ class Copies:
         weights: bytes of each weight, by address.
 
     Attributes:
-        due: there is more than one copy, and it is too early to tell which to keep.
+        due: there are too many copies, and it is too early to tell which to keep.
     """
 
     due = False
 
     def __init__(self, weights: Mapping[int, int]) -> None:
         self.weights, self.bytes = weights, sum(weights.values())
+        #: Copies that may be kept.
+        self.room = max(1, ROOM // max(1, self.bytes))
         #: Each with its calls when the latest came. Replaced, never changed: it is read without the lock.
         self._since: tuple[tuple[weakref.ref[Member], int], ...] = ()
         #: Of members that wait for room: how often they asked, and the calls of the others before.
@@ -144,7 +149,7 @@ class Copies:
 
     def admits(self, copy: Hashable | None) -> bool:
         """Whether this copy may be made now. Takes no lock."""
-        return copy is None or len(self._kept() - {copy}) < MOST
+        return copy is None or len(self._kept() - {copy}) <= self.room
 
     def uses(self, sessions: Hashable | None, but: Member) -> bool:
         """Whether a graph but this one runs by these sessions, or may come to."""
@@ -169,18 +174,18 @@ class Copies:
             self._waits.pop(member)
             for one in others:
                 one.pause()
-            if len(self._kept()) >= MOST:
+            if len(self._kept()) > self.room:
                 self._keep_one()
 
     # Settled
 
     def settle(self) -> None:
-        """Where there are several, keep the copy that saves the most, once it is known who is called how often.
+        """Where there are too many, keep the copy that saves the most, once it is known who is called how often.
 
         A graph whose winner is known from an earlier process is decided by its first calls.
         """
         with self._lock:
-            several = len(self._kept()) >= MOST
+            several = len(self._kept()) > self.room
             self.due = several and sum(one.asked - before for one, before in self._calls()) < ENOUGH
             if several and not self.due:
                 self._keep_one()

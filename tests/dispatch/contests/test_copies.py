@@ -39,6 +39,12 @@ def graph(clock: Clock, times: Times, copies: Copies, weights: Sequence[torch.Te
     )
 
 
+@pytest.fixture(autouse=True)
+def weights_are_not_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule of one copy."""
+    monkeypatch.setattr(copies_module, "ROOM", 0)
+
+
 def generate(prefill: SharingContest, decode: SharingContest, tokens: int, times: int = 60) -> None:
     """Call prefill once and decode for each token, until both are decided."""
     for _ in range(times):
@@ -90,6 +96,20 @@ def test_who_loses_the_copy_goes_on_with_the_best_of_the_others(clock: Clock) ->
     second = graph(clock, {"openvino": 1.0, "onnxruntime": 2.0, "packed": 5.0, "eager": 9.0}, copies, weights)
     generate(first, second, 2)
     assert (first.engine, second.engine, copies.now) == ("eager", "openvino", 1)
+
+
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_small_weights_have_as_many_copies_as_fit(clock: Clock, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    copies, weights = Copies(), a_weight()
+    nbytes = sum(one.untyped_storage().nbytes() for one in weights)
+    monkeypatch.setattr(copies_module, "ROOM", (room + 1) * nbytes - 1)
+    decode = {"openvino": 2.0, "onnxruntime": 2.5, "packed": 4.5, "eager": 5.0}
+    first, second = graph(clock, PREFILL, copies, weights), graph(clock, decode, copies, weights)
+    generate(first, second, 16)
+    # Each its own best where two fit.
+    assert (first.engine, second.engine) == ("eager" if room == 1 else "openvino", "openvino")
+    assert copies.now == min(room, 2)
+    assert copies.most <= room + 1
 
 
 def test_where_no_copy_is_worth_it_there_is_none(clock: Clock) -> None:
