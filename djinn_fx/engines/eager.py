@@ -58,7 +58,7 @@ class EagerEngine:
 def as_callable(module: GraphModule) -> RegionCallable:
     """A graph's ops, run one by one; each value, an argument too, is let go after its last use.
 
-    Called with :class:`Arguments` it writes results into the memory that is offered, by the ops that can. Its Python code
+    Called with :class:`Arguments` it writes results into the memory that is offered, by the ops that can. Its code
     is made by the first call: most graphs that an engine serves are never run this way.
     """
     made: dict[frozenset[int], tuple[RegionCallable, tuple[int, ...]]] = {}
