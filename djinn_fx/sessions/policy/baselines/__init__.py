@@ -1,0 +1,1 @@
+"""Policies known from elsewhere, each in a file: what ours is held against."""
