@@ -1,6 +1,7 @@
 """The contract between a policy and whoever drives it: the real pools, or a simulator.
 
-A driver tells a policy what happens (``opened``, ``began``, ``ended``, ``hinted``, ``closed``), and asks it three things:
+A driver tells a policy what happens (``opened``, ``began``, ``ended``, ``hinted``, ``moved``, ``closed``), and asks it
+three things:
 
 * ``room(tier, nbytes, now)``: a turn cannot go on before so many bytes of a tier are free; who leaves, and where to?
 * ``due(now)``, at every instant that ``wake()`` names and after every event: what should move though nobody asked:
@@ -59,6 +60,7 @@ class Move:
         """The move as a Reason; made when somebody asks, since most are never read."""
         kind = ReasonKind.TRANSFER if self.keep or self.target is Tier.DEVICE else ReasonKind.EVICTED
         where = f"{self.nbytes} bytes from {self.source.name.lower()} to {self.target.name.lower()}"
+        worth = f"{self.value:.4g} {self.unit}".strip()
         return Reason(
             kind=kind,
             detail=f"{where}: {self.because or 'chosen by the policy'} ({self.value:.4g} {self.unit})".replace(
