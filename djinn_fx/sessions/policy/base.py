@@ -63,7 +63,7 @@ class Move:
         worth = f"{self.value:.4g} {self.unit}".strip()
         return Reason(
             kind=kind,
-            detail=f"{where}: {self.because or 'chosen by the policy'} ({self.value:.4g} {self.unit})".replace(
+            detail=f"{where}: {self.because or 'chosen by the policy'} ({worth})",
                 " )", ")"
             ),
             node=self.context.key,
