@@ -64,8 +64,6 @@ class Move:
         return Reason(
             kind=kind,
             detail=f"{where}: {self.because or 'chosen by the policy'} ({worth})",
-                " )", ")"
-            ),
             node=self.context.key,
             runner_up=self.runner_up.key if self.runner_up is not None else None,
             runner_up_cost=f"{self.runner_up_value:.4g} {self.unit}".strip() if self.runner_up is not None else None,
