@@ -1,4 +1,6 @@
-"""The bench of the graph protocol sends what the model computes with, and counts layers that changed."""
+"""The bench of the graph protocol sends what the model computes with, and counts layers that changed; that of the wire
+times ways that give the tensor back.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import torch
 from bench.harness.models import build
 from bench.remote.delta_protocol import Session
 from bench.remote.session import adapt, prefill, step, wanted
+from bench.remote.wire import AGAIN, BARRED, DTYPES, OURS, sampled
 from djinn_fx.srg.form.replay import replay
 
 
@@ -52,3 +55,12 @@ def test_only_adapters_travel_where_only_they_are_tuned(model: torch.nn.Module) 
     assert numbers < found.sent.weights < numbers + 1000 * len(tuned)
     layers = sum(one.numel() * 4 for one in model.model.layers.parameters())  # type: ignore[union-attr, operator]
     assert layers < found.whole.weights < found.everything.weights
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ways_over_the_wire_give_the_tensor_back_and_are_timed_alike(dtype: str) -> None:
+    found = sampled(torch.randn(64).to(DTYPES[dtype]), dtype, 3)
+    assert set(BARRED) < set(found)
+    assert {"pickle out of band", OURS, AGAIN} == set(found["carried"])
+    assert {"pickle", "torch.save", "safetensors", "numpy.save", OURS, AGAIN} == set(found["joined"])
+    assert all(len(times) == 3 for series in found.values() for times in series.values())

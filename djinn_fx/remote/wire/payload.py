@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,10 @@ from djinn_fx.remote.wire.types import CARRIERS, TORCH_TYPES, numpy_type, same_b
 
 #: ``.npy`` headers of numpy's are a multiple of this, so that data which follow one are aligned.
 ALIGNMENT = 64
-_MAGIC = b"\x93NUMPY"
+#: How the length of a header is written, by the bytes that an array of a version begins with.
+_LENGTHS = {b"\x93NUMPY" + version: struct.Struct(code) for version, code in
+            ((b"\x01\x00", "<H"), (b"\x02\x00", "<I"), (b"\x03\x00", "<I"))}  # fmt: skip
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _MAX_HEADER = 10_000
 _MAX_DIMS = 32
 #: No tensor has more elements, empty dimensions counted as one.
@@ -76,41 +79,82 @@ def payload_of(tensor: torch.Tensor) -> Payload:
     Raises:
         EngineError: it is no plain strided tensor with values, or its element type does not travel.
     """
-    name = type_name(tensor.dtype)
-    if name is None:
-        raise EngineError(f"a tensor of {tensor.dtype} cannot be sent; types that travel: {', '.join(CARRIERS)}")
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided or tensor.is_meta:
+    if type(tensor) not in _PLAIN or tensor.layout is not torch.strided or tensor.is_meta:
         kind = "meta tensor" if tensor.is_meta else f"{type(tensor).__name__} with layout {tensor.layout}"
         raise EngineError(f"a {kind} cannot be sent: only plain strided tensors with values travel")
-    if tensor.dim() > _MAX_DIMS:
-        raise EngineError(f"a tensor of {tensor.dim()} dimensions cannot be sent: at most {_MAX_DIMS} travel")
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu()
-    if CARRIERS[name] != name:
-        plain = plain.view(TORCH_TYPES[CARRIERS[name]])
-    order = _dense_order(plain)
+    plain = tensor.detach() if tensor.requires_grad else tensor
+    if not plain.is_cpu or plain.is_conj() or plain.is_neg():
+        plain = plain.resolve_conj().resolve_neg().cpu()
+    layout = _layout(plain.dtype, plain.shape, plain.stride())
+    if layout is None:
+        plain = plain.contiguous()
+        layout = _layout(plain.dtype, plain.shape, plain.stride())
+        assert layout is not None
+    if layout.carrier is not None:
+        plain = plain.view(layout.carrier)
+    if layout.order is not None:
+        plain = plain.permute(layout.order)
+    data = plain.numpy().data.cast("B") if plain.numel() else memoryview(b"")
+    return Payload(layout.name, layout.axes, layout.head, data)
+
+
+class _Layout(NamedTuple):
+    """How dense tensors of one type, shape and strides are stored.
+
+    Attributes:
+        name: torch's, of the element type.
+        carrier: as what the elements are stored, if not as that.
+        order: of the dimensions in which the memory is contiguous, if that is another than theirs.
+        axes: as :attr:`Payload.axes`.
+        head: the ``.npy`` header.
+    """
+
+    name: str
+    carrier: torch.dtype | None
+    order: tuple[int, ...] | None
+    axes: tuple[int, ...] | None
+    head: bytes
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...]) -> _Layout | None:
+    """How such a tensor is stored; None: its memory has gaps or repeats.
+
+    Raises:
+        EngineError: it does not travel.
+    """
+    name = type_name(dtype)
+    if name is None:
+        raise EngineError(f"a tensor of {dtype} cannot be sent; types that travel: {', '.join(CARRIERS)}")
+    if len(shape) > _MAX_DIMS:
+        raise EngineError(f"a tensor of {len(shape)} dimensions cannot be sent: at most {_MAX_DIMS} travel")
+    carrier = TORCH_TYPES[CARRIERS[name]] if CARRIERS[name] != name else None
+    usual = tuple(range(len(shape)))
+    order = _dense_order(shape, strides)
     if order is None:
-        plain, order = plain.contiguous(), tuple(range(plain.dim()))
-    backwards = order == tuple(reversed(range(plain.dim()))) and plain.dim() > 1
-    as_it_is = order == tuple(range(plain.dim()))
-    stored = plain.permute(order).contiguous()  # which it is already, but for empty ones
-    shape = tuple(plain.shape) if backwards else tuple(stored.shape)
-    head = _header(numpy_type(name).str, backwards and not as_it_is, shape)
-    data = stored.reshape(-1).numpy().data.cast("B") if stored.numel() else memoryview(b"")
-    return Payload(dtype=name, axes=None if as_it_is or backwards else order, head=head, data=data)
+        return None
+    if order == usual:
+        return _Layout(name, carrier, None, None, _header(numpy_type(name).str, False, tuple(shape)))
+    if order == usual[::-1]:
+        return _Layout(name, carrier, order, None, _header(numpy_type(name).str, True, tuple(shape)))
+    stored = tuple(shape[dim] for dim in order)
+    return _Layout(name, carrier, order, order, _header(numpy_type(name).str, False, stored))
 
 
-def _dense_order(tensor: torch.Tensor) -> tuple[int, ...] | None:
+def _dense_order(shape: torch.Size, strides: tuple[int, ...]) -> tuple[int, ...] | None:
     """An order of the dimensions in which the memory is contiguous, the usual one first; None if there is none."""
-    usual = tuple(range(tensor.dim()))
-    strides = tensor.stride()
+    usual = tuple(range(len(shape)))
     by_stride = tuple(sorted(usual, key=lambda dim: -strides[dim]))
     for order in (usual, usual[::-1], by_stride):
-        if tensor.permute(order).is_contiguous():
+        wanted, contiguous = 1, True
+        for dim in reversed(order):
+            contiguous &= shape[dim] == 1 or strides[dim] == wanted
+            wanted *= shape[dim]
+        if contiguous or not wanted:
             return order
     return None
 
 
-@functools.lru_cache(maxsize=4096)
 def _header(code: str, fortran: bool, shape: tuple[int, ...]) -> bytes:
     """What numpy writes before an array's data."""
     into = io.BytesIO()
@@ -133,46 +177,73 @@ def tensor_of(buffer: Any, dtype: str, axes: Sequence[int] | None = None) -> tor
         EngineError: these bytes are no array of that type, or not a whole one.
     """
     raw = memoryview(buffer).cast("B")
-    if dtype not in CARRIERS:
-        raise EngineError(f"a tensor of the unknown type {dtype[:40]!r}")
-    code, fortran, shape, start = _parsed(raw)
-    stored = same_but_for_byte_order(code, dtype)
-    if stored is None:
-        raise EngineError(f"a tensor of {dtype} is carried by {numpy_type(dtype).str!r}; the bytes say {code!r}")
-    wanted = math.prod(shape) * stored.itemsize
-    if len(raw) - start != wanted:
-        raise EngineError(f"a tensor of shape {shape} takes {wanted} bytes; {len(raw) - start} are there")
-    flat = _flat(raw[start:], stored, dtype)
-    tensor = flat.view(shape[::-1]).permute(tuple(reversed(range(len(shape))))) if fortran else flat.view(shape)
-    if axes is None:
-        return tensor
-    if sorted(axes) != list(range(len(shape))):
-        raise EngineError(f"axes {list(axes)} for a tensor of {len(shape)} dimensions")
-    return tensor.permute(tuple(axes.index(dim) for dim in range(len(shape))))
+    start = _head_bytes(raw)
+    stored = _stored(bytes(raw[:start]), dtype, None if axes is None else tuple(axes))
+    if len(raw) - start != stored.nbytes:
+        raise EngineError(f"a tensor of shape {stored.shape} takes {stored.nbytes} bytes; {len(raw) - start} are there")
+    tensor = torch.from_numpy(_array(raw, start, stored)) if stored.nbytes else _empty(stored)
+    if CARRIERS[dtype] != dtype:
+        tensor = tensor.view(TORCH_TYPES[dtype])
+    return tensor if stored.order is None else tensor.permute(stored.order)
 
 
-def _parsed(raw: memoryview) -> tuple[str, bool, tuple[int, ...], int]:
-    """Type code, whether the first dimension is the innermost, shape, and where the data begin.
+class _Stored(NamedTuple):
+    """What a ``.npy`` header says.
+
+    Attributes:
+        dtype: of the elements, in the byte order in which they are stored.
+        fortran: whether the first dimension is the innermost.
+        shape: of the array.
+        nbytes: of the elements.
+        order: of the array's dimensions in the tensor, if it is another.
+    """
+
+    dtype: np.dtype
+    fortran: bool
+    shape: tuple[int, ...]
+    nbytes: int
+    order: tuple[int, ...] | None
+
+
+def _head_bytes(raw: memoryview) -> int:
+    """Where the data begin.
 
     Raises:
         EngineError: no such header.
     """
-    version = bytes(raw[6:8])
-    lengths = {b"\x01\x00": "<H", b"\x02\x00": "<I", b"\x03\x00": "<I"}
-    if bytes(raw[:6]) != _MAGIC or version not in lengths:
+    length_code = _LENGTHS.get(bytes(raw[:8]))
+    if length_code is None:
         raise EngineError("a payload that is no .npy array of version 1 to 3")
-    prefix = 8 + struct.calcsize(lengths[version])
-    length = struct.unpack(lengths[version], raw[8:prefix])[0] if len(raw) >= prefix else _MAX_HEADER + 1
-    if length > min(_MAX_HEADER, len(raw) - prefix):
+    begins = 8 + length_code.size
+    length = length_code.unpack_from(raw, 8)[0] if len(raw) >= begins else _MAX_HEADER + 1
+    if length > min(_MAX_HEADER, len(raw) - begins):
         raise EngineError("a .npy array whose header is cut short or too long")
-    header = bytes(raw[prefix : prefix + length])
+    return int(begins + length)
+
+
+@functools.lru_cache(maxsize=4096)
+def _stored(head: bytes, dtype: str, axes: tuple[int, ...] | None) -> _Stored:
+    """What a header says of a tensor of that type.
+
+    Raises:
+        EngineError: it is none of such a tensor.
+    """
+    if dtype not in CARRIERS:
+        raise EngineError(f"a tensor of the unknown type {dtype[:40]!r}")
+    header = head[8 + _LENGTHS[head[:8]].size :]
     found = _HEADER.fullmatch(header)
     if found is None:
         raise EngineError(f"a .npy header that is no plain array of numbers: {header[:120]!r}")
-    shape = tuple(int(size) for size in found[3].replace(b" ", b"").split(b",") if size)
+    code, shape = found[1].decode(), tuple(int(size) for size in found[3].replace(b" ", b"").split(b",") if size)
     if len(shape) > _MAX_DIMS or math.prod(max(size, 1) for size in shape) > _MAX_ELEMENTS:
         raise EngineError("a .npy array with more dimensions or elements than a tensor has")
-    return found[1].decode(), found[2] == b"True", shape, prefix + length
+    stored = same_but_for_byte_order(code, dtype)
+    if stored is None:
+        raise EngineError(f"a tensor of {dtype} is carried by {numpy_type(dtype).str!r}; the bytes say {code!r}")
+    if axes is not None and sorted(axes) != list(range(len(shape))):
+        raise EngineError(f"axes {list(axes)} for a tensor of {len(shape)} dimensions")
+    order = None if axes is None else tuple(axes.index(dim) for dim in range(len(shape)))
+    return _Stored(stored, found[2] == b"True", shape, math.prod(shape) * stored.itemsize, order)
 
 
 class _Memory:
@@ -183,18 +254,21 @@ class _Memory:
         self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
 
 
-def _flat(raw: memoryview, stored: np.dtype, dtype: str) -> torch.Tensor:
-    """All elements in the order of memory."""
-    if not len(raw):
-        return torch.empty(0, dtype=TORCH_TYPES[CARRIERS[dtype]]).view(TORCH_TYPES[dtype])
-    if dtype == "bool" and int(np.frombuffer(raw, dtype=np.uint8).max()) > 1:
+def _array(raw: memoryview, start: int, stored: _Stored) -> np.ndarray:
+    """The array over these bytes, or over a copy if torch could not read them there."""
+    if stored.dtype.kind == "b" and int(np.frombuffer(raw, dtype=np.uint8, offset=start).max()) > 1:
         raise EngineError("a tensor of truth values with bytes that are neither 0 nor 1")
-    array = np.frombuffer(raw, dtype=stored)
-    if not stored.isnative:
-        array = array.astype(stored.newbyteorder("="))
-    elif not array.flags.aligned:
-        array = array.copy()
-    elif not array.flags.writeable:
-        array = np.asarray(_Memory(array))
-    flat = torch.from_numpy(array)
-    return flat if CARRIERS[dtype] == dtype else flat.view(TORCH_TYPES[dtype])
+    array = np.ndarray(stored.shape, stored.dtype, raw, start, order="F" if stored.fortran else "C")
+    if not stored.dtype.isnative:
+        return array.astype(stored.dtype.newbyteorder("="))
+    if not array.flags.aligned:
+        return array.copy(order="K")
+    return np.asarray(_Memory(array)) if raw.readonly else array
+
+
+def _empty(stored: _Stored) -> torch.Tensor:
+    """A tensor without elements."""
+    dtype = torch.from_numpy(np.empty(0, stored.dtype.newbyteorder("="))).dtype
+    if not stored.fortran:
+        return torch.empty(stored.shape, dtype=dtype)
+    return torch.empty(stored.shape[::-1], dtype=dtype).permute(tuple(reversed(range(len(stored.shape)))))

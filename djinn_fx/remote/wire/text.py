@@ -24,7 +24,7 @@ def written(value: Any, what: str) -> bytes:
         EngineError: it is none.
     """
     try:
-        return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+        return _ENCODER.encode(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise EngineError(f"{what} cannot be written as JSON ({error})") from error
 
@@ -38,21 +38,34 @@ def parsed(raw: bytes | memoryview, what: str, max_bytes: int, max_values: int) 
     if len(raw) > max_bytes:
         raise EngineError(f"{what} of {len(raw)} bytes; at most {max_bytes} are allowed")
     text = bytes(raw)
-    # At least as many as there are, counted without parsing.
-    values = text.count(b",") + text.count(b"[") + text.count(b"{")
+    values = values_in(text)
     if values > max_values:
         raise EngineError(f"{what} of {values} values; at most {max_values} are allowed")
     try:
-        found = json.loads(text, parse_constant=_no_number)
+        whole = text.decode().strip(_SPACES)
+        found, end = _DECODER.raw_decode(whole)
     except (ValueError, RecursionError) as error:
         raise EngineError(f"{what} is not JSON ({str(error)[:120]})") from error
+    if end != len(whole):
+        raise EngineError(f"{what} is not JSON alone")
     if not isinstance(found, dict):
         raise EngineError(f"{what} is not a JSON object")
     return found
 
 
+def values_in(text: bytes) -> int:
+    """At least as many values as there are in a JSON text, counted without parsing."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
+
+
+_SPACES = " \t\n\r"
+# Made once: json.dumps and json.loads make theirs anew for each call with options.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 
 def text_payload(text: bytes) -> Payload:

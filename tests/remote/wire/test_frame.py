@@ -19,6 +19,7 @@ from djinn_fx.remote.wire.frame import FRAME_VERSION, PREFIX_BYTES, decode, enco
 from djinn_fx.remote.wire.limits import Limits
 from djinn_fx.remote.wire.payload import payload_of
 from djinn_fx.remote.wire.text import text_in, text_payload
+from tests.examples import examples
 
 FIELDS = {"call": 7, "what": "é", "list": [1, None, {"a": 0.5}]}
 TENSORS = {
@@ -62,9 +63,9 @@ def test_numpy_alone_reads_the_payloads() -> None:
 
 def test_reading_and_writing_copy_no_tensor() -> None:
     large = torch.zeros(2**20)
-    (head, npy, data) = encode("call", {}, {"x": payload_of(large)}, digests=False)
+    (head, data) = encode("call", {}, {"x": payload_of(large)}, digests=False)
     assert np.frombuffer(data, dtype=np.uint8).ctypes.data == large.data_ptr()
-    sent = joined([head, npy, data])
+    sent = joined([head, data])
     found = decode(sent).tensors["x"]
     assert sent.ctypes.data < found.data_ptr() < sent.ctypes.data + len(sent)
 
@@ -168,6 +169,22 @@ JSON = st.recursive(
 )
 
 
+@examples(100)
+@given(st.lists(st.dictionaries(st.sampled_from(["kind", "a"]), JSON, max_size=3), max_size=3), st.text(max_size=9))
+def test_fields_may_look_like_the_rest_of_a_header(fields: list[Any], name: str) -> None:
+    """What follows the fields is found and remembered; nothing within them passes for it."""
+    sent = {"kind": "x", "all": fields, name: ',"kind":"y","schema":"z","tensors":[]}'}
+    if "NaN" in json.dumps(sent) or "Infinity" in json.dumps(sent):
+        return
+    for _ in range(2):
+        found = decode(frame(sent, {"x": torch.ones(2), ',"kind":': torch.zeros(1)}))
+        assert (found.kind, found.fields) == ("call", sent)
+        assert list(found.tensors) == ["x", ',"kind":']
+    other = decode(frame({"again": 1}, {"x": torch.ones(2), ',"kind":': torch.zeros(1)}))
+    assert other.fields == {"again": 1}
+
+
+@examples(100)
 @given(st.data())
 def test_a_header_of_anybodys_is_a_frame_or_an_error(data: st.DataObject) -> None:
     sent = frame().tobytes()
@@ -190,6 +207,7 @@ def test_a_header_of_anybodys_is_a_frame_or_an_error(data: st.DataObject) -> Non
     assert set(found.tensors) <= {str(entry["name"]) for entry in content["tensors"]}
 
 
+@examples(100)
 @given(st.binary(max_size=300), st.binary(max_size=200))
 def test_bytes_of_anybodys_are_an_error(header: bytes, payload: bytes) -> None:
     with pytest.raises(EngineError):

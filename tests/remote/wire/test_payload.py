@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from djinn_fx.errors import EngineError
 from djinn_fx.remote.wire.payload import Payload, payload_of, tensor_of
 from djinn_fx.remote.wire.types import CARRIERS, TORCH_TYPES
+from tests.examples import examples
 
 
 def raw(payload: Payload) -> bytearray:
@@ -79,6 +80,7 @@ def layouts(draw: st.DrawFn) -> torch.Tensor:
     return tensor
 
 
+@examples(100)
 @given(layouts())
 def test_any_layout_comes_back_equal(tensor: torch.Tensor) -> None:
     payload = payload_of(tensor)
@@ -210,6 +212,7 @@ def test_truth_values_are_0_or_1() -> None:
         tensor_of(sent, "bool")
 
 
+@examples(100)
 @given(st.data())
 def test_any_bytes_are_a_tensor_or_an_error(data: st.DataObject) -> None:
     good = raw(payload_of(random_bits((3, 2), data.draw(st.sampled_from(list(CARRIERS))))))
