@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import BaseModel, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
 from djinn_fx.errors import SettingsError, UnitError, did_you_mean
 from djinn_fx.files.yaml_bounds import checked
 from djinn_fx.settings.field import setting
+from djinn_fx.settings.workers import WorkerSettings
 from djinn_fx.units import parse_bandwidth, parse_bytes, parse_seconds
 
 _NAME = re.compile(r"cpu:[0-9]{1,3}")
@@ -149,7 +150,7 @@ OBJECTIVE: Any = setting(
 )
 
 
-class DeviceSettings(BaseModel, frozen=True, extra="forbid", strict=True):
+class DeviceSettings(WorkerSettings, frozen=True, extra="forbid", strict=True):
     """How the settings about devices are read."""
 
     if TYPE_CHECKING:
@@ -158,7 +159,9 @@ class DeviceSettings(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @field_validator("devices", mode="before", check_fields=False)
     @classmethod
-    def _devices(cls, value: Any) -> Any:
+    def _devices(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("workers") is not None:
+            raise ValueError("a graph is spread over devices of this process or over workers: name one of the two")
         return read_devices(value)
 
     @field_validator("links", mode="before", check_fields=False)
@@ -172,8 +175,9 @@ class DeviceSettings(BaseModel, frozen=True, extra="forbid", strict=True):
         assert info.field_name is not None, "a field's validator"
         if "devices" not in info.data:
             return None
-        # A topology's devices are known where it is read; with devices here, pins are about these.
-        elsewhere = info.data.get("topology") is not None and not info.data["devices"]
+        # Devices of a topology, and workers, are known where they are met; with devices here, pins are about these.
+        others = info.data.get("topology") is not None or info.data.get("workers") is not None
+        elsewhere = others and not info.data["devices"]
         return read_pins(value, info.field_name, info.data["devices"] or (), elsewhere=elsewhere)
 
     @property

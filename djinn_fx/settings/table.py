@@ -25,6 +25,7 @@ from djinn_fx.settings.field import setting
 from djinn_fx.settings.objects import checked_cost_model, checked_passes, object_text
 from djinn_fx.settings.old_names import renewed
 from djinn_fx.settings.sources import Source, from_call, from_environment, from_file
+from djinn_fx.settings.workers import WORKER_MEMORY, WORKER_TIMEOUT, WORKERS
 from djinn_fx.units import parse_bytes, parse_seconds
 
 PROJECT_FILE = "djinn.yaml"
@@ -182,6 +183,9 @@ class Settings(DeviceSettings, frozen=True, extra="forbid", strict=True):
         compiles=True,
         min_length=1,
     )
+    workers: Any = WORKERS
+    worker_timeout: Any = WORKER_TIMEOUT
+    worker_memory: Any = WORKER_MEMORY
     devices: Any = DEVICES
     links: Any = LINKS
     pin: Any = PIN

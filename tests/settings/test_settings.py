@@ -359,6 +359,9 @@ class TestDigest:
         {"devices": DEVICE, "pin": {"layers": "cpu:0"}},
         {"devices": DEVICE, "device_map": {"layers": 0}},
         {"links": {}},
+        {"workers": "local:2"},
+        {"workers": "local:3"},
+        {"worker_memory": "4GB"},
         {"objective": "throughput"},
         {"arena": True},
         {"memory_budget": {"cpu": "2GB"}},
@@ -381,6 +384,7 @@ class TestDigest:
             {"check_passes": True},
             {"compile": "background"},
             {"compile_budget": "60s"},
+            {"worker_timeout": "5s"},
         ],
     )
     def test_settings_that_do_not_change_it_are_equal(self, change: dict[str, Any]) -> None:

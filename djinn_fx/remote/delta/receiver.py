@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -72,6 +73,26 @@ class Receiver:
         """What goes into the inputs of the graph in force, by their numbers."""
         bound = self._graph.content["weights"] if self._graph is not None else ()
         return {number: self._weights[name] for number, name, _ in bound}
+
+    def held(self, digest: str) -> GraphForm | None:
+        """A graph that is kept, by its digest; it counts as used now."""
+        found = self._held.get(digest)
+        if found is not None:
+            self._held.move_to_end(digest)
+        return found
+
+    def bound(self, digest: str) -> dict[int, torch.Tensor] | None:
+        """What goes into the inputs of a graph that is kept; None if it is not, or a weight of it is missing."""
+        found = self.held(digest)
+        if found is None or self._weights.lacking(found.weights):
+            return None
+        return {number: self._weights[name] for number, name, _ in found.content["weights"]}
+
+    def release(self, names: Iterable[str]) -> None:
+        """Let go of weights; a graph that they are of is not in force any more."""
+        self._weights.drop(names)
+        if self._graph is not None and any(name not in self._weights for name in self._graph.weights):
+            self._graph = None
 
     @property
     def resident_bytes(self) -> int:

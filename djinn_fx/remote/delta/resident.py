@@ -41,6 +41,13 @@ class ResidentWeights:
                 missing.append(name)
         return missing
 
+    def drop(self, names: Iterable[str]) -> None:
+        """Hold these no longer, if they are held."""
+        for name in names:
+            tensor = self._held.pop(name, None)
+            if tensor is not None:
+                self._nbytes -= tensor.numel() * tensor.itemsize
+
     def put(self, name: str, tensor: torch.Tensor, wanted: Collection[str]) -> bool:
         """Hold one more, and drop others for it, but none that is wanted.
 

@@ -83,6 +83,10 @@ class Sender:
         self._under_way &= _weights(self._sent.values())
         return self._messages(self._lacking())
 
+    def released(self, names: Iterable[str]) -> None:
+        """The worker was told to let go of weights."""
+        self._resident.difference_update(names)
+
     def again(self) -> list[Message]:
         """The newest graph once more, because no answer came; what is missing then the answer will say."""
         if self._graph is None:

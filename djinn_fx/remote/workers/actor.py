@@ -1,0 +1,71 @@
+"""The process of a worker: a Ray actor around :class:`djinn_fx.remote.workers.serving.Serving`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import threading
+import time
+from typing import Any
+
+
+class WorkerActor:
+    """One worker.
+
+    Args:
+        text: a JSON object: ``build`` ("module:function", which compiles graphs), ``threads``, ``memory_bytes``,
+            ``incarnation``.
+    """
+
+    def __init__(self, text: str) -> None:
+        import torch
+
+        from djinn_fx.remote.workers.serving import Serving
+
+        given = json.loads(text)
+        if given["threads"]:
+            torch.set_num_threads(int(given["threads"]))
+        module, _, name = str(given["build"]).partition(":")
+        build = getattr(importlib.import_module(module), name)
+        self._serving = Serving(build, int(given["incarnation"]), memory_bytes=given["memory_bytes"])
+        self._lock = threading.Lock()
+        self._busy_since: float | None = None
+
+    def take(self, *frames: Any) -> list[Any]:
+        """Answer requests; see :meth:`Serving.take`."""
+        self._busy_since = time.monotonic()
+        try:
+            with self._lock:
+                return list(self._serving.take(frames))
+        finally:
+            self._busy_since = None
+
+    def relay(self, frame: Any, *upstream: Any) -> tuple[Any, Any]:
+        """Answer a call; see :meth:`Serving.relay`. The two results are objects of their own."""
+        self._busy_since = time.monotonic()
+        try:
+            with self._lock:
+                return self._serving.relay(frame, upstream)
+        finally:
+            self._busy_since = None
+
+    def health(self) -> str:
+        """A sign of life: a JSON object with the process, what it holds, and for how long it has been at work."""
+        since = self._busy_since
+        found = {
+            **self._serving.status(),
+            "pid": os.getpid(),
+            "resident_bytes": _resident_bytes(),
+            "busy_s": time.monotonic() - since if since is not None else 0.0,
+        }
+        return json.dumps(found)
+
+
+def _resident_bytes() -> int:
+    """What the operating system counts for this process; 0 where it does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,274 @@
+"""The client's handle on one worker: requests with a deadline, signs of life, and what went over the wire."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from djinn_fx.errors import DeviceLostError, EngineError, useful_line
+from djinn_fx.remote.wire.frame import Frame, decode, joined
+from djinn_fx.remote.workers import requests
+from djinn_fx.remote.workers.cluster import imported
+from djinn_fx.threads import new_lock
+
+#: A call may take this many times what a worker may be silent: it is alive, and a first call compiles.
+PATIENCE = 20
+#: Seconds between two looks at whether a worker that is waited for is alive.
+BEAT_S = 2.0
+#: Where a worker answers beside its work.
+HEALTH = "health"
+
+Pieces = Sequence[bytes | memoryview]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStatus:
+    """A worker now.
+
+    Attributes:
+        name: such as ``"worker:0"``.
+        incarnation: higher than that of any worker of this name before.
+        alive: whether it answered the last time it was asked.
+        pid: its process, on its machine.
+        busy_s: seconds that it has been at work on a request.
+        weight_bytes: what weights take there; ``state_bytes``: what graphs write and it keeps, such as caches of keys
+            and values; ``memory_bytes``: what both may take.
+        resident_bytes: memory of its process.
+        graphs: how many it has compiled.
+        sent: bytes of frames that went to it, by kind; ``received``: that came from it.
+        why: what it was lost for, if it was.
+    """
+
+    name: str
+    incarnation: int
+    alive: bool
+    pid: int = 0
+    busy_s: float = 0.0
+    weight_bytes: int = 0
+    state_bytes: int = 0
+    memory_bytes: int = 0
+    resident_bytes: int = 0
+    graphs: int = 0
+    sent: Mapping[str, int] = field(default_factory=dict)
+    received: Mapping[str, int] = field(default_factory=dict)
+    why: str = ""
+
+
+class Waiting:
+    """A request under way.
+
+    Args:
+        worker: that it was sent to.
+        ref: Ray's name for the answer.
+        passed: for what other workers want of it.
+    """
+
+    def __init__(self, worker: WorkerClient, ref: Any, passed: Any = None) -> None:
+        self.worker, self.ref, self.passed = worker, ref, passed
+
+    def wait(self, most_s: float | None = None) -> list[Frame]:
+        """The answers.
+
+        Args:
+            most_s: seconds after which the worker counts as lost, though it gives signs of life; None: its usual.
+
+        Raises:
+            DeviceLostError: the worker is dead, gave no sign of life for too long, or took longer than that.
+            EngineError: it could not do what it was asked.
+        """
+        return self.worker._answers(self, most_s)
+
+
+class WorkerClient:
+    """A worker as this process sees it. Any thread may use it.
+
+    Args:
+        name: among devices.
+        actor: Ray's handle.
+        incarnation: of the worker.
+        timeout_s: how long it may be silent.
+    """
+
+    def __init__(self, name: str, actor: Any, incarnation: int, timeout_s: float) -> None:
+        self.name, self.incarnation, self.timeout_s = name, incarnation, timeout_s
+        self.actor = actor
+        self._lost = ""
+        self._lock = new_lock()
+        self.sent: Counter[str] = Counter()
+        self.received: Counter[str] = Counter()
+        self._last: WorkerStatus | None = None
+
+    @property
+    def lost(self) -> str:
+        """Why it is lost; empty while it is not."""
+        return self._lost
+
+    def lose(self, why: str) -> DeviceLostError:
+        """Count it as lost, and end its process; the error to raise."""
+        with self._lock:
+            first, self._lost = not self._lost, self._lost or why
+        if first:
+            with contextlib.suppress(Exception):  # it is dead already, or the whole Ray is
+                imported().kill(self.actor, no_restart=True)
+        return DeviceLostError(f"{self.name} is lost: {self._lost}")
+
+    # Requests
+
+    def ask(self, frames: Sequence[tuple[str, Pieces]]) -> Waiting:
+        """Send requests, which are answered one after the other. Returns at once.
+
+        Args:
+            frames: each with the kind it is counted as.
+
+        Raises:
+            DeviceLostError: the worker is lost.
+        """
+        self._check()
+        return self._sent(lambda arrays: Waiting(self, self.actor.take.remote(*arrays)), frames)
+
+    def relay(self, frame: Pieces, upstream: Sequence[Any]) -> Waiting:
+        """Send a call whose inputs other workers make, or whose outputs others want. Returns at once.
+
+        Args:
+            frame: the call.
+            upstream: ``passed`` of the requests that make the inputs.
+
+        Raises:
+            DeviceLostError: the worker is lost.
+        """
+        self._check()
+
+        def send(arrays: list[np.ndarray]) -> Waiting:
+            ref, passed = self.actor.relay.options(num_returns=2).remote(arrays[0], *upstream)
+            return Waiting(self, ref, passed)
+
+        return self._sent(send, [(requests.CALL, frame)])
+
+    def health(self, timeout_s: float | None = None) -> WorkerStatus:
+        """Ask for a sign of life, which comes beside what the worker does. Raises nothing: the status says it."""
+        if not self._lost:
+            ray = imported()
+            try:
+                text = ray.get(self.sign_of_life(), timeout=self.timeout_s if timeout_s is None else timeout_s)
+                self._last = self._status(json.loads(text))
+            except Exception as error:  # noqa: BLE001 - told in the status
+                self.lose(_why(error, self.timeout_s))
+        return self.status()
+
+    def sign_of_life(self) -> Any:
+        """Ask for one; Ray's name for the answer."""
+        return self.actor.health.options(concurrency_group=HEALTH).remote()
+
+    def status(self) -> WorkerStatus:
+        """As it was known last; asks nothing."""
+        last = self._last
+        alive = not self._lost
+        if last is None:
+            return WorkerStatus(name=self.name, incarnation=self.incarnation, alive=alive, why=self._lost)
+        counted = {"sent": dict(self.sent), "received": dict(self.received)}
+        return WorkerStatus(**{**vars(last), **counted, "alive": alive, "why": self._lost})
+
+    def _status(self, told: dict[str, Any]) -> WorkerStatus:
+        names = ("pid", "weight_bytes", "state_bytes", "memory_bytes", "resident_bytes", "graphs")
+        told = {name: int(told[name]) for name in names} | {"busy_s": float(told["busy_s"])}
+        return WorkerStatus(name=self.name, incarnation=self.incarnation, alive=True, **told)
+
+    def _check(self) -> None:
+        if self._lost:
+            raise DeviceLostError(f"{self.name} is lost: {self._lost}")
+
+    def _sent(self, send: Any, frames: Sequence[tuple[str, Pieces]]) -> Waiting:
+        arrays = [joined(list(pieces)) for _, pieces in frames]
+        try:
+            made: Waiting = send(arrays)
+        except Exception as error:
+            raise self.lose(_why(error, self.timeout_s)) from error
+        with self._lock:
+            for (kind, _), array in zip(frames, arrays, strict=True):
+                self.sent[kind] += array.nbytes
+        return made
+
+    # Answers
+
+    def _answers(self, waiting: Waiting, most_s: float | None) -> list[Frame]:
+        ray = imported()
+        begun = time.monotonic()
+        until = begun + (most_s if most_s is not None else PATIENCE * self.timeout_s)
+        asked: tuple[Any, float] | None = None
+        while True:
+            self._check()
+            now = time.monotonic()
+            pause = min(BEAT_S, self.timeout_s / 4, max(0.0, until - now))
+            try:
+                ready, _ = ray.wait([waiting.ref], timeout=pause)
+                if ready:
+                    return self._decoded(ray.get(waiting.ref))
+                if time.monotonic() >= until:
+                    raise self.lose(f"a request is not done after {time.monotonic() - begun:.0f} s")
+                asked = self._beat(asked)
+            except (DeviceLostError, EngineError):
+                raise
+            except Exception as error:
+                raise self.lose(_why(error, self.timeout_s)) from error
+
+    def _beat(self, asked: tuple[Any, float] | None) -> tuple[Any, float]:
+        """Ask for a sign of life, or look whether the one that was asked for came; when it was asked for."""
+        ray = imported()
+        if asked is not None:
+            ready, _ = ray.wait([asked[0]], timeout=0)
+            if not ready:
+                if time.monotonic() - asked[1] > self.timeout_s:
+                    raise self.lose(f"no sign of life for {self.timeout_s:g} s")
+                return asked
+            self._last = self._status(json.loads(ray.get(asked[0])))
+        return self.sign_of_life(), time.monotonic()
+
+    def _decoded(self, answers: Any) -> list[Frame]:
+        arrays = answers if isinstance(answers, (list, tuple)) else [answers]
+        frames = []
+        for array in arrays:
+            frame = decode(array, verify=False)
+            with self._lock:
+                self.received[frame.kind] += array.nbytes
+            frames.append(frame)
+        for frame in frames:
+            if frame.kind == requests.FAILED:
+                raise self._error(frame.fields)
+        return frames
+
+    def _error(self, fields: Mapping[str, Any]) -> EngineError:
+        text = f"{self.name}: {fields.get('text', 'it failed')}"
+        if fields.get("memory"):
+            return EngineError(f"{text}; give it more memory, or a smaller part of the model (worker_memory)")
+        return EngineError(text)
+
+
+def _why(error: BaseException, timeout_s: float) -> str:
+    """What became of a worker, by what Ray says."""
+    kind = type(error).__name__
+    if kind == "GetTimeoutError":
+        return f"no sign of life for {timeout_s:g} s"
+    if kind == "OutOfMemoryError":
+        return "its machine has no memory left, and Ray ended it"
+    if kind in ("ActorDiedError", "RayActorError", "ActorUnavailableError"):
+        return f"its process is dead ({useful_line(error)[:300]})"
+    return useful_line(error)[:300]
+
+
+_NEXT = threading.Lock()
+_LAST = [0]
+
+
+def next_incarnation() -> int:
+    """Higher than any before, in this process and in earlier ones of this machine."""
+    with _NEXT:
+        _LAST[0] = max(time.time_ns(), _LAST[0] + 1)
+        return _LAST[0]

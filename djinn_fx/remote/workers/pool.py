@@ -1,0 +1,188 @@
+"""The workers of this process: started once for each place, shared by all compiled models, ended with the process.
+
+The small interface that others use::
+
+    pool = pool_of("local:2", build="djinn_fx.compiling.workers.running:build")
+    pool.workers                     # WorkerClient by name: "worker:0", "worker:1"
+    pool.workers["worker:0"].health()        # WorkerStatus: alive, pid, bytes by kind, resident weights and state
+    pool.lost()                      # names of those that are lost
+    pool.close()                     # processes and files gone; also at the interpreter's end
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from djinn_fx.errors import EngineError
+from djinn_fx.remote.workers.actor import WorkerActor
+from djinn_fx.remote.workers.client import HEALTH, WorkerClient, WorkerStatus, next_incarnation
+from djinn_fx.remote.workers.cluster import RESOURCE, Cluster, imported
+from djinn_fx.settings.workers import read_workers, worker_name
+from djinn_fx.threads import at_end, new_lock
+
+#: Seconds that workers may take to start: a cluster may have to start their machines.
+START_S = 120.0
+
+
+class Pool:
+    """Workers on one Ray instance.
+
+    Args:
+        at: as the setting ``workers`` has it.
+        build: "module:function" that compiles graphs there, see :data:`djinn_fx.remote.workers.serving.Build`.
+        timeout_s: how long a worker may be silent.
+        memory_bytes: what weights and state may take on each; None: no bound of ours.
+        threads: of each; None: the processors of its machine, shared out.
+
+    Raises:
+        EngineError: Ray or a worker does not start.
+        SettingsError: this Ray is none to have workers on.
+
+    Attributes:
+        workers: by name, those that are lost too.
+        threads: of each.
+    """
+
+    def __init__(
+        self,
+        at: str,
+        *,
+        build: str,
+        timeout_s: float = 60.0,
+        memory_bytes: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.workers: dict[str, WorkerClient] = {}
+        self._given = {"build": build, "memory_bytes": memory_bytes}
+        self._timeout_s = timeout_s
+        self._group: Any = None
+        self.at = at
+        self.cluster = Cluster(read_workers(at))
+        try:
+            self.threads = threads or _threads_each()
+            self._start([worker_name(number) for number in range(self.cluster.workers)])
+        except BaseException:
+            self.close()
+            raise
+        at_end(self.close)
+
+    def _start(self, names: Iterable[str]) -> None:
+        ray = imported()
+        names = list(names)
+        bundle = {RESOURCE: 1.0, "CPU": float(self.threads)}
+        self._group = imported("ray.util.placement_group").placement_group(
+            [dict(bundle) for _ in names], strategy="SPREAD"
+        )
+        if not self._group.wait(START_S):
+            raise EngineError(
+                f"workers: this Ray has no room for {len(names)} workers of {self.threads} processors within "
+                f"{START_S:.0f} s; others may use it"
+            )
+        first = []
+        for place, name in enumerate(names):
+            worker = self._started(name, place)
+            self.workers[name] = worker
+            first.append(worker.sign_of_life())
+        _, late = ray.wait(first, num_returns=len(first), timeout=START_S)
+        if late:
+            raise EngineError(f"workers: {len(late)} of {len(names)} do not start within {START_S:.0f} s")
+        for worker in self.workers.values():
+            found = worker.health(START_S)
+            if not found.alive:
+                raise EngineError(f"workers: {worker.name} does not start: {found.why}")
+
+    def _started(self, name: str, place: int) -> WorkerClient:
+        ray = imported()
+        strategy = imported("ray.util.scheduling_strategies").PlacementGroupSchedulingStrategy
+        incarnation = next_incarnation()
+        given = {**self._given, "threads": self.threads, "incarnation": incarnation}
+        made = ray.remote(concurrency_groups={HEALTH: 1})(WorkerActor).options(
+            num_cpus=self.threads,
+            resources={RESOURCE: 1},
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy=strategy(self._group, placement_group_bundle_index=place),
+        )
+        return WorkerClient(name, made.remote(json.dumps(given)), incarnation, self._timeout_s)
+
+    def restart(self, name: str) -> WorkerClient:
+        """A new worker in the place of one that is lost: it has nothing of what that one held.
+
+        Raises:
+            EngineError: it does not start.
+        """
+        self.workers[name].lose("another takes its place")
+        worker = self._started(name, list(self.workers).index(name))
+        found = worker.health(START_S)
+        if not found.alive:
+            raise EngineError(f"workers: {name} does not start again: {found.why}")
+        self.workers[name] = worker
+        return worker
+
+    def lost(self) -> frozenset[str]:
+        """The names of those that are lost; all, where Ray itself is gone."""
+        if not self.cluster.alive:
+            for worker in self.workers.values():
+                worker.lose("the Ray that it ran on is gone")
+        return frozenset(name for name, one in self.workers.items() if one.lost)
+
+    def status(self, *, ask: bool = True) -> Mapping[str, WorkerStatus]:
+        """All workers now; asks each for a sign of life unless told not to."""
+        return {name: one.health() if ask else one.status() for name, one in self.workers.items()}
+
+    def close(self) -> None:
+        """End the workers; a Ray of our own too, with its files. Any number of times."""
+        for worker in self.workers.values():
+            if self.cluster.alive:
+                worker.lose("it was closed")
+        if self._group is not None and self.cluster.alive:
+            with contextlib.suppress(Exception):  # Ray removes it when this process leaves
+                imported("ray.util.placement_group").remove_placement_group(self._group)
+        self._group = None
+        self.cluster.close()
+
+
+_POOLS: dict[tuple[Any, ...], Pool] = {}
+_LOCK = new_lock()
+
+
+def pool_of(
+    at: str,
+    *,
+    build: str,
+    timeout_s: float = 60.0,
+    memory_bytes: int | None = None,
+    threads: int | None = None,
+) -> Pool:
+    """The pool of a place, started if it is not there; arguments and errors as for :class:`Pool`."""
+    key = (os.getpid(), at, build, memory_bytes, threads)
+    with _LOCK:
+        known = _POOLS.get(key)
+        if known is None or not known.cluster.alive:
+            close_all()
+            known = _POOLS[key] = Pool(at, build=build, timeout_s=timeout_s, memory_bytes=memory_bytes, threads=threads)
+        for worker in known.workers.values():
+            worker.timeout_s = timeout_s
+        return known
+
+
+def close_all() -> None:
+    """End all pools of this process."""
+    while _POOLS:
+        key, pool = _POOLS.popitem()
+        if key[0] == os.getpid():
+            pool.close()
+
+
+def _threads_each() -> int:
+    """Processors for each worker, so that those of one machine get all of it."""
+    found = [
+        int(node["Resources"].get("CPU", 1) // node["Resources"][RESOURCE])
+        for node in imported().nodes()
+        if node.get("Alive") and node.get("Resources", {}).get(RESOURCE)
+    ]
+    return max(1, min(found, default=1))
