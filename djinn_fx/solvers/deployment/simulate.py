@@ -1,0 +1,313 @@
+"""What becomes of a plan: every node of every request, when it runs and where. Exact, event by event.
+
+Nodes that can run wait in queues, one for each model (and, where requests stay in one server, for each server). A
+server with idle devices takes the one that goes first. A gang whose devices are not all idle has them reserved: until
+the last of them is, they only take what is first in a queue and ends before. So a device is idle only if nothing that
+waits could begin on it, or if an earlier gang is about to.
+Transfers between servers, where they take time, keep the device that waits for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from heapq import heapify, heappop, heappush
+
+import numpy as np
+
+from djinn_fx.solvers.deployment.problem import Floats, Ints, Plan, Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What was simulated, a number for each node of each request.
+
+    Attributes:
+        start: seconds.
+        end: seconds.
+        ready: when the last of what it waited for had ended, or its request came.
+        replica: which copy of the plan ran it; -1: none, as its model is nowhere.
+    """
+
+    start: Floats
+    end: Floats
+    ready: Floats
+    replica: Ints
+
+    @cached_property
+    def makespan(self) -> float:
+        """When the last node ends, in seconds."""
+        return float(np.nanmax(self.end)) if np.isfinite(self.end).any() else 0.0
+
+
+class _Queue:
+    """Nodes of one model that wait, those that one server may take.
+
+    Attributes:
+        heap: places in the order in which they go.
+        width: devices of the gang.
+        servers: who takes from it.
+    """
+
+    __slots__ = ("heap", "servers", "width")
+
+    def __init__(self, width: int) -> None:
+        self.heap: list[int] = []
+        self.width = width
+        self.servers: list[int] = []
+
+
+def simulate(problem: Problem, plan: Plan) -> Outcome:
+    """Run every request on the plan's copies.
+
+    Args:
+        problem: with the traffic.
+        plan: valid for it; a node whose model is nowhere never runs, and neither does what waits for it.
+    """
+    return _Run(problem, plan).run()
+
+
+class _Run:
+    def __init__(self, problem: Problem, plan: Plan) -> None:
+        cluster, traffic = problem.cluster, problem.traffic
+        self.problem, self.plan = problem, plan
+        self.widths = [one.gang for one in problem.models]
+        self.devices = [range(r.first, r.first + self.widths[r.model]) for r in plan.replicas]
+        self.server_of = [cluster.server[r.first] for r in plan.replicas]
+        self.slow = [max(cluster.slowness[d] for d in devices) for devices in self.devices]
+        self.hosted: list[dict[int, list[int]]] = [{} for _ in cluster.servers]
+        for number, replica in enumerate(plan.replicas):
+            self.hosted[self.server_of[number]].setdefault(replica.model, []).append(number)
+        self.busy = [False] * cluster.size
+        self.free_at = [0.0] * cluster.size
+        self.idle = [len(one) for one in cluster.servers]
+        self.mode = [0] * len(cluster.servers)
+        # Lists are indexed several times as fast as arrays.
+        self.model_of: list[int] = problem.model_of.tolist()
+        self.times: list[float] = traffic.times.tolist()
+        self.request: list[int] = traffic.request.tolist()
+        self.first: list[int] = traffic.first.tolist()
+        self.workflow: list[int] = traffic.workflow.tolist()
+        count = len(self.times)
+        self.start = [np.nan] * count
+        self.end = [np.nan] * count
+        self.ready = [np.nan] * count
+        self.ran = [-1] * count
+        self.home = [-1] * traffic.size
+        self.events: list[tuple[float, int, int]] = []
+        self.moves = bool(cluster.bandwidth or cluster.latency)
+        self.full_at = [0.0] * len(cluster.servers)
+        self._order()
+        self._queues()
+
+    def _order(self) -> None:
+        """The place of each node in the order in which they go, and the node at each place."""
+        if not self.plan.discipline.by_path:
+            self.place: list[int] | range = range(len(self.times))
+            self.at: list[int] | range = self.place
+            return
+        order = np.argsort(-tails(self.problem), kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        self.place, self.at = place.tolist(), order.tolist()
+
+    def _queues(self) -> None:
+        """For each kind of workflow and model a queue; for each server those that it takes from."""
+        everywhere = tuple(range(len(self.hosted)))
+        kinds: dict[tuple[int, ...], dict[int, _Queue]] = {}
+        self.drawn: list[list[tuple[_Queue, list[int]]]] = [[] for _ in self.hosted]
+        self.unbound: list[dict[int, _Queue]] = []
+        self.locals: list[tuple[int, ...]] = []
+        for one in self.problem.workflows:
+            wanted = set(one.models)
+            local = (
+                tuple(s for s in everywhere if wanted <= self.hosted[s].keys()) if self.plan.discipline.local else ()
+            )
+            self.locals.append(local)
+            kind = kinds.setdefault(local or everywhere, {})
+            self.unbound.append(kind)
+            for model in wanted:
+                if model not in kind:
+                    kind[model] = self._queue(model, local or everywhere)
+        bound = {m for one, local in zip(self.problem.workflows, self.locals, strict=True) if local for m in one.models}
+        self.bound = [{m: self._queue(m, (s,)) for m in bound & here.keys()} for s, here in enumerate(self.hosted)]
+
+    def _queue(self, model: int, servers: tuple[int, ...]) -> _Queue:
+        made = _Queue(self.widths[model])
+        for server in servers:
+            replicas = self.hosted[server].get(model)
+            if replicas:
+                made.servers.append(server)
+                self.drawn[server].append((made, replicas))
+        return made
+
+    def run(self) -> Outcome:
+        """From the first arrival to the last end."""
+        events, arrival = self.events, self.problem.traffic.arrival.tolist()
+        roots = [[n for n, early in enumerate(one.before) if not early] for one in self.problem.workflows]
+        self.left = [0] * len(self.times)
+        after = [one.after for one in self.problem.workflows]
+        counts = [[len(early) for early in one.before] for one in self.problem.workflows]
+        first, workflow, request, idle = self.first, self.workflow, self.request, self.idle
+        left, busy, devices, server_of = self.left, self.busy, self.devices, self.server_of
+        coming, number = 0, len(arrival)
+        infinite = float("inf")
+        while events or coming < number:
+            now = arrival[coming] if coming < number else infinite
+            if events and events[0][0] <= now:
+                now = events[0][0]
+            touched: dict[int, None] = {}
+            while events and events[0][0] == now:
+                _, node, replica = heappop(events)
+                for device in devices[replica]:
+                    busy[device] = False
+                server = server_of[replica]
+                idle[server] += len(devices[replica])
+                touched[server] = None
+                one = request[node]
+                base = first[one]
+                for later in after[workflow[one]][node - base]:
+                    left[base + later] -= 1
+                    if not left[base + later]:
+                        self._wait(base + later, one, now, touched)
+            while coming < number and arrival[coming] == now:
+                base, kind = first[coming], workflow[coming]
+                if self.locals[kind]:
+                    self._bind(coming, kind, now)
+                left[base : base + len(counts[kind])] = counts[kind]
+                for root in roots[kind]:
+                    self._wait(base + root, coming, now, touched)
+                coming += 1
+            for server in touched:
+                if idle[server]:
+                    self._dispatch(server, now)
+        start, end, ready = (np.array(one, np.float64) for one in (self.start, self.end, self.ready))
+        return Outcome(start, end, ready, np.array(self.ran, np.int64))
+
+    def _bind(self, request: int, kind: int, now: float) -> None:
+        """Choose the server for all of a request's nodes: where its work would be through first."""
+        base, cluster = self.first[request], self.problem.cluster
+        models = self.problem.workflows[kind].models
+        work = sum(self.times[base + node] * self.widths[model] for node, model in enumerate(models))
+        until, home = min((max(self.full_at[s], now) + work / len(cluster.servers[s]), s) for s in self.locals[kind])
+        self.full_at[home], self.home[request] = until, home
+
+    def _wait(self, node: int, request: int, now: float, touched: dict[int, None]) -> None:
+        """A node can run: it enters its queue, and servers that take from it are looked at."""
+        self.ready[node] = now
+        home = self.home[request]
+        kind = self.unbound[self.workflow[request]] if home < 0 else self.bound[home]
+        queue = kind[self.model_of[node]]
+        heappush(queue.heap, self.place[node])
+        for server in queue.servers:
+            if self.idle[server]:
+                touched[server] = None
+
+    def _begin(self, node: int, replica: int, now: float) -> None:
+        request, server, devices = self.request[node], self.server_of[replica], self.devices[replica]
+        end = now + self.times[node] * self.slow[replica]
+        if self.moves:
+            end += self._moved(node, request, server)
+        self.start[node], self.end[node], self.ran[node] = now, end, replica
+        for device in devices:
+            self.busy[device] = True
+            self.free_at[device] = end
+        self.idle[server] -= len(devices)
+        heappush(self.events, (end, node, replica))
+
+    def _moved(self, node: int, request: int, server: int) -> float:
+        """Seconds until what it takes from other servers is here: one after the other."""
+        cluster, base = self.problem.cluster, self.first[request]
+        workflow = self.problem.workflows[self.workflow[request]]
+        found = 0.0
+        for place, early in enumerate(workflow.before[node - base]):
+            if self.server_of[self.ran[base + early]] != server:
+                nbytes = workflow.nbytes[node - base][place] if workflow.nbytes else 0
+                found += cluster.latency + (nbytes / cluster.bandwidth if cluster.bandwidth else 0.0)
+        return found
+
+    def _dispatch(self, server: int, now: float) -> None:
+        """Begin what goes first on idle devices, until nothing more can."""
+        waiting = [pair for pair in self.drawn[server] if pair[0].heap]
+        busy, at = self.busy, self.at
+        if len(waiting) == 1:
+            queue, replicas = waiting[0]
+            heap, single = queue.heap, queue.width == 1
+            for replica in replicas:
+                here = self.devices[replica]
+                if not (busy[here.start] if single else True in busy[here.start : here.stop]):
+                    self._begin(at[heappop(heap)], replica, now)
+                    if not heap:
+                        return
+            return
+        if not waiting:
+            return
+        hold, mode = self.plan.discipline.hold, self.mode[server]
+        if hold:
+            first = min((pair[0].heap[0] - (hold if pair[0].width == mode else 0), pair[0].width) for pair in waiting)
+            mode = self.mode[server] = first[1]
+        rows = [(pair[0].heap[0] - (hold if pair[0].width == mode else 0), n) for n, pair in enumerate(waiting)]
+        heapify(rows)
+        blocked: dict[int, float] = {}
+        while rows and self.idle[server]:
+            key, number = heappop(rows)
+            queue, replicas = waiting[number]
+            heap, width = queue.heap, queue.width
+            node = at[heap[0]]
+            found = self._idle(replicas, node, now, blocked) if self.idle[server] >= width else -1
+            if found >= 0:
+                place = heappop(heap)
+                self._begin(node, found, now)
+                if heap:
+                    heappush(rows, (key + heap[0] - place, number))
+            elif width > 1:
+                self._reserve(replicas, blocked)
+
+    def _idle(self, replicas: list[int], node: int, now: float, blocked: dict[int, float]) -> int:
+        """A copy whose devices are idle, and not reserved for before the node would end; -1: none."""
+        busy = self.busy
+        for replica in replicas:
+            here = self.devices[replica]
+            if busy[here.start] or (len(here) > 1 and True in busy[here.start : here.stop]):
+                continue
+            if blocked:
+                end = now + self.times[node] * self.slow[replica]
+                if any(blocked.get(device, end) < end for device in here):
+                    continue
+            return replica
+        return -1
+
+    def _reserve(self, replicas: list[int], blocked: dict[int, float]) -> None:
+        """Keep the devices of the copy that will be idle first."""
+        free_at = self.free_at
+        until, here = min(
+            (max(free_at[one.start : one.stop]), one.start) for one in map(self.devices.__getitem__, replicas)
+        )
+        for device in range(here, here + self.widths[self.plan.replicas[replicas[0]].model]):
+            blocked[device] = min(until, blocked.get(device, until))
+
+
+def tails(problem: Problem) -> Floats:
+    """Seconds from each node's start to its request's end, if nothing has to wait."""
+    times = problem.traffic.times
+    found: Floats = times.copy()
+    for number, one in enumerate(problem.workflows):
+        base = problem.traffic.first[:-1][problem.traffic.workflow == number]
+        for node in reversed(range(len(one.models))):
+            longest = np.zeros(len(base))
+            for later in one.after[node]:
+                longest = np.maximum(longest, found[base + later])
+            found[base + node] = times[base + node] + longest
+    return found
+
+
+def heads(problem: Problem) -> Floats:
+    """When each node could begin at the earliest: arrival, and the longest way before it, in seconds."""
+    times = problem.traffic.times
+    found: Floats = np.repeat(problem.traffic.arrival, np.diff(problem.traffic.first))
+    for number, one in enumerate(problem.workflows):
+        base = problem.traffic.first[:-1][problem.traffic.workflow == number]
+        for node, early in enumerate(one.before):
+            for before in early:
+                found[base + node] = np.maximum(found[base + node], found[base + before] + times[base + before])
+    return found
