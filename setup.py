@@ -42,6 +42,8 @@ ONNXRUNTIME = ["onnxruntime>=1.31,<1.33; python_version >= '3.11'", ONNX]
 OPENVINO = ["openvino>=2026.4,<2026.5", ONNX]
 # Runs regions on workers (docs/remote_workers.md): its core alone, no dashboard.
 RAY = ["ray>=2.60,<2.61"]
+# Codecs for tensors that travel over slow links.
+WIRE = ["lz4>=4.3", "zstandard>=0.22"]
 # Builds the pages into a site, strictly. (MkDocs still stands at 1.6.1, of 2024.)
 DOCS = [f"{name}; python_version >= '3.11'" for name in ("sphinx>=8.2", "myst-parser>=4", "furo>=2024.8")]
 TEST = [
@@ -101,6 +103,7 @@ setup(
         "openvino": OPENVINO,
         "onnxruntime": ONNXRUNTIME,
         "ray": RAY,
+        "wire": WIRE,
         "solve": ["highspy>=1.11"],  # bounds of placements that need not be contiguous; everything works without
     },
     entry_points={

@@ -7,7 +7,8 @@
 
 Numbers are little-endian. The header is ``{"schema", "kind", "fields", "tensors"}``; each entry of ``tensors`` has a
 name, the length of its ``.npy`` bytes, its element type by torch's name, the order of its dimensions where numpy has no
-word for it, and its digest, or null from a sender that leaves this to the carrier.
+word for it, and its digest, or null from a sender that leaves this to the carrier; and, where its elements are packed
+(:mod:`djinn_fx.remote.wire.packed`), the codec.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from djinn_fx.errors import EngineError
 from djinn_fx.remote.wire.header import Entry, header_text, read_header
 from djinn_fx.remote.wire.limits import LIMITS, Limits
+from djinn_fx.remote.wire.packed import unpacked
 from djinn_fx.remote.wire.payload import ALIGNMENT, Payload, digest_of, tensor_of
 
 MAGIC = b"DJINNWR\n"
@@ -99,7 +101,8 @@ def encode(
     total, small = 0, b""
     for name, payload in (tensors or {}).items():
         size = payload.nbytes
-        entries.append(Entry(name, size, payload.dtype, payload.axes, payload.digest if digests else None))
+        digest = payload.digest if digests else None
+        entries.append(Entry(name, size, payload.dtype, payload.axes, digest, payload.codec))
         pieces += (small + payload.head, payload.data)
         small = bytes(-size % ALIGNMENT)
         total += size + len(small)
@@ -178,10 +181,14 @@ def read_frame(
     kind, fields, entries = read_header(header, SCHEMA, limits)
     tensors: dict[str, torch.Tensor] = {}
     digests: dict[str, str] = {}
+    unpacked_bytes = 0
     for entry, part in _parts(entries, payload):
         name, told = entry.name, entry.sha256
         if name in tensors:
             raise EngineError(f"a frame with two tensors {name[:80]!r}")
+        if entry.codec is not None:
+            part = _unpacked(part, entry, limits.payload_bytes - unpacked_bytes)
+            unpacked_bytes += len(part)
         if told is not None and verify:
             if digest_of(entry.dtype, entry.axes, part) != told:
                 raise EngineError(f"a damaged frame: its tensor {name[:80]!r} has another digest than it says")
@@ -191,6 +198,19 @@ def read_frame(
         except EngineError as error:
             raise EngineError(f"a frame's tensor {name[:80]!r}: {error}") from error
     return Frame(kind=kind, fields=fields, tensors=tensors, digests=digests, readonly=payload.readonly)
+
+
+def _unpacked(part: memoryview, entry: Entry, max_bytes: int) -> memoryview:
+    """The ``.npy`` bytes of a packed tensor.
+
+    Raises:
+        EngineError: they are larger than allowed, or cannot be had.
+    """
+    assert entry.codec is not None
+    try:
+        return unpacked(part, entry.dtype, entry.codec, max_bytes)
+    except EngineError as error:
+        raise EngineError(f"a frame's tensor {entry.name[:80]!r}: {error}") from error
 
 
 def _check_sizes(header_bytes: int, payload_bytes: int, limits: Limits) -> None:

@@ -30,6 +30,7 @@ class Entry(NamedTuple):
         dtype: torch's name of the element type.
         axes: as :attr:`djinn_fx.remote.wire.payload.Payload.axes`.
         sha256: its digest; None from a sender that leaves this to the carrier.
+        codec: by which the payload is packed; None, and not written: it is not.
     """
 
     name: str
@@ -37,15 +38,17 @@ class Entry(NamedTuple):
     dtype: str
     axes: tuple[int, ...] | None
     sha256: str | None
+    codec: str | None = None
 
 
 @functools.lru_cache(maxsize=4096)
 def entry_text(entry: Entry) -> str:
     """An entry as JSON."""
-    return json.dumps(
-        {"axes": entry.axes, "bytes": entry.nbytes, "dtype": entry.dtype, "name": entry.name, "sha256": entry.sha256},
-        separators=(",", ":"),
-    )
+    content: dict[str, Any] = {"axes": entry.axes, "bytes": entry.nbytes}
+    if entry.codec is not None:
+        content["codec"] = entry.codec
+    content |= {"dtype": entry.dtype, "name": entry.name, "sha256": entry.sha256}
+    return json.dumps(content, separators=(",", ":"))
 
 
 def header_text(schema: str, kind: str, fields: Any, entries: list[Entry], limits: Limits) -> bytes:
@@ -113,10 +116,10 @@ def _entry(found: Any) -> Entry:
     Raises:
         EngineError: it is not what it should be.
     """
-    if not isinstance(found, dict) or found.keys() != _KEYS:
+    if not isinstance(found, dict) or found.keys() - {"codec"} != _KEYS:
         raise EngineError(f"a frame whose list of tensors holds {json.dumps(found)[:120]}")
     name, nbytes, dtype = found["name"], found["bytes"], found["dtype"]
-    axes, sha256 = found["axes"], found["sha256"]
+    axes, sha256, codec = found["axes"], found["sha256"], found.get("codec")
     right = (
         type(name) is str
         and type(nbytes) is int
@@ -124,10 +127,11 @@ def _entry(found: Any) -> Entry:
         and type(dtype) is str
         and (axes is None or (type(axes) is list and all(type(dim) is int for dim in axes)))
         and (sha256 is None or type(sha256) is str)
+        and (codec is None or type(codec) is str)
     )
     if not right:
         raise EngineError(f"a frame whose list of tensors holds {json.dumps(found)[:120]}")
-    return Entry(name, nbytes, dtype, None if axes is None else tuple(axes), sha256)
+    return Entry(name, nbytes, dtype, None if axes is None else tuple(axes), sha256, codec)
 
 
 __all__ = ["Entry", "entry_text", "header_text", "read_header"]

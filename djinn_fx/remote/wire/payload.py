@@ -43,22 +43,33 @@ class Payload:
         dtype: torch's name of its element type; the ``.npy`` bytes say as what it is carried.
         axes: which dimension of the tensor each one of the stored array is; None: it is stored as it is.
         head: the ``.npy`` header.
-        data: what follows it: a view of the tensor's memory, or of a copy.
+        data: what follows it: a view of the tensor's memory, or of a copy; or that packed.
+        codec: by which it is packed, if it is.
+        of: the payload that was packed.
     """
 
     dtype: str
     axes: tuple[int, ...] | None
     head: bytes
     data: memoryview
+    codec: str | None = None
+    of: Payload | None = None
 
     @property
     def nbytes(self) -> int:
-        """How many bytes the ``.npy`` form has."""
+        """How many bytes it takes."""
         return len(self.head) + len(self.data)
+
+    @property
+    def item_bytes(self) -> int:
+        """Of one element."""
+        return numpy_type(self.dtype).itemsize
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of type, axes and ``.npy`` bytes, in hex; taken once."""
+        """SHA-256 of type, axes and ``.npy`` bytes, packed or not, in hex; taken once."""
+        if self.of is not None:
+            return self.of.digest
         return digest_of(self.dtype, self.axes, self.head, self.data)
 
 
@@ -187,6 +198,17 @@ def tensor_of(buffer: Any, dtype: str, axes: Sequence[int] | None = None) -> tor
     return tensor if stored.order is None else tensor.permute(stored.order)
 
 
+def head_of(raw: memoryview, dtype: str) -> tuple[int, int, int]:
+    """Of a payload: bytes of its header, of all its elements, and of one.
+
+    Raises:
+        EngineError: it has no header of a tensor of that type.
+    """
+    start = _head_bytes(raw)
+    stored = _stored(bytes(raw[:start]), dtype, None)
+    return start, stored.nbytes, stored.dtype.itemsize
+
+
 class _Stored(NamedTuple):
     """What a ``.npy`` header says.
 
@@ -258,7 +280,7 @@ def _array(raw: memoryview, start: int, stored: _Stored) -> np.ndarray:
     """The array over these bytes, or over a copy if torch could not read them there."""
     if stored.dtype.kind == "b" and int(np.frombuffer(raw, dtype=np.uint8, offset=start).max()) > 1:
         raise EngineError("a tensor of truth values with bytes that are neither 0 nor 1")
-    array = np.ndarray(stored.shape, stored.dtype, raw, start, order="F" if stored.fortran else "C")
+    array: np.ndarray = np.ndarray(stored.shape, stored.dtype, raw, start, order="F" if stored.fortran else "C")
     if not stored.dtype.isnative:
         return array.astype(stored.dtype.newbyteorder("="))
     if not array.flags.aligned:
