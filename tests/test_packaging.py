@@ -27,6 +27,8 @@ OPTIONAL = (
     "pytorch_lightning",
     "ray",
     "highspy",
+    "lz4",
+    "zstandard",
     "kubernetes",
     "kopf",
     "prometheus_client",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from djinn_fx.remote.wire.codecs import codec_of, known
-from djinn_fx.remote.wire.packed import BLOCK_BYTES, compressed, packed
+from djinn_fx.remote.wire.packed import BLOCK_BYTES, compressed, packed_by
 from djinn_fx.remote.wire.payload import Payload
 
 #: Pieces that a codec is tried on, evenly spread, and their bytes.
@@ -77,7 +77,7 @@ class Packer:
     def pack(self, payload: Payload) -> Payload:
         """The payload as it is to be sent."""
         name = self.chosen(payload)
-        found = payload if name is None else packed(payload, name)
+        found = payload if name is None else packed_by(payload, name)
         self.counts[found.codec or ""] += 1
         return found
 

@@ -19,7 +19,7 @@ BLOCK_BYTES = 256 * 2**10
 _LENGTH = struct.Struct("<I")
 
 
-def packed(payload: Payload, name: str) -> Payload:
+def packed_by(payload: Payload, name: str) -> Payload:
     """A payload packed by a codec; itself where that is no smaller.
 
     Args:
@@ -111,4 +111,4 @@ def _fill(into: np.ndarray, codec: Codec, data: memoryview, item: int) -> None:
         elements[:, byte] = apart[byte]
 
 
-__all__ = ["BLOCK_BYTES", "compressed", "packed", "unpacked"]
+__all__ = ["BLOCK_BYTES", "compressed", "packed_by", "unpacked"]

@@ -19,7 +19,7 @@ from djinn_fx.remote.wire.choice import Packer, Trial, trial
 from djinn_fx.remote.wire.codecs import Codec, codec_of, known, register
 from djinn_fx.remote.wire.frame import decode, encode, joined
 from djinn_fx.remote.wire.limits import Limits
-from djinn_fx.remote.wire.packed import BLOCK_BYTES, packed, unpacked
+from djinn_fx.remote.wire.packed import BLOCK_BYTES, packed_by, unpacked
 from djinn_fx.remote.wire.payload import Payload, payload_of
 from djinn_fx.remote.wire.types import TORCH_TYPES
 from tests.examples import examples
@@ -64,7 +64,7 @@ def sent(payload: Payload, **how: Any) -> Any:
 def test_a_packed_tensor_comes_back(name: str, dtype: str) -> None:
     tensor = few_values(3 * BLOCK_BYTES // TORCH_TYPES[dtype].itemsize - 77, dtype)
     plain = payload_of(tensor)
-    small = packed(plain, name)
+    small = packed_by(plain, name)
     assert small.nbytes < plain.nbytes / 2
     assert (small.codec, small.digest) == (name, plain.digest)
     raw = sent(small)
@@ -79,9 +79,9 @@ def test_a_packed_tensor_comes_back(name: str, dtype: str) -> None:
 def test_what_does_not_pack_travels_as_it_is(name: str) -> None:
     noise = torch.frombuffer(bytearray(random.Random(0).randbytes(2 * BLOCK_BYTES)), dtype=torch.uint8)
     plain = payload_of(noise)
-    assert packed(plain, name) is plain
+    assert packed_by(plain, name) is plain
     mixed = torch.cat([noise, torch.zeros(BLOCK_BYTES, dtype=torch.uint8)])
-    small = packed(payload_of(mixed), name)
+    small = packed_by(payload_of(mixed), name)
     assert small.codec == name
     assert torch.equal(decode(sent(small)).tensors["x"], mixed)
 
@@ -93,7 +93,7 @@ def test_any_layout_comes_back_equal(data: st.DataObject) -> None:
     tensor = data.draw(layouts().filter(torch.Tensor.dim))
     large = tensor.repeat([8] * tensor.dim()).permute(data.draw(st.permutations(range(tensor.dim()))))
     payload = payload_of(large)
-    back = decode(sent(packed(payload, name))).tensors["x"]
+    back = decode(sent(packed_by(payload, name))).tensors["x"]
     assert (back.shape, back.stride()) == (large.shape, large.stride()) or not large.numel()
     assert payload_of(back).digest == payload.digest
 
@@ -105,7 +105,7 @@ def test_a_frame_that_is_not_packed_is_what_it_was_before_there_were_codecs() ->
 
 
 def test_an_unknown_codec_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = sent(packed(payload_of(few_values(4000)), "zlib"))
+    raw = sent(packed_by(payload_of(few_values(4000)), "zlib"))
     monkeypatch.setattr(codecs, "_REGISTERED", {})
     with pytest.raises(EngineError, match=r"'x'.*unknown codec 'zlib'"):
         decode(raw)
@@ -129,7 +129,7 @@ def stated(payload: Payload, shape: str, name: str) -> memoryview:
     at = payload.head.index(b"'shape': (")
     head = payload.head[:at] + f"'shape': ({shape}), }}".encode()
     head = head.ljust(len(payload.head) - 1) + b"\n"
-    return memoryview(head + bytes(packed(payload, name).data))
+    return memoryview(head + bytes(packed_by(payload, name).data))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,7 +147,7 @@ def test_a_bomb_is_told_before_memory_is_reserved(name: str, shape: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_of_a_frame_together_is_bounded(name: str) -> None:
-    one = packed(payload_of(few_values(100_000)), name)
+    one = packed_by(payload_of(few_values(100_000)), name)
     raw = joined(encode("call", {}, {str(n): one for n in range(4)}))
     assert len(decode(raw).tensors) == 4
     with pytest.raises(EngineError, match=r"at most .* allowed"):
@@ -210,7 +210,7 @@ def test_of_two_codecs_the_one_that_is_there_first() -> None:
 def test_a_trial_is_what_the_codec_makes_of_the_tensor(name: str) -> None:
     payload = payload_of(few_values(1_000_000))
     found = trial(payload, name)
-    share = len(packed(payload, name).data) / len(payload.data)
+    share = len(packed_by(payload, name).data) / len(payload.data)
     assert found.share == pytest.approx(share, rel=0.1)
     assert found.pack_s > 0
     assert found.unpack_s > 0
