@@ -280,12 +280,16 @@ def _array(raw: memoryview, start: int, stored: _Stored) -> np.ndarray:
     """The array over these bytes, or over a copy if torch could not read them there."""
     if stored.dtype.kind == "b" and int(np.frombuffer(raw, dtype=np.uint8, offset=start).max()) > 1:
         raise EngineError("a tensor of truth values with bytes that are neither 0 nor 1")
-    array: np.ndarray = np.ndarray(stored.shape, stored.dtype, raw, start, order="F" if stored.fortran else "C")
+    array: np.ndarray[Any, Any] = np.ndarray(
+        stored.shape, stored.dtype, raw, start, order="F" if stored.fortran else "C"
+    )
     if not stored.dtype.isnative:
-        return array.astype(stored.dtype.newbyteorder("="))
-    if not array.flags.aligned:
-        return array.copy(order="K")
-    return np.asarray(_Memory(array)) if raw.readonly else array
+        array = array.astype(stored.dtype.newbyteorder("="))
+    elif not array.flags.aligned:
+        array = array.copy(order="K")
+    elif raw.readonly:
+        array = np.asarray(_Memory(array))
+    return array
 
 
 def _empty(stored: _Stored) -> torch.Tensor:
