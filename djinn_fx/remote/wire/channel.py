@@ -11,6 +11,7 @@ import numpy as np
 from djinn_fx.errors import EngineError
 from djinn_fx.remote.wire.frame import PREFIX_BYTES, Frame, read_frame, read_prefix
 from djinn_fx.remote.wire.limits import LIMITS, Limits
+from djinn_fx.runtime.devices.links import Bucket
 
 #: Pieces shorter than this go together: each one sent by itself is a packet of its own.
 _SMALL_BYTES = 16 * 2**10
@@ -40,12 +41,21 @@ def read(stream: BinaryIO, *, limits: Limits = LIMITS, verify: bool = True) -> F
     return _next(lambda into: stream.readinto(into), limits, verify)  # type: ignore[attr-defined]
 
 
-def send(channel: socket.socket, pieces: Iterable[bytes | memoryview]) -> None:
+def send(channel: socket.socket, pieces: Iterable[bytes | memoryview], *, link: Bucket | None = None) -> None:
     """Send a frame over a blocking socket.
+
+    Args:
+        channel: the socket.
+        pieces: of the frame.
+        link: a declared one before it: the frame is sent when all of it would have come over that, after what others
+            send over the same link.
 
     Raises:
         OSError: the other side is gone, or the socket's timeout is over.
     """
+    if link is not None:
+        pieces = list(pieces)
+        link.wait(link.book(sum(map(len, pieces))))
     waiting = b""
     for piece in pieces:
         if len(piece) < _SMALL_BYTES:

@@ -15,6 +15,8 @@ from djinn_fx.remote.wire.channel import read, receive, send, write
 from djinn_fx.remote.wire.frame import encode
 from djinn_fx.remote.wire.limits import Limits
 from djinn_fx.remote.wire.payload import payload_of
+from djinn_fx.runtime.devices.links import Bucket
+from djinn_fx.settings.devices import DeclaredLink
 
 VALUES = [torch.randn(3, 4), torch.randn(300_000), torch.empty(0), torch.randn(2).bfloat16()]
 
@@ -56,6 +58,27 @@ def test_over_a_socket() -> None:
             assert torch.equal(found.tensors["x"], value)
         assert receive(there) is None
         sender.join()
+
+
+def test_over_a_declared_link_frames_come_when_their_bytes_have_passed() -> None:
+    here, there = socket.socketpair()
+    now, woken = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        now[0] += max(seconds, 1e-6)
+        woken.append(now[0])
+
+    declared = DeclaredLink(ends=("a", "b"), bandwidth_bytes_s=1e6, latency_s=0.5)
+    link = Bucket(declared, clock=lambda: now[0], sleep=sleep)
+    due, passed = 0.0, 0
+    with here, there:
+        for pieces in (frames()[0], frames()[3], frames()[0]):
+            passed = sum(map(len, pieces))
+            due = now[0] + passed / 1e6 + 0.5
+            send(here, pieces, link=link)
+            assert now[0] == pytest.approx(due, abs=2e-6)
+            assert receive(there) is not None
+    assert len(woken) > 3
 
 
 def test_half_a_frame_is_an_error() -> None:
