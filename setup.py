@@ -76,6 +76,7 @@ setup(
     package_data={
         "djinn_fx": ["py.typed"],
         "djinn_fx.costmodels": ["data/*"],
+        "djinn_fx.deploy.telling": ["*.schema.json"],
         "djinn_fx.explain.forms": ["schema.json"],
         "djinn_fx.explain.forms.html": ["page.*"],
     },

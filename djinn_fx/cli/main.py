@@ -21,6 +21,7 @@ WITH_TORCH = {
     "calibrate": ("djinn_fx.cli.calibrate", "measure this machine, so that the cost model knows its times"),
     "tune": ("djinn_fx.cli.tune", "try the engines on a model and remember the fastest"),
     "build": ("djinn_fx.cli.build", "build a model's TensorRT plans for a GPU, here or elsewhere"),
+    "deploy": ("djinn_fx.deploy.command", "plan which model lives on which device, for workflows of several models"),
     "repro": ("djinn_fx.cli.repro", "run a region alone whose engine gave a wrong answer, and compare"),
 }
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from djinn_fx.errors import SolverError
-from djinn_fx.solvers.deployment.loads import split
+from djinn_fx.solvers.deployment.placing.loads import split
 from djinn_fx.solvers.deployment.problem import Discipline, Plan, Problem, Replica
 from djinn_fx.solvers.deployment.simulate import simulate
 from djinn_fx.solvers.deployment.validator import validate

@@ -14,20 +14,18 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from djinn_fx.solvers.deployment.bounds import Bounds, bounds_of
-from djinn_fx.solvers.deployment.greedy import balanced, filled, first_copies, grown
-from djinn_fx.solvers.deployment.inside import inside_servers
-from djinn_fx.solvers.deployment.loads import crossing, split
 from djinn_fx.solvers.deployment.measures import Measures, measure
+from djinn_fx.solvers.deployment.placing.greedy import balanced, filled, first_room, grown
+from djinn_fx.solvers.deployment.placing.inside import inside_servers
+from djinn_fx.solvers.deployment.placing.loads import crossing, split
+from djinn_fx.solvers.deployment.placing.room import Room
 from djinn_fx.solvers.deployment.problem import Discipline, Plan, Problem, Replica
-from djinn_fx.solvers.deployment.room import Room
 from djinn_fx.solvers.deployment.simulate import simulate
 
 #: Node executions that a search may simulate; the fewest plans that it looks at all the same, and the most.
 EFFORT, FEWEST_RUNS, MOST_RUNS = 600_000, 6, 500
 #: Makespans within this of the best found, or within that of the bound, count as the same, and P99 decides.
 NEAR_BEST, NEAR_BOUND = 1.005, 1.015
-#: Orders of placements that are tried where the first finds no room.
-TRIES = 40
 
 
 class Aim(Enum):
@@ -95,13 +93,6 @@ def placements(problem: Problem, count: int = 3) -> list[Room]:
         base = first_room(problem)
         found = [] if base is None else [grown(base)]
     return list({one.sorted: one for one in found}.values())
-
-
-def first_room(problem: Problem) -> Room | None:
-    """A copy of each model, by work or, where that finds no room, by how tightly they can be packed."""
-    room = first_copies(problem)
-    tight = (first_copies(problem, tight=True, seed=seed) for seed in range(TRIES))
-    return room if room is not None else next((one for one in tight if one is not None), None)
 
 
 class _Search:

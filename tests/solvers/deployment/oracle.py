@@ -6,8 +6,8 @@ import random
 
 import numpy as np
 
+from djinn_fx.solvers.deployment.placing.room import Room
 from djinn_fx.solvers.deployment.problem import Cluster, Discipline, Model, Plan, Problem, Replica, Traffic, Workflow
-from djinn_fx.solvers.deployment.room import Room
 
 
 def traffic_of(workflows: tuple[Workflow, ...], rows: list[tuple[float, int]], times: list[float]) -> Traffic:

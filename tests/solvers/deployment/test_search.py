@@ -10,8 +10,8 @@ import pytest
 from djinn_fx.errors import SolverError
 from djinn_fx.solvers.deployment.bounds import bounds_of, placement_bound
 from djinn_fx.solvers.deployment.exhaustive import best_makespan, every_plan
-from djinn_fx.solvers.deployment.fewest import fewest, placed_somehow
-from djinn_fx.solvers.deployment.loads import crossing, split
+from djinn_fx.solvers.deployment.placing.fewest import fewest, placed_somehow
+from djinn_fx.solvers.deployment.placing.loads import crossing, split
 from djinn_fx.solvers.deployment.problem import Cluster, Discipline, Model, Plan, Problem, Replica, Traffic, Workflow
 from djinn_fx.solvers.deployment.search import Aim, search
 from djinn_fx.solvers.deployment.validator import Rule, validate

@@ -6,9 +6,13 @@ import random
 from collections.abc import Sequence
 
 from djinn_fx.solvers.deployment.bounds import CopyBounds
-from djinn_fx.solvers.deployment.loads import split
+from djinn_fx.solvers.deployment.placing.loads import split
+from djinn_fx.solvers.deployment.placing.patterns import Patterns, patterns_of
+from djinn_fx.solvers.deployment.placing.room import Room
 from djinn_fx.solvers.deployment.problem import Problem, Replica
-from djinn_fx.solvers.deployment.room import Room
+
+#: Orders of placements that are tried where the first finds no room.
+TRIES = 40
 
 
 def first_copies(problem: Problem, *, tight: bool = False, seed: int = 0) -> Room | None:
@@ -28,21 +32,36 @@ def first_copies(problem: Problem, *, tight: bool = False, seed: int = 0) -> Roo
         order.sort(key=lambda m: (-models[m].gang, -models[m].share * chance.uniform(0.5, 1.0)))
     for group in problem.groups:  # its members follow one another, the widest first
         order = _gathered(order, group)
-    homes: dict[frozenset[int], int] = {}
+    homes: dict[frozenset[int], set[int]] = {}
     for model in order:
         group = next((one for one in problem.groups if model in one), frozenset[int]())
         found = room.aligned(model)
-        if group in homes:
-            found = [one for one in found if problem.cluster.server[one.first] == homes[group]]
+        if group:
+            homes.setdefault(group, _common(room, group))
+            found = [one for one in found if problem.cluster.server[one.first] in homes[group]]
         if not found:
             return None
         best = min(found, key=lambda one: cost(room, one, load, tight))
         if group:
-            homes.setdefault(group, problem.cluster.server[best.first])
+            homes[group] = {problem.cluster.server[best.first]}
         room.put(best)
         for device in room.devices(best):
             load[device] += float(problem.work[model]) * problem.cluster.slowness[device]
     return room
+
+
+def first_room(problem: Problem) -> Room | None:
+    """A copy of each model, by work or, where that finds no room, by how tightly they can be packed."""
+    room = first_copies(problem)
+    tight = (first_copies(problem, tight=True, seed=seed) for seed in range(TRIES))
+    return room if room is not None else next((one for one in tight if one is not None), None)
+
+
+def _common(room: Room, models: frozenset[int]) -> set[int]:
+    """Servers that have room for each of some models, taken by itself."""
+    server = room.problem.cluster.server
+    each = [{server[one.first] for one in room.candidates(model)} for model in sorted(models)]
+    return set.intersection(*each)
 
 
 def _gathered(order: list[int], group: frozenset[int]) -> list[int]:
@@ -132,15 +151,15 @@ def _grouped(problem: Problem) -> set[int]:
 
 def balanced(problem: Problem) -> Room | None:
     """With one model a device: as many copies of each as its work asks for. None where gangs do not find servers."""
-    bounds, used = CopyBounds(problem), set(problem.used)
+    bounds, used, patterns = CopyBounds(problem), set(problem.used), patterns_of(problem)
     counts = dict.fromkeys(sorted(used), 1)
-    placed = counted(problem, counts)
+    placed = counted(problem, counts, patterns)
     if placed is None:
         return None
     while used:
         most = max(bounds.of(m, count) for m, count in counts.items())
         worst = max(used, key=lambda m: (_binds(bounds, m, counts[m], most), problem.work[m] / counts[m], -m))
-        room = counted(problem, counts | {worst: counts[worst] + 1})
+        room = counted(problem, counts | {worst: counts[worst] + 1}, patterns)
         if room is None:
             used.discard(worst)
         else:
@@ -156,29 +175,28 @@ def _binds(bounds: CopyBounds, model: int, copies: int, most: float) -> bool:
     )
 
 
-def counted(problem: Problem, counts: dict[int, int]) -> Room | None:
+def counted(problem: Problem, counts: dict[int, int], patterns: Patterns | None = None) -> Room | None:
     """So many copies of each model, the widest first, models that work together in one server where it has room."""
     room, models = Room(problem), problem.models
     if sum(models[m].gang * count for m, count in counts.items()) > problem.cluster.size and problem.exclusive:
         return None
+    patterns = patterns or patterns_of(problem)
     for model in sorted(counts, key=lambda m: (-models[m].gang, -counts[m], m)):
         for _ in range(counts[model]):
             found = room.aligned(model)
             if not found:
                 return None
-            room.put(min(found, key=lambda one: (*_company(room, one), one.first)))
+            room.put(min(found, key=lambda one: (*_company(room, one, patterns), one.first)))
     return room
 
 
-def _company(room: Room, one: Replica) -> tuple[int, float, int]:
-    """Copies of the model in that server, results that it would exchange there (less is first), and room left there."""
+def _company(room: Room, one: Replica, patterns: Patterns) -> tuple[int, int, int]:
+    """Copies of the model in that server, work in common with what is there (more goes first), and room left there."""
     cluster = room.problem.cluster
     server = cluster.server[one.first]
-    hosted = room.hosted(server)
     near = sum(
-        times
-        for (source, target), times in room.problem.edges.items()
-        if (source == one.model and target in hosted) or (target == one.model and source in hosted)
+        patterns.together.get((min(other, one.model), max(other, one.model)), 0)
+        for other in room.hosted(server) - {one.model}
     )
     free = sum(1 for d in cluster.servers[server] if not room.hosts[d])
     return (_same_server(room, one) // room.problem.models[one.model].gang, -near, free)

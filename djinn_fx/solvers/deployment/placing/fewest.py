@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from djinn_fx.solvers.deployment.placing.greedy import first_room
+from djinn_fx.solvers.deployment.placing.room import Room
 from djinn_fx.solvers.deployment.problem import Cluster, Problem
-from djinn_fx.solvers.deployment.room import Room
-from djinn_fx.solvers.deployment.search import first_room
 
 #: Steps of the search that proves that a number does not suffice.
 STEPS = 20_000

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from djinn_fx.solvers.deployment.greedy import cost, filled
+from djinn_fx.solvers.deployment.placing.greedy import cost, filled
+from djinn_fx.solvers.deployment.placing.room import Room
 from djinn_fx.solvers.deployment.problem import Problem
-from djinn_fx.solvers.deployment.room import Room
 
 
 def inside_servers(problem: Problem, *, seed: int = 0) -> Room | None:
@@ -26,6 +26,9 @@ def inside_servers(problem: Problem, *, seed: int = 0) -> Room | None:
             return None
         for model in models:
             wanted[model].add(server)
+    for group in problem.groups:
+        if any(0 < len(group & room.hosted(server)) < len(group) for server in range(len(taken))):
+            return None
     return filled(room, seed=seed, servers=wanted)
 
 

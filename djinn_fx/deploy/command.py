@@ -1,0 +1,87 @@
+"""``djinn deploy plan | simulate``, and the older form with ``--gpus`` alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from djinn_fx.command_line import OK, FileTarget, carry_out, file_target, json_target
+from djinn_fx.deploy import old_form
+from djinn_fx.deploy.arguments import add_devices, add_input, add_search, cluster_of, wish_of, workload_of
+from djinn_fx.deploy.fewest import fewest_for
+from djinn_fx.deploy.planning import Planned, Wish, make_plan, simulated
+from djinn_fx.deploy.telling import console, execution_log, page, plan_file
+from djinn_fx.errors import SettingsError
+
+COMMANDS = ("plan", "simulate")
+EPILOG = "Exit code: 0 done, 1 failed, 2 usage or bad input, 5 there is no room (the message says what would do)."
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the commands."""
+    made = argparse.ArgumentParser(
+        prog="djinn deploy",
+        description="Which model lives on which device, for workflows of several models: plan, simulate.",
+        epilog=EPILOG,
+    )
+    actions = made.add_subparsers(metavar="ACTION", required=True)
+    plan = actions.add_parser("plan", help="find where models go")
+    add_input(plan)
+    add_devices(plan)
+    add_search(plan)
+    plan.set_defaults(run=_plan)
+    run = actions.add_parser("simulate", help="say what a plan comes to")
+    run.add_argument("plan", type=Path, metavar="PLAN.json", help="as `plan --json` writes it")
+    add_input(run)
+    run.add_argument("--log", metavar="FILE", help="write every execution as JSON")
+    run.add_argument("--html", metavar="FILE", help="write a page with a Gantt chart")
+    run.set_defaults(run=_simulate)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry a command out; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0].startswith("--") and words[0] not in ("--help", "-h"):
+        return carry_out(old_form.parser(EPILOG), old_form.run, words, "djinn deploy")
+    return carry_out(parser(), lambda arguments: int(arguments.run(arguments)), words, "djinn deploy")
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    target, html = json_target(arguments.json), file_target("--html", arguments.html)
+    workload, wish = workload_of(arguments), wish_of(arguments)
+    cluster = cluster_of(arguments)
+    if arguments.objective == "devices":
+        if arguments.slo_p99 is None:
+            raise SettingsError("--objective devices: give --slo-p99 SECONDS, which the fewest devices are to keep")
+        planned = fewest_for(workload, cluster, wish, arguments.slo_p99)
+    else:
+        planned = make_plan(workload, cluster, wish)
+    if not target.quiet:
+        parts = (console.assignment, console.proof, console.front, console.metrics)
+        print("\n\n".join(text for part in parts if (text := part(planned))))
+    target.write(plan_file.text(planned))
+    _write_page(html, planned)
+    return OK
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    log, html = file_target("--log", arguments.log), file_target("--html", arguments.html)
+    workload = workload_of(arguments)
+    plan, cluster = plan_file.read_plan(arguments.plan, workload.config)
+    planned = simulated(workload, cluster, plan, Wish(offline=arguments.mode == "offline"))
+    if not log.quiet:
+        print("\n\n".join((console.assignment(planned), console.proof(planned), console.metrics(planned))))
+    per_server = max(map(len, cluster.servers))
+    pieces = execution_log.pieces(planned, mode=arguments.mode, simulate=False, per_server=per_server)
+    if arguments.log is not None:
+        log.write("".join(pieces).rstrip("\n"))
+    _write_page(html, planned)
+    return OK
+
+
+def _write_page(target: FileTarget, planned: Planned) -> None:
+    if target.path is not None or target.quiet:
+        target.write(page.html(planned))

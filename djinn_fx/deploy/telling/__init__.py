@@ -1,0 +1,1 @@
+"""A plan and its run as text, as JSON, as a page."""
