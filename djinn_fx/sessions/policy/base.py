@@ -85,7 +85,7 @@ class Policy:
         """Whose memory it decides about; called once."""
         self.pools = pools
 
-    # -- what happens ----------------------------------------------------------------------------------------------
+    # -- what happens ------------------------------------------------------------------------------------------------
 
     def opened(self, context: Context, now: float) -> None:
         """A session is there; it has no bytes yet."""
