@@ -1,0 +1,1 @@
+"""What a Transformers model keeps of a session, as rows and states in pages."""
