@@ -38,6 +38,8 @@ class ReasonKind(str, Enum):
     RELAID = "relaid"
     OUTSIDE_ARENA = "outside-arena"
     DEVICE_LOST = "device-lost"
+    HINT = "hint"
+    RECOMPUTED = "recomputed"
 
 
 @dataclass(frozen=True, kw_only=True)

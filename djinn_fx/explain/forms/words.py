@@ -47,6 +47,8 @@ IMPORTANCE = (
     ReasonKind.ENGINE_CHOSEN,
     ReasonKind.PRICED,
     ReasonKind.EVICTED,
+    ReasonKind.RECOMPUTED,
+    ReasonKind.HINT,
     ReasonKind.CACHE_MISS,
     ReasonKind.CACHE_HIT,
     ReasonKind.STATE,

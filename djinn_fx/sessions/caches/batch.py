@@ -113,8 +113,8 @@ class Batch:
                 index[row, held - count : held] = rows
         segments = np.arange(len(group.segments))[:, None, None] * group.page_tokens(size)
         flat = torch.from_numpy((index[None] + segments).reshape(-1)).to(memory.device)
-        rows = _as_rows(group, layout, memory).index_select(0, flat)
-        return rows.view(len(group.segments), batch, held + room, -1)
+        taken = _as_rows(group, layout, memory).index_select(0, flat)
+        return taken.view(len(group.segments), batch, held + room, -1)
 
     def _no_rows(self, group: Group, layout: Layout, memory: torch.Tensor) -> torch.Tensor:
         shape = (len(group.segments), self.ids.shape[0], 0, _as_rows(group, layout, memory).shape[-1])
@@ -154,12 +154,12 @@ class Batch:
         size, count = layout.page_bytes, len(self.holdings)
         rows = [_new_rows(layers[segment.layer], segment, count, group) for segment in group.segments]
         new = rows[0].shape[1]
-        index = np.stack(
-            [
-                rows_of(group, one.lists[number], self.places, 0 if group.kept is Kept.ENCODED else one.cached, new, size)
-                for one in self.holdings
-            ]
-        )
+        starts = [0 if group.kept is Kept.ENCODED else one.cached for one in self.holdings]
+        found = [
+            rows_of(group, one.lists[number], self.places, start, new, size)
+            for one, start in zip(self.holdings, starts, strict=True)
+        ]
+        index = np.stack(found)
         segments = np.arange(len(group.segments))[:, None, None] * group.page_tokens(size)
         flat = torch.from_numpy((index[None] + segments).reshape(-1)).to(memory.device)
         target = _as_rows(group, layout, memory)
@@ -187,9 +187,7 @@ def _as_rows(group: Group, layout: Layout, memory: torch.Tensor) -> torch.Tensor
     return flat.view(-1, group.row_bytes)
 
 
-def _by_layer(
-    group: Group, rows: torch.Tensor, dtype: torch.dtype
-) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+def _by_layer(group: Group, rows: torch.Tensor, dtype: torch.dtype) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     """Keys and values of each layer; shape (batch, heads, tokens, width)."""
     found: dict[int, list[torch.Tensor]] = {}
     for segment, part in zip(group.segments, rows, strict=True):
@@ -204,7 +202,7 @@ def _read(rows: torch.Tensor, segment: Segment, group: Group, dtype: torch.dtype
         return rows[:, :, :numbers].view(batch, tokens, segment.heads, segment.width).transpose(1, 2)
     codes = rows[:, :, :numbers].view(torch.int8).view(batch, tokens, segment.heads, segment.width)
     scales = rows[:, :, numbers : numbers + 4 * segment.heads].contiguous().view(torch.float32)
-    return dequantise(codes, scales.view(batch, tokens, segment.heads, 1), dtype).transpose(1, 2)
+    return dequantise((codes, scales.view(batch, tokens, segment.heads, 1)), dtype).transpose(1, 2)
 
 
 def _new_rows(layer: Any, segment: Segment, count: int, group: Group) -> torch.Tensor:

@@ -100,7 +100,8 @@ class Holding:
         found = []
         if not tokens:
             found = list(self)
-            self.__init__(self.layout, [PageList() for _ in self.layout.groups])  # type: ignore[misc]
+            self.lists = [PageList() for _ in self.layout.groups]
+            self.states, self.cached, self.encoded = [], 0, 0
             return found
         for group, held in zip(self.layout.groups, self.lists, strict=True):
             stay = -(-tokens // group.page_tokens(self.layout.page_bytes))

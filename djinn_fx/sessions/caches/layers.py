@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from djinn_fx.sessions.caches.library import library
+
 
 def quantise(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Int8 codes and one float32 scale for each token and head, symmetric.
@@ -29,17 +31,18 @@ def quantise(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return codes.to(torch.int8), scales
 
 
-def dequantise(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def dequantise(quantised: tuple[torch.Tensor, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
     """What codes and scales stand for."""
+    codes, scales = quantised
     return (codes.float() * scales).to(dtype)
 
 
 @functools.cache
 def paged_layer() -> Any:
     """The class of layers with rows."""
-    from transformers.cache_utils import CacheLayerMixin
+    base: Any = library().CacheLayerMixin
 
-    class PagedLayer(CacheLayerMixin):  # type: ignore[misc]
+    class PagedLayer(base):  # type: ignore[misc]  # which class it is shows only at run time
         """The past of a batch in one layer; new rows are added to it once, and kept aside to be stored.
 
         Args:
@@ -75,8 +78,8 @@ def paged_layer() -> Any:
             """Past and new rows."""
             if self.quantised:
                 self.new_keys, self.new_values = quantise(key_states), quantise(value_states)
-                key_states = dequantise(*self.new_keys, self.dtype)
-                value_states = dequantise(*self.new_values, self.dtype)
+                key_states = dequantise(self.new_keys, self.dtype)
+                value_states = dequantise(self.new_values, self.dtype)
             else:
                 self.new_keys, self.new_values = key_states, value_states
             if self.joins:
@@ -110,9 +113,7 @@ def state_layer(number: int, states: Sequence[tuple[int, bool, torch.Tensor]], f
         states: which, whether it is the recurrent one, and its tensor for the batch.
         fresh: the sessions have no past: their states are made by the first call.
     """
-    from transformers.cache_utils import LinearAttentionLayer
-
-    layer = LinearAttentionLayer(number_of_states=number)
+    layer = library().LinearAttentionLayer(number_of_states=number)
     if fresh:
         return layer
     for place, recurrent, tensor in states:

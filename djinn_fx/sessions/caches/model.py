@@ -10,6 +10,7 @@ import torch
 
 from djinn_fx.sessions.caches.batch import Batch
 from djinn_fx.sessions.caches.layout import Kept, Layout
+from djinn_fx.sessions.caches.library import library
 from djinn_fx.sessions.caches.probe import Traits, layout_of, traits_of
 
 
@@ -75,9 +76,7 @@ class SessionModel:
         return logits
 
     def _words(self, batch: Batch, encoder_ids: torch.Tensor | None) -> dict[str, Any]:
-        from transformers.cache_utils import Cache, DummyLayer, EncoderDecoderCache
-
-        traits = self.traits
+        caches, traits = library(), self.traits
         words: dict[str, Any] = {"use_cache": True}
         if self.layout.groups:
             words["decoder_attention_mask" if traits.encodes else "attention_mask"] = batch.mask()
@@ -85,7 +84,7 @@ class SessionModel:
             words[traits.positions] = batch.positions()
         if traits.logits_to_keep:
             words["logits_to_keep"] = 1
-        cache = Cache(layers=[DummyLayer() if layer is None else layer for layer in batch.layers])
+        cache = caches.Cache(layers=[caches.DummyLayer() if layer is None else layer for layer in batch.layers])
         if not traits.encodes:
             return words | {"input_ids": batch.ids, traits.cache_word: cache}
         if batch.fresh:
@@ -93,14 +92,14 @@ class SessionModel:
             words |= {"input_ids": encoder_ids, "attention_mask": torch.ones_like(encoder_ids)}
         else:
             words |= {"encoder_outputs": self._encoder_outputs(batch), "attention_mask": batch.encoder_mask()}
-        crossing = Cache(layers=batch.crossing)
-        both = EncoderDecoderCache(cache, crossing)
+        crossing = caches.Cache(layers=batch.crossing)
+        both = caches.EncoderDecoderCache(cache, crossing)
         return words | {"decoder_input_ids": batch.ids, traits.cache_word: both}
 
     def _encoder_outputs(self, batch: Batch) -> Any:
         """What stands for the encoder's answer: its keys and values are in the cache, its shape alone is looked at."""
-        from transformers.modeling_outputs import BaseModelOutput
-
-        width = self.module.config.hidden_size  # type: ignore[union-attr]
-        shape = (batch.ids.shape[0], batch.encoded, width)
-        return BaseModelOutput(last_hidden_state=torch.zeros(shape, dtype=self.layout.dtype, device=self.device))
+        config: Any = self.module.config
+        shape = (batch.ids.shape[0], batch.encoded, config.hidden_size)
+        return library("modeling_outputs").BaseModelOutput(
+            last_hidden_state=torch.zeros(shape, dtype=self.layout.dtype, device=self.device)
+        )

@@ -11,6 +11,7 @@ import torch
 
 from djinn_fx.errors import ModelFileError
 from djinn_fx.sessions.caches.layout import Group, Kept, Layout, Segment, State, page_size
+from djinn_fx.sessions.caches.library import library
 
 #: What a model's forward has called its cache, the newest name first.
 _CACHE_WORDS = ("cache", "past_key_values", "cache_params")
@@ -45,19 +46,20 @@ def traits_of(module: torch.nn.Module) -> Traits:
         raise ModelFileError(
             f"{type(module).__name__} takes no cache: sessions need a causal or encoder-decoder model of Transformers"
         )
-    encodes = bool(module.config.is_encoder_decoder)
+    config: Any = module.config
+    encodes = bool(config.is_encoder_decoder)
     positions = "decoder_position_ids" if encodes else "position_ids"
     return Traits(word, positions if positions in names else None, "logits_to_keep" in names, encodes)
 
 
 def new_cache(module: torch.nn.Module, traits: Traits) -> Any:
     """An empty cache of the model's own."""
-    from transformers import DynamicCache, EncoderDecoderCache
-
+    caches = library()
+    config: Any = module.config
     if not traits.encodes:
-        return DynamicCache(config=module.config)
-    decoder = module.config.get_text_config(decoder=True)  # type: ignore[union-attr,operator]
-    return EncoderDecoderCache(DynamicCache(config=decoder), DynamicCache(config=decoder))
+        return caches.DynamicCache(config=config)
+    decoder = config.get_text_config(decoder=True)
+    return caches.EncoderDecoderCache(caches.DynamicCache(config=decoder), caches.DynamicCache(config=decoder))
 
 
 def layout_of(module: torch.nn.Module, traits: Traits, *, page_tokens: int = 16, quantised: bool = False) -> Layout:
@@ -99,20 +101,20 @@ class _Found:
         self._dtype = torch.float32
 
     def add(self, place: int, layer: Any) -> None:
-        from transformers import cache_utils
-
-        kinds: dict[type, Callable[[], None]] = {
-            cache_utils.DynamicLayer: lambda: self.rows(place, layer, Kept.ALL, 0),
-            cache_utils.DynamicSlidingWindowLayer: lambda: self.rows(place, layer, Kept.WINDOW, layer.sliding_window),
-            cache_utils.LinearAttentionLayer: lambda: self.states(place, layer),
-            cache_utils.DummyLayer: lambda: None,
+        # Exactly these: a class that derives from one of them keeps something more.
+        kinds: dict[str, Callable[[], None]] = {
+            "DynamicLayer": lambda: self.rows(place, layer, Kept.ALL, 0),
+            "DynamicSlidingWindowLayer": lambda: self.rows(place, layer, Kept.WINDOW, layer.sliding_window),
+            "LinearAttentionLayer": lambda: self.states(place, layer),
+            "DummyLayer": lambda: None,
         }
-        if type(layer) not in kinds:
-            known = ", ".join(kind.__name__ for kind in kinds)
+        kind = type(layer)
+        if kind.__name__ not in kinds or kind is not getattr(library(), kind.__name__):
+            known = ", ".join(kinds)
             raise ModelFileError(
-                f"layer {place} keeps a {type(layer).__name__}, which sessions cannot page yet (they can: {known})"
+                f"layer {place} keeps a {kind.__name__}, which sessions cannot page yet (they can: {known})"
             )
-        kinds[type(layer)]()
+        kinds[kind.__name__]()
 
     def rows(self, place: int, layer: Any, kept: Kept, window: int) -> None:
         self._dtype = layer.keys.dtype

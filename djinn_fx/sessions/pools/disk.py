@@ -46,6 +46,7 @@ class Disk:
         own_folder(folder, "choose another folder for swapped pages")
         self.page_bytes = page_bytes
         self.pages = pages
+        self._owner = os.getpid()
         self._free = list(range(pages))
         self._checksums: dict[int, bytes] = {}
         size = pages * page_bytes
@@ -95,7 +96,7 @@ class Disk:
         Raises:
             OSError: the disk is full or cannot be written.
         """
-        data = memoryview(page.numpy())
+        data = memoryview(page.numpy().data)
         self._checksums[slot] = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
         place, done = self._offset + slot * self.page_bytes, 0
         while done < self.page_bytes:
@@ -129,5 +130,6 @@ class Disk:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-        with contextlib.suppress(OSError):
-            self.path.unlink()
+        if self._owner == os.getpid():  # not from a forked process
+            with contextlib.suppress(OSError):
+                self.path.unlink()

@@ -7,6 +7,7 @@ computes, and host memory is pinned; elsewhere a declared link says how long a t
 from __future__ import annotations
 
 import queue
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -54,6 +55,7 @@ class Job:
         moves: page, source and target of each copy; when it has begun, of those that were still wanted.
         cancelled: pages that are not to be moved any more.
         failed: pages that could not be copied, and why.
+        stays: pages that leave a copy below and stay on the device.
         after: what the device was doing when the job was made, on CUDA: its writes must be seen.
     """
 
@@ -61,7 +63,12 @@ class Job:
     moves: list[tuple[int, int, int]]
     cancelled: set[int] = field(default_factory=set)
     failed: dict[int, str] = field(default_factory=dict)
+    stays: set[int] = field(default_factory=set)
     after: Any = None
+
+
+#: Bytes a second that memory is taken to copy at before anything was copied.
+GUESS = 8e9
 
 
 class Mover(Protocol):
@@ -72,6 +79,9 @@ class Mover(Protocol):
 
     def waiting(self, into_device: bool) -> int:
         """Pages of jobs that are not done, one direction."""
+
+    def rate(self, into_device: bool) -> float:
+        """Bytes a second of one direction: as declared, else as measured, else a guess until something has passed."""
 
     def close(self) -> None:
         """Begin nothing new."""
@@ -151,8 +161,12 @@ class ThreadMover:
     ) -> None:
         self._store, self._lock, self._told = store, lock, told
         self._links = {False: link_out, True: link_in}
-        self._queues: dict[bool, queue.SimpleQueue[Job | None]] = {True: queue.SimpleQueue(), False: queue.SimpleQueue()}
+        self._queues: dict[bool, queue.SimpleQueue[Job | None]] = {
+            True: queue.SimpleQueue(),
+            False: queue.SimpleQueue(),
+        }
         self._pages = {True: 0, False: 0}
+        self._rates = {True: GUESS, False: GUESS}
         self._running: set[bool] = set()
 
     def submit(self, job: Job) -> None:
@@ -170,6 +184,10 @@ class ThreadMover:
     def waiting(self, into_device: bool) -> int:
         """As in :class:`Mover`."""
         return self._pages[into_device]
+
+    def rate(self, into_device: bool) -> float:
+        """As in :class:`Mover`."""
+        return self._links[into_device].bytes_per_s or self._rates[into_device]
 
     def close(self) -> None:
         """As in :class:`Mover`."""
@@ -189,8 +207,12 @@ class ThreadMover:
             wanted = len(job.moves)
             with self._lock:
                 self._store.start(job)
+            begun, size = time.perf_counter(), len(job.moves) * self._store.device.page_bytes
             carry_out(job, self._store, self._links[into], stream)
+            took = time.perf_counter() - begun
             with self._lock:
+                if size:
+                    self._rates[into] += 0.2 * (size / max(took, 1e-9) - self._rates[into])
                 self._store.finish(job)
                 self._pages[into] -= wanted
             self._told()
@@ -211,6 +233,10 @@ class ManualMover:
     def waiting(self, into_device: bool) -> int:
         """As in :class:`Mover`."""
         return sum(len(job.moves) for job in (*self.jobs, *self.begun) if job.way.enters_device == into_device)
+
+    def rate(self, into_device: bool) -> float:
+        """As in :class:`Mover`."""
+        return self._link.bytes_per_s or GUESS
 
     def begin(self, place: int = 0) -> None:
         """Copy the pages of a job; they have not arrived yet."""

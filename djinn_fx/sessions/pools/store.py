@@ -10,7 +10,7 @@ under the lock of whoever owns the store. What holds at any time:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from djinn_fx.sessions.pools.arena import Arena
@@ -52,6 +52,8 @@ class Store:
         self.counts = Counts()
         self._clean: dict[int, None] = {}  # on the device and on the host, oldest first
         self._jobs: dict[int, Job] = {}  # by page that moves
+        self.forgotten: Callable[[int], None] = lambda page: None
+        """Called when a page is freed, or its only holder is about to write to it."""
 
     # -- who has a page ----------------------------------------------------------------------------------------------
 
@@ -89,7 +91,10 @@ class Store:
     def own(self, page: int) -> int | None:
         """The page to write to instead of this one: itself, or a copy if others have it too; None: no room for one."""
         if self.table.refs[page] == 1:
+            if self.table.moving[page]:
+                self._jobs[page].cancelled.add(page)  # what is being copied is not what will be there
             self._drop_below(page)
+            self.forgotten(page)
             return page
         made = self.allocate(1)
         if made is None:
@@ -103,8 +108,14 @@ class Store:
     # -- where a page is ---------------------------------------------------------------------------------------------
 
     def on_device(self, page: int) -> bool:
-        """Whether a step may use the page now; also while it is copied out."""
-        return self.table.device[page] != NOWHERE and self.table.moving[page] != Moving.IN
+        """Whether a step may use the page now; also while it is copied out, if it stays."""
+        if self.table.device[page] == NOWHERE or self.table.moving[page] == Moving.IN:
+            return False
+        return self.table.moving[page] == Moving.NO or not self._leaves(page)
+
+    def _leaves(self, page: int) -> bool:
+        job = self._jobs[page]
+        return job.way.leaves_device and page not in job.stays and page not in job.cancelled
 
     def lost(self, page: int) -> bool:
         """Whether there is no copy of the page at all: it was damaged."""
@@ -117,9 +128,19 @@ class Store:
         return table.device[page] != NOWHERE and not table.readers[page] and not table.moving[page]
 
     @property
+    def host_room(self) -> int:
+        """Pages that the host can take at once: free, or a copy of what is on the device."""
+        return 0 if self.host is None else self.host.free + len(self._clean)
+
+    @property
+    def under_way(self) -> Mapping[int, Job]:
+        """Jobs by page."""
+        return self._jobs
+
+    @property
     def leaving(self) -> int:
         """Pages whose places on the device will be free when copies under way are done."""
-        return sum(1 for page, job in self._jobs.items() if job.way.leaves_device and page not in job.cancelled)
+        return sum(map(self._leaves, self._jobs))
 
     # -- leaving -----------------------------------------------------------------------------------------------------
 
@@ -134,6 +155,8 @@ class Store:
         moves: dict[Way, list[tuple[int, int, int]]] = {Way.TO_HOST: [], Way.TO_DISK: []}
         for page in pages:
             if not self.may_leave(page):
+                if self.table.moving[page] == Moving.OUT and not self.table.readers[page]:
+                    self._jobs[page].stays.discard(page)  # the copy is under way already
                 continue
             if self.table.host[page] != NOWHERE or self.table.disk[page] != NOWHERE:
                 self._leave(page)
@@ -148,15 +171,28 @@ class Store:
             moves[way].append((page, self.table.device[page], slot))
         return at_once, self._begin(moves), without
 
-    def drop(self, pages: Iterable[int]) -> int:
-        """Have pages leave without a copy; returns how many did. Whoever has them computes them again."""
-        dropped = 0
+    def copy_ahead(self, pages: Iterable[int]) -> list[Job]:
+        """Copies on the host of pages that stay on the device, so that they can leave at once later."""
+        moves: list[tuple[int, int, int]] = []
         for page in pages:
-            if self.may_leave(page):
-                self._drop_below(page)
-                self._leave(page)
-                dropped += 1
-        return dropped
+            if self.host is None or not self.may_leave(page) or self.table.host[page] != NOWHERE:
+                continue
+            slots = self.host.take(1)
+            if slots is None:
+                break
+            self.table.moving[page] = Moving.OUT
+            moves.append((page, self.table.device[page], slots[0]))
+        jobs = self._begin({Way.TO_HOST: moves})
+        for job in jobs:
+            job.stays |= {page for page, _, _ in job.moves}
+        return jobs
+
+    def drop_copies(self, pages: Iterable[int]) -> int:
+        """Give back what is on the host of pages that are on the device as well; returns how many there were."""
+        found = [page for page in pages if page in self._clean and not self.table.moving[page]]
+        for page in found:
+            self._give_host(page)
+        return len(found)
 
     def demote(self, pages: Iterable[int]) -> list[Job]:
         """Copies of pages from the host to the disk, as far as there is room; not of such as are on the device."""
@@ -247,7 +283,9 @@ class Store:
             table.host[page] = target
         else:
             table.disk[page] = target
-        if job.way.leaves_device:
+        if page in job.stays:
+            self._clean[page] = None
+        elif job.way.leaves_device:
             self._leave(page)
         else:
             self._give_host(page)
@@ -334,36 +372,5 @@ class Store:
         self._drop_below(page)
         if self.table.device[page] != NOWHERE:
             self.device.give([self.table.device[page]])
+        self.forgotten(page)
         self.table.forget(page)
-
-    # -- checks ------------------------------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Look whether each place is free or one page's, for tests; linear in the pages.
-
-        Raises:
-            AssertionError: a page leaked, or two share a place.
-        """
-        table = self.table
-        pools = [(self.device, table.device, 1), (self.host, table.host, 0), (self.disk, table.disk, 0)]
-        targets = {job.way: set[int]() for job in self._jobs.values()}
-        for page, job in self._jobs.items():
-            targets[job.way] |= {target for one, _, target in job.moves if one == page}
-        under_way = {
-            id(self.host): targets.get(Way.TO_HOST, set()),
-            id(self.disk): targets.get(Way.TO_DISK, set()) | targets.get(Way.HOST_TO_DISK, set()),
-        }
-        for pool, column, kept in pools:
-            taken = [slot for slot in column if slot != NOWHERE]
-            if pool is None:
-                assert not taken
-                continue
-            taken += under_way.get(id(pool), set()) if pool is not self.device else []
-            free = pool.free_slots()
-            assert len(set(taken)) == len(taken), "two pages share a place"
-            assert not free & set(taken), "a page is where nothing should be"
-            assert len(free) + len(taken) == pool.pages, "a place leaked"
-            assert not kept or 0 not in taken, "the page of zeros was handed out"
-        for page in range(len(table)):
-            assert not table.readers[page] or self.on_device(page), "a page left under a reader"
-            assert bool(table.moving[page]) == (page in self._jobs)

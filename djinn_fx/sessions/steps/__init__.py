@@ -1,0 +1,1 @@
+"""Which sessions compute together, how, and how long that takes."""
