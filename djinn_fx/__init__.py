@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from djinn_fx.runtime.offload.load import load_offloaded as load_offloaded
     from djinn_fx.runtime.offload.status import offload_status as offload_status
     from djinn_fx.saved.guards import saveable_guards as saveable_guards
+    from djinn_fx.sessions.session import open_sessions as open_sessions
+    from djinn_fx.sessions.session import session as session
+    from djinn_fx.sessions.session import session_status as session_status
+    from djinn_fx.sessions.session import signal_phase as signal_phase
 
 #: Where each public name is at home.
 _HOMES = {
@@ -46,6 +50,7 @@ _HOMES = {
     "parameters_on_meta": "djinn_fx.runtime.offload.buffers",
     "pipeline": "djinn_fx.runtime.devices.pipeline",
     "saveable_guards": "djinn_fx.saved.guards",
+    **dict.fromkeys(("open_sessions", "session", "session_status", "signal_phase"), "djinn_fx.sessions.session"),
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from djinn_fx.cli import cache as cache_cli
+from djinn_fx.cli import sessions as sessions_cli
 from djinn_fx.errors import DjinnError
 from djinn_fx.version import VERSION
 
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"djinn-fx {VERSION}")
     commands = made.add_subparsers(metavar="COMMAND", required=True)
     cache_cli.add_parser(commands)
+    sessions_cli.add_parser(commands)
     for name, (_, purpose) in WITH_TORCH.items():
         commands.add_parser(name, help=purpose, add_help=False)
     return made

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -88,7 +88,7 @@ class SessionManager:
         self.weights = Weights(model.module)
         self.steps: deque[Step] = deque(maxlen=_STEPS)
         self.closed = False
-        self._made = 0
+        self.made = 0
         self._loop = Loop(self._try_step, self._rest)
         tell_of_fork(self)
 
@@ -294,8 +294,8 @@ class SessionManager:
         for one in members:
             one.stepping = True
         shape = Shape(batch.ids.shape[0], new, batch.past)
-        step = Step(self._made, tuple(one.key for one in members), shape, self.times.predict(shape))
-        self._made += 1
+        step = Step(self.made, tuple(one.key for one in members), shape, self.times.predict(shape))
+        self.made += 1
         return Planned(step, members, batch, pages, encoder_ids)
 
     def _commit(self, planned: Planned, logits: torch.Tensor, seconds: float) -> Step:
@@ -388,7 +388,7 @@ class SessionManager:
     def _seconds(self, first: int, last: int) -> float:
         return self.times.compute_s(first, last, self.chunk)
 
-    def reasons(self) -> Iterable[Reason]:
+    def reasons(self) -> list[Reason]:
         """Why pages left and returned, the latest last."""
         with self.lock:
             return [entry if isinstance(entry, Reason) else entry.reason for entry in self.residency.log]

@@ -19,6 +19,7 @@ from djinn_fx.sessions.hints import COMPUTE, IO_WAIT
 from djinn_fx.sessions.manager import SessionManager
 from djinn_fx.sessions.opening import SessionOptions, open_manager
 from djinn_fx.sessions.outcome import Answer, Outcome, outcome
+from djinn_fx.sessions.status import SessionsStatus, Teller, status_of
 from djinn_fx.threads import new_lock
 
 _current: contextvars.ContextVar[Session | None] = contextvars.ContextVar("djinn_session", default=None)
@@ -245,7 +246,8 @@ def open_sessions(model: Any, **options: Any) -> SessionManager:
         except TypeError as error:
             raise SettingsError(f"open_sessions: {error}") from None
         manager = _managers[model] = open_manager(model, made)
-        return manager
+    _teller.start()
+    return manager
 
 
 def session(model: Any, id: str, *, tenant: str = "", priority: int = 0) -> Session:
@@ -271,6 +273,14 @@ def managers() -> list[SessionManager]:
     """All managers of this process that are open."""
     with _lock:
         return [manager for manager in _managers.values() if not manager.closed]
+
+
+_teller = Teller(managers)
+
+
+def session_status() -> tuple[SessionsStatus, ...]:
+    """Pools and sessions of every model that is open for sessions in this process."""
+    return tuple(status_of(manager) for manager in managers())
 
 
 def find(id: str | None) -> tuple[SessionManager, Conversation] | Outcome:

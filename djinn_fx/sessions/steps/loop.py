@@ -40,9 +40,7 @@ class Loop:
             if self._thread is None:
                 self._thread = start_thread(self._serve, "djinn sessions")
                 if self._thread is None:
-                    raise DjinnError(
-                        "no thread can be started: the interpreter ends, or there are too many"
-                    )
+                    raise DjinnError("no thread can be started: the interpreter ends, or there are too many")
 
     def forked(self) -> None:
         """In a forked process: the thread is not there."""
