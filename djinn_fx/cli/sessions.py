@@ -89,7 +89,7 @@ def _print(told: dict[str, Any], reasons: int) -> None:
         rows = [
             (
                 on_one_line(one["id"]), on_one_line(one["tenant"]), one["phase"], on_one_line(one["tool"]),
-                one["tokens"], *(format_bytes(one[tier]) for tier in ("device", "host", "disk")), one["turns"],
+                str(one["tokens"]), *(format_bytes(one[tier]) for tier in ("device", "host", "disk")), str(one["turns"]),
             )
             for one in model["sessions"]
         ]  # fmt: skip

@@ -109,8 +109,12 @@ class Conversation:
 
     @property
     def left(self) -> int:
-        """Tokens that are to be computed before the next one is known."""
-        return len(self.tokens) - self.holding.cached
+        """Tokens that are to be computed before the next one is known.
+
+        A turn that generates nothing leaves the last one: the next turn's first logits come from it.
+        """
+        spared = 1 if self.turns and self.turns[0].max_new == 0 else 0
+        return len(self.tokens) - self.holding.cached - spared
 
     @property
     def encoded(self) -> int:

@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import InvalidStateError
 from dataclasses import replace
 from typing import Any
 
@@ -270,9 +271,11 @@ class SessionManager:
     def _cancelled(self) -> None:
         for one in list(self.conversations.values()):
             while one.turns and one.turns[0].future.cancelled():
-                # What was computed of it stays the context's beginning; what was not goes.
-                del one.tokens[max(one.holding.cached, 1) :]
+                # What was computed of it stays the context's beginning, and a token from which to go on.
+                del one.tokens[one.holding.cached + 1 :]
                 self._end(one)
+            while one.turns and one.left <= 0:  # nothing to compute, and nothing to generate
+                self._finish(one)
             for turn in [turn for turn in one.turns if turn.future.cancelled()]:
                 one.turns.remove(turn)
 
@@ -333,13 +336,16 @@ class SessionManager:
         if turn.first_at is None:
             turn.first_at = now
         if turn.done:
-            answered = Answered(
-                tuple(turn.made), tuple(turn.gaps), turn.first_at - turn.came_at, now - turn.came_at
-            )  # fmt: skip
-            self._end(one)
-            # Whoever waits has cancelled it meanwhile, or is told.
-            with contextlib.suppress(Exception):
-                turn.future.set_result(answered)
+            self._finish(one)
+
+    def _finish(self, one: Conversation) -> None:
+        """A turn has its result."""
+        turn, now = one.turns[0], self.clock()
+        first_at = now if turn.first_at is None else turn.first_at
+        answered = Answered(tuple(turn.made), tuple(turn.gaps), first_at - turn.came_at, now - turn.came_at)
+        self._end(one)
+        with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+            turn.future.set_result(answered)
 
     def _failed(self, planned: Planned, error: BaseException) -> None:
         """The model raised: the turns of its batch fail with that, and what they have cached is not trusted."""
@@ -353,7 +359,7 @@ class SessionManager:
                     continue
                 turn = one.turns[0]
                 self._end(one)
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
                     turn.future.set_exception(error)
 
     # -- the thread --------------------------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import contextvars
-import weakref
 from collections.abc import Iterable
 from concurrent.futures import CancelledError
 from types import TracebackType
@@ -23,7 +23,8 @@ from djinn_fx.sessions.status import SessionsStatus, Teller, status_of
 from djinn_fx.threads import new_lock
 
 _current: contextvars.ContextVar[Session | None] = contextvars.ContextVar("djinn_session", default=None)
-_managers: weakref.WeakKeyDictionary[Any, SessionManager] = weakref.WeakKeyDictionary()
+#: By the model's ``id``, which a manager keeps alive until it is closed.
+_managers: dict[int, SessionManager] = {}
 _lock = new_lock()
 _MAX_KEY = 200
 
@@ -231,21 +232,22 @@ def open_sessions(model: Any, **options: Any) -> SessionManager:
         options: see :class:`~djinn_fx.sessions.opening.SessionOptions`.
 
     Returns:
-        The manager; ``close()`` it, or leave it to be closed with the model.
+        The manager, which holds pools and model until it is closed by ``close()``.
 
     Raises:
         DjinnError: the model has open sessions already.
         ModelFileError, SettingsError, InfeasibleError: see :func:`~djinn_fx.sessions.opening.open_manager`.
     """
     with _lock:
-        known = _managers.get(model)
-        if known is not None and not known.closed:
+        for place in [place for place, manager in _managers.items() if manager.closed]:
+            del _managers[place]
+        if id(model) in _managers:
             raise DjinnError("the model is open for sessions already: close its manager first")
         try:
             made = SessionOptions(**options)
         except TypeError as error:
             raise SettingsError(f"open_sessions: {error}") from None
-        manager = _managers[model] = open_manager(model, made)
+        manager = _managers[id(model)] = open_manager(model, made)
     _teller.start()
     return manager
 
@@ -263,7 +265,7 @@ def session(model: Any, id: str, *, tenant: str = "", priority: int = 0) -> Sess
         DjinnError: there is a session of that id.
     """
     with _lock:
-        manager = _managers.get(model)
+        manager = _managers.get(builtins.id(model))
     if manager is None or manager.closed:
         manager = open_sessions(model)
     return Session(manager, manager.open(_key(id), tenant=tenant, priority=priority))

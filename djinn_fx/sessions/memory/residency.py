@@ -11,7 +11,8 @@ from djinn_fx.sessions.conversation import Conversation
 from djinn_fx.sessions.memory.view import View
 from djinn_fx.sessions.policy.base import Move, Policy
 from djinn_fx.sessions.policy.state import Phase, Tier
-from djinn_fx.sessions.pools.moves import Job, Mover
+from djinn_fx.sessions.pools.job import Job
+from djinn_fx.sessions.pools.moves import Mover
 from djinn_fx.sessions.pools.store import Store
 from djinn_fx.sessions.pools.table import NOWHERE, Moving
 

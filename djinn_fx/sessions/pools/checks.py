@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from djinn_fx.sessions.pools.moves import Way
+from djinn_fx.sessions.pools.job import Way
 from djinn_fx.sessions.pools.store import Store
 from djinn_fx.sessions.pools.table import NOWHERE
 

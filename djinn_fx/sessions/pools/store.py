@@ -1,6 +1,6 @@
 """The pages of all sessions over three pools: who has them, what leaves, what returns.
 
-Nothing here waits: what must be copied becomes a :class:`~djinn_fx.sessions.pools.moves.Job`. Every method is called
+Nothing here waits: what must be copied becomes a :class:`~djinn_fx.sessions.pools.job.Job`. Every method is called
 under the lock of whoever owns the store. What holds at any time:
 
 * A page that a step reads is on the device and stays there until the step is done.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from djinn_fx.sessions.pools.arena import Arena
 from djinn_fx.sessions.pools.disk import Disk
-from djinn_fx.sessions.pools.moves import Job, Way
+from djinn_fx.sessions.pools.job import Job, Way
 from djinn_fx.sessions.pools.table import NOWHERE, Moving, Table
 
 
