@@ -88,11 +88,13 @@ def _print(told: dict[str, Any], reasons: int) -> None:
         print_table(("pool", "size", "in use"), pools)
         rows = [
             (
-                on_one_line(one["id"]), on_one_line(one["tenant"]), one["phase"], on_one_line(one["tool"]),
-                str(one["tokens"]), *(format_bytes(one[tier]) for tier in ("device", "host", "disk")), str(one["turns"]),
+                *(on_one_line(one[name]) for name in ("id", "tenant", "phase", "tool")),
+                str(one["tokens"]),
+                *(format_bytes(one[tier]) for tier in ("device", "host", "disk")),
+                str(one["turns"]),
             )
             for one in model["sessions"]
-        ]  # fmt: skip
+        ]
         if rows:
             print_table(("session", "tenant", "phase", "tool", "tokens", "device", "host", "disk", "turns"), rows)
         counts = model["counts"]

@@ -16,6 +16,7 @@ from djinn_fx.pool.limits import available_bytes
 from djinn_fx.sessions.caches.model import SessionModel
 from djinn_fx.sessions.manager import SessionManager
 from djinn_fx.sessions.policy.base import Policy
+from djinn_fx.sessions.policy.named import policy_named
 from djinn_fx.sessions.pools.arena import Arena
 from djinn_fx.sessions.pools.disk import Disk
 from djinn_fx.sessions.pools.link import Link
@@ -42,7 +43,8 @@ class SessionOptions:
         batch: the most sessions of a step.
         link: bytes a second between device and host, as a number or text such as ``"25 GB/s"``, where one that is not
             here is to be stood for; None for as fast as it is.
-        policy: who decides what leaves and returns: a name, or a policy of one's own.
+        policy: who decides what leaves and returns: a name in :mod:`djinn_fx.sessions.policy.named`, or a policy of
+            one's own.
         quotas: by tenant, the share of each pool that it may have while others want it, 0 to 1.
         threaded: make steps in a thread; else whoever calls ``step`` makes them.
     """
@@ -56,7 +58,7 @@ class SessionOptions:
     chunk: int = 64
     batch: int = 16
     link: float | str | None = None
-    policy: str | Policy = "lru"
+    policy: str | Policy = "djinn"
     quotas: Mapping[str, float] = field(default_factory=dict)
     threaded: bool = True
 
@@ -114,7 +116,7 @@ def open_manager(model: Any, options: SessionOptions) -> SessionManager:
 
 def policy_of(wanted: str | Policy) -> Policy:
     """A policy by name, or the one given."""
-    return wanted if isinstance(wanted, Policy) else Policy()
+    return wanted if isinstance(wanted, Policy) else policy_named(wanted)
 
 
 def _bytes(size: int | str) -> int:

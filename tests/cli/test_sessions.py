@@ -22,7 +22,7 @@ def test_it_shows_pools_sessions_and_reasons(capsys: pytest.CaptureFixture[str])
     manager = open_sessions(made, device=20 * 8192, host=100 * 8192)
     with djinn_fx.session(made, "agent-1", tenant="acme") as one, djinn_fx.session(made, "agent-2") as other:
         for each in (one, other):
-            each.generate(tokens(200, 1 + len(each.id)), max_new_tokens=1)
+            each.generate(tokens(200, ord(each.id[-1])), max_new_tokens=1)
         other.generate(tokens(60, 5), max_new_tokens=1)
         told = {"pid": os.getpid(), "at": time.time(), "models": [status_of(manager).to_json()]}
         status_folder().mkdir(parents=True, exist_ok=True)

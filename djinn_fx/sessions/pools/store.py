@@ -123,9 +123,15 @@ class Store:
         return table.device[page] == table.host[page] == table.disk[page] == NOWHERE
 
     def may_leave(self, page: int) -> bool:
-        """Whether the page is on the device, nobody reads it, and nothing is under way with it."""
+        """Whether the page is on the device, nobody reads it, and nothing is under way with it but a copy ahead."""
         table = self.table
-        return table.device[page] != NOWHERE and not table.readers[page] and not table.moving[page]
+        if table.device[page] == NOWHERE or table.readers[page]:
+            return False
+        return not table.moving[page] or self._copied_ahead(page)
+
+    def _copied_ahead(self, page: int) -> bool:
+        job = self._jobs.get(page)
+        return job is not None and page in job.stays and page not in job.cancelled
 
     @property
     def host_room(self) -> int:
@@ -148,15 +154,17 @@ class Store:
         """Have pages leave the device; those that may not are passed over.
 
         Returns:
-            How many places on the device were free at once, copies to be made for the others, and pages for which
-            there is no room below.
+            How many places on the device are free, or will be without a further copy; copies to be made for the
+            others; and pages for which there is no room below.
         """
         at_once, without = 0, []
         moves: dict[Way, list[tuple[int, int, int]]] = {Way.TO_HOST: [], Way.TO_DISK: []}
         for page in pages:
             if not self.may_leave(page):
-                if self.table.moving[page] == Moving.OUT and not self.table.readers[page]:
-                    self._jobs[page].stays.discard(page)  # the copy is under way already
+                continue
+            if self.table.moving[page]:
+                self._jobs[page].stays.discard(page)  # its copy is under way already
+                at_once += 1
                 continue
             if self.table.host[page] != NOWHERE or self.table.disk[page] != NOWHERE:
                 self._leave(page)
@@ -175,7 +183,9 @@ class Store:
         """Copies on the host of pages that stay on the device, so that they can leave at once later."""
         moves: list[tuple[int, int, int]] = []
         for page in pages:
-            if self.host is None or not self.may_leave(page) or self.table.host[page] != NOWHERE:
+            if self.host is None or not self.may_leave(page) or self.table.moving[page]:
+                continue
+            if self.table.host[page] != NOWHERE:
                 continue
             slots = self.host.take(1)
             if slots is None:

@@ -11,8 +11,8 @@ from djinn_fx.errors import SettingsError
 from djinn_fx.sessions.pools.arena import Arena, paired_runs, runs
 from djinn_fx.sessions.pools.checks import check
 from djinn_fx.sessions.pools.disk import Disk
-from djinn_fx.sessions.pools.link import Link
 from djinn_fx.sessions.pools.job import Job
+from djinn_fx.sessions.pools.link import Link
 from djinn_fx.sessions.pools.moves import ManualMover
 from djinn_fx.sessions.pools.store import Store
 
