@@ -38,6 +38,8 @@ SIZES = (2**10, 2**12, 2**16, 2**20, 2**22, 2**24, 2**26, 2**28)
 QUICK_SIZES = (2**10, 2**20, 2**22)
 #: From here on nobody may be faster.
 FROM = 2**20
+#: From here on a third of the rounds.
+LARGE = 2**26
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: What a block of calls touches about, so that reading the clock does not count.
 BLOCK_BYTES = 2**24
@@ -242,7 +244,8 @@ def _measure(
     worst: dict[tuple[str, str], float],
 ) -> None:
     """One tensor: what it takes, and the worst ratio by what is timed and peer."""
-    for what, series in sampled(tensor, dtype, max(3, arguments.runs)).items():
+    rounds = max(3, arguments.runs if tensor.nbytes < LARGE else arguments.runs // 3)
+    for what, series in sampled(tensor, dtype, rounds).items():
         label = f"{dtype} {tensor.nbytes} {what}"
         noise = ratio(series[AGAIN], series[OURS])
         floor = max(noise.median, 1 / noise.median)
