@@ -235,7 +235,10 @@ class WorkerClient:
         arrays = answers if isinstance(answers, (list, tuple)) else [answers]
         frames = []
         for array in arrays:
-            frame = decode(array, verify=False)
+            try:
+                frame = decode(array, verify=False)
+            except EngineError as error:
+                raise EngineError(f"{self.name} sends what is no answer: {error}") from error
             with self._lock:
                 self.received[frame.kind] += array.nbytes
             frames.append(frame)

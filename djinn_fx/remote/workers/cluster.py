@@ -42,6 +42,8 @@ _QUIET = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_enable_metrics_collection": "0",
 }
+#: What a process that connects to a Ray is told besides: to outlive it. Ray would end it after a minute without.
+_OUTLIVES = {"RAY_gcs_rpc_server_reconnect_timeout_s": "1000000000"}
 #: Run by a new interpreter: the package is this process's, whatever is on the path.
 _BOOT = """
 import json, sys
@@ -151,7 +153,7 @@ class Cluster:
     def _connect(self, address: str, token: str | None = None) -> None:
         """Connect, with a token of ours or the one that this process's environment tells."""
         ray = imported()
-        told = {**_QUIET, _MODE: "token", **({_TOKEN: token} if token is not None else {})}
+        told = {**_QUIET, **_OUTLIVES, _MODE: "token", **({_TOKEN: token} if token is not None else {})}
         before = {name: os.environ.get(name) for name in told}
         os.environ.update(told)
         try:

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import select
 import shutil
 import signal
 import sys
@@ -21,6 +22,10 @@ from typing import Any
 
 #: In the environment of everything that this Ray starts, so that nothing of it is overlooked.
 MARK = "_DJINN_RAY"
+#: Ray's own processes without which there is none.
+CORE = ("raylet", "gcs_server")
+#: Seconds between two looks at these.
+LOOK_S = 0.5
 #: Seconds that Ray's processes have to end by themselves.
 PATIENCE_S = 5.0
 
@@ -37,7 +42,7 @@ def main(given: Mapping[str, Any]) -> None:
     folder = Path(given["folder"])
     try:
         _say(given["out"], _started(given))
-        sys.stdin.buffer.read()
+        _wait()
     finally:
         _end(folder)
 
@@ -59,6 +64,24 @@ def _started(given: Mapping[str, Any]) -> dict[str, str]:
     except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
         return {"error": f"{type(error).__name__}: {error}"}
     return {"address": str(found.address_info["gcs_address"])}
+
+
+def _wait() -> None:
+    """Until the parent closes its end, or Ray is no more: what is left of it is then ended too."""
+    core = [pid for pid in marked(os.environ[MARK]) if _command(pid) in CORE]
+    while not select.select([sys.stdin], [], [], LOOK_S)[0]:
+        if not all(_command(pid) in CORE for pid in core):
+            return
+
+
+def _command(pid: int) -> str:
+    """The name of a process; empty if it is over."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    name, _, rest = stat.partition("(")[2].rpartition(")")
+    return "" if rest.split()[0] in ("Z", "X") else name
 
 
 def _say(out: int, what: Mapping[str, str]) -> None:

@@ -113,9 +113,11 @@ class Pool:
         """A new worker in the place of one that is lost: it has nothing of what that one held.
 
         Raises:
-            EngineError: it does not start.
+            EngineError: it does not start, or Ray itself is gone.
         """
         self.workers[name].lose("another takes its place")
+        if not self.cluster.alive:  # asking it would take a minute, after which Ray ends this process
+            raise EngineError(f"workers: {name} cannot be started again: the Ray that it ran on is gone")
         worker = self._started(name, list(self.workers).index(name))
         found = worker.health(START_S)
         if not found.alive:
@@ -128,6 +130,7 @@ class Pool:
         if not self.cluster.alive:
             for worker in self.workers.values():
                 worker.lose("the Ray that it ran on is gone")
+            self.cluster.close()  # Ray ends processes that wait for it for a minute
         return frozenset(name for name, one in self.workers.items() if one.lost)
 
     def status(self, *, ask: bool = True) -> Mapping[str, WorkerStatus]:
