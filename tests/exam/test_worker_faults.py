@@ -1,6 +1,6 @@
 """200 faults of workers on real Rays of this machine: no call hangs, no answer is wrong, nothing is left behind.
 
-Each process of ``tests.exam.worker_faults`` meets some of them; then others that are about whole processes are made here.
+Each process of ``tests.exam.worker_faults`` meets some of them; those that are about whole processes are made here.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,11 +39,12 @@ class Driver:
 
     def __init__(self, *arguments: str) -> None:
         self.mark = secrets.token_hex(8)
-        self.folders = _folders()
+        # Short, as names of sockets are.
+        self.folder = Path(tempfile.mkdtemp(prefix="dj", dir="/tmp"))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.exam.worker_faults", *arguments],
             cwd=ROOT,
-            env={**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.folder)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -73,12 +75,13 @@ class Driver:
     def left(self) -> list[str]:
         """Processes and folders that are still there when all should be gone."""
         until = time.monotonic() + GONE_S
-        while time.monotonic() < until and (found := self._left()):
+        while (found := self._left()) and time.monotonic() < until:
             time.sleep(0.1)
-        return self._left() if found else []
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return found
 
     def _left(self) -> list[str]:
-        return [*_marked(self.mark), *sorted(_folders() - self.folders)]
+        return [*_marked(self.mark), *(str(one) for one in self.folder.glob("djinn-*"))]
 
 
 def _marked(mark: str) -> list[str]:
@@ -90,12 +93,6 @@ def _marked(mark: str) -> list[str]:
         except OSError:
             continue
     return found
-
-
-def _folders() -> set[str]:
-    """Of Rays of ours."""
-    places = {tempfile.gettempdir(), "/tmp"}
-    return {str(one) for place in places for one in Path(place).glob("djinn-????????") if one.is_dir()}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -126,5 +123,4 @@ def test_a_process_that_is_killed_leaves_nothing(way: str) -> None:
     finally:
         for one in drivers:
             one.kill()
-    # Folders are told apart by when they came: both drivers' are gone now.
     assert [driver.left() for driver in drivers] == [[] for _ in drivers]
