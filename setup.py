@@ -105,7 +105,8 @@ setup(
         "onnxruntime": ONNXRUNTIME,
         "ray": RAY,
         "wire": WIRE,
-        "solve": ["highspy>=1.11"],  # bounds of placements that need not be contiguous; everything works without
+        # Bounds of placements that need not be contiguous, and proofs of deployments; everything works without.
+        "solve": ["highspy>=1.11", "ortools>=9.12"],
     },
     entry_points={
         "torch_dynamo_backends": ["djinn = djinn_fx.backend:djinn"],

@@ -27,6 +27,7 @@ OPTIONAL = (
     "pytorch_lightning",
     "ray",
     "highspy",
+    "ortools",
     "lz4",
     "zstandard",
     "kubernetes",

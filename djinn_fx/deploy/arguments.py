@@ -48,6 +48,10 @@ def add_search(made: argparse.ArgumentParser) -> None:
     made.add_argument("--objective", choices=[*(aim.value for aim in Aim), "devices"], default=Aim.MAKESPAN.value)
     made.add_argument("--slo-p99", type=float, metavar="SECONDS", help="with --objective devices: what P99 must keep")
     made.add_argument("--exclusive", action="store_true", help="one model a device")
+    made.add_argument("--replicas", default="auto", metavar="N", help="copies of a model at most (default: auto)")
+    made.add_argument(
+        "--exact", type=float, metavar="SECONDS", help="also prove the least load of the busiest device (extra `solve`)"
+    )
     made.add_argument("--effort", type=int, default=EFFORT, help=f"node executions to simulate (default: {EFFORT})")
     made.add_argument("--seed", type=int, default=0)
     add_json(made, "the plan")
@@ -94,4 +98,8 @@ def cluster_of(arguments: argparse.Namespace) -> Cluster:
 def wish_of(arguments: argparse.Namespace) -> Wish:
     """How to plan; the fewest devices are looked for by P99."""
     aim = Aim.P99 if arguments.objective == "devices" else Aim(arguments.objective)
-    return Wish(aim, arguments.exclusive, arguments.mode == "offline", arguments.effort, arguments.seed)
+    word = arguments.replicas
+    if word != "auto" and not (word.isdecimal() and int(word) > 0):
+        raise SettingsError(f"--replicas {word}: give a number of at least 1, or auto")
+    copies = None if word == "auto" else int(word)
+    return Wish(aim, arguments.exclusive, arguments.mode == "offline", arguments.effort, arguments.seed, copies)

@@ -30,6 +30,7 @@ class Wish:
         offline: all requests are there at the start.
         effort: node executions to simulate.
         seed: of the search.
+        copies: of a model at most; None: as many as there is room for.
     """
 
     aim: Aim = Aim.MAKESPAN
@@ -37,6 +38,7 @@ class Wish:
     offline: bool = True
     effort: int = EFFORT
     seed: int = 0
+    copies: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,7 @@ def make_plan(workload: Workload, cluster: Cluster, wish: Wish, *, start: Plan |
         SettingsError: a gang is larger than every server, or a model may be on none of the devices.
         InfeasibleError: there is no room; the message names the smallest number of devices that suffices.
     """
-    problem = workload.problem(cluster, exclusive=wish.exclusive, offline=wish.offline)
+    problem = workload.problem(cluster, exclusive=wish.exclusive, offline=wish.offline, copies=wish.copies)
     _gangs_fit(workload, problem)
     found = search(problem, wish.aim, effort=wish.effort, seed=wish.seed, start=start)
     if found is not None:

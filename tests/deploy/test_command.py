@@ -14,6 +14,7 @@ from djinn_fx.cli.main import main as djinn
 from djinn_fx.deploy import telling
 from djinn_fx.deploy.command import main
 from djinn_fx.deploy.scheduler import ServerInfo, StaticScheduler
+from djinn_fx.solvers.deployment.placing.exact import available
 from tests.deploy.files import CONFIG, requests, write
 
 QUICK = ["--effort", "1500"]
@@ -104,6 +105,15 @@ def test_a_gang_larger_than_a_server_is_told_with_its_place(here: Path, capsys: 
     assert "'judge' takes 4 devices" in told
     assert main(["plan", "--gpus", "8", "--gpu-memory", "10GB"]) == 5
     assert "no number of such devices suffices" in capsys.readouterr().err
+
+
+def test_copies_are_limited_and_the_least_load_is_proved(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--gpus", "8", "--replicas", "1", "--json", "-", *QUICK]) == 0
+    assert len(json.loads(capsys.readouterr().out)["replicas"]) == 3
+    assert main(["plan", "--gpus", "8", "--replicas", "none", *QUICK]) == 2
+    if available():
+        assert main(["plan", "--gpus", "8", "--exact", "2", *QUICK]) == 0
+        assert "proved within" in capsys.readouterr().out
 
 
 def test_pins_and_groups_of_the_configuration_hold(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

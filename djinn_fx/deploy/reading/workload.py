@@ -93,19 +93,22 @@ class Workload:
         """In the order of their numbers."""
         return tuple(self.config.workflows)
 
-    def problem(self, cluster: Cluster, *, exclusive: bool = False, offline: bool = False) -> Problem:
+    def problem(
+        self, cluster: Cluster, *, exclusive: bool = False, offline: bool = False, copies: int | None = None
+    ) -> Problem:
         """What a solver is given.
 
         Args:
             cluster: the devices.
             exclusive: one model a device.
             offline: all requests are there at the start.
+            copies: of each model at most; None: as many as there is room for.
         """
         number = {name: n for n, name in enumerate(self.config.models)}
         models = tuple(Model(one.memory, one.gang, _allowed(one, cluster)) for one in self.config.models.values())
         groups = tuple(frozenset(number[name] for name in one) for one in self.config.groups)
         traffic = self.traffic.offline() if offline else self.traffic
-        return Problem(models, workflows_of(self.config), cluster, traffic, groups, exclusive)
+        return Problem(models, workflows_of(self.config), cluster, traffic, groups, exclusive, copies)
 
 
 def workflows_of(config: Config) -> tuple[Workflow, ...]:

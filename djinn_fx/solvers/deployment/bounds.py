@@ -89,7 +89,7 @@ def placement_bound(problem: Problem) -> tuple[float, tuple[int, ...]]:
     left = problem.cluster.size - sum(problem.models[m].gang for m in used)
     while used:
         worst = max(used, key=lambda model: bounds.of(model, counts[model]))
-        if left < problem.models[worst].gang:
+        if left < problem.models[worst].gang or counts[worst] == problem.copies:
             return bounds.of(worst, counts[worst]), tuple(counts)
         if bounds.of(worst, counts[worst] + 1) >= bounds.of(worst, counts[worst]):
             return bounds.of(worst, counts[worst]), tuple(counts)

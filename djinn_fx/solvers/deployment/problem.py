@@ -18,6 +18,7 @@ from djinn_fx.errors import SolverError
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ class Problem:
         traffic: what is expected to be asked.
         groups: models of which each copy of one must find a copy of every other in its server.
         exclusive: whether a device hosts one model at most.
+        copies: of each model at most; None: as many as there is room for.
 
     Raises:
         SolverError: it is none, such as a request of a workflow that there is not.
@@ -173,6 +175,7 @@ class Problem:
     traffic: Traffic
     groups: tuple[frozenset[int], ...] = ()
     exclusive: bool = False
+    copies: int | None = None
 
     def __post_init__(self) -> None:
         wrong = next(_what_is_wrong(self), None)
@@ -198,6 +201,29 @@ class Problem:
     def used(self) -> tuple[int, ...]:
         """Models that a request asks for; the others need no device."""
         return tuple(np.flatnonzero(np.bincount(self.model_of, minlength=len(self.models))).tolist())
+
+    @cached_property
+    def slowness(self) -> Floats:
+        """Of each device."""
+        return np.array(self.cluster.slowness, np.float64)
+
+    @cached_property
+    def servers(self) -> Ints:
+        """Of each device."""
+        return np.array(self.cluster.server, np.int64)
+
+    def places(self, model: int) -> tuple[Ints, Bools]:
+        """First devices that a model may take, and which of them are at a multiple of its gang in their server."""
+        if model not in self._places:
+            cluster, gang = self.cluster, self.models[model].gang
+            found = np.array(cluster.places(self.models[model]), np.int64)
+            starts = np.array([one.start for one in cluster.servers], np.int64)
+            self._places[model] = found, (found - starts[self.servers[found]]) % gang == 0
+        return self._places[model]
+
+    @cached_property
+    def _places(self) -> dict[int, tuple[Ints, Bools]]:
+        return {}
 
     @cached_property
     def edges(self) -> dict[tuple[int, int], int]:

@@ -15,15 +15,16 @@ from enum import Enum
 
 from djinn_fx.solvers.deployment.bounds import Bounds, bounds_of
 from djinn_fx.solvers.deployment.measures import Measures, measure
-from djinn_fx.solvers.deployment.placing.greedy import balanced, filled, first_room, grown
+from djinn_fx.solvers.deployment.placing.greedy import balanced, filled, first_room, grouped, grown
 from djinn_fx.solvers.deployment.placing.inside import inside_servers
 from djinn_fx.solvers.deployment.placing.loads import crossing, split
+from djinn_fx.solvers.deployment.placing.moves import polished
 from djinn_fx.solvers.deployment.placing.room import Room
 from djinn_fx.solvers.deployment.problem import Discipline, Plan, Problem, Replica
 from djinn_fx.solvers.deployment.simulate import simulate
 
 #: Node executions that a search may simulate; the fewest plans that it looks at all the same, and the most.
-EFFORT, FEWEST_RUNS, MOST_RUNS = 600_000, 6, 500
+EFFORT, FEWEST_RUNS, MOST_RUNS = 500_000, 6, 500
 #: Makespans within this of the best found, or within that of the bound, count as the same, and P99 decides.
 NEAR_BEST, NEAR_BOUND = 1.005, 1.015
 
@@ -86,9 +87,9 @@ def placements(problem: Problem, count: int = 3) -> list[Room]:
     else:
         base = first_room(problem)
         if base is not None:
-            least = grown(base)
-            found.append(Room(problem, least.replicas))
-            found += [filled(Room(problem, least.replicas), seed=seed) for seed in range(count)]
+            least = polished(grown(base))
+            found.append(least.copy())
+            found += [filled(least.copy(), seed=seed) for seed in range(count)]
     if not found:
         base = first_room(problem)
         found = [] if base is None else [grown(base)]
@@ -100,6 +101,7 @@ class _Search:
         self.problem, self.aim = problem, aim
         self.bounds = bounds_of(problem)
         self.chance = random.Random(seed)
+        self.grouped = grouped(problem)
         nodes = max(1, len(problem.traffic.times))
         self.runs = max(FEWEST_RUNS, min(MOST_RUNS, effort // nodes))
         self.seen: dict[tuple[tuple[Replica, ...], Discipline], Judged] = {}
@@ -178,7 +180,7 @@ class _Search:
             else:
                 base = best if self.chance.random() < 0.75 else self._another()
                 room = Room(self.problem, base.plan.replicas)
-                if not self._change(room):
+                if not self._change(room) or (room.sorted, base.plan.discipline) in self.seen:
                     continue
                 found = self._judge(room.sorted, base.plan.discipline)
             best = min(best, found, key=self._key)
@@ -193,32 +195,31 @@ class _Search:
         change: Callable[[Room], bool] = self.chance.choice(
             (self._add, self._drop, self._move, self._move, self._again)
         )
-        done = change(room)
-        return done and room.sorted not in {replicas for replicas, _ in self.seen}
+        return change(room)
 
     def _add(self, room: Room) -> bool:
-        model = self.chance.choice([m for m in self.problem.used if m not in self._grouped()] or [-1])
+        model = self.chance.choice([m for m in self.problem.used if m not in self.grouped] or [-1])
         found = room.aligned(model) if model >= 0 else []
         if found:
             room.put(self.chance.choice(found))
         return bool(found)
 
     def _drop(self, room: Room) -> bool:
-        spare = [one for one in room.sorted if room.copies[one.model] > 1 and one.model not in self._grouped()]
+        spare = [one for one in room.sorted if room.copies[one.model] > 1 and one.model not in self.grouped]
         if spare:
             room.take(self.chance.choice(spare))
         return bool(spare)
 
     def _move(self, room: Room) -> bool:
         """Take a copy out and put it, or one of another model, elsewhere; what is in the way makes room."""
-        free = [one for one in room.sorted if one.model not in self._grouped()]
+        free = [one for one in room.sorted if one.model not in self.grouped]
         if not free:
             return False
         gone = self.chance.choice(free)
         room.take(gone)
         model = gone.model if room.copies[gone.model] == 0 or self.chance.random() < 0.6 else None
         if model is None:
-            model = self.chance.choice([m for m in self.problem.used if m not in self._grouped()])
+            model = self.chance.choice([m for m in self.problem.used if m not in self.grouped])
         found = [one for one in room.aligned(model) if one != gone]
         if not found:
             found = [one for one in self._forced(room, model) if one != gone]
@@ -229,7 +230,7 @@ class _Search:
 
     def _again(self, room: Room) -> bool:
         """Take a few copies out and put as many of the same models elsewhere, the widest first."""
-        free = [one for one in room.sorted if one.model not in self._grouped()]
+        free = [one for one in room.sorted if one.model not in self.grouped]
         gone = self.chance.sample(free, min(len(free), self.chance.choice((2, 2, 3, 4))))
         for one in gone:
             room.take(one)
@@ -243,7 +244,7 @@ class _Search:
 
     def _forced(self, room: Room, model: int) -> list[Replica]:
         """A place for a model after copies there that have others elsewhere are taken away."""
-        places = self.problem.cluster.places(self.problem.models[model])
+        places = self.problem.places(model)[0].tolist()
         if not places:
             return []
         wanted = Replica(model, self.chance.choice(places))
@@ -252,9 +253,6 @@ class _Search:
             if not room.fits(wanted) and here & set(room.devices(one)) and room.copies[one.model] > 1:
                 room.take(one)
         return [wanted] if room.fits(wanted) else []
-
-    def _grouped(self) -> set[int]:
-        return set().union(*self.problem.groups)
 
 
 def key_of(one: Judged, aim: Aim) -> tuple[float, ...]:

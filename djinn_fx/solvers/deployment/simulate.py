@@ -46,15 +46,17 @@ class _Queue:
     Attributes:
         heap: places in the order in which they go.
         width: devices of the gang.
-        servers: who takes from it.
+        places: who takes from it, and the devices of the copies there.
     """
 
-    __slots__ = ("heap", "servers", "width")
+    __slots__ = ("heap", "kept", "places", "width")
 
     def __init__(self, width: int) -> None:
         self.heap: list[int] = []
         self.width = width
-        self.servers: list[int] = []
+        self.places: list[tuple[int, list[tuple[int, int]]]] = []
+        #: Servers that keep devices for it, and when those will be idle: no more of them than nodes wait.
+        self.kept: dict[int, float] = {}
 
 
 def simulate(problem: Problem, plan: Plan) -> Outcome:
@@ -137,7 +139,8 @@ class _Run:
         for server in servers:
             replicas = self.hosted[server].get(model)
             if replicas:
-                made.servers.append(server)
+                here = [self.devices[one] for one in replicas]
+                made.places.append((server, [(one.start, one.stop) for one in here]))
                 self.drawn[server].append((made, replicas))
         return made
 
@@ -199,9 +202,14 @@ class _Run:
         kind = self.unbound[self.workflow[request]] if home < 0 else self.bound[home]
         queue = kind[self.model_of[node]]
         heappush(queue.heap, self.place[node])
-        for server in queue.servers:
-            if self.idle[server]:
-                touched[server] = None
+        busy = self.busy
+        for server, places in queue.places:
+            if self.idle[server] < queue.width:
+                continue
+            for first, last in places:
+                if not busy[first] and (queue.width == 1 or True not in busy[first:last]):
+                    touched[server] = None
+                    break
 
     def _begin(self, node: int, replica: int, now: float) -> None:
         request, server, devices = self.request[node], self.server_of[replica], self.devices[replica]
@@ -257,11 +265,12 @@ class _Run:
             found = self._idle(replicas, node, now, blocked) if self.idle[server] >= width else -1
             if found >= 0:
                 place = heappop(heap)
+                queue.kept.pop(server, None)
                 self._begin(node, found, now)
                 if heap:
                     heappush(rows, (key + heap[0] - place, number))
             elif width > 1:
-                self._reserve(replicas, blocked)
+                self._reserve(queue, server, replicas, blocked)
 
     def _idle(self, replicas: list[int], node: int, now: float, blocked: dict[int, float]) -> int:
         """A copy whose devices are idle, and not reserved for before the node would end; -1: none."""
@@ -277,13 +286,21 @@ class _Run:
             return replica
         return -1
 
-    def _reserve(self, replicas: list[int], blocked: dict[int, float]) -> None:
-        """Keep the devices of the copy that will be idle first."""
+    def _reserve(self, queue: _Queue, server: int, replicas: list[int], blocked: dict[int, float]) -> None:
+        """Keep the devices of the copy that will be idle first, unless other servers do so for all that wait."""
         free_at = self.free_at
-        until, here = min(
-            (max(free_at[one.start : one.stop]), one.start) for one in map(self.devices.__getitem__, replicas)
-        )
-        for device in range(here, here + self.widths[self.plan.replicas[replicas[0]].model]):
+        places = map(self.devices.__getitem__, replicas)
+        until, here = min((max(free_at[one.start : one.stop]), one.start) for one in places)
+        kept = queue.kept
+        while len(kept) > len(queue.heap):
+            del kept[max(kept, key=kept.__getitem__)]
+        if server not in kept and len(kept) == len(queue.heap):
+            last = max(kept, key=kept.__getitem__)
+            if kept[last] <= until:
+                return
+            del kept[last]
+        kept[server] = until
+        for device in range(here, here + queue.width):
             blocked[device] = min(until, blocked.get(device, until))
 
 

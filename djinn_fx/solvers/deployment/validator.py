@@ -19,6 +19,7 @@ class Rule(Enum):
     PLACE = "a copy takes consecutive devices of one server, on which its model may be"
     MEMORY = "what a device hosts fits into its memory"
     ONCE = "a device has one copy of a model at most"
+    COPIES = "a model has no more copies than asked"
     EXCLUSIVE = "a device hosts one model at most, as asked"
     HOSTED = "every model that a request asks for has a copy"
     GROUP = "where one of a group is, all of it are"
@@ -67,6 +68,9 @@ def _of_plan(problem: Problem, plan: Plan) -> Iterator[Broken]:
             yield Broken(Rule.ONCE, tuple(twice), f"device {device}")
         if problem.exclusive and len(models) > 1:
             yield Broken(Rule.EXCLUSIVE, tuple(models), f"device {device}")
+    for number, count in Counter(one.model for one in plan.replicas).items():
+        if problem.copies is not None and count > problem.copies:
+            yield Broken(Rule.COPIES, (number,), f"{count} copies, {problem.copies} allowed")
     there = {one.model for one in plan.replicas}
     asked = {m for w in set(problem.traffic.workflow.tolist()) for m in problem.workflows[w].models}
     if asked - there:

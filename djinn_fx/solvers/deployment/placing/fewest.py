@@ -78,8 +78,8 @@ def placed_somehow(problem: Problem, steps: int = STEPS) -> bool | None:
             # Servers that look the same from the inside are the same, unless somebody may not be on all of them.
             alike = (
                 one.first - server.start,
-                tuple(room.free[d] for d in server),
-                tuple(bool(room.hosts[d]) for d in server),
+                tuple(room.free[server.start : server.stop].tolist()),
+                tuple(room.count[server.start : server.stop].tolist()),
             )
             if alike in tried and not problem.groups and all(m.allowed is None for m in models):
                 continue

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+
+import numpy as np
 
 from djinn_fx.solvers.deployment.bounds import CopyBounds
-from djinn_fx.solvers.deployment.placing.loads import split
+from djinn_fx.solvers.deployment.placing.loads import Loads, split
 from djinn_fx.solvers.deployment.placing.patterns import Patterns, patterns_of
-from djinn_fx.solvers.deployment.placing.room import Room
-from djinn_fx.solvers.deployment.problem import Problem, Replica
+from djinn_fx.solvers.deployment.placing.room import Room, best_first
+from djinn_fx.solvers.deployment.problem import Floats, Ints, Problem, Replica
 
 #: Orders of placements that are tried where the first finds no room.
 TRIES = 40
@@ -25,7 +26,7 @@ def first_copies(problem: Problem, *, tight: bool = False, seed: int = 0) -> Roo
         tight: fill devices up one after the other instead.
         seed: of the order among models; 0: by size.
     """
-    room, models, load = Room(problem), problem.models, [0.0] * problem.cluster.size
+    room, models, load = Room(problem), problem.models, np.zeros(problem.cluster.size)
     order = sorted(problem.used, key=lambda m: (-models[m].gang, -models[m].share, -problem.work[m]))
     if seed:
         chance = random.Random(seed)
@@ -35,19 +36,24 @@ def first_copies(problem: Problem, *, tight: bool = False, seed: int = 0) -> Roo
     homes: dict[frozenset[int], set[int]] = {}
     for model in order:
         group = next((one for one in problem.groups if model in one), frozenset[int]())
-        found = room.aligned(model)
+        found = room.firsts(model, aligned=True)
         if group:
             homes.setdefault(group, _common(room, group))
-            found = [one for one in found if problem.cluster.server[one.first] in homes[group]]
-        if not found:
+            found = found[np.isin(problem.servers[found], list(homes[group]))]
+        if not len(found):
             return None
-        best = min(found, key=lambda one: cost(room, one, load, tight))
+        best = best_first(room, model, found, load, tight=tight)
         if group:
             homes[group] = {problem.cluster.server[best.first]}
-        room.put(best)
-        for device in room.devices(best):
-            load[device] += float(problem.work[model]) * problem.cluster.slowness[device]
+        _place(room, best, load, 1)
     return room
+
+
+def _place(room: Room, one: Replica, load: Floats, copies: int) -> None:
+    """Put a copy, and its share of the work onto its devices."""
+    room.put(one)
+    here = slice(one.first, one.first + room.problem.models[one.model].gang)
+    load[here] += room.problem.work[one.model] / copies * room.problem.slowness[here]
 
 
 def first_room(problem: Problem) -> Room | None:
@@ -71,21 +77,12 @@ def _gathered(order: list[int], group: frozenset[int]) -> list[int]:
     return outside[:place] + inside + outside[place:]
 
 
-def cost(room: Room, one: Replica, load: list[float], tight: bool) -> tuple[float, float, int]:
-    """What is smaller for a better place: work that is there, or memory that is left."""
-    devices = room.devices(one)
-    left = float(sum(room.free[d] for d in devices))
-    slow = max(room.problem.cluster.slowness[d] for d in devices)
-    more = float(room.problem.work[one.model]) * slow
-    return (left if tight else max(load[d] for d in devices) + more, -left, one.first)
-
-
 def grown(room: Room, *, most: int = 10**9) -> Room:
     """Further copies as long as they make the most loaded device work less, of models on that device."""
     problem = room.problem
     loads = split(problem, room.sorted)
     for _ in range(most):
-        found = _relief(room, loads.device, loads.most)
+        found = _relief(room, loads)
         if found is None:
             return room
         room.put(found)
@@ -99,16 +96,18 @@ def grown(room: Room, *, most: int = 10**9) -> Room:
     return room
 
 
-def _relief(room: Room, load: Sequence[float], most: float) -> Replica | None:
+def _relief(room: Room, loads: Loads) -> Replica | None:
     """A copy of a model of a most loaded device, where there is least work; None if there is no room for any."""
-    full = [d for d, seconds in enumerate(load) if seconds >= most * (1 - 1e-9)]
-    models = {m for d in full for m in room.hosts[d]} - _grouped(room.problem)
-    found = [
-        (max(load[d] for d in room.devices(one)), -float(room.problem.work[one.model]), one)
-        for model in sorted(models)
-        for one in room.aligned(model)
-    ]
-    return min(found)[2] if found and min(found)[0] < most else None
+    load = np.array(loads.device)
+    full = np.flatnonzero(load >= loads.most * (1 - 1e-9)).tolist()
+    found: list[tuple[float, float, Replica]] = []
+    for model in sorted(room.models_on(full) - grouped(room.problem)):
+        firsts = room.firsts(model, aligned=True)
+        if len(firsts):
+            most = room.over(load, model, firsts)
+            place = int(np.argmin(most))
+            found.append((float(most[place]), -float(room.problem.work[model]), Replica(model, int(firsts[place]))))
+    return min(found)[2] if found and min(found)[0] < loads.most else None
 
 
 def filled(room: Room, *, seed: int = 0, servers: dict[int, set[int]] | None = None) -> Room:
@@ -121,31 +120,26 @@ def filled(room: Room, *, seed: int = 0, servers: dict[int, set[int]] | None = N
     """
     problem, chance = room.problem, random.Random(seed)
     work = problem.work
-    load = list(split(problem, room.sorted).device)
-    open_models = set(problem.used) - _grouped(problem)
-    while open_models:
-        weight = {m: work[m] * problem.models[m].gang ** 0.5 / room.copies[m] for m in open_models}
-        model = max(sorted(open_models), key=lambda m: weight[m] * (chance.uniform(0.5, 1) if seed else 1.0))
-        found = room.aligned(model)
+    load = np.array(split(problem, room.sorted).device)
+    waiting = set(problem.used) - grouped(problem)
+    while waiting:
+        weight = {m: work[m] * problem.models[m].gang ** 0.5 / room.copies[m] for m in waiting if room.copies[m]}
+        if not weight:
+            break
+        model = max(sorted(weight), key=lambda m: weight[m] * (chance.uniform(0.5, 1) if seed else 1.0))
+        found = room.firsts(model, aligned=True)
         if servers is not None:
-            found = [one for one in found if problem.cluster.server[one.first] in servers[model]]
-        if not found:
-            open_models.discard(model)
+            found = found[np.isin(problem.servers[found], list(servers[model]))]
+        if not len(found):
+            waiting.discard(model)
             continue
-        best = min(found, key=lambda one: (_same_server(room, one), max(load[d] for d in room.devices(one)), one.first))
-        room.put(best)
-        for device in room.devices(best):
-            load[device] += float(work[model]) / room.copies[model]
+        order = np.lexsort((found, room.over(load, model, found), room.near(model, found)))
+        _place(room, Replica(model, int(found[order[0]])), load, room.copies[model] + 1)
     return room
 
 
-def _same_server(room: Room, one: Replica) -> int:
-    """Copies of the model in that server."""
-    cluster = room.problem.cluster
-    return sum(one.model in room.hosts[d] for d in cluster.servers[cluster.server[one.first]])
-
-
-def _grouped(problem: Problem) -> set[int]:
+def grouped(problem: Problem) -> set[int]:
+    """Models that are in some group."""
     return set().union(*problem.groups)
 
 
@@ -183,20 +177,23 @@ def counted(problem: Problem, counts: dict[int, int], patterns: Patterns | None 
     patterns = patterns or patterns_of(problem)
     for model in sorted(counts, key=lambda m: (-models[m].gang, -counts[m], m)):
         for _ in range(counts[model]):
-            found = room.aligned(model)
-            if not found:
+            found = room.firsts(model, aligned=True)
+            if not len(found):
                 return None
-            room.put(min(found, key=lambda one: (*_company(room, one, patterns), one.first)))
+            room.put(_in_company(room, model, found, patterns))
     return room
 
 
-def _company(room: Room, one: Replica, patterns: Patterns) -> tuple[int, int, int]:
-    """Copies of the model in that server, work in common with what is there (more goes first), and room left there."""
-    cluster = room.problem.cluster
-    server = cluster.server[one.first]
-    near = sum(
-        patterns.together.get((min(other, one.model), max(other, one.model)), 0)
-        for other in room.hosted(server) - {one.model}
-    )
-    free = sum(1 for d in cluster.servers[server] if not room.hosts[d])
-    return (_same_server(room, one) // room.problem.models[one.model].gang, -near, free)
+def _in_company(room: Room, model: int, firsts: Ints, patterns: Patterns) -> Replica:
+    """In a server with few copies of the model, with others that it works with, and with little room left."""
+    servers = room.problem.servers
+    count = servers[-1] + 1
+    near = np.zeros(count)
+    for (one, other), times in patterns.together.items():
+        if model in (one, other) and one != other:
+            there = np.bincount(servers, room.on[other if one == model else one], count) > 0
+            near += times * there
+    free = np.bincount(servers, room.count == 0, count)
+    here = servers[firsts]
+    copies = room.near(model, firsts) // room.problem.models[model].gang
+    return Replica(model, int(firsts[np.lexsort((firsts, free[here], -near[here], copies))[0]]))

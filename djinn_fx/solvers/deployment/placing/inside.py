@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 
-from djinn_fx.solvers.deployment.placing.greedy import cost, filled
-from djinn_fx.solvers.deployment.placing.room import Room
+import numpy as np
+
+from djinn_fx.solvers.deployment.placing.greedy import filled
+from djinn_fx.solvers.deployment.placing.room import Room, best_first
 from djinn_fx.solvers.deployment.problem import Problem
 
 
@@ -52,14 +54,14 @@ def _workflows(problem: Problem, chance: random.Random) -> list[set[int]]:
 
 def _placed(room: Room, server: int, models: set[int], chance: random.Random | None) -> bool:
     """Put a copy of each model into a server, the widest and largest first."""
-    problem, load = room.problem, [0.0] * room.problem.cluster.size
+    problem, load = room.problem, np.zeros(room.problem.cluster.size)
     weight = {m: problem.models[m].share * (chance.uniform(0.5, 1) if chance else 1.0) for m in sorted(models)}
     for model in sorted(weight, key=lambda m: (-problem.models[m].gang, -weight[m])):
-        found = [one for one in room.aligned(model) if one.first in problem.cluster.servers[server]]
-        if not found:
+        found = room.firsts(model, aligned=True)
+        found = found[problem.servers[found] == server]
+        if not len(found):
             return False
-        best = min(found, key=lambda one: cost(room, one, load, False))
+        best = best_first(room, model, found, load)
         room.put(best)
-        for device in room.devices(best):
-            load[device] += float(problem.work[model])
+        load[best.first : best.first + problem.models[model].gang] += problem.work[model]
     return True

@@ -1,0 +1,1 @@
+"""Plans of which model lives on which device, beside other rules for it."""
