@@ -44,7 +44,11 @@ def _workflow(chance: random.Random, models: int) -> Workflow:
 
 
 def _traffic(
-    chance: random.Random, models: tuple[Model, ...], workflows: tuple[Workflow, ...], cluster: Cluster, count: int = 300
+    chance: random.Random,
+    models: tuple[Model, ...],
+    workflows: tuple[Workflow, ...],
+    cluster: Cluster,
+    count: int = 300,
 ) -> Traffic:
     """Requests that would keep all devices busy for somewhat longer than they come."""
     weights = [chance.expovariate(1.0) for _ in workflows]

@@ -77,8 +77,8 @@ def _proved(planned: Planned, seconds: float) -> str:
     if proved is None:
         return f"Exact: nothing was found within {seconds:g}s"
     return (
-        f"Exact: the busiest device works {proved.load:.2f}s at least, proved within {100 * proved.gap:.2f}%; the plan's "
-        f"works {mine:.2f}s. Queues, and so P99, are not in this model"
+        f"Exact: the busiest device works {proved.load:.2f}s at least, proved within {100 * proved.gap:.2f}%; that of "
+        f"the plan works {mine:.2f}s. Queues, and so P99, are not in this model"
     )
 
 

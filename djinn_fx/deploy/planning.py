@@ -18,6 +18,8 @@ from djinn_fx.units import format_bytes
 
 #: Devices that a refusal looks at: so many times as many as are there, and at least so many.
 TIMES_MORE, AT_LEAST = 8, 64
+#: Servers up to which plans that leave the last ones alone are looked at too.
+MOST_SERVERS = 32
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _gangs_fit(workload: Workload, problem: Problem) -> None:
 def _no_worse_than_fewer(problem: Problem, wish: Wish, found: Found) -> Found:
     """Look at plans that leave the last server alone, where one could be better: more devices are never worse."""
     cluster = problem.cluster
-    while len(cluster.servers) > 1 and wish.aim is Aim.MAKESPAN:
+    while 1 < len(cluster.servers) <= MOST_SERVERS and wish.aim is Aim.MAKESPAN:
         last = cluster.servers[-1]
         cluster = _first_devices(cluster, last.start)
         smaller = replace(problem, cluster=cluster)
