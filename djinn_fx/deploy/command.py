@@ -1,4 +1,4 @@
-"""``djinn deploy plan | simulate``, and the older form with ``--gpus`` alone."""
+"""``djinn deploy plan | simulate | rebalance``, and the older form with ``--gpus`` alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from djinn_fx.deploy import old_form
 from djinn_fx.deploy.arguments import add_devices, add_input, add_search, cluster_of, wish_of, workload_of
 from djinn_fx.deploy.fewest import fewest_for
 from djinn_fx.deploy.planning import Planned, Wish, make_plan, simulated
+from djinn_fx.deploy.rebalancing import add_rebalance
 from djinn_fx.deploy.telling import console, execution_log, page, plan_file
 from djinn_fx.errors import SettingsError
 from djinn_fx.solvers.deployment.placing import exact
 from djinn_fx.solvers.deployment.search import surrogate
 
-COMMANDS = ("plan", "simulate")
 EPILOG = "Exit code: 0 done, 1 failed, 2 usage or bad input, 5 there is no room (the message says what would do)."
 
 
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the commands."""
     made = argparse.ArgumentParser(
         prog="djinn deploy",
-        description="Which model lives on which device, for workflows of several models: plan, simulate.",
+        description="Which model lives on which device, for workflows of several models.",
         epilog=EPILOG,
     )
     actions = made.add_subparsers(metavar="ACTION", required=True)
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--log", metavar="FILE", help="write every execution as JSON")
     run.add_argument("--html", metavar="FILE", help="write a page with a Gantt chart")
     run.set_defaults(run=_simulate)
+    add_rebalance(actions)
     return made
 
 

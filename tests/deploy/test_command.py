@@ -197,3 +197,17 @@ def test_the_names_of_the_older_scheduler(here: Path) -> None:
     servers = scheduler.servers
     assert any(one.can_complete_locally({"writer", "judge"}) for one in servers)
     assert not ServerInfo(0, (0,), frozenset({"a"})).can_complete_locally({"a", "b"})
+
+
+def test_a_plan_is_rebalanced_for_other_requests(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--gpus", "8", "--exclusive", "--json", "old.json", *QUICK]) == 0
+    capsys.readouterr()
+    asked = [one for one in requests(24) if one["workflow_id"] == "illustrate"]
+    write(here / "new.json", asked)
+    words = ["rebalance", "old.json", "--requests", "new.json", *QUICK]
+    assert main([*words, "--json", "new_plan.json"]) == 0
+    shown = capsys.readouterr().out
+    assert "planned anew" in shown
+    plan = json.loads((here / "new_plan.json").read_text())
+    jsonschema.validate(plan, schema("plan"))
+    assert plan["measures"]["completed"] == len(asked)
