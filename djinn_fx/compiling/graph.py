@@ -98,8 +98,9 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
     weights = [one for one, kind in zip(example_inputs, kinds, strict=False) if kind is not Residency.INPUT]
     handle = GraphHandle(gm, [one for one in weights if isinstance(one, torch.Tensor)], example_inputs)
     compiler = GraphCompiler(settings, passes, kinds, handle)
-    # What does not fit into a budget must be told before anything runs.
-    waits = settings.compile == "blocking" or settings.engine == EAGER or settings.memory_budget is not None
+    # What does not fit into a budget must be told before anything runs; what workers rely on guards this graph.
+    at_once = settings.memory_budget is not None or settings.workers is not None
+    waits = settings.compile == "blocking" or settings.engine == EAGER or at_once
     fakes = deferrable(gm, example_inputs) if not waits else None
     HANDLES.append(handle)
     if fakes is None:

@@ -43,6 +43,7 @@ class Placing:
         told: what is to be told of devices that are not among these any more.
         settled: devices of weights and state that an earlier graph keeps there, by the names of the graph's inputs.
         home: the device that the graph's tensors are on, where it is to run here.
+        abroad: whether none of the devices is that one: they keep what the graph writes too.
     """
 
     devices: tuple[LocalDevice | PricedDevice, ...]
@@ -55,6 +56,7 @@ class Placing:
     told: tuple[Reason, ...] = ()
     settled: Mapping[str, str] = field(default_factory=dict)
     home: str = "cpu"
+    abroad: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,7 +71,7 @@ class Placing:
     @property
     def apart(self) -> bool:
         """Whether they are here, each with memory of its own: what comes in and goes out is on ``home``."""
-        return any(isinstance(device, PricedDevice) and device.here for device in self.devices)
+        return not self.abroad and any(isinstance(one, PricedDevice) and one.here for one in self.devices)
 
     @property
     def pricings(self) -> Mapping[str, Pricing]:

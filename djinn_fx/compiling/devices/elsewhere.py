@@ -34,12 +34,16 @@ def placing_elsewhere(settings: Settings, passes: Sequence[Pass]) -> Placing:
         for name, row in topology.devices.items()
     )
     names = [device.name for device in devices]
-    pins = tuple(_pin(pin, names) for pin in settings.pins) if not settings.devices else ()
+    pins = tuple(known_pin(pin, names) for pin in settings.pins) if not settings.devices else ()
     return Placing(devices=devices, topology=topology, pins=pins, objective=settings.objective)
 
 
-def _pin(pin: Pin, known: Sequence[str]) -> Pin:
-    """A pin to one of the devices; a number is the n-th of them."""
+def known_pin(pin: Pin, known: Sequence[str]) -> Pin:
+    """A pin to one of the devices; a number is the n-th of them.
+
+    Raises:
+        SettingsError: there is no such device.
+    """
     if pin.device.isdigit() and int(pin.device) < len(known):
         return replace(pin, device=known[int(pin.device)])
     try:

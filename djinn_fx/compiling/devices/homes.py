@@ -66,7 +66,7 @@ HOMES = Homes()
 
 def _request(settings: Settings) -> Hashable:
     """What was asked for: with other devices or pins a graph is placed anew."""
-    return (settings.devices, settings.links, settings.pins, settings.objective, settings.topology)
+    return (settings.devices, settings.workers, settings.links, settings.pins, settings.objective, settings.topology)
 
 
 def _kept(srg: SRG, memories: Memories) -> Iterator[tuple[Node, Any]]:

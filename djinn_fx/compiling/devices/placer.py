@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from djinn_fx.compiling.captured import CapturedGraph, device_of
 from djinn_fx.compiling.choice import contenders
@@ -44,6 +44,9 @@ from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan
 from djinn_fx.srg.record import GraphKind
 
+if TYPE_CHECKING:
+    from djinn_fx.compiling.workers.spread import Workers
+
 log = logging.getLogger("djinn_fx.compiling")
 
 _NO_ARENA = Reason(kind=ReasonKind.OUTSIDE_ARENA, detail="values that pass between devices lie in no arena")
@@ -75,8 +78,14 @@ class Placer:
         self._elsewhere = placing_elsewhere(settings, passes) if settings.topology is not None and not saved else None
         self._moves_there = self._elsewhere is not None and not builds
         self._named: tuple[NamedDevice, ...] = () if saved else settings.devices or ()
+        self._workers = self._made_workers(builds) if settings.workers is not None and not saved else None
         self._lost: frozenset[str] = frozenset()
         self._followed: Mapping[int, str] = {}
+
+    def _made_workers(self, builds: bool) -> Workers:
+        from djinn_fx.compiling.workers.spread import Workers  # with the remote rooms, which few graphs need
+
+        return Workers(self._settings, self._passes, self._handle, builds=builds)
 
     @property
     def _left(self) -> tuple[NamedDevice, ...]:
@@ -97,6 +106,7 @@ class Placer:
         """While this lasts times are those of the device with most processors, of those that are there."""
         self._lost |= self._gone()
         most = max((len(one.cores) for one in self._devices), default=0)
+        most = self._workers.threads if self._workers is not None else most
         return with_threads(most) if most and not self._moves_there else contextlib.nullcontext()
 
     def context(self, srg: SRG, pricing: Pricing) -> PassContext:
@@ -125,6 +135,8 @@ class Placer:
         """
         if self._elsewhere is not None and self._moves_there:
             return replace(self._elsewhere, followed=self._followed)
+        if self._workers is not None:
+            return self._workers.placing(kind, device)
         if not self._named:
             return None
         there = {one.name for one in self._left}
@@ -179,6 +191,8 @@ class Placer:
         Raises:
             EngineError: an engine failed on a region and the settings say to raise.
         """
+        if self._workers is not None:
+            return self._on_workers(captured, settings, names, self._workers)
         known = {one.name for one in self._left}
         regions, home = captured.plan.regions, captured.srg.home
         if not regions or not all(region.device in known for region in regions):
@@ -199,6 +213,24 @@ class Placer:
 
         placed, settled = self._settled(captured, settings, names)
         return placed, Moving(settled, without), None
+
+    def _on_workers(
+        self, captured: CapturedGraph, settings: Settings, names: Sequence[str], workers: Workers
+    ) -> tuple[CapturedGraph, RegionCallable, None] | None:
+        """The same on workers."""
+        beside = captured.plan.reasons[len(captured.srg.reasons) :]
+
+        def anew(graph: CapturedGraph) -> CapturedGraph:
+            with compile_session(), with_threads(workers.threads):
+                again = self._anew(graph, workers.threads, beside)
+            self._note(again)
+            return again
+
+        found = workers.built(captured, settings, names, anew)
+        if found is None:
+            return None
+        self.note(captured.srg)
+        return *found, None
 
     def _settled(
         self, captured: CapturedGraph, settings: Settings, names: Sequence[str]

@@ -87,6 +87,10 @@ class Sender:
         """The worker was told to let go of weights."""
         self._resident.difference_update(names)
 
+    def settled(self) -> None:
+        """Let go of the payloads, which keep the caller's weights in memory: whoever is asked for one updates again."""
+        self._payloads = {}
+
     def again(self) -> list[Message]:
         """The newest graph once more, because no answer came; what is missing then the answer will say."""
         if self._graph is None:

@@ -164,8 +164,7 @@ class Serving:
     def _name(form: GraphForm, about: Mapping[str, Any]) -> str:
         """Equal for graphs that differ in their weights alone."""
         content = {name: part for name, part in form.content.items() if name != "weights"}
-        numbers = [number for number, _, _ in form.content["weights"]]
-        return digest(json.dumps([content, numbers, about], sort_keys=True, separators=(",", ":")))
+        return digest(json.dumps([content, about], sort_keys=True, separators=(",", ":")))
 
     # Calls
 

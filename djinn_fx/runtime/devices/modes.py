@@ -22,6 +22,8 @@ class Modes(NamedTuple):
 
 
 _local = threading.local()
+#: The mode of AOTAutograd's that looks whether custom operators give back what they were given.
+_ANALYSES = "_AnalyzeCustomOpInputOutputMode"
 
 
 def modes() -> Modes:
@@ -37,6 +39,14 @@ def modes() -> Modes:
 def intercepted() -> bool:
     """Whether ops of this thread go through Python modes, which another thread's would not."""
     return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
+
+
+def watched() -> bool:
+    """As :func:`intercepted`, less what AOTAutograd looks at a graph's first call with: it changes nothing."""
+    if torch._C._len_torch_function_stack():
+        return True
+    stack = range(torch._C._len_torch_dispatch_stack())
+    return any(type(torch._C._get_dispatch_stack_at(place)).__name__ != _ANALYSES for place in stack)
 
 
 def carried(wanted: Modes) -> contextlib.AbstractContextManager[None]:

@@ -1,0 +1,326 @@
+"""Graphs over workers on a real Ray. One file, so that one process starts one Ray, and all of its tests share it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import djinn_fx
+from djinn_fx.errors import DeviceLostError, EngineError, InfeasibleError, SettingsError
+from djinn_fx.reasons import ReasonKind
+from djinn_fx.remote.wire.frame import encode
+from djinn_fx.remote.workers import requests
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'djinn-fx[ray]'")
+
+from djinn_fx.compiling.workers.spread import workers_of  # noqa: E402
+from djinn_fx.remote.workers.guardian import marked  # noqa: E402
+from djinn_fx.remote.workers.pool import Pool, close_all  # noqa: E402
+from djinn_fx.settings.table import Settings  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = {"engine": "eager", "workers": "local:2", "worker_timeout": "5s"}
+PINS = {"0-1": "worker:0", "2-3": "worker:1"}
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    """Two workers on this machine."""
+    yield workers_of(Settings.load(options=OPTIONS)).pool
+    close_all()
+
+
+@pytest.fixture(autouse=True)
+def _whole(pool: Pool) -> None:
+    """Each test begins with both workers."""
+    for name in sorted(pool.lost()):
+        pool.restart(name)
+    torch._dynamo.reset()
+
+
+def layers(count: int = 4, width: int = 32) -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    blocks = [torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU()) for _ in range(count)]
+    return torch.nn.Sequential(*blocks).eval()
+
+
+def compiled(model: Any, **options: Any) -> Any:
+    return torch.compile(model, backend="djinn", options={**OPTIONS, **options})
+
+
+def devices() -> list[str]:
+    return [region.device for region in djinn_fx.compilations()[-1].plan.regions]
+
+
+def reasons(kind: ReasonKind) -> list[str]:
+    return [one.detail for one in djinn_fx.compilations()[-1].reasons if one.kind is kind]
+
+
+def sent(pool: Pool, kind: str) -> int:
+    return sum(worker.sent[kind] for worker in pool.workers.values())
+
+
+def llama(layers: int = 4) -> Any:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval()
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, None
+    return model
+
+
+LLAMA_PINS = {"model.layers.0-1": "worker:0", "model.layers.2-3": "worker:1"}
+
+
+class TestLlama:
+    def test_logits_are_eagers(self) -> None:
+        model, ids = llama(), torch.arange(9).view(1, -1)
+        with torch.no_grad():
+            got = compiled(model, pin=LLAMA_PINS)(ids, use_cache=False).logits
+            torch.testing.assert_close(got, model(ids, use_cache=False).logits)
+        assert devices() == ["worker:0", "worker:1"]
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_generate_with_a_static_cache_gives_the_same_tokens(self, pool: Pool) -> None:
+        model, ids = llama(), torch.arange(7).view(1, -1)
+        how = {"max_new_tokens": 6, "do_sample": False, "cache_implementation": "static", "disable_compile": True}
+        with torch.no_grad():
+            want = model.generate(ids, **how)
+            model.forward = compiled(model.forward, pin=LLAMA_PINS)
+            assert torch.equal(model.generate(ids, **how), want)
+            before = sent(pool, requests.STATE)
+            assert torch.equal(model.generate(ids, **how), want)  # another cache
+        held = pool.status()
+        assert all(one.weight_bytes > 0 and one.state_bytes > 0 for one in held.values())
+        cache = sum(one.state_bytes for one in held.values())
+        assert sent(pool, requests.STATE) - before < 3 * cache  # a cache goes there once, not with each token
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_a_cache_that_the_user_writes_is_sent_again(self) -> None:
+        transformers = pytest.importorskip("transformers")
+        model, ids = llama(), torch.arange(5).view(1, -1)
+        cache = transformers.StaticCache(config=model.config, max_cache_len=16)
+        run = compiled(model, pin=LLAMA_PINS)
+
+        def both(**more: Any) -> tuple[Any, Any]:
+            return run(ids, past_key_values=cache, **more).logits, model(ids, use_cache=False).logits
+
+        with torch.no_grad():
+            for _ in range(2):
+                got, want = both()
+                torch.testing.assert_close(got, want)
+                cache.reset()
+
+
+class TestWeights:
+    def test_of_weights_that_are_written_only_these_travel(self, pool: Pool) -> None:
+        model, x = layers(), torch.ones(3, 32)
+        run = compiled(model, pin=PINS)
+        with torch.no_grad():
+            torch.testing.assert_close(run(x), model(x))
+            before = sent(pool, "weights")
+            run(x)
+            assert sent(pool, "weights") == before
+            model[3][0].weight.data.mul_(2.0)  # torch counts no write here
+            torch.testing.assert_close(run(x), model(x))
+            assert 4096 <= sent(pool, "weights") - before < 2 * 4096
+
+    def test_after_an_optimizers_step_and_a_loaded_state_the_answer_is_right(self) -> None:
+        model, x = layers(), torch.ones(3, 32)
+        run = compiled(model, pin=PINS)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(2):
+            with torch.no_grad():
+                torch.testing.assert_close(run(x), model(x))
+            model(x).sum().backward()
+            optimizer.step()
+        model.load_state_dict(layers().state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(run(x), layers()(x))
+
+    def test_what_no_graph_uses_any_more_is_let_go_of(self, pool: Pool) -> None:
+        model, x = layers(), torch.ones(3, 32)
+        run = compiled(model, pin=PINS)
+        with torch.no_grad():
+            run(x)
+            before = sum(one.weight_bytes for one in pool.status().values())
+            for _ in range(3):
+                model[0][0].weight.mul_(1.5)
+                run(x)
+            assert sum(one.weight_bytes for one in pool.status().values()) <= before + 4096
+
+
+class TestPlacing:
+    def test_one_worker_is_the_answer_where_more_are_not_worth_it(self) -> None:
+        model, x = layers(), torch.ones(3, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(model)(x), model(x))
+        assert set(devices()) == {"worker:0"}
+        assert any("not worth it" in one for one in reasons(ReasonKind.PLACED))
+
+    def test_sizes_that_differ_from_call_to_call(self) -> None:
+        model = layers()
+        run = torch.compile(model, backend="djinn", dynamic=True, options={**OPTIONS, "pin": PINS})
+        with torch.no_grad():
+            for rows in (3, 5, 9):
+                x = torch.ones(rows, 32)
+                torch.testing.assert_close(run(x), model(x))
+        assert devices() == ["worker:0", "worker:1"]
+
+    def test_what_draws_random_numbers_runs_here_and_says_so(self) -> None:
+        with torch.no_grad():
+            torch.manual_seed(1)
+            got = compiled(lambda x: torch.rand_like(x) + x)(torch.ones(4))
+            torch.manual_seed(1)
+            torch.testing.assert_close(got, torch.rand_like(torch.ones(4)) + 1)
+        assert reasons(ReasonKind.FALLBACK)
+
+    def test_training_stays_here_and_says_so(self) -> None:
+        model, x = layers(), torch.ones(3, 32)
+        compiled(model)(x).sum().backward()
+        assert any("training" in one for one in reasons(ReasonKind.PLACED))
+        assert not {"worker:0", "worker:1"} & set(devices())
+
+    def test_a_pin_to_no_worker_is_an_error(self) -> None:
+        with pytest.raises(Exception, match="worker:7"), torch.no_grad():
+            compiled(layers(), pin={"0": "worker:7x"})(torch.ones(3, 32))
+
+
+class TestFaults:
+    def test_a_worker_that_dies_is_planned_around(self, pool: Pool) -> None:
+        model, x = layers(), torch.ones(3, 32)
+        run = compiled(model, pin=PINS)
+        with torch.no_grad():
+            run(x)
+            os.kill(pool.workers["worker:0"].health().pid, signal.SIGKILL)
+            torch.testing.assert_close(run(x), model(x))
+        assert set(devices()) == {"worker:1"}
+        assert [one.kind for one in djinn_fx.status(run).lost] == [ReasonKind.DEVICE_LOST]
+
+    def test_a_worker_that_stands_still_is_lost_and_its_process_ended(self, pool: Pool) -> None:
+        model, x = layers(), torch.ones(3, 32)
+        run = compiled(model, pin=PINS)
+        with torch.no_grad():
+            run(x)
+            pid = pool.workers["worker:1"].health().pid
+            os.kill(pid, signal.SIGSTOP)
+            torch.testing.assert_close(run(x), model(x))
+        assert pool.lost() == {"worker:1"}
+        assert gone(pid)
+
+    def test_state_that_a_lost_worker_kept_is_sent_anew(self, pool: Pool) -> None:
+        class Counting(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("seen", torch.zeros(3, 32))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                self.seen += x
+                return self.seen * 2
+
+        model, x = Counting(), torch.ones(3, 32)
+        run = compiled(model)
+        with torch.no_grad():
+            assert run(x).max() == 2
+            os.kill(pool.workers["worker:0"].health().pid, signal.SIGKILL)
+            assert run(x).max() == 4
+        assert model.seen.max() == 2
+
+    def test_an_error_of_a_worker_is_one_of_ours_and_it_lives_on(self, pool: Pool) -> None:
+        worker = pool.workers["worker:0"]
+        with pytest.raises(EngineError, match="worker:0"):
+            worker.ask([("call", encode("call", {}))]).wait()
+        assert worker.health().alive
+
+    def test_a_lost_worker_refuses_at_once(self, pool: Pool) -> None:
+        worker = pool.workers["worker:0"]
+        worker.lose("the test says so")
+        with pytest.raises(DeviceLostError, match="the test says so"):
+            worker.ask([("status", encode(requests.STATUS, {}))])
+        assert not worker.health().alive
+
+
+class TestRay:
+    def test_its_folder_is_the_users_alone(self, pool: Pool) -> None:
+        folder = pool.cluster._folder
+        assert folder is not None
+        assert folder.stat().st_mode & 0o077 == 0
+
+    def test_another_one_is_refused_while_this_process_is_connected(self) -> None:
+        with pytest.raises(SettingsError, match="connected"):
+            Pool("local:1", build="json:loads")
+
+    def test_who_has_no_token_is_not_let_in(self, pool: Pool, tmp_path: Path) -> None:
+        address = ray.get_runtime_context().gcs_address
+        code = f"from djinn_fx.remote.workers.pool import Pool; Pool({address!r}, build='json:loads')"
+        done = other_process(code, tmp_path)
+        assert "SettingsError" in done.stderr
+        assert "RAY_AUTH_TOKEN" in done.stderr
+
+    @pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(0)"])
+    def test_with_the_process_everything_ends(self, tmp_path: Path, end: str) -> None:
+        code = f"""
+            import os, signal, sys
+            from djinn_fx.remote.workers.pool import Pool
+            pool = Pool("local:1", build="djinn_fx.compiling.workers.running:build", threads=1)
+            print(pool.cluster._mark, pool.cluster._folder, flush=True)
+            {end}
+        """
+        done = other_process(textwrap.dedent(code), tmp_path)
+        mark, folder = done.stdout.split()
+        until = time.monotonic() + 30
+        while (marked(mark) or Path(folder).exists()) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not marked(mark)
+        assert not Path(folder).exists()
+
+
+class TestRoom:
+    def test_what_workers_cannot_hold_is_one_error_with_the_least_that_would_do(self, pool: Pool) -> None:
+        known = workers_of(Settings.load(options=OPTIONS))
+        assert known.pool is pool
+        from djinn_fx.compiling.workers.placing import worker_placing
+        from djinn_fx.srg.record import GraphKind
+
+        settings = Settings.load(options={**OPTIONS, "worker_memory": "1kB"})
+        placing = worker_placing(settings, (), ["worker:0"], GraphKind.INFERENCE, "cpu", threads=1)
+        assert placing.devices[0].memory_bytes == 1000
+        assert issubclass(InfeasibleError, SettingsError)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends soon."""
+    until = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    return not Path(f"/proc/{pid}").exists()
+
+
+def other_process(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(cwd), "TMPDIR": tempfile.gettempdir()}
+    root = Path(__file__).parents[3]
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
