@@ -9,34 +9,13 @@ from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.compiling.choice import passes_for
 from djinn_fx.compiling.graph import GraphCompiler
 from djinn_fx.compiling.session import compile_session
+from djinn_fx.compiling.workers.told import kinds_of, settings_of
 from djinn_fx.engines.keys import Guards, symbolic_inputs
 from djinn_fx.errors import EngineError
 from djinn_fx.remote.delta.graph import GraphForm
-from djinn_fx.settings.table import Settings
 from djinn_fx.srg.effects import written_places
 from djinn_fx.srg.form.rebuild import CannotRebuild, SizeHint, rebuild
-from djinn_fx.srg.record import GraphKind, Residency
-
-#: The settings that a worker is told: those that say how a graph is compiled and checked.
-SENT = (
-    "engine", "compile", "mode", "precision", "verify", "on_failure", "weights", "fallback_random", "regions",
-    "expected_calls", "compile_budget", "cost_model", "cache_dir", "cache_limit", "arena",
-)  # fmt: skip
-
-
-def about(settings: Settings, *, same_machine: bool) -> dict[str, Any]:
-    """What a worker is told of the settings: plain data.
-
-    Args:
-        settings: in force.
-        same_machine: whether it shares this machine's files.
-    """
-    told = {name: getattr(settings, name) for name in SENT}
-    if not isinstance(settings.cost_model, str):
-        told["cost_model"] = "auto"  # an object stays where it is
-    if not same_machine:
-        told["cache_dir"] = None
-    return {"settings": {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}}
+from djinn_fx.srg.record import GraphKind
 
 
 class Compiled:
@@ -67,7 +46,7 @@ def build(form: GraphForm, told: Mapping[str, Any]) -> Compiled:
     Raises:
         EngineError: it cannot be rebuilt or compiled here, or what is told about it is not what it should be.
     """
-    settings, kinds = _settings(told), _kinds(told, form)
+    settings, kinds = settings_of(told), kinds_of(told, len(form.form["inputs"]))
     try:
         hints = [SizeHint(value=int(value), positive=positive) for value, positive in form.content["hints"]]
         made = rebuild(form.form, hints=hints, devices=form.content["devices"])
@@ -79,23 +58,3 @@ def build(form: GraphForm, told: Mapping[str, Any]) -> Compiled:
     with compile_session():
         captured, run, _ = compiler.compile_aten(GraphKind.INFERENCE, made.gm)
     return Compiled(captured, run, writes, Guards.of(symints).expression)
-
-
-def _settings(told: Mapping[str, Any]) -> Settings:
-    given = told.get("settings")
-    if not isinstance(given, dict) or not set(given) <= set(SENT):
-        raise EngineError("a graph came with settings that a worker is not told")
-    try:
-        return Settings(**given)
-    except ValueError as error:
-        raise EngineError(f"a graph came with settings that are none: {error}") from error
-
-
-def _kinds(told: Mapping[str, Any], form: GraphForm) -> list[Residency]:
-    given = told.get("kinds")
-    if not isinstance(given, list) or len(given) != len(form.form["inputs"]):
-        raise EngineError("a graph came without what its inputs are")
-    try:
-        return [Residency(kind) for kind in given]
-    except ValueError as error:
-        raise EngineError(f"a graph came with inputs that are nothing: {error}") from error

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.compiling.readiness import GraphHandle
 from djinn_fx.compiling.workers.placing import worker_placing
-from djinn_fx.compiling.workers.running import about
+from djinn_fx.compiling.workers.told import about
 from djinn_fx.dispatch.build import Builder
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.engines.base import RegionCallable
