@@ -224,7 +224,7 @@ def _wake(report: Report, runs: int, quick: bool) -> None:
     for name in ("continuous batching", "plain forward"):
         report.measured(f"wake: {name}", samples[name], "s")
         found = report.ratio(f"{name} / ours", ratio(samples[name], samples["ours"]), successive(samples["ours"]))
-        print(f"wake, {name} / ours: {found.value:.1f}")
+        print(f"wake, {name} / ours: {found.median:.1f}")
     report.fact("wakes in which all three gave one token", [agree, runs])
     times = statistics.median(samples["continuous batching"]) / ours
     print(f"wake P50 of {runs}: ours {ours * 1e3:.1f} ms; the same token three ways in {agree}")

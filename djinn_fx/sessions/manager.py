@@ -117,11 +117,7 @@ class SessionManager:
             one = Conversation(context, Holding.empty(self.model.layout))
             if like is not None:
                 one.tokens, one.encoder_ids = list(like.tokens), like.encoder_ids
-                held = like.holding
-                one.holding = Holding(
-                    held.layout, [replace(part, pages=list(part.pages)) for part in held.lists], list(held.states),
-                    held.cached, held.encoded,
-                )  # fmt: skip
+                one.holding = like.holding.copy()
                 self.store.share(one.holding)
             self.conversations[key] = one
             self.policy.opened(context, now)
@@ -282,12 +278,14 @@ class SessionManager:
     def _plan(self, sessions: Sequence[str] | None) -> Planned | None:
         if sessions is None:
             ready = [one for one in self.conversations.values() if one.admitted and self.residency.resident(one)]
-            members, new = choose(ready, self.chunk, self.most, self.model.exact, self.model.traits.encodes)
+            model = self.model
+            kinds = {"few": model.compiled, "exact": model.exact, "encodes": model.traits.encodes}
+            members, new = choose(ready, self.chunk, self.most, **kinds)
         else:
             members = [self.conversations[key] for key in sessions]
             if not all(one.admitted and self.residency.resident(one) for one in members):
                 return None
-            new = tokens_of_step(members[0].left, self.chunk)
+            new = tokens_of_step(members[0].left, self.chunk, self.model.compiled)
         members = [one for one in members if make_room_in(self.store, one, new, one.encoded)]
         if not members:
             return None

@@ -182,7 +182,8 @@ class Teller:
         try:
             while open_now := self._managers():
                 told = [status_of(manager).to_json() for manager in open_now]
-                changed = [(one["steps"], one["counts"], one["alive"]) for one in told]
+                pairs = zip(open_now, told, strict=True)
+                changed = [(id(manager), one["steps"], one["counts"], one["alive"]) for manager, one in pairs]
                 if changed != last:
                     self._write({"pid": os.getpid(), "at": time.time(), "models": told})
                     last = changed

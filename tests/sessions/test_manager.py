@@ -11,6 +11,7 @@ from djinn_fx.errors import DjinnError, InfeasibleError
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.sessions.conversation import Answered
 from djinn_fx.sessions.manager import SessionManager
+from djinn_fx.sessions.policy.named import policy_named
 from djinn_fx.sessions.pools.checks import check
 from djinn_fx.sessions.steps.scheduling import bucket, pages_at_most, tokens_of_step
 from tests.sessions.models import (
@@ -217,6 +218,15 @@ def test_a_context_that_never_fits_is_refused_with_what_it_needs() -> None:
     assert len(go_on(fits, mover, {"a": tokens(150, 1)}, 20)["a"].tokens) == 20
 
 
+@pytest.mark.parametrize("policy", ["djinn", "lru-host"])
+def test_a_step_longer_than_the_room_made_ahead_finds_room(policy: str) -> None:
+    manager, mover = manual(looked_at("full"), 20, host=200, chunk=256, policy=policy_named(policy))
+    for key in "abc":
+        manager.open(key)
+        go_on(manager, mover, {key: tokens(290, ord(key))}, 2)
+    assert manager.store.counts.evicted > 0
+
+
 def test_turns_wait_for_memory_in_order_and_all_are_served() -> None:
     manager, mover = manual(looked_at("full"), 14, host=200)
     for key in "abcd":
@@ -289,7 +299,8 @@ def test_closing_frees_everything_and_nothing_more_is_taken() -> None:
 
 
 def test_steps_are_of_few_shapes() -> None:
-    assert [tokens_of_step(left, 64) for left in (1, 2, 3, 63, 64, 65, 1000)] == [1, 2, 2, 32, 64, 64, 64]
+    assert [tokens_of_step(left, 64, True) for left in (1, 2, 3, 63, 64, 65, 1000)] == [1, 2, 2, 32, 64, 64, 64]
+    assert [tokens_of_step(left, 64, False) for left in (1, 3, 63, 65)] == [1, 3, 63, 64]
     assert bucket(0) == 0
     assert all(past <= bucket(past) <= max(16, past * 1.25 + 16) for past in range(1, 5000))
     assert len({bucket(past) for past in range(1, 100_000)}) < 64

@@ -50,6 +50,11 @@ class Holding:
         """Nothing yet."""
         return Holding(layout, [PageList() for _ in layout.groups])
 
+    def copy(self) -> Holding:
+        """The same pages, in lists of its own."""
+        lists = [PageList(list(one.pages), one.gone) for one in self.lists]
+        return Holding(self.layout, lists, list(self.states), self.cached, self.encoded)
+
     def __iter__(self) -> Iterator[int]:
         """Every page; those of the context's beginning first."""
         yield from self.states

@@ -15,7 +15,7 @@ from djinn_fx.sessions.policy.state import Phase
 from djinn_fx.sessions.pools.table import NOWHERE
 from djinn_fx.sessions.steps.scheduling import admit, pages_at_most
 
-#: Tokens for which a turn under way has room made ahead.
+#: Tokens for which a turn under way has room made ahead, if a step has no more.
 _AHEAD = 128
 
 
@@ -113,7 +113,7 @@ class Provision:
         for one in self.residency.conversations.values():
             if one.admitted:
                 turn, holding = one.turns[0], one.holding
-                more = min(one.left + turn.max_new - len(turn.made), _AHEAD)
+                more = min(one.left + turn.max_new - len(turn.made), max(_AHEAD, self.chunk))
                 found += sum(holding.missing_for(more, one.encoded))
                 found += 0 if holding.states else self.layout.state_pages
                 found += sum(1 for page in holding if device[page] == NOWHERE)

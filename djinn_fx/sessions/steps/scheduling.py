@@ -8,14 +8,15 @@ from djinn_fx.sessions.caches.layout import Kept, Layout
 from djinn_fx.sessions.conversation import Conversation
 
 
-def tokens_of_step(left: int, chunk: int) -> int:
-    """Tokens that a session computes in a step: a power of two, so that few shapes serve all and none is padded.
+def tokens_of_step(left: int, chunk: int, few: bool) -> int:
+    """Tokens that a session computes in a step; none is padded.
 
     Args:
         left: tokens to be computed.
         chunk: the most of a step; a power of two.
+        few: a power of two each, so that few shapes serve all: a compiled model is compiled for each.
     """
-    return min(chunk, 1 << (left.bit_length() - 1))
+    return min(chunk, 1 << (left.bit_length() - 1) if few else left)
 
 
 def bucket(past: int) -> int:
@@ -27,7 +28,7 @@ def bucket(past: int) -> int:
 
 
 def choose(
-    ready: Iterable[Conversation], chunk: int, most: int, exact: bool, encodes: bool
+    ready: Iterable[Conversation], chunk: int, most: int, *, few: bool, exact: bool, encodes: bool
 ) -> tuple[list[Conversation], int]:
     """Sessions for one step: the one that waited longest, and all that go with it.
 
@@ -35,6 +36,7 @@ def choose(
         ready: sessions whose pages are on the device.
         chunk: the most new tokens.
         most: sessions of a step.
+        few: see :func:`tokens_of_step`.
         exact: they must have pasts of one length.
         encodes: a session's first step runs its encoder, and is made alone.
 
@@ -48,10 +50,10 @@ def choose(
     def kind(one: Conversation) -> tuple[object, ...]:
         fresh = one.holding.cached == 0
         length = one.holding.cached if exact else fresh
-        return tokens_of_step(one.left, chunk), fresh, length, one.key if encodes and fresh else ""
+        return tokens_of_step(one.left, chunk, few), fresh, length, one.key if encodes and fresh else ""
 
     wanted = kind(waiting[0])
-    return [one for one in waiting if kind(one) == wanted][:most], tokens_of_step(waiting[0].left, chunk)
+    return [one for one in waiting if kind(one) == wanted][:most], tokens_of_step(waiting[0].left, chunk, few)
 
 
 def pages_at_most(layout: Layout, tokens: int, encoded: int, chunk: int) -> int:
