@@ -14,7 +14,10 @@ from bench.sessions.law import Law
 
 
 class Compute:
-    """Prefills one after the other, and decodes.
+    """Prefills, of which the one with the least left goes first, and decodes.
+
+    Which prefill's chunk the next iteration holds is free to choose; first come, first served would let one prompt of a
+    million tokens hold up everybody for minutes, and hide what memory does behind it.
 
     Attributes:
         busy: seconds in which it had something to do.
@@ -24,7 +27,7 @@ class Compute:
         self.busy = 0.0
         self._law = law
         self._clock = 0.0
-        self._prefills: list[tuple[tuple[float, ...], int, float, Any]] = []
+        self._prefills: list[tuple[float, int, Any]] = []
         self._current: Any = None
         self._left = 0.0
         self._decodes: list[tuple[float, int, int, Any]] = []
@@ -32,9 +35,12 @@ class Compute:
         self._bytes = 0
         self._numbers = itertools.count()
 
-    def prefill(self, owner: Any, seconds: float, order: tuple[float, ...]) -> None:
+    def prefill(self, owner: Any, seconds: float) -> None:
         """Queue a prefill of so many seconds of work. Advance first."""
-        heapq.heappush(self._prefills, (order, next(self._numbers), seconds, owner))
+        if self._current is not None and seconds < self._left:
+            heapq.heappush(self._prefills, (self._left, next(self._numbers), self._current))
+            self._current = None
+        heapq.heappush(self._prefills, (seconds, next(self._numbers), owner))
         self._next_prefill()
 
     def decode(self, owner: Any, tokens: int, nbytes: int) -> None:
@@ -49,7 +55,7 @@ class Compute:
 
     def _next_prefill(self) -> None:
         if self._current is None and self._prefills:
-            _, _, self._left, self._current = heapq.heappop(self._prefills)
+            self._left, _, self._current = heapq.heappop(self._prefills)
 
     def _rates(self) -> tuple[float, float]:
         """Seconds of prefill done in a second, and iterations in a second."""

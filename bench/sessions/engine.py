@@ -459,7 +459,7 @@ class Simulation:
 
     def _prefill(self, turn: _Turn) -> None:
         """All of its context that can be had without computing is there."""
-        entry, law, now = turn.entry, self.server.law, self.now
+        entry, law = turn.entry, self.server.law
         one, wanted = self.server.token_bytes, turn.job.turns[turn.place]
         seconds = 0.0
         parent = entry.parent
@@ -474,7 +474,7 @@ class Simulation:
         seconds += law.prefill_s(min(there, wanted.inputs - 1), wanted.inputs)
         turn.played.computed += max(0, wanted.common // PAGE * PAGE - there) if turn.place or turn.job.held else 0
         self._step()
-        self.compute.prefill(turn, seconds, self.policy.rank(entry.context, now))
+        self.compute.prefill(turn, seconds)
         self._mark()
 
     def _compute_done(self, when: float) -> None:

@@ -81,7 +81,7 @@ def test_hints_are_believed_by_how_true_they_proved() -> None:
     assert waits(trust, "exact", lambda real, _: real) > 0.99
     assert waits(trust, "liar", 0.001) < 0.7  # always the same says nothing, whatever it is
     assert waits(trust, "random", lambda _, chance: math.exp(chance.uniform(-5, 9))) < 0.1
-    assert waits(trust, "silent", None) == pytest.approx(1 / (1 + math.exp(-0.5)))
+    assert waits(trust, "silent", None) == pytest.approx(1 / (1 + math.exp(-1.0)))
 
 
 @pytest.mark.parametrize("said", [math.nan, math.inf, -3.0])

@@ -38,9 +38,10 @@ class Curve:
     Args:
         grid: the ages between stretches, ascending; the first stretch begins at 0, the last one never ends.
         broader: what it leans on.
+        given: waits that it begins with, and then never learns another one: a belief for others to lean on.
     """
 
-    def __init__(self, grid: Sequence[float], broader: Curve | None = None) -> None:
+    def __init__(self, grid: Sequence[float], broader: Curve | None = None, given: Sequence[float] = ()) -> None:
         self.grid = grid
         self.broader = broader
         self.changes = 0
@@ -48,6 +49,10 @@ class Curve:
         self._reached = [0.0] * (len(grid) + 1)
         self._built = -1
         self._survive: np.ndarray = np.ones(0)
+        self._fixed = False
+        for age in given:
+            self.ended(age)
+        self._fixed = bool(given)
 
     def stretch(self, age: float) -> int:
         """The number of the stretch that an age is in."""
@@ -55,6 +60,8 @@ class Curve:
 
     def ended(self, age: float) -> None:
         """A wait ended at that age."""
+        if self._fixed:
+            return
         place = self.stretch(age)
         self._ends[place] += 1
         self._reached[place] += 1
@@ -68,7 +75,7 @@ class Curve:
         if place == before:
             return place
         curve: Curve | None = self
-        while curve is not None:
+        while curve is not None and not curve._fixed:
             if before is not None and before >= 0:
                 curve._reached[before] -= 1
             if place >= 0:

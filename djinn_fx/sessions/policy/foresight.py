@@ -56,12 +56,15 @@ class Foresight(Policy):
         margin_s: how much earlier than just in time a fetch is over.
         slack: the same, as a factor on the seconds that fetches take.
         copies: whether new bytes are copied to the host ahead.
+        patience: among turns that wait, one goes before another that came so many times its load's seconds earlier.
     """
 
     name = "foresight"
 
-    def __init__(self, margin_s: float = 0.5, slack: float = 1.5, copies: bool = True) -> None:
-        self._margin, self._slack, self._copies = margin_s, slack, copies
+    def __init__(
+        self, margin_s: float = 0.5, slack: float = 1.5, copies: bool = True, patience: float = 4.0
+    ) -> None:
+        self._margin, self._slack, self._copies, self._patience = margin_s, slack, copies, patience
         self.device, self.host, self.twice, self.absent = Ordered(), Ordered(), Ordered(), Ordered()
         self.outlooks: dict[str, Outlook] = {}
         self._reviews: list[tuple[float, str, int]] = []
@@ -213,6 +216,10 @@ class Foresight(Policy):
             runner_up_value=(abs(other[0]) - now if tier is Tier.DEVICE else other[0]) if other else 0.0,
             because="the device has it too" if second else (outlook.because if outlook else ""),
         )
+
+    def rank(self, context: Context, now: float) -> tuple[float, ...]:
+        """By when it came; who needs long to load lets others pass for some multiple of that, no more."""
+        return (-context.priority, context.since + self._patience * self.pools.load_s(context, now))
 
     def wake(self) -> float:
         """When the next fetch should begin, or an outlook ends."""

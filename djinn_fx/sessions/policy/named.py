@@ -28,7 +28,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "ttl": TTL,
     "min-waste": MinWaste,
     "steps": Steps,
-    "eager": EagerSwap,
+    "eager-swap": EagerSwap,
     "clairvoyant": Clairvoyant,
 }
 

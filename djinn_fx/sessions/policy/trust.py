@@ -17,8 +17,10 @@ from djinn_fx.sessions.policy.state import Context
 
 #: What is left of a score when another wait has ended; and how much one wait may say.
 FADE, MOST = 0.97, 2.5
-#: Odds before anything is known, in logarithms: a client that has never been wrong is somewhat believed.
-PRIOR = 0.5
+#: Odds before anything is known, in logarithms: a client that has never been wrong is believed more than not, ...
+PRIOR = 1.0
+#: ... namely that most of its estimates are right and the rest within a factor of two.
+BELIEF = (1.0,) * 240 + tuple(math.exp(0.3 * step / 10) for step in range(-20, 21))
 #: An estimate below that is taken for that.
 LEAST_S = 0.05
 
@@ -64,18 +66,19 @@ class Trust:
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, str], Kind] = {}
-        self._tools: dict[str, tuple[Curve, Curve]] = {}
-        self._all = (Curve(_SECONDS), Curve(_RATIOS))
+        self._tools: dict[str, Curve] = {}
+        self._all = Curve(_SECONDS)
+        self._belief = Curve(_RATIOS, given=BELIEF)
 
     def kind(self, tenant: str, tool: str) -> Kind:
         """Waits of that tenant for that tool; made when first asked for."""
         found = self._kinds.get((tenant, tool))
         if found is None:
             if tool not in self._tools:
-                self._tools[tool] = (Curve(_SECONDS, self._all[0]), Curve(_RATIOS, self._all[1]))
-            waits, _ = self._tools[tool]
+                self._tools[tool] = Curve(_SECONDS, self._all)
             # What another tenant's hints are worth says nothing of this one's.
-            found = self._kinds[tenant, tool] = Kind(Curve(_SECONDS, waits), Curve(_RATIOS))
+            ratios = Curve(_RATIOS, self._belief)
+            found = self._kinds[tenant, tool] = Kind(Curve(_SECONDS, self._tools[tool]), ratios)
         return found
 
     def begin(self, context: Context) -> Wait:

@@ -30,19 +30,18 @@ class ByValue(Foresight):
     Args:
         trusted: hints of at least that weight are fetched by.
         spread: and only if seven tenths of such waits end within so many times the time by which a tenth do.
-        patience: among turns that wait, one goes before another that came so many times its load's seconds earlier.
     """
 
     name = "djinn"
 
     def __init__(
-        self, margin_s: float = 0.5, slack: float = 1.5, copies: bool = True, trusted: float = 0.6, spread: float = 1.6,
-        patience: float = 4.0,
+        self, margin_s: float = 0.5, slack: float = 1.5, copies: bool = True, patience: float = 4.0,
+        trusted: float = 0.6, spread: float = 1.6,
     ) -> None:  # fmt: skip
-        super().__init__(margin_s, slack, copies)
+        super().__init__(margin_s, slack, copies, patience)
         self.trust = Trust()
         self.horizon = HORIZON_S
-        self._trusted, self._spread, self._patience = trusted, spread, patience
+        self._trusted, self._spread = trusted, spread
         self._waits: dict[str, Wait] = {}
 
     # -- what happens ------------------------------------------------------------------------------------------------
@@ -89,13 +88,16 @@ class ByValue(Foresight):
         context.mark = context.since
         wait = self._waits.get(context.key)
         if wait is None:
-            return Outlook(at=now + self.horizon, lasting=now + HOST_LONGER * self.horizon)
+            return Outlook(at=now + self.horizon, lasting=2 * now - context.since)
         age = max(0.0, now - context.since)
         self.trust.reach(wait, age)
         kind, hint = wait.kind, wait.estimate_s
         weight = kind.trust if hint is not None else 0.0
         near = self._seconds(wait, weight, age, self.horizon)
-        far = self._seconds(wait, weight, age, HOST_LONGER * self.horizon)
+        # Over hours the curves know little more than that what has waited for long will go on to (Lindy's rule).
+        far = age + 1e-3
+        if hint is not None:
+            far = 1 / ((1 - weight) / far + weight / self._seconds(wait, 1.0, age, HOST_LONGER * self.horizon))
         again = context.since + max(2.0, 1.4 * age)
         fetch_at, because = math.inf, "waits like it"
         if hint is not None and weight >= 0.5:
@@ -119,9 +121,3 @@ class ByValue(Foresight):
             one, two, _, _ = kind.table("ratios", horizon / hint).at(age / hint)
             chance, mean = chance + weight * one, mean + weight * two * hint
         return mean / max(chance, 1e-9)
-
-    # -- order -------------------------------------------------------------------------------------------------------
-
-    def rank(self, context: Context, now: float) -> tuple[float, ...]:
-        """By when it came, and who needs long to load lets others pass for some multiple of that, no more."""
-        return (-context.priority, context.since + self._patience * self.pools.load_s(context, now))

@@ -19,11 +19,11 @@ class EagerSwap(LRU):
         tools: those that await a tool leave too.
     """
 
-    name = "eager"
+    name = "eager-swap"
 
     def __init__(self, after_s: float = 0.0, tools: bool = True, exclusive: bool = False) -> None:
         super().__init__(exclusive=exclusive)
-        self.name = "eager"
+        self.name = "eager-swap"
         self._after, self._tools = after_s, tools
         self._timers: list[tuple[float, str, int, Tier, Context]] = []
 
