@@ -1,8 +1,8 @@
 """The exact optimum of small instances: who is on the device when, so that turns wait least for the link.
 
-Turns come at known instants; each must have its whole context on the device when it is computed; contexts are loaded
-over a link of a known rate. Time is the sequence of turns: in a slot between two turns' starts, what is loaded fits into
-the link's time, which is the gap between these turns and the delay that is put in. The sum of delays is least. What is
+Turns come at known instants; each must have its whole context on the device when it is computed; contexts come over a
+link of a known rate. Time is the sequence of turns: in a slot between two turns' starts, what is loaded fits into the
+link's time, which is the gap between these turns and the delay that is put in. The sum of delays is least. What is
 loaded, kept and dropped may be parts of contexts, as pages are; a turn waits as a whole. The order of turns is given.
 """
 
@@ -50,7 +50,7 @@ def drawn(sessions: int, turns: int, seed: int) -> Small:
         for _ in range(turns):
             uses.append((now, one))
             now += chance.lognormvariate(2.5, 1.0)
-    return Small(pages, tuple(sorted(uses)), max(max(pages) + 30, sum(pages) // 3), 12.0)
+    return Small(pages, tuple(sorted(uses)), max(2 * max(pages), sum(pages) // 2), 25.0 if seed % 2 else 14.0)
 
 
 def optimum(small: Small, limit_s: float = 20.0) -> float | None:
@@ -131,5 +131,8 @@ def compared(
         small = drawn(sessions, turns, seed)
         best = optimum(small)
         if best is not None:
-            found.append({"optimum": best} | {name: simulated(small, made()) for name, made in policies})
+            waits = sum(max(at for at, which in small.uses if which == one) for one in range(sessions))
+            found.append(
+                {"optimum": best, "waits": waits} | {name: simulated(small, made()) for name, made in policies}
+            )
     return found

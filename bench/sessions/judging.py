@@ -117,8 +117,8 @@ def play(load: Load, policy: Policy, server: Server, free: Turns, hint: Hint = s
 def bound_s(load: Load, free: Turns, server: Server) -> float:
     """Seconds of stall in all that no policy can avoid.
 
-    The contexts of all turns that come within a stretch of time must have been on the device by the end of the last one's
-    prefill; what the pool could not hold when the stretch began has come over the link since, or was computed. Where
+    The contexts of all turns that come within a stretch of time must have been on the device by the end of the last
+    one's prefill; what the pool could not hold when the stretch began came over the link since, or was computed. Where
     that takes longer than the stretch, the session of the last turn is that much late, by stalls of its turns. One
     stretch counts: in another one the same seconds would be counted again. Stretches are of doubling lengths.
     """

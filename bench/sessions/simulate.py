@@ -14,7 +14,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,10 +23,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.harness.harness import Report, parse, parser, positive, table
-from bench.sessions.cells import CELLS, CUT, HINTS, QUICK, SATURATED, WHOLE, Cell
+from bench.sessions.cells import CELLS, CUT, QUICK, SATURATED, WHOLE, Cell
 from bench.sessions.judging import Result, interval
 from bench.sessions.runs import best_baseline, others, run_cell, sessions_of
-from bench.sessions.tuning import BASELINES, best, scores
+from bench.sessions.tuning import best, scores
 
 GENERATED = 400
 Runs = Sequence[Mapping[str, Result | float]]
@@ -119,7 +119,7 @@ def _print_cell(cell: Cell, runs: Runs, report: Report) -> None:
 
 
 def counts(runs: Runs) -> bool:
-    """Whether a cell counts: LRU with a host stalls 1 % of busy time, and the clairvoyant policy leaves the link room."""
+    """Whether it does: LRU with a host stalls 1 % of busy time, and the clairvoyant policy does not fill the link."""
     return (
         sum(_of(runs, "lru-host")) >= 0.01 * sum(_of(runs, "lru-host", "busy_s"))
         and max(_of(runs, "clairvoyant", "link_busy")) < SATURATED

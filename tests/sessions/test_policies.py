@@ -156,6 +156,7 @@ def taught(hint: float) -> Policy:
             policy.began(context, lasts)
             context.phase = Phase.CLOSED
             policy.closed(context, lasts)
+    list(policy.due(1999.0))
     return policy
 
 

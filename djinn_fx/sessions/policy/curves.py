@@ -142,14 +142,15 @@ class Table:
         self._chance = np.clip(1 - there / left, 1e-6, 1.0).tolist()
         self._mean = (within / left).tolist()
         falling, rising = survive[::-1], ages[::-1]
-        self._early = np.interp(0.9 * survive, falling, rising).tolist()
-        self._late = np.interp(0.3 * survive, falling, rising).tolist()
+        # Where too few waits were seen to end, nobody knows by when they will have.
+        self._early = np.interp(0.9 * survive, falling, rising, left=np.inf).tolist()
+        self._late = np.interp(0.3 * survive, falling, rising, left=np.inf).tolist()
         self._built = curve.changes
 
     def at(self, age: float) -> tuple[float, float, float, float]:
         """Of a wait of that age: the chance that it ends within the horizon, the mean time until it does or the horizon
         is over, and the ages by which a tenth and seven tenths of such waits have ended."""
-        if self._built < 0 or self.curve.changes > 1.1 * self._built + 2:
+        if self._built < 0 or self.curve.changes > 1.15 * self._built + 4:
             self._build()
         place = self.curve.stretch(age)
         return self._chance[place], self._mean[place], self._early[place], self._late[place]

@@ -61,9 +61,7 @@ class Foresight(Policy):
 
     name = "foresight"
 
-    def __init__(
-        self, margin_s: float = 0.5, slack: float = 1.5, copies: bool = True, patience: float = 4.0
-    ) -> None:
+    def __init__(self, margin_s: float = 0.5, slack: float = 1.5, copies: bool = True, patience: float = 4.0) -> None:
         self._margin, self._slack, self._copies, self._patience = margin_s, slack, copies, patience
         self.device, self.host, self.twice, self.absent = Ordered(), Ordered(), Ordered(), Ordered()
         self.outlooks: dict[str, Outlook] = {}
@@ -97,16 +95,14 @@ class Foresight(Policy):
         self._place(context, now)
 
     def ended(self, context: Context, now: float) -> None:
-        """A wait begins."""
-        self._look(context, now)
+        """A wait begins; what is to be thought of it is thought when somebody asks, for a client waits for this."""
+        heapq.heappush(self._reviews, (now, context.key, context.turns))
         if self._copies:
             self._fresh.append(context)
-            self._wake = now
 
     def hinted(self, context: Context, now: float) -> None:
         """Another outlook."""
-        if context.phase is Phase.WAITING:
-            self._look(context, now)
+        heapq.heappush(self._reviews, (now, context.key, context.turns))
 
     def moved(self, context: Context, source: Tier, target: Tier, now: float) -> None:
         """It is in other tiers now."""

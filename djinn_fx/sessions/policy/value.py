@@ -43,12 +43,14 @@ class ByValue(Foresight):
         self.horizon = HORIZON_S
         self._trusted, self._spread = trusted, spread
         self._waits: dict[str, Wait] = {}
+        self._over: list[tuple[Wait, float]] = []
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
     def ended(self, context: Context, now: float) -> None:
         """A wait begins."""
         self._waits[context.key] = self.trust.begin(context)
+        context.mark = context.since
         super().ended(context, now)
 
     def hinted(self, context: Context, now: float) -> None:
@@ -64,7 +66,7 @@ class ByValue(Foresight):
         wait = self._waits.pop(context.key, None)
         if wait is not None:
             # The driver has set the phase anew: what is known of the wait's beginning is in the mark.
-            self.trust.end(wait, max(0.0, now - context.mark))
+            self._over.append((wait, max(0.0, now - context.mark)))
         super().began(context, now)
 
     def closed(self, context: Context, now: float) -> None:
@@ -81,11 +83,18 @@ class ByValue(Foresight):
             self.horizon += 0.05 * (idle - self.horizon)
         super().moved(context, source, target, now)
 
+    def review(self, now: float) -> None:
+        """What is over teaches first."""
+        if self._over:
+            over, self._over = self._over, []
+            for wait, age in over:
+                self.trust.end(wait, age)
+        super().review(now)
+
     # -- the outlook -------------------------------------------------------------------------------------------------
 
     def outlook(self, context: Context, now: float) -> Outlook:
         """By the waits seen and the hint, each by its weight."""
-        context.mark = context.since
         wait = self._waits.get(context.key)
         if wait is None:
             return Outlook(at=now + self.horizon, lasting=2 * now - context.since)
