@@ -31,12 +31,14 @@ class Cell:
         link: bytes a second in each direction.
         longest_gap: gaps are cut to so many seconds.
         model: whose keys and values.
+        bursts: sessions start in bursts, as requests of the Azure trace come, instead of by chance.
     """
 
     over: float
     link: float
     longest_gap: float = NO_CUT
     model: Model = LLAMA_8B
+    bursts: bool = False
 
     @property
     def name(self) -> str:
@@ -59,14 +61,32 @@ class Cell:
         chosen = chance.sample(list(sessions), min(count, len(sessions)))
         token = self.model.kv_token_bytes
         largest = LARGEST * POOL_BYTES / token
-        return in_equilibrium(chosen, token, self.over * POOL_BYTES, int(largest), seed, self.longest_gap)
+        starts = bursty(len(chosen), chance) if self.bursts else None
+        return in_equilibrium(chosen, token, self.over * POOL_BYTES, int(largest), seed, self.longest_gap, starts)
 
 
-LINKS = (6 * GB, 12 * GB, 25 * GB, 50 * GB)
-WHOLE = tuple(Cell(over, link) for over in (4, 6, 8) for link in LINKS)
-CUT = tuple(Cell(over, link, 600.0) for over in (1.5, 2, 3) for link in LINKS)
+LINKS = (12 * GB, 25 * GB, 6 * GB, 50 * GB)
+
+
+def bursty(count: int, chance: random.Random) -> list[float]:
+    """Starts as parts of a window, whose gaps vary 13 times as much as their mean (the Azure trace's arrivals do)."""
+    gaps = [chance.gammavariate(1 / 13.2**2, 1.0) + 1e-9 for _ in range(count + 1)]
+    total, now, starts = sum(gaps), 0.0, []
+    for gap in gaps[:count]:
+        now += gap / total
+        starts.append(now)
+    return starts
+
+
+WHOLE = tuple(Cell(over, link) for link in LINKS for over in (4, 6, 8))
+CUT = tuple(Cell(over, link, 600.0) for link in LINKS for over in (1.5, 2, 3))
 LARGE = (Cell(6, 25 * GB, NO_CUT, LLAMA_7B),)
-CELLS = WHOLE + CUT + LARGE
+MADE = tuple(Cell(over, 12 * GB, gap, bursts=True) for over, gap in ((6, NO_CUT), (2, 600.0)))
+#: By link, so that a run that is cut short has whole ones.
+CELLS = (
+    tuple(cell for place in range(4) for cell in (*WHOLE[3 * place : 3 * place + 3], *CUT[3 * place : 3 * place + 3]))
+    + LARGE
+)
 QUICK = (Cell(6, 12 * GB), Cell(2, 12 * GB, 600.0))
 
 

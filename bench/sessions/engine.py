@@ -64,6 +64,7 @@ class Played:
         place: its number in the job.
         came: when it came.
         first_token: when its prefill was over.
+        ready: when it had its memory and all that could be loaded.
         began: when computing began.
         done: when it was over.
         loaded: bytes it waited for.
@@ -75,6 +76,7 @@ class Played:
     tenant: str
     came: float
     first: bool
+    ready: float = 0.0
     began: float = 0.0
     first_token: float = 0.0
     done: float = 0.0
@@ -409,7 +411,9 @@ class Simulation:
             memory.evict(_dropped(other.entry), now)
             context.phase = Phase.WANTED
             memory.refresh(other.entry)
-        assert memory.free(Tier.DEVICE) + memory.idle >= more, "a context is larger than the pool"
+        assert memory.free(Tier.DEVICE) + memory.idle >= more, (
+            "a context and the one that it shares with are larger than the pool"
+        )
         return True
 
     def _fetch(self, entry: Entry, end: int, turn: _Turn, order: tuple[float, ...], barrier: float) -> None:
@@ -459,6 +463,7 @@ class Simulation:
 
     def _prefill(self, turn: _Turn) -> None:
         """All of its context that can be had without computing is there."""
+        turn.played.ready = self.now
         entry, law = turn.entry, self.server.law
         one, wanted = self.server.token_bytes, turn.job.turns[turn.place]
         seconds = 0.0

@@ -46,17 +46,22 @@ def _session(number: int, tenant: str, chance: random.Random) -> Job:
     tools = chance.sample(sorted(TOOLS), 3)
     before, tool = 0, "user"
     calls = round(drawn(CALLS, chance))
-    steps_left = 0
+    steps = 1
     for place in range(calls):
         gap = 0.0
         if place:
-            gap = drawn(USER_S, chance) if tool == "user" else drawn(TOOL_S, chance) * TOOLS[tool] / 1.2
+            one = USER_S if tool == "user" else TOOL_S
+            pace = 1.0 if tool == "user" else TOOLS[tool] / 1.2
+            # Of a wait of several steps the client knows how many, and nobody how long each takes.
+            gap = sum(drawn(one, chance) * pace for _ in range(steps))
         new = round(drawn(FIRST_TOKENS if not place else NEW_TOKENS, chance))
         cut = place and (chance.random() < DIVERGES or before + new > MOST_TOKENS)
         common = min(round(before * chance.uniform(0.05, 0.9)), 100_000) if cut else before
-        steps_left = steps_left - 1 if steps_left > 0 else chance.randint(1, 8)
         tool = "user" if chance.random() < PERSONS else chance.choice(tools)
+        steps = 1 if tool == "user" or chance.random() < 0.7 else chance.randint(2, 6)
         outputs = round(drawn(OUTPUT_TOKENS, chance))
-        turns.append(Turn(gap, common, common + new, outputs, tool, steps_left, drawn(BUSY_S, chance)))
+        turns.append(
+            Turn(gap, common, common + new, outputs, tool, None if tool == "user" else steps, drawn(BUSY_S, chance))
+        )
         before = turns[-1].tokens
     return Job(f"made-{number}", 0.0, turns, tenant)

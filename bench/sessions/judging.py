@@ -25,7 +25,7 @@ class Result:
         busy_s: of all turns from their coming to their end, with room for everything.
         p99_stall_s: of a turn's stall.
         p99_job_s: of jobs, from the first turn's coming to the last one's end.
-        p99_first_s: of a session's first turn's time before it is computed.
+        p99_first_s: of a session's first turn's wait for memory.
         p99_first_over_s: the same less that with room for everything.
         by_tenant: stall by tenant.
         loaded, stored, prefetched: bytes over the link.
@@ -86,8 +86,8 @@ def result(run: Simulation, free: Turns, load: Load, pool: int) -> Result:
         busy += one.done - one.came
         computed += turn.computed
         if turn.first:
-            firsts.append(turn.began - turn.came)
-            overs.append(turn.began - turn.came - (one.began - one.came))
+            firsts.append(turn.ready - turn.came)
+            overs.append(turn.ready - turn.came - (one.ready - one.came))
         begin, end = jobs.get(turn.job, (turn.came, turn.done))
         jobs[turn.job] = min(begin, turn.came), max(end, turn.done)
     memory = run.memory

@@ -128,7 +128,13 @@ def fitting(job: Job, most_tokens: int) -> tuple[Job, int]:
 
 
 def in_equilibrium(
-    sessions: Sequence[Job], token_bytes: int, alive_bytes: float, most_tokens: int, seed: int, longest_gap: float
+    sessions: Sequence[Job],
+    token_bytes: int,
+    alive_bytes: float,
+    most_tokens: int,
+    seed: int,
+    longest_gap: float,
+    starts: Sequence[float] | None = None,
 ) -> Load:
     """Sessions that start at chance so that those alive hold so many bytes on average, at all times.
 
@@ -143,6 +149,7 @@ def in_equilibrium(
         most_tokens: contexts above that end a session.
         seed: of the starts.
         longest_gap: gaps are cut to so many seconds.
+        starts: of each session, as parts of the window; else by chance, each as likely as the other.
     """
     chance = random.Random(seed)
     kept, refused = [], 0
@@ -153,7 +160,8 @@ def in_equilibrium(
         if turns:
             kept.append(replace(whole, turns=turns))
     window = sum(job.byte_seconds(token_bytes) for job in kept) / alive_bytes
-    jobs = [part for job in kept for part in on_the_ring(job, chance.uniform(0, window), window)]
+    when = starts if starts is not None else [chance.random() for _ in kept]
+    jobs = [part for job, at in zip(kept, when, strict=False) for part in on_the_ring(job, at * window, window)]
     return Load(tuple(jobs), window, warm=0.1 * window, refused=refused)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -34,6 +35,7 @@ def run_cell(
     cell: Cell, data: Path | None, generated: int, count: int, seed: int, options: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Result | float]:
     """Every policy on one load. By name: baselines, "clairvoyant", "lifo", ours as "djinn/" and what clients say."""
+    start = time.thread_time()
     load, server = cell.load(sessions_of(data, generated), count, seed), cell.server()
     free = by_turn(unlimited(load, server))
     results: dict[str, Result | float] = {"bound": bound_s(load, free, server), "refused": float(load.refused)}
@@ -45,6 +47,7 @@ def run_cell(
         results[f"djinn/{said}"] = play(load, policy_named("djinn"), server, free, hint)
     results["djinn/liar"] = play(load, policy_named("djinn"), server, free, lying(LIAR))
     results["djinn/silent"] = play(load, policy_named("djinn"), server, free, without(LIAR))
+    results["seconds"] = time.thread_time() - start
     return results
 
 

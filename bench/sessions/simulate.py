@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.harness.harness import Report, parse, parser, positive, table
-from bench.sessions.cells import CELLS, CUT, QUICK, SATURATED, WHOLE, Cell
+from bench.sessions.cells import CELLS, CUT, MADE, QUICK, SATURATED, WHOLE, Cell
 from bench.sessions.judging import Result, interval
 from bench.sessions.runs import best_baseline, others, run_cell, sessions_of
 from bench.sessions.tuning import best, scores
@@ -37,32 +37,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser(__doc__ or "", runs=5)
     made.add_argument("--full", action="store_true", help="20 seeds")
     made.add_argument("--sessions", type=positive, default=40, help="sessions of a run (default 40)")
+    made.add_argument("--limit", type=float, default=3600.0, metavar="S", help="begin no further cell after so long")
+    made.add_argument("--made", action="store_true", help="made sessions with steps and bursty starts, in two cells")
     made.add_argument("--processes", type=positive, default=min(2, os.cpu_count() or 1))
     arguments = parse(made, argv)
     seeds = 20 if arguments.full else arguments.runs if not arguments.quick else 2
     count = 20 if arguments.quick else arguments.sessions
-    data = arguments.data or _default_data()
+    data = arguments.data or default_data()
     report = Report("sessions_simulate", arguments)
+    if arguments.made:
+        data = None
     source = "the open trace" if data is not None else "a generator (no trace found: --data)"
     print(f"{len(sessions_of(data, GENERATED))} sessions of {source}; {count} of them a run, {seeds} seeds")
-    cells = QUICK if arguments.quick else CELLS
+    cells = MADE if arguments.made else QUICK if arguments.quick else CELLS
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
         options = _tuned(pool, cells, data, count, report, arguments)
-        work = [(cell, seed) for cell in cells for seed in range(seeds)]
-        start = time.perf_counter()
-        futures = [pool.submit(run_cell, cell, data, GENERATED, count, seed, options) for cell, seed in work]
-        found: dict[Cell, list[Mapping[str, Result | float]]] = {cell: [] for cell in cells}
-        for (cell, _), future in zip(work, futures, strict=True):
-            found[cell].append(future.result())
-            if len(found[cell]) == seeds:
-                _print_cell(cell, found[cell], report)
-        seconds = (time.perf_counter() - start) * arguments.processes / (len(work) * len(found[cells[0]][0]))
-        report.bar("seconds of a run, mean", seconds, 2.0)
+        start, found = time.perf_counter(), dict[Cell, list[Mapping[str, Result | float]]]()
+        spent: list[float] = []
+        for cell in cells:
+            if time.perf_counter() - start > arguments.limit:
+                print(f"not run, for time: {cell.name}")
+                continue
+            futures = [pool.submit(run_cell, cell, data, GENERATED, count, seed, options) for seed in range(seeds)]
+            found[cell] = [future.result() for future in futures]
+            spent += [float(one["seconds"]) / len(one) for one in found[cell]]  # type: ignore[arg-type]
+            _print_cell(cell, found[cell], report)
+        report.bar("seconds of a run, mean", sum(spent) / len(spent), 2.0)
     _judge(found, report)
     return report.finish()
 
 
-def _default_data() -> Path | None:
+def default_data() -> Path | None:
+    """Where open data usually lies, if it does."""
     given = os.environ.get("DJINN_BENCH_DATA")
     folder = Path(given) if given else Path(__file__).resolve().parents[3] / "shared" / "data"
     return folder / "agent" if (folder / "agent").is_dir() else None
@@ -77,7 +83,7 @@ def _tuned(
     arguments: argparse.Namespace,
 ) -> dict[str, dict[str, Any]]:
     """The best setting of each baseline, on seeds of their own and some of the cells."""
-    some = cells[:1] if arguments.quick else (WHOLE[1], WHOLE[5], WHOLE[10], CUT[1], CUT[5], CUT[10])
+    some = cells[:1] if arguments.quick or arguments.made else (WHOLE[1], WHOLE[6], CUT[1], CUT[6])
     sessions = sessions_of(data, GENERATED)
     futures = [pool.submit(scores, cell, sessions, count, place) for place, cell in enumerate(some)]
     options = best([one for future in futures for one in future.result()])

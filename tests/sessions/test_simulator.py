@@ -68,14 +68,14 @@ def loads(draw: st.DrawFn) -> Load:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(loads(), st.sampled_from(sorted(POLICIES)), st.integers(32, 90), st.sampled_from([0, 20, 300]), st.booleans())
+@given(loads(), st.sampled_from(sorted(POLICIES)), st.integers(64, 120), st.sampled_from([0, 20, 300]), st.booleans())
 def test_nothing_is_made_or_lost(load: Load, name: str, pages: int, host: int, hinted: bool) -> None:
     """``check`` adds up every tier after every event; every turn that came ends; links carry what they can."""
     run = played(load, name, server(pages, host), (lambda job, place, gap: gap) if hinted else silent)
     came = {(one.job, one.place) for one in run.played}
     assert {(job.key, place) for job in load.jobs for place in range(len(job.turns))} <= came
     for one in run.played:
-        assert one.came <= one.began <= one.first_token <= one.done
+        assert one.came <= one.ready <= one.began <= one.first_token <= one.done
     for link in (run.memory.into, run.memory.out):
         assert link.carried <= link.bytes_per_s * run.now + 100
         assert link.busy <= run.now + 1e-6

@@ -23,6 +23,8 @@ AHEAD = 8
 AHEAD_S = 120.0
 #: How many contexts on the host are compared before some are dropped.
 CHOICE = 24
+#: How often a context is fetched in one wait, if it has to leave again meanwhile.
+TRIES = 3
 #: Seconds after which a plan that could not be carried out is looked at again, unless something happens before.
 SOONEST = 0.05
 
@@ -69,6 +71,7 @@ class Foresight(Policy):
         self._contexts: dict[str, Context] = {}
         self._fresh: list[Context] = []
         self._wake = math.inf
+        self._tried: dict[str, int] = {}
         self.making_room = False
 
     def outlook(self, context: Context, now: float) -> Outlook:
@@ -90,6 +93,7 @@ class Foresight(Policy):
     def began(self, context: Context, now: float) -> None:
         """It cannot leave, and need not be fetched."""
         self.outlooks.pop(context.key, None)
+        self._tried.pop(context.key, None)
         for order in (self.device, self.host, self.absent):
             order.drop(context)
         self._place(context, now)
@@ -111,6 +115,7 @@ class Foresight(Policy):
     def closed(self, context: Context, now: float) -> None:
         """Nothing of it is left."""
         self._contexts.pop(context.key, None)
+        self._tried.pop(context.key, None)
         self.outlooks.pop(context.key, None)
         for order in (self.device, self.host, self.twice, self.absent):
             order.drop(context)
@@ -131,7 +136,7 @@ class Foresight(Policy):
             self._twice(context, now)
             return
         _enter(self.device, context, -outlook.at, there > 0)
-        missing = context.size_bytes > there and context.host_bytes > 0
+        missing = context.size_bytes > there and context.host_bytes > 0 and self._tried.get(context.key, 0) < TRIES
         _enter(self.absent, context, outlook.fetch_at, missing and outlook.fetch_at < math.inf)
         _enter(self.host, context, -outlook.lasting, context.host_bytes > 0)
         self._twice(context, outlook.at)
@@ -261,13 +266,17 @@ class Foresight(Policy):
             if context.loading_bytes:
                 continue
             missing = context.size_bytes - context.device_bytes
-            for move in self._make_way(context, at, missing - free, now):
+            # Who would be the next to leave is not fetched in the place of others.
+            for move in self._make_way(context, self.outlooks[context.key].at, missing - free, now):
                 free += move.nbytes
                 yield move
             if free <= 0:
                 self._wake = min(self._wake, now + 1.0)
                 return
             free -= min(free, missing)
+            tried = self._tried[context.key] = self._tried.get(context.key, 0) + 1
+            if tried == TRIES:
+                self.absent.drop(context)
             yield Move(
                 context, missing, Tier.HOST, Tier.DEVICE, deadline=at, value=at - now, unit="s until wanted",
                 because=self.outlooks[context.key].because,

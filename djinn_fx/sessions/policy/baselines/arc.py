@@ -25,48 +25,65 @@ class ARC(LRU):
         self.target = 0.0
         self._once, self._often = Ordered(), Ordered()
         self._ghosts: dict[bool, OrderedDict[str, int]] = {False: OrderedDict(), True: OrderedDict()}
+        self._ghost_bytes = {False: 0, True: 0}
         self._seen: dict[str, bool] = {}
+        self._sizes: dict[str, int] = {}
+        self._held = 0
 
     def began(self, context: Context, now: float) -> None:
         """A hit, or a miss of what one of the lists has let go."""
-        for often, ghosts in self._ghosts.items():
-            size = ghosts.pop(context.key, 0)
+        for often in (False, True):
+            size = self._forget(context.key, often)
             if size:
-                mine, other = sum(ghosts.values()) + size, sum(self._ghosts[not often].values())
+                mine, other = self._ghost_bytes[often] + size, self._ghost_bytes[not often]
                 step = size * max(1.0, other / mine)
                 self.target += -step if often else step
                 self.target = min(max(0.0, self.target), float(self.pools.capacity(Tier.DEVICE)))
         self._seen[context.key] = context.turns > 0
         super().began(context, now)
+        self._drop(context)
+
+    def _forget(self, key: str, often: bool) -> int:
+        """Take a ghost out. Returns its bytes, 0 if there is none."""
+        size = self._ghosts[often].pop(key, 0)
+        self._ghost_bytes[often] -= size
+        return size
+
+    def _drop(self, context: Context) -> None:
         self._once.drop(context)
         self._often.drop(context)
+        self._held -= self._sizes.pop(context.key, 0)
 
     def closed(self, context: Context, now: float) -> None:
         """No ghost of it is left."""
-        for ghosts in self._ghosts.values():
-            ghosts.pop(context.key, None)
+        for often in (False, True):
+            self._forget(context.key, often)
         self._seen.pop(context.key, None)
-        self._once.drop(context)
-        self._often.drop(context)
+        self._drop(context)
         super().closed(context, now)
 
     def _place(self, context: Context, now: float) -> None:
         super()._place(context, now)
-        mine, other = (self._often, self._once) if self._seen.get(context.key) else (self._once, self._often)
-        other.drop(context)
-        if context in self.order[Tier.DEVICE]:
-            if context not in mine:
-                mine.set(context, context.since)
-        else:
-            mine.drop(context)
+        mine = self._often if self._seen.get(context.key) else self._once
+        if context not in self.order[Tier.DEVICE]:
+            self._drop(context)
+            return
+        if context not in mine:
+            self._drop(context)
+            mine.set(context, context.since)
+        if mine is self._once:
+            self._held += context.device_bytes - self._sizes.get(context.key, 0)
+            self._sizes[context.key] = context.device_bytes
 
     def moved(self, context: Context, source: Tier, target: Tier, now: float) -> None:
         """What left leaves a ghost."""
         if source is Tier.DEVICE and not context.device_bytes:
-            ghosts = self._ghosts[self._seen.get(context.key, False)]
-            ghosts[context.key] = context.size_bytes
-            while sum(ghosts.values()) > self.pools.capacity(Tier.DEVICE):
-                ghosts.popitem(last=False)
+            often = self._seen.get(context.key, False)
+            self._forget(context.key, often)
+            self._ghosts[often][context.key] = context.size_bytes
+            self._ghost_bytes[often] += context.size_bytes
+            while self._ghost_bytes[often] > self.pools.capacity(Tier.DEVICE):
+                self._forget(next(iter(self._ghosts[often])), often)
         super().moved(context, source, target, now)
 
     def room(self, tier: Tier, nbytes: int, now: float, tenant: str = "") -> Iterator[Move]:
@@ -75,11 +92,17 @@ class ARC(LRU):
             yield from super().room(tier, nbytes, now, tenant)
             return
         below = Tier.HOST if self.pools.capacity(Tier.HOST) else Tier.NOWHERE
-        once = [one for _, one in self._once.walk()]
-        often = [one for _, one in self._often.walk()]
-        held = sum(one.device_bytes for one in once)
+        lists = self._once.walk(), self._often.walk()
+        once, often = (next(walk, None) for walk in lists)
+        held = self._held
         while once or often:
-            first = bool(once) and (held > self.target or not often)
-            one = once.pop(0) if first else often.pop(0)
-            held -= one.device_bytes if first else 0
+            first = once is not None and (held > self.target or often is None)
+            place = once if first else often
+            assert place is not None
+            one = place[1]
+            if first:
+                held -= self._sizes.get(one.key, 0)
+                once = next(lists[0], None)
+            else:
+                often = next(lists[1], None)
             yield Move(one, one.device_bytes + one.loading_bytes, tier, below, because="once" if first else "often")
