@@ -2,7 +2,8 @@
 
     python bench/sessions/capacity.py --json bench/results/sessions_capacity.json
 
-Held means: the stall of turns is at most 1 s and a session's first turn waits for memory for at most 2 s, each at the 99th percentile. The load grows by a quarter from step to step, until it is too much.
+Held means: the stall of turns is at most 1 s and a session's first turn waits for memory for at most 2 s, each at the
+99th percentile. The load grows by a quarter from step to step, until it is too much.
 """
 
 from __future__ import annotations
