@@ -1,4 +1,4 @@
-"""``djinn deploy plan | simulate | rebalance``, and the older form with ``--gpus`` alone."""
+"""``djinn deploy plan | simulate | rebalance | emit``, and the older form with ``--gpus`` alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from djinn_fx.command_line import OK, FileTarget, carry_out, file_target, json_target
 from djinn_fx.deploy import old_form
 from djinn_fx.deploy.arguments import add_devices, add_input, add_search, cluster_of, wish_of, workload_of
+from djinn_fx.deploy.emitting.command import add_emit
 from djinn_fx.deploy.fewest import fewest_for
 from djinn_fx.deploy.planning import Planned, Wish, make_plan, simulated
 from djinn_fx.deploy.rebalancing import add_rebalance
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--html", metavar="FILE", help="write a page with a Gantt chart")
     run.set_defaults(run=_simulate)
     add_rebalance(actions)
+    add_emit(actions)
     return made
 
 

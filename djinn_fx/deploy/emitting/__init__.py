@@ -1,0 +1,1 @@
+"""A plan as files that other systems deploy: Ray Serve, Kubernetes."""
