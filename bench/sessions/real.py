@@ -196,10 +196,12 @@ def _wake(report: Report, runs: int, quick: bool) -> None:
     need = model.layout.pages_for(context + runs * 16)
     manager = managed(model, int(alive * need / 2.5), 2 * alive * need, "djinn", chunk=256)
     keys = [f"s{place:03}" for place in range(alive)]
+    capacity = manager.store.device.pages * model.layout.groups[0].page_tokens(model.layout.page_bytes)
+    theirs = _continuous(module, context + runs * 16, capacity)
     for place, key in enumerate(keys):
         manager.open(key)
         _go_on(manager, {key: tokens(context, place)})
-    theirs = _continuous(module, context + runs * 16)
+        _theirs(theirs, list(tokens(context, place)))
     order = random.Random(1)
     samples: dict[str, list[float]] = {"ours": [], "continuous batching": [], "plain forward": []}
     agree = 0
@@ -241,10 +243,10 @@ def _ours(manager: SessionManager, key: str, new: tuple[int, ...]) -> int:
     return made.future.result(0).tokens[0]
 
 
-def _continuous(module: Any, longest: int) -> Any:
-    """Transformers' own, with batches as long as a context: it computes one in a single step."""
+def _continuous(module: Any, longest: int, capacity: int) -> Any:
+    """Transformers' own, with as much memory, and batches as long as a context: it computes one in a single step."""
     config = transformers.generation.configuration_utils.ContinuousBatchingConfig(
-        num_blocks=-(-longest // 256) + 4, max_batch_tokens=longest, use_cuda_graph=False
+        num_blocks=-(-capacity // 256), max_batch_tokens=longest, use_cuda_graph=False
     )
     generation = transformers.GenerationConfig(max_new_tokens=1, do_sample=False, eos_token_id=-1, pad_token_id=0)
     manager = module.init_continuous_batching(generation_config=generation, continuous_batching_config=config)

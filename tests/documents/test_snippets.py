@@ -23,6 +23,11 @@ import torch
 from tests.saved.test_aot_compile import SIDE, Layers
 model, x = Layers().eval(), torch.randn(2, SIDE)
 """,
+    "sessions.md": """
+import torch
+from tests.sessions.models import build
+model, prompt, tool_result = build("full"), torch.arange(2, 40), torch.arange(50, 60)
+""",
     "offloading.md": """
 import torch
 from torch import nn

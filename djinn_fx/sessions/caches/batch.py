@@ -114,7 +114,7 @@ class Batch:
         segments = np.arange(len(group.segments))[:, None, None] * group.page_tokens(size)
         flat = torch.from_numpy((index[None] + segments).reshape(-1)).to(memory.device)
         taken = _as_rows(group, layout, memory).index_select(0, flat)
-        return taken.view(len(group.segments), batch, held + room, -1)
+        return taken.view(len(group.segments), batch, held + room, taken.shape[1])
 
     def _no_rows(self, group: Group, layout: Layout, memory: torch.Tensor) -> torch.Tensor:
         shape = (len(group.segments), self.ids.shape[0], 0, _as_rows(group, layout, memory).shape[-1])
