@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _equal(kind: str, report: Report, quick: bool) -> list[Any]:
     """One kind of cache; a row of the table."""
     begun = time.perf_counter()
-    context, rounds, alive = (32, 2, ALIVE) if quick else (160, 3, ALIVE)
+    context, rounds, alive = (32, 2, ALIVE) if quick else (96, 3, ALIVE)
     model = SessionModel.of(build(kind, 64 if quick else 128, 4), quantised=kind == "int8")
     need = model.layout.pages_for(context + rounds * (MADE + 8) + 4, 32)
     pages = max(int(alive * need / 3), 4 * need)
@@ -190,7 +190,7 @@ def _times(manager: SessionManager) -> list[float]:
 
 def _wake(report: Report, runs: int, quick: bool) -> None:
     """First tokens of sessions that left, three ways, in turns."""
-    context, alive = (256, 8) if quick else (1024, ALIVE)
+    context, alive = (256, 8) if quick else (768, ALIVE)
     module = build("full", 256, 4)
     model = SessionModel.of(module)
     need = model.layout.pages_for(context + runs * 16)

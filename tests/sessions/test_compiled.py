@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,9 +21,8 @@ def shallow() -> torch.nn.Module:
     return made
 
 
-@pytest.mark.slow
-def test_further_sessions_compile_nothing_and_get_the_same_tokens() -> None:
-    compiled = torch.compile(shallow(), backend="djinn", options={"engine": "eager"})
+def held_against_a_plain_one(compiled: Any, compiles: Callable[[], int]) -> None:
+    """Sessions come and go; their tokens are those of the model itself, and after a while nothing is compiled."""
     model = SessionModel.of(compiled)
     assert model.compiled
     manager, mover = manual(model, 16, host=400, chunk=16)
@@ -35,6 +37,22 @@ def test_further_sessions_compile_nothing_and_get_the_same_tokens() -> None:
         for key, answered in found.items():
             assert answered.tokens == wanted[key].tokens
             assert answered.gaps == pytest.approx(wanted[key].gaps, abs=1e-4)
-        graphs.append(len(djinn_fx.compilations()))
-    assert graphs[3] == graphs[-1] <= 8, f"a session was compiled for: {graphs}"
+        graphs.append(compiles())
+    assert 0 < graphs[3] == graphs[-1] <= 8, f"a session was compiled for: {graphs}"
     assert manager.store.counts.evicted > 0
+
+
+def test_further_sessions_are_traced_for_no_more_and_get_the_same_tokens() -> None:
+    traced = []
+
+    def backend(gm: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        traced.append(gm)
+        return gm.forward
+
+    held_against_a_plain_one(torch.compile(shallow(), backend=backend), lambda: len(traced))
+
+
+@pytest.mark.exam
+def test_further_sessions_compile_nothing() -> None:
+    compiled = torch.compile(shallow(), backend="djinn", options={"engine": "eager"})
+    held_against_a_plain_one(compiled, lambda: len(djinn_fx.compilations()))
