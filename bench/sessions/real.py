@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 import transformers
 
+import djinn_fx
 from bench.harness.harness import Report, parse, parser, ratio, successive, table
 from bench.sessions.kinds import KINDS, build, managed, tokens, turn
 from djinn_fx.sessions.caches.model import SessionModel
@@ -39,7 +40,7 @@ from djinn_fx.sessions.pools.store import Store
 Asked = dict[str, list[tuple[int, ...]]]
 
 ALIVE, OVER = 64, 2.0
-TIMES_BAR, WAKE_BAR = 0.15, 2.0
+TIMES_BAR, WAKE_BAR, SIGNAL_BAR = 0.15, 2.0, 20e-6
 MADE = 4
 #: Shapes of steps are new at first, and what they take is not known.
 LEARNT = 0.25
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.bar("caches ÷ pool, least", min(float(row[2]) for row in rows), OVER, ">=")
     report.bar("kinds that are bit-equal to the same schedule with room for all", sum(row[6] for row in rows), 5, ">=")
     _wake(report, 6 if arguments.quick else arguments.runs, arguments.quick)
+    _signals(report, 2_000 if arguments.quick else 20_000)
     _swaps(report, 2_000 if arguments.quick else 100_000)
     return report.finish()
 
@@ -267,6 +269,29 @@ def _theirs(manager: Any, whole: list[int]) -> int:
 def _plain(module: Any, whole: list[int]) -> int:
     with torch.no_grad():
         return int(module(torch.tensor([whole]), use_cache=True, logits_to_keep=1).logits[0, -1].argmax())
+
+
+# -- signals ----------------------------------------------------------------------------------------------------------
+
+
+def _signals(report: Report, count: int) -> None:
+    """What a hint costs its caller, while the manager's thread heeds them."""
+    model = build("full", 64, 4)
+    manager = djinn_fx.open_sessions(model, device="8MB", host="8MB")
+    keys = [f"agent{place}" for place in range(ALIVE)]
+    for place, key in enumerate(keys):
+        djinn_fx.session(model, key).generate(tokens(16, place), max_new_tokens=1)
+    taken = []
+    for number in range(count):
+        begun = time.perf_counter()
+        djinn_fx.signal_phase("IO_WAIT", keys[number % ALIVE], 500.0, "search")
+        taken.append(time.perf_counter() - begun)
+    manager.close()
+    taken.sort()
+    half, most = taken[count // 2], taken[int(count * 0.99)]
+    report.fact("a signal, P50 and P99, s", [half, most])
+    print(f"a signal: P50 {half * 1e6:.1f} µs, P99 {most * 1e6:.1f} µs")
+    report.bar("a signal, P99, s", most, SIGNAL_BAR)
 
 
 # -- swaps ------------------------------------------------------------------------------------------------------------

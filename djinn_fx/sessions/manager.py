@@ -362,10 +362,10 @@ class SessionManager:
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
-    def ring(self) -> None:
+    def ring(self, soon: bool = True) -> None:
         """There is something to do: a turn, a hint, pages that arrived. Needs no lock."""
         if self.threaded and not self.closed:
-            self._loop.ring()
+            self._loop.ring(soon)
 
     def _try_step(self) -> bool:
         try:

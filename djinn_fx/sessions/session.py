@@ -159,7 +159,7 @@ class Session:
         if phase not in (IO_WAIT, COMPUTE):
             return outcome(Answer.REJECTED, f"phase is {phase!r}: give {IO_WAIT!r} or {COMPUTE!r}", self.id)
         said = self.manager.hints.signal(self._one, phase, estimated_resume_ms, tool)
-        self.manager.ring()
+        self.manager.ring(soon=phase == COMPUTE)
         return said
 
     def retain(self, ttl: float, priority: int | None = None) -> Outcome:
@@ -333,7 +333,7 @@ def signal_phase(
     if phase not in (IO_WAIT, COMPUTE):
         return outcome(Answer.REJECTED, f"phase is {phase!r}: give {IO_WAIT!r} or {COMPUTE!r}", one.key)
     said = manager.hints.signal(one, phase, estimated_resume_ms, tool)
-    manager.ring()
+    manager.ring(soon=phase == COMPUTE)  # that it waits is heeded within a tenth of a second
     return said
 
 

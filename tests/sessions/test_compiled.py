@@ -29,7 +29,7 @@ def held_against_a_plain_one(compiled: Any, compiles: Callable[[], int]) -> None
     plain, free = manual(SessionModel.of(shallow()), 400, chunk=16)
     graphs = []
     for number, sessions in enumerate((3, 5, 2, 7, 4, 6)):
-        asked = {f"{number}-{place}": tokens(16 + 5 * place, 10 * number + place) for place in range(sessions)}
+        asked = {f"{number}-{place}": tokens(16 + 16 * (place % 2), 10 * number + place) for place in range(sessions)}
         for key in asked:
             manager.open(key)
             plain.open(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from djinn_fx.threads import ENDING, new_lock, start_thread
 
 #: The longest sleep: the interpreter's end is noticed by then.
 _NAP_S = 0.1
+#: How long the thread stays with nothing to do: to start one takes longer than a ring may.
+_LINGER_S = 2.0
 
 
 class Loop:
@@ -27,13 +30,17 @@ class Loop:
         self._lock = new_lock()
         self._thread: Any = None
 
-    def ring(self) -> None:
+    def ring(self, soon: bool = True) -> None:
         """There may be something to do. Takes microseconds where the thread is there.
+
+        Args:
+            soon: wake it; else it looks when its nap is over.
 
         Raises:
             DjinnError: it is not, and none can be started.
         """
-        self._bell.set()
+        if soon:
+            self._bell.set()
         if self._thread is not None:
             return
         with self._lock:
@@ -48,17 +55,20 @@ class Loop:
         self._bell = threading.Event()
 
     def _serve(self) -> None:
+        idle_since: float | None = None
         while not ENDING.is_set():
             self._bell.clear()
             if self._step():
+                idle_since = None
                 continue
-            seconds = self._rest()
-            if seconds is not None:
-                self._bell.wait(min(_NAP_S, seconds))
+            seconds, now = self._rest(), time.monotonic()
+            idle_since = None if seconds is not None else now if idle_since is None else idle_since
+            if idle_since is None or now - idle_since < _LINGER_S:
+                self._bell.wait(_NAP_S if seconds is None else min(_NAP_S, seconds))
                 continue
             with self._lock:
                 self._thread = None
                 # Who rang between the last look and now has seen a thread, and started none.
-                if not self._bell.is_set():
+                if not self._bell.is_set() and self._rest() is None:
                     return
                 self._thread = threading.current_thread()
