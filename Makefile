@@ -121,6 +121,7 @@ bench: $(READY)
 	$(BIN)/python bench/memory/slices.py --json bench/results/memory_slices.json
 	$(BIN)/python bench/memory/training.py --json bench/results/memory_training.json
 	$(BIN)/python bench/remote/wire.py --json bench/results/wire.json
+	$(BIN)/python bench/remote/calls.py --json bench/results/calls.json
 	$(BIN)/python bench/explain/real.py --json bench/results/explain_real.json
 
 # What needs a CUDA device: tests, then the engines beside each other. Without one the tests skip and say so.

@@ -41,6 +41,15 @@ class WorkerActor:
         finally:
             self._busy_since = None
 
+    def answer(self, frame: Any) -> Any:
+        """Answer one request by one frame: for a :class:`djinn_fx.remote.workers.line.Line`."""
+        with self._lock:
+            return self._serving.take([frame])[-1]
+
+    def echo(self, array: Any) -> Any:
+        """An array's first byte: what Ray alone takes, for benches."""
+        return int(array[0])
+
     def relay(self, frame: Any, *upstream: Any) -> tuple[Any, Any]:
         """Answer a call; see :meth:`Serving.relay`. The two results are objects of their own."""
         self._busy_since = time.monotonic()

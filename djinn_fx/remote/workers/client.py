@@ -131,7 +131,7 @@ class WorkerClient:
         Raises:
             DeviceLostError: the worker is lost.
         """
-        self._check()
+        self.check()
         return self._sent(lambda arrays: Waiting(self, self.actor.take.remote(*arrays)), frames)
 
     def relay(self, frame: Pieces, upstream: Sequence[Any]) -> Waiting:
@@ -144,7 +144,7 @@ class WorkerClient:
         Raises:
             DeviceLostError: the worker is lost.
         """
-        self._check()
+        self.check()
 
         def send(arrays: list[np.ndarray]) -> Waiting:
             ref, passed = self.actor.relay.options(num_returns=2).remote(arrays[0], *upstream)
@@ -181,7 +181,12 @@ class WorkerClient:
         told = {name: int(told[name]) for name in names} | {"busy_s": float(told["busy_s"])}
         return WorkerStatus(name=self.name, incarnation=self.incarnation, alive=True, **told)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise what a lost worker is told by.
+
+        Raises:
+            DeviceLostError: it is lost.
+        """
         if self._lost:
             raise DeviceLostError(f"{self.name} is lost: {self._lost}")
 
@@ -190,11 +195,19 @@ class WorkerClient:
         try:
             made: Waiting = send(arrays)
         except Exception as error:
-            raise self.lose(_why(error, self.timeout_s)) from error
-        with self._lock:
-            for (kind, _), array in zip(frames, arrays, strict=True):
-                self.sent[kind] += array.nbytes
+            raise self.failed(error) from error
+        for (kind, _), array in zip(frames, arrays, strict=True):
+            self.count(kind, array.nbytes)
         return made
+
+    def count(self, kind: str, nbytes: int) -> None:
+        """A frame went there."""
+        with self._lock:
+            self.sent[kind] += nbytes
+
+    def failed(self, error: BaseException) -> DeviceLostError:
+        """What to raise where Ray says that a request came to nothing: the worker counts as lost."""
+        return self.lose(_why(error, self.timeout_s))
 
     # Answers
 
@@ -204,20 +217,20 @@ class WorkerClient:
         until = begun + (most_s if most_s is not None else PATIENCE * self.timeout_s)
         asked: tuple[Any, float] | None = None
         while True:
-            self._check()
+            self.check()
             now = time.monotonic()
             pause = min(BEAT_S, self.timeout_s / 4, max(0.0, until - now))
             try:
                 ready, _ = ray.wait([waiting.ref], timeout=pause)
                 if ready:
-                    return self._decoded(ray.get(waiting.ref))
+                    return self.decoded(ray.get(waiting.ref))
                 if time.monotonic() >= until:
                     raise self.lose(f"a request is not done after {time.monotonic() - begun:.0f} s")
                 asked = self._beat(asked)
             except (DeviceLostError, EngineError):
                 raise
             except Exception as error:
-                raise self.lose(_why(error, self.timeout_s)) from error
+                raise self.failed(error) from error
 
     def _beat(self, asked: tuple[Any, float] | None) -> tuple[Any, float]:
         """Ask for a sign of life, or look whether the one that was asked for came; when it was asked for."""
@@ -231,7 +244,12 @@ class WorkerClient:
             self._last = self._status(json.loads(ray.get(asked[0])))
         return self.sign_of_life(), time.monotonic()
 
-    def _decoded(self, answers: Any) -> list[Frame]:
+    def decoded(self, answers: Any) -> list[Frame]:
+        """The frames of an answer, counted.
+
+        Raises:
+            EngineError: one says that the worker could not do what it was asked, or is none.
+        """
         arrays = answers if isinstance(answers, (list, tuple)) else [answers]
         frames = []
         for array in arrays:
@@ -257,7 +275,7 @@ class WorkerClient:
 def _why(error: BaseException, timeout_s: float) -> str:
     """What became of a worker, by what Ray says."""
     kind = type(error).__name__
-    if kind == "GetTimeoutError":
+    if kind in ("GetTimeoutError", "RayChannelTimeoutError"):
         return f"no sign of life for {timeout_s:g} s"
     if kind == "OutOfMemoryError":
         return "its machine has no memory left, and Ray ended it"
