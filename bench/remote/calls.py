@@ -1,6 +1,6 @@
 """What a request to a worker on this machine takes, there and back: by an actor call, and by a Compiled Graph.
 
-A small one asks for nothing; a large one takes 4 MB there, as a tensor in a frame, and the worker copies it. All take
+A small one asks for nothing; a large one takes 4 MB there, as a tensor in a frame, which the worker reads. All take
 turns. Beside them stands what Ray alone takes for an array of the same size, with no frame made or read.
 
     python bench/remote/calls.py --json bench/results/calls.json
@@ -61,15 +61,15 @@ def measured(pool: Pool, times: int) -> dict[str, tuple[float, float]]:
     tensor = torch.zeros(LARGE, dtype=torch.uint8)
 
     def large() -> list[bytes | memoryview]:
-        return encode(requests.STATE, {"versions": {"t": 1}}, {"t": payload_of(tensor)}, digests=False)
+        return encode(requests.RELEASE, {"weights": [], "states": []}, {"t": payload_of(tensor)}, digests=False)
 
     raw = {"empty": joined(list(empty)), "4 MB": joined(large())}
     ways: dict[str, Callable[[], Any]] = {
         "empty, actor call": lambda: worker.ask([(requests.STATUS, empty)]).wait(),
         "empty, Compiled Graph": lambda: line.call(requests.STATUS, empty),
         "empty, Ray alone": lambda: ray.get(worker.actor.echo.remote(raw["empty"])),
-        "4 MB, actor call": lambda: worker.ask([(requests.STATE, large())]).wait(),
-        "4 MB, Compiled Graph": lambda: line.call(requests.STATE, large()),
+        "4 MB, actor call": lambda: worker.ask([(requests.RELEASE, large())]).wait(),
+        "4 MB, Compiled Graph": lambda: line.call(requests.RELEASE, large()),
         "4 MB, Ray alone": lambda: ray.get(worker.actor.echo.remote(raw["4 MB"])),
     }
     spent: dict[str, list[float]] = {name: [] for name in ways}

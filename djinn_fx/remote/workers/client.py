@@ -221,13 +221,13 @@ class WorkerClient:
             now = time.monotonic()
             pause = min(BEAT_S, self.timeout_s / 4, max(0.0, until - now))
             try:
-                ready, _ = ray.wait([waiting.ref], timeout=pause)
-                if ready:
-                    return self.decoded(ray.get(waiting.ref))
-                if time.monotonic() >= until:
-                    raise self.lose(f"a request is not done after {time.monotonic() - begun:.0f} s")
+                try:
+                    return self.decoded(ray.get(waiting.ref, timeout=pause))
+                except ray.exceptions.GetTimeoutError:
+                    if time.monotonic() >= until:
+                        raise self.lose(f"a request is not done after {time.monotonic() - begun:.0f} s") from None
                 asked = self._beat(asked)
-            except (DeviceLostError, EngineError):
+            except EngineError:
                 raise
             except Exception as error:
                 raise self.failed(error) from error
