@@ -40,7 +40,7 @@ from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Region
 from djinn_fx.srg.record import GraphKind
 from djinn_fx.threads import new_rlock
-from djinn_fx.units import format_bytes, format_seconds, parse_bytes, parse_seconds
+from djinn_fx.units import format_bytes, format_seconds, parse_seconds
 
 log = logging.getLogger("djinn_fx.compiling")
 
@@ -72,8 +72,7 @@ def workers_of(settings: Settings) -> _Known:
         pool = pool_of(
             settings.workers,
             build=_BUILD,
-            timeout_s=parse_seconds(settings.worker_timeout),
-            memory_bytes=parse_bytes(settings.worker_memory) if settings.worker_memory is not None else None,
+            timeout_s=parse_seconds(settings.worker_timeout),  # worker_memory is for each model, and the placement's
         )
         known = _KNOWN.get(id(pool))
         if known is None or known.pool is not pool:
@@ -212,9 +211,9 @@ class Workers:
                 placed = _placed(srg, region, known.holdings, told)
                 with unset_fake_temporarily():
                     placed.prepare()
+            except DeviceLostError:
+                raise
             except (CannotRebuild, EngineError) as error:
-                if isinstance(error, DeviceLostError) or "no room" in str(error) or "there is room for" in str(error):
-                    raise
                 detail = f"{region.label} runs in this process: {error}"
                 reasons.append(Reason(kind=ReasonKind.FALLBACK, detail=detail, node=region.label))
                 continue

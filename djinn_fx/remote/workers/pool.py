@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from djinn_fx.errors import EngineError
+from djinn_fx.errors import EngineError, SettingsError
 from djinn_fx.remote.workers.actor import WorkerActor
 from djinn_fx.remote.workers.client import HEALTH, WorkerClient, WorkerStatus, next_incarnation
 from djinn_fx.remote.workers.cluster import RESOURCE, Cluster, imported
@@ -161,10 +161,20 @@ def pool_of(
     memory_bytes: int | None = None,
     threads: int | None = None,
 ) -> Pool:
-    """The pool of a place, started if it is not there; arguments and errors as for :class:`Pool`."""
-    key = (os.getpid(), at, build, memory_bytes, threads)
+    """The pool of a place, started if it is not there; arguments and errors as for :class:`Pool`.
+
+    Raises:
+        SettingsError: this process has workers elsewhere: Ray has one connection in a process.
+    """
+    key = (os.getpid(), at, build)
     with _LOCK:
         known = _POOLS.get(key)
+        other = next((one.at for one in _POOLS.values() if one is not known and one.cluster.alive), None)
+        if other is not None:
+            raise SettingsError(
+                f"workers: this process has workers at {other!r} and cannot have others at {at!r} beside them; "
+                "djinn_fx.remote.workers.pool.close_all() ends them"
+            )
         if known is None or not known.cluster.alive:
             close_all()
             known = _POOLS[key] = Pool(at, build=build, timeout_s=timeout_s, memory_bytes=memory_bytes, threads=threads)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import djinn_fx
-from djinn_fx.errors import DeviceLostError, EngineError, InfeasibleError, SettingsError
+from djinn_fx.errors import DeviceLostError, EngineError, SettingsError
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.remote.wire.frame import encode
 from djinn_fx.remote.workers import requests
@@ -291,16 +291,19 @@ class TestRay:
 
 
 class TestRoom:
-    def test_what_workers_cannot_hold_is_one_error_with_the_least_that_would_do(self, pool: Pool) -> None:
-        known = workers_of(Settings.load(options=OPTIONS))
-        assert known.pool is pool
-        from djinn_fx.compiling.workers.placing import worker_placing
-        from djinn_fx.srg.record import GraphKind
+    def test_what_workers_cannot_hold_is_one_error_with_the_least_that_would_do(self) -> None:
+        with pytest.raises(Exception, match="the least that would do"), torch.no_grad():
+            compiled(layers(), worker_memory="5kB")(torch.ones(3, 32))
 
-        settings = Settings.load(options={**OPTIONS, "worker_memory": "1kB"})
-        placing = worker_placing(settings, (), ["worker:0"], GraphKind.INFERENCE, "cpu", threads=1)
-        assert placing.devices[0].memory_bytes == 1000
-        assert issubclass(InfeasibleError, SettingsError)
+    def test_what_one_cannot_hold_is_on_two(self) -> None:
+        model, x = layers(), torch.ones(3, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(model, worker_memory="12kB")(x), model(x))
+        assert set(devices()) == {"worker:0", "worker:1"}
+
+    def test_workers_elsewhere_are_refused_while_there_are_some(self) -> None:
+        with pytest.raises(Exception, match="close_all"), torch.no_grad():
+            compiled(layers(), workers="local:1")(torch.ones(3, 32))
 
 
 def gone(pid: int) -> bool:
