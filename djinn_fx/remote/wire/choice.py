@@ -15,6 +15,8 @@ from djinn_fx.remote.wire.payload import Payload
 _PIECES, _PIECE_BYTES = 4, 32 * 2**10
 #: A trial may take this share of what the tensor takes on the way as it is.
 _TRIAL_SHARE = 0.05
+#: A trial that took longer met a busy moment.
+_LONG_S = 1e-2
 #: Packing must gain more than this share: the other machine may be slower than this one.
 _MARGIN = 0.1
 
@@ -94,7 +96,7 @@ class Packer:
             found[name] = self._stream_s(int(nbytes * one.share)) + nbytes * (one.pack_s + one.unpack_s)
         if not found:
             return None
-        self._trial_s = (time.perf_counter() - began) / len(found)
+        self._trial_s = min(_LONG_S, (time.perf_counter() - began) / len(found))
         best = min(found, key=lambda name: found[name])
         return best if found[best] < (1 - _MARGIN) * plain_s else None
 

@@ -83,9 +83,12 @@ def read_header(raw: bytes, schema: str, limits: Limits) -> tuple[str, dict[str,
         return _read(raw, schema, limits)
     # As we write it: the fields, then what a frame with tensors like these had too. Quotes within a name are written as
     # two characters, so that what looks like the end of the fields is that.
-    fields = parsed(raw[len(_BEGINS) : place], "a frame's header", limits.header_bytes, limits.header_values)
     told = raw[place:].rstrip()
-    kind, _, entries = (_read_once if len(told) <= _KEPT_BYTES else _read)(_BEGINS + b"{}" + told, schema, limits)
+    try:
+        fields = parsed(raw[len(_BEGINS) : place], "a frame's header", limits.header_bytes, limits.header_values)
+        kind, _, entries = (_read_once if len(told) <= _KEPT_BYTES else _read)(_BEGINS + b"{}" + told, schema, limits)
+    except EngineError:  # it is written in another order, or the error is of all of it
+        return _read(raw, schema, limits)
     return kind, fields, entries
 
 

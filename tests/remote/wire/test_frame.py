@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import struct
 import tracemalloc
@@ -182,6 +183,17 @@ def test_fields_may_look_like_the_rest_of_a_header(fields: list[Any], name: str)
         assert list(found.tensors) == ["x", ',"kind":']
     other = decode(frame({"again": 1}, {"x": torch.ones(2), ',"kind":': torch.zeros(1)}))
     assert other.fields == {"again": 1}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["fields", "kind", "schema", "tensors"])))
+def test_a_header_may_be_in_any_order(order: tuple[str, ...]) -> None:
+    sent = frame({"a": {"kind": 1}}).tobytes()
+    size = struct.unpack_from("<I", sent, 12)[0]
+    content = json.loads(sent[PREFIX_BYTES : PREFIX_BYTES + size])
+    for separators in ((",", ":"), (", ", ": ")):
+        text = json.dumps({name: content[name] for name in order}, separators=separators).encode()
+        found = decode(resealed(text, sent[PREFIX_BYTES + size :]))
+        assert (found.kind, found.fields, list(found.tensors)) == ("call", {"a": {"kind": 1}}, list(TENSORS))
 
 
 @examples(100)
