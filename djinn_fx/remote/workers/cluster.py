@@ -76,6 +76,7 @@ class Cluster:
         self._folder: Path | None = None
         self._joined = False
         self._mark = ""
+        self._core: tuple[int, ...] = ()
         if ray.is_initialized():
             if self.ours:
                 raise SettingsError(
@@ -124,6 +125,7 @@ class Cluster:
             said = _line(reads, START_S)
         finally:
             os.close(reads)
+        self._core = guardian.core_of(said)
         if "address" not in said:
             self.close()
             raise EngineError(f"Ray does not start on this machine: {said.get('error', 'it says nothing')}")
@@ -183,8 +185,9 @@ class Cluster:
 
     @property
     def alive(self) -> bool:
-        """Whether this process is connected to it."""
-        return bool(imported().is_initialized()) and (self._guardian is None or self._guardian.poll() is None)
+        """Whether this process is connected to it, and it is there: what is asked of one that is not never ends."""
+        there = self._guardian is None or (self._guardian.poll() is None and guardian.runs(self._core))
+        return there and bool(imported().is_initialized())
 
     def close(self) -> None:
         """Leave it; one of our own is ended, with all its processes and files. Any number of times."""

@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,11 @@ def main(given: Mapping[str, Any]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     folder = Path(given["folder"])
     try:
-        _say(given["out"], _started(given))
-        _wait()
+        said = _started(given)
+        _say(given["out"], said)
+        core = core_of(said)
+        while not select.select([sys.stdin], [], [], LOOK_S)[0] and runs(core):
+            pass  # until the parent closes its end, or Ray is no more: what is left of it is then ended too
     finally:
         _end(folder)
 
@@ -63,18 +66,16 @@ def _started(given: Mapping[str, Any]) -> dict[str, str]:
         )
     except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
         return {"error": f"{type(error).__name__}: {error}"}
-    return {"address": str(found.address_info["gcs_address"])}
+    core = ",".join(str(pid) for pid in marked(os.environ[MARK]) if command_of(pid) in CORE)
+    return {"address": str(found.address_info["gcs_address"]), "core": core}
 
 
-def _wait() -> None:
-    """Until the parent closes its end, or Ray is no more: what is left of it is then ended too."""
-    core = [pid for pid in marked(os.environ[MARK]) if _command(pid) in CORE]
-    while not select.select([sys.stdin], [], [], LOOK_S)[0]:
-        if not all(_command(pid) in CORE for pid in core):
-            return
+def runs(core: Sequence[int]) -> bool:
+    """Whether Ray's own processes are all there."""
+    return all(command_of(pid) in CORE for pid in core)
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
     """The name of a process; empty if it is over."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -82,6 +83,11 @@ def _command(pid: int) -> str:
         return ""
     name, _, rest = stat.partition("(")[2].rpartition(")")
     return "" if rest.split()[0] in ("Z", "X") else name
+
+
+def core_of(said: Mapping[str, str]) -> tuple[int, ...]:
+    """Those processes, as they are told beside Ray's address."""
+    return tuple(int(pid) for pid in said.get("core", "").split(",") if pid)
 
 
 def _say(out: int, what: Mapping[str, str]) -> None:
