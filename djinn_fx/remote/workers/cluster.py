@@ -9,7 +9,6 @@ import logging
 import os
 import secrets
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -209,7 +208,7 @@ class Cluster:
                 with contextlib.suppress(OSError):
                     os.kill(pid, 9)
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            guardian.remove(self._folder)
             self._folder = None
 
 

@@ -109,7 +109,16 @@ def _end(folder: Path) -> None:
         if time.monotonic() > until:
             break
         time.sleep(0.02)
+    remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove Ray's folder, more than once where somebody who ends still writes into it."""
+    until = time.monotonic() + PATIENCE_S
     shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def marked(mark: str) -> list[int]:
