@@ -21,13 +21,14 @@ ENGINES: dict[str, str] = {
     "packed": "djinn_fx.engines.packed.engine:make",
     "tensorrt": "djinn_fx.engines.tensorrt.engine:make",
 }
-#: What a factory is given, by name: settings, and ``folder`` and ``store`` of the cache (None: nothing is kept).
+#: What a factory is given, by name: settings, ``folder`` and ``store`` of the cache (None: nothing is kept), and
+#: ``filed``, where weights are to lie if they are not to stay in memory.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "inductor": ("mode", "fallback_random"),
-    "inductor-packed": ("mode", "fallback_random", "weights", "folder"),
-    "onnxruntime": ("precision", "weights", "folder"),
-    "openvino": ("precision", "weights", "folder"),
-    "packed": ("weights", "folder"),
+    "inductor-packed": ("mode", "fallback_random", "weights", "folder", "filed"),
+    "onnxruntime": ("precision", "weights", "folder", "filed"),
+    "openvino": ("precision", "weights", "folder", "filed"),
+    "packed": ("weights", "folder", "filed"),
     "tensorrt": ("target", "store", "verify"),
 }
 #: What an engine does once a process, as "module:function": beside the tracing, given the graph's example inputs; and
@@ -69,4 +70,6 @@ def _named(what: str) -> Any:
 def _option(name: str, settings: Settings) -> Any:
     if name == "folder":
         return kept_folder(settings)
+    if name == "filed":
+        return settings.cache_folder if settings.keep_weights == "packed" else None
     return open_store(settings)[0] if name == "store" else getattr(settings, name)

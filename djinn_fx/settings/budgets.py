@@ -1,4 +1,4 @@
-"""Reading the setting ``memory_budget``: bytes for each device."""
+"""Settings about memory: ``keep_weights``, and reading ``memory_budget``, bytes for each device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from djinn_fx.errors import UnitError
+from djinn_fx.settings.field import setting
 from djinn_fx.units import parse_bytes
+
+KEEP_WEIGHTS: Any = setting(
+    "memory",
+    "engines",
+    "where weights are that an engine has packed: in memory too, or, `packed`, in a file without a name in the cache "
+    "folder, from which the system brings back what is read (docs/engines.md)",
+    compiles=True,
+)
 
 _DEVICE = re.compile(r"cpu|(cuda|xpu|mps)(:\d{1,3})?")
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError, field_validator
 
 from djinn_fx.errors import SettingsError, UnitError, did_you_mean
 from djinn_fx.files.private import default_cache_dir, default_config_dir
-from djinn_fx.settings.budgets import read_shares
+from djinn_fx.settings.budgets import KEEP_WEIGHTS, read_shares
 from djinn_fx.settings.devices import DEVICE_MAP, DEVICES, LINKS, OBJECTIVE, PIN, DeviceSettings
 from djinn_fx.settings.engines import TRAITS
 from djinn_fx.settings.field import setting
@@ -99,6 +99,7 @@ class Settings(DeviceSettings, frozen=True, extra="forbid", strict=True):
         "every call; `auto`: a copy, until weights that change often make that the slower way",
         compiles=True,
     )
+    keep_weights: Literal["memory", "packed"] = KEEP_WEIGHTS
     fallback_random: bool = setting(
         True, "engines", "draw the random numbers that eager would draw", accepts="true or false", compiles=True
     )

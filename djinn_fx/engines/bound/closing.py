@@ -3,7 +3,7 @@
 Closing a session with copies of weights takes as long as a call, and what it frees stays with the C library until that
 is told to give it back, which takes as long again. So neither is done where a session is let go of: that may be in a
 call, or in the middle of any line (garbage collection). Memory is given back once for all that go at about the same
-time.
+time, and with it the pages of weights that lie in files (``filed.py``): who reads them brings them back.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import queue
 import threading
 from typing import Any
 
+from djinn_fx.engines.bound import filed
 from djinn_fx.pool import procfs
 from djinn_fx.threads import ENDING, at_end, new_lock, start_thread, tell_of_fork
 
 #: Those that follow within so many seconds are of the same batch.
 BATCH_S = 0.2
+#: So long after the last, pages of weights are given back once more: a comparison that was under way has read them.
+AGAIN_S = 5.0
 
 
 class Closer:
@@ -67,18 +70,26 @@ class Closer:
 
 
 def _close(gone: queue.SimpleQueue[Any]) -> None:
+    patience: float | None = None
     while not ENDING.is_set():
-        waiting = _batch(gone)
+        try:
+            first = [gone.get(timeout=patience)]
+        except queue.Empty:
+            filed.page_out()
+            patience = None
+            continue
+        waiting = _batch(first, gone)
         if not ENDING.is_set():
             procfs.give_back()
+            patience = AGAIN_S if filed.page_out() else None
         for one in waiting:
             one.set()
 
 
-def _batch(gone: queue.SimpleQueue[Any]) -> list[threading.Event]:
-    """Drop all that is there and all that follows soon; who waits for that."""
+def _batch(first: list[Any], gone: queue.SimpleQueue[Any]) -> list[threading.Event]:
+    """Drop what is first, which nobody else may hold, and all that follows soon; who waits for that."""
     waiting = []
-    item = gone.get()
+    item = first.pop()
     while item is not None:
         if isinstance(item, threading.Event):
             waiting.append(item)

@@ -51,7 +51,13 @@ class Holders:
     @property
     def gone(self) -> bool:
         """Whether nobody but engines holds the memory of some weight."""
-        return any(_uses(one) <= self._counts[storage] for one, storage in zip(self._held, self._storages, strict=True))
+        return bool(self.left)
+
+    @property
+    def left(self) -> Sequence[torch.Tensor]:
+        """The weights whose memory nobody but engines holds."""
+        pairs = zip(self._held, self._storages, strict=True)
+        return [one for one, storage in pairs if _uses(one) <= self._counts[storage]]
 
     def __del__(self) -> None:
         with self._lock:

@@ -22,12 +22,16 @@ class Mapping:
         end: the address behind its last.
         shared: whether writes of other processes show in it.
         path: of the file that it shows, while that has a name; else empty.
+        file: whether it shows a file, with a name or without.
+        name: what the kernel writes behind it: the file's path, or such as ``[heap]``.
     """
 
     start: int
     end: int
     shared: bool
     path: str
+    file: bool = False
+    name: str = ""
 
 
 class Mappings:
@@ -91,6 +95,7 @@ def _read(spans: Sequence[Span]) -> Iterable[Mapping]:
         before = bisect.bisect_left(starts, end)  # so many begin before this mapping ends
         if before and ends[before - 1] > start:
             flags, _, _, inode, *path = rest.split(None, 4)
-            shown = os.fsdecode(path[0]) if path and inode != b"0" else ""
-            gone = not shown.startswith("/") or shown.endswith(" (deleted)")
-            yield Mapping(start=start, end=end, shared=flags[3:4] == b"s", path="" if gone else shown)
+            name, shows = os.fsdecode(path[0]) if path else "", inode != b"0"
+            gone = not shows or not name.startswith("/") or name.endswith(" (deleted)")
+            shared, shown = flags[3:4] == b"s", "" if gone else name
+            yield Mapping(start=start, end=end, shared=shared, path=shown, file=shows, name=name)

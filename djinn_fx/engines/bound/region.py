@@ -17,11 +17,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from djinn_fx.engines.base import Declined, Runner
+from djinn_fx.engines.bound import filed
 from djinn_fx.engines.bound.closing import CLOSER
 from djinn_fx.engines.bound.feeding import Feeder
 from djinn_fx.engines.bound.holders import SWEEPERS
@@ -41,6 +43,8 @@ REBIND_WINDOW = 100
 MAX_SETS = 256
 #: How often opening a session is begun again because the weights changed meanwhile.
 _TRIES = 3
+#: So many calls after a session was opened, pages of its weights that lie in a file are given back.
+_QUIET_CALLS = 20
 
 
 class Session(Protocol):
@@ -105,6 +109,7 @@ class BoundRegion(Runner):
         opener: opens a session.
         mode: ``"auto"``, ``"constant"`` or ``"input"``, as the setting ``weights``.
         shares_copies: see :class:`Runner`.
+        filed: folder for the file in which the weights themselves are to lie (``filed.py``); None: they stay in memory.
 
     Attributes:
         engine: the engine's name.
@@ -124,8 +129,10 @@ class BoundRegion(Runner):
         opener: Opener,
         mode: str = "auto",
         shares_copies: bool = True,
+        filed: Path | None = None,
     ) -> None:
         self.engine, self.label, self.mode, self.shares_copies = engine, label, mode, shares_copies
+        self._filed = filed
         self.mutated = tuple(sorted({place for place, _ in signature.mutated}))
         self.reason: Reason | None = None
         fed = {one.place for one in signature.fed}
@@ -143,7 +150,7 @@ class BoundRegion(Runner):
         self._lock = threading.Lock()
         self._sets: dict[tuple[int, ...], _Bound] = {}
         self._reader: _Bound | None = None
-        self._calls = 0
+        self._calls, self._pages_go_at = 0, -1
         self._rebinds: deque[int] = deque(maxlen=MAX_REBINDS)
         #: ``objects`` of the latest sets that were dropped.
         self._dropped: deque[tuple[int, ...]] = deque(maxlen=8)
@@ -161,6 +168,8 @@ class BoundRegion(Runner):
             Declined: these values are not for it. Nothing was written.
         """
         self._calls += 1
+        if self._calls == self._pages_go_at:
+            CLOSER.let_go()
         before = versions(args, self.mutated)
         try:
             bound = self._ready(args)
@@ -292,6 +301,7 @@ class BoundRegion(Runner):
     def _bind(self, weights: Sequence[torch.Tensor]) -> _Bound | None:
         """A session with these weights; None if they are to be read, since they may change without a trace."""
         threads = torch.get_num_threads()
+        self._file(weights)
         for _ in range(_TRIES):
             watch = Watch(weights, insist=self.mode == "constant")
             if watch.untraceable is not None and self.mode != "constant":
@@ -302,6 +312,16 @@ class BoundRegion(Runner):
                 timed = _Timed(session, watch) if watch.rotates else session
                 return _Bound(timed, watch, threads, tuple(map(id, weights)))
         return self._fail("its weights change while they are being packed")  # type: ignore[no-any-return]
+
+    def _file(self, weights: Sequence[torch.Tensor]) -> None:
+        """Have the weights lie in a file, before they are watched, if they are to."""
+        why = filed.move(weights, self._filed) if self._filed is not None else None
+        if why is not None:
+            detail = f"{self.engine} has the weights in memory beside its copy (keep_weights: packed): {why}"
+            self.reason = Reason(kind=ReasonKind.FALLBACK, detail=detail, node=self.label)
+            log.warning("%s", self.reason)
+        elif self._filed is not None:
+            self._pages_go_at = self._calls + _QUIET_CALLS
 
     def _read_from_now_on(self, why: str) -> None:
         detail = f"{self.engine} reads the weights on every call instead of packing them: {why}"

@@ -2,6 +2,8 @@
 
 Pages are protected so that the kernel itself lifts the protection at the first write (userfaultfd, feature WP_ASYNC);
 PAGEMAP_SCAN names the pages that were written since it was last asked, and protects them again in the same step.
+
+Or so that who writes waits (:class:`Barrier`), while the pages are replaced.
 """
 
 from __future__ import annotations
@@ -32,14 +34,26 @@ _API, _REGISTER, _RANGE, _SCAN = struct.Struct("3Q"), struct.Struct("4Q"), struc
 UFFDIO_API = _ioctl(3, 0xAA, 0x3F, _API.size)
 UFFDIO_REGISTER = _ioctl(3, 0xAA, 0x00, _REGISTER.size)
 UFFDIO_UNREGISTER = _ioctl(2, 0xAA, 0x01, _RANGE.size)
+UFFDIO_WAKE = _ioctl(2, 0xAA, 0x02, _RANGE.size)
+UFFDIO_WRITEPROTECT = _ioctl(3, 0xAA, 0x06, struct.calcsize("3Q"))
 PAGEMAP_SCAN = _ioctl(3, ord("f"), 16, _SCAN.size)
 _UFFD_USER_MODE_ONLY, _UFFD_API = 1, 0xAA
-_WP_UNPOPULATED, _WP_ASYNC = 1 << 13, 1 << 15
+_WP, _WP_UNPOPULATED, _WP_ASYNC = 1 << 0, 1 << 13, 1 << 15
 _REGISTER_MODE_WP = 1 << 1
 _PM_SCAN_WP_MATCHING, _PM_SCAN_CHECK_WPASYNC = 1 << 0, 1 << 1
 _PAGE_IS_WRITTEN = 1 << 1
 #: Ranges that one scan can name before it is asked again.
 _ANSWERS = 128
+
+
+def _userfaultfd(flags: int) -> int:
+    number = _SYSCALLS.get(platform.machine())
+    if number is None or sys.platform != "linux":
+        raise OSError(errno.ENOSYS, f"not known on {sys.platform} for {platform.machine()}")
+    found: int = ctypes.CDLL(None, use_errno=True).syscall(number, os.O_CLOEXEC | os.O_NONBLOCK | flags)
+    if found < 0:
+        raise OSError(ctypes.get_errno(), "userfaultfd")
+    return found
 
 
 class Kernel:
@@ -50,13 +64,7 @@ class Kernel:
     """
 
     def __init__(self) -> None:
-        number = _SYSCALLS.get(platform.machine())
-        if number is None or sys.platform != "linux":
-            raise OSError(errno.ENOSYS, f"not known on {sys.platform} for {platform.machine()}")
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._faults = libc.syscall(number, os.O_CLOEXEC | os.O_NONBLOCK | _UFFD_USER_MODE_ONLY)
-        if self._faults < 0:
-            raise OSError(ctypes.get_errno(), "userfaultfd")
+        self._faults = _userfaultfd(_UFFD_USER_MODE_ONLY)
         self._pages = -1
         try:
             wanted = _WP_ASYNC | _WP_UNPOPULATED
@@ -121,3 +129,47 @@ class Kernel:
             seen = self.scan(start, start + 4 * PAGE)
         if quiet or seen != [(start + 2 * PAGE, start + 3 * PAGE)]:
             raise OSError(errno.ENOTSUP, "writes are not told as they happen")
+
+
+class Barrier:
+    """Has who writes to some pages wait. Whoever holds Python's lock may be among them.
+
+    Where this process may not stop the kernel's own writes (``readinto``), such a one fails with EFAULT meanwhile.
+
+    Raises:
+        OSError: the kernel cannot, or this process may not.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self.descriptor = _userfaultfd(0)
+        except PermissionError:
+            self.descriptor = _userfaultfd(_UFFD_USER_MODE_ONLY)
+        try:
+            fcntl.ioctl(self.descriptor, UFFDIO_API, bytearray(_API.pack(_UFFD_API, _WP, 0)), True)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        os.close(self.descriptor)
+
+    def register(self, start: int, end: int) -> None:
+        """Have these pages, which are this process's own memory, ready to be protected.
+
+        Raises:
+            OSError: somebody else watches them, or they are other memory.
+        """
+        fcntl.ioctl(
+            self.descriptor, UFFDIO_REGISTER, bytearray(_REGISTER.pack(start, end - start, _REGISTER_MODE_WP, 0))
+        )
+
+    def unregister(self, start: int, end: int) -> None:
+        """Let them be, and who waits go on. Raises OSError."""
+        fcntl.ioctl(self.descriptor, UFFDIO_UNREGISTER, bytearray(_RANGE.pack(start, end - start)))
+
+    def requests(self, start: int, end: int) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
+        """The ioctls, each with what it is given, after which writers wait, and after which they go on."""
+        protect = struct.pack("3Q", start, end - start, 1)
+        return (UFFDIO_WRITEPROTECT, protect), (UFFDIO_WAKE, _RANGE.pack(start, end - start))

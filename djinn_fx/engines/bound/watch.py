@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from djinn_fx.engines.bound import write_protection
+from djinn_fx.engines.bound import filed, write_protection
 from djinn_fx.engines.bound.holders import Holders, extent_of
 from djinn_fx.engines.bound.mappings import Mappings, Span, files_under, state_of
 from djinn_fx.engines.bound.rotation import Rotation, view_of
@@ -72,6 +72,7 @@ class Watch:
     """
 
     def __init__(self, weights: Sequence[torch.Tensor], insist: bool = True) -> None:
+        self._in_files, self._forget = False, filed.forget  # the module may be gone when the interpreter ends
         self._holders = Holders(weights)
         # Where a weight lies is asked once: its tensor may be given other memory while this goes on.
         self.kept = self._holders.lent
@@ -80,9 +81,11 @@ class Watch:
         pages = [_whole_pages(extent) for extent in extents]
         large = [place for place, (start, end) in enumerate(pages) if end - start >= MIN_PAGES * PAGE]
         mappings = Mappings(extent for extent in extents if extent[0] < extent[1])
+        self._in_files = any(one.file for one in mappings.known)
         self._files = [(path, state_of(path)) for path in files_under(mappings)]
         # Before anything is read: what is written from here on is seen.
-        self._watcher = _protected([pages[place] for place in large], mappings)
+        with filed.present([pages[place] for place in large], mappings):
+            self._watcher = _protected([pages[place] for place in large], mappings)
         bare = [place for place in large if self._watcher is None or pages[place] in self._watcher.refused]
         self.untraceable = _untraceable(weights, extents, mappings, bare)
         counted = [place for place in bare if not weights[place].is_inference()]
@@ -93,7 +96,7 @@ class Watch:
         self._views = [
             view_of(span)
             for place, extent in enumerate(extents)
-            for span in _compared(extent, pages[place] if place in large else None, place in unprotected)
+            for span in _compared(extent, pages[place] if place in large else None, place in unprotected, mappings)
         ]
         self._seen = b"".join(self._views)
 
@@ -134,6 +137,10 @@ class Watch:
         """Whether nobody but engines holds the memory of some weight: then no call can bring these weights again."""
         return self._holders.gone
 
+    def __del__(self) -> None:
+        if self._in_files:  # they may be the last to hold them
+            self._forget(self._holders)
+
 
 def _whole_pages(extent: Span) -> Span:
     """The pages that hold nothing else."""
@@ -156,13 +163,14 @@ def _untraceable(
     return None
 
 
-def _compared(extent: Span, pages: Span | None, bare: bool) -> Iterator[Span]:
+def _compared(extent: Span, pages: Span | None, bare: bool, mappings: Mappings) -> Iterator[Span]:
     """What of a weight is compared on each call.
 
     Args:
         extent: its memory.
         pages: those of a large weight that hold nothing else; None for a small one.
         bare: whether the kernel does not watch these pages.
+        mappings: that it lies on.
     """
     start, end = extent
     if start == end:
@@ -174,4 +182,6 @@ def _compared(extent: Span, pages: Span | None, bare: bool) -> Iterator[Span]:
         yield from ((at, at + PROBE_BYTES) for at in (start, middle, end - PROBE_BYTES))
     else:
         yield from (span for span in ((start, pages[0]), (pages[1], end)) if span[0] < span[1])
-        yield from ((at, at + 1) for at in (*range(pages[0], pages[1], _STEP), pages[1] - 1))
+        # Pages of a file that are taken away come back as they were, and are left where they are (``filed.py``).
+        if not all(one.file for one in mappings.over(pages)):
+            yield from ((at, at + 1) for at in (*range(pages[0], pages[1], _STEP), pages[1] - 1))

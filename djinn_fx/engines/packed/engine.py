@@ -47,10 +47,12 @@ class PackedEngine:
 
     Attributes:
         weights: the setting of that name.
+        filed: folder for a file in which the weights are to lie; None: they stay in memory.
         speed: tells the fastest way of doing a product.
     """
 
     weights: str = "auto"
+    filed: Path | None = None
     speed: ProductSpeed = field(default_factory=lambda: speeds_in(None), compare=False, repr=False)
     name: str = field(default="packed", init=False)
 
@@ -142,6 +144,7 @@ class PackedEngine:
             weights=plan.watched,
             opener=plan.open,
             mode=self.weights,
+            filed=self.filed,
             shares_copies=plan.shares_copies,
         )
 
@@ -158,6 +161,6 @@ def fed_of(gm: GraphModule) -> tuple[Fed, ...]:
     return tuple(found)
 
 
-def make(*, weights: str = "auto", folder: Path | None = None) -> PackedEngine:
+def make(*, weights: str = "auto", folder: Path | None = None, filed: Path | None = None) -> PackedEngine:
     """The engine, with the figures in a cache folder, or in memory."""
-    return PackedEngine(weights=weights, speed=speeds_in(folder))
+    return PackedEngine(weights=weights, filed=filed, speed=speeds_in(folder))

@@ -158,6 +158,7 @@ class PackedInductorEngine:
             weights=sorted({one.place for one in packings}),
             opener=functools.partial(_open, run, packings),
             mode=self.weights,
+            filed=self.plain.filed,
         )
 
 
@@ -318,13 +319,18 @@ class _Inductor(InductorEngine):
 
 
 def make(
-    *, mode: str = "default", fallback_random: bool = True, weights: str = "auto", folder: Path | None = None
+    *,
+    mode: str = "default",
+    fallback_random: bool = True,
+    weights: str = "auto",
+    folder: Path | None = None,
+    filed: Path | None = None,
 ) -> PackedInductorEngine:
     """The engine, with the figures in a cache folder, or in memory."""
     speed = speeds_in(folder)
     return PackedInductorEngine(
         inductor=_Inductor(mode=mode, fallback_random=fallback_random),
-        plain=PackedEngine(weights=weights, speed=speed),
+        plain=PackedEngine(weights=weights, filed=filed, speed=speed),
         speed=speed,
         weights=weights,
     )

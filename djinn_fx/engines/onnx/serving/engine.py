@@ -34,6 +34,7 @@ class OnnxEngine:
         precision: as the setting of that name.
         weights: as the setting of that name.
         folder: of the cache, where it is noted that the libraries run here; None: they are tried in each process.
+        filed: folder for a file in which the weights are to lie; None: they stay in memory.
     """
 
     name: ClassVar[str]
@@ -42,8 +43,10 @@ class OnnxEngine:
     #: Raised when models are opened in another way whose results may differ.
     session_version: ClassVar[int] = 1
 
-    def __init__(self, precision: str = "exact", weights: str = "auto", folder: Path | None = None) -> None:
-        self.precision, self.weights, self.folder = precision, weights, folder
+    def __init__(
+        self, precision: str = "exact", weights: str = "auto", folder: Path | None = None, filed: Path | None = None
+    ) -> None:
+        self.precision, self.weights, self.folder, self.filed = precision, weights, folder, filed
         self._last: tuple[weakref.ref[torch.fx.GraphModule], Any] | None = None
 
     # What subclasses say
@@ -124,6 +127,7 @@ class OnnxEngine:
             weights=weights,
             opener=lambda bound: self.session(model, signature, bound, label),
             mode=self.weights,
+            filed=self.filed,
         )
 
     def fingerprint(self) -> Mapping[str, str]:
