@@ -96,7 +96,8 @@ def _equal(kind: str, report: Report, quick: bool) -> list[Any]:
         and torch.equal(_bytes_of(small, small.conversations[key]), _bytes_of(roomy, roomy.conversations[key]))
         for key in asked
     )
-    off = _times(small)
+    off, floor = _times(small), _floor(small)
+    report.fact(f"{kind}: step times, a shape against its next", floor)
     other = _other_schedule(model, asked, wanted, pages, alive * need * 4)
     report.fact(f"{kind}: divergences on another schedule: tokens, logit gap", other)
     report.fact(f"{kind}: recomputed tokens", small.residency.recomputed_tokens)
@@ -185,6 +186,17 @@ def _times(manager: SessionManager) -> list[float]:
     """By which share each step's time was off, once shapes are known."""
     steps = list(manager.steps)[int(LEARNT * len(manager.steps)) :]
     return [abs(step.predicted_s - step.seconds) / step.seconds for step in steps if step.predicted_s is not None]
+
+
+def _floor(manager: SessionManager) -> float:
+    """Noise: by which share a step's time differs from the next one's of the same shape, in the median."""
+    last: dict[object, float] = {}
+    found = []
+    for step in manager.steps:
+        if step.shape in last:
+            found.append(abs(last[step.shape] - step.seconds) / step.seconds)
+        last[step.shape] = step.seconds
+    return statistics.median(found) if found else 0.0
 
 
 # -- waking -----------------------------------------------------------------------------------------------------------
