@@ -108,12 +108,10 @@ def _gangs_fit(workload: Workload, problem: Problem) -> None:
         if model.gang > widest:
             raise SettingsError(
                 f"{info.place}: model {info.name!r} takes {model.gang} devices of one server at once, and the largest "
-                f"server has {widest}: raise --gpus-per-server to {model.gang}"
+                f"server has {widest}: --gpus and --gpus-per-server must both be at least {model.gang}"
             )
         if not problem.cluster.places(model):
-            if model.allowed is not None and not problem.cluster.places(replace(model, allowed=None)):
-                model = replace(model, allowed=None)
-            if model.allowed is not None:
+            if problem.cluster.places(replace(model, allowed=None)):
                 raise SettingsError(f"{info.place}: model {info.name!r} may be on none of the devices that there are")
             raise InfeasibleError(
                 f"{info.place}: model {info.name!r} takes {format_bytes(model.share)} on each of its devices, and the "

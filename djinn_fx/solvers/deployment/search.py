@@ -16,7 +16,7 @@ from enum import Enum
 from djinn_fx.solvers.deployment.bounds import Bounds, bounds_of
 from djinn_fx.solvers.deployment.measures import Measures, measure
 from djinn_fx.solvers.deployment.placing.greedy import balanced, filled, first_room, grouped, grown
-from djinn_fx.solvers.deployment.placing.inside import inside_servers
+from djinn_fx.solvers.deployment.placing.inside import inside_servers, other_workflows
 from djinn_fx.solvers.deployment.placing.loads import crossing, split
 from djinn_fx.solvers.deployment.placing.moves import polished
 from djinn_fx.solvers.deployment.placing.room import Room
@@ -24,7 +24,7 @@ from djinn_fx.solvers.deployment.problem import Discipline, Plan, Problem, Repli
 from djinn_fx.solvers.deployment.simulate import simulate
 
 #: Node executions that a search may simulate; the fewest plans that it looks at all the same, and the most.
-EFFORT, FEWEST_RUNS, MOST_RUNS = 500_000, 6, 500
+EFFORT, FEWEST_RUNS, MOST_RUNS = 400_000, 6, 500
 #: Makespans within this of the best found, or within that of the bound, count as the same, and P99 decides.
 NEAR_BEST, NEAR_BOUND = 1.005, 1.015
 
@@ -179,8 +179,8 @@ class _Search:
                 found = self._judge(best.plan.replicas, replace(best.plan.discipline, hold=hold))
             else:
                 base = best if self.chance.random() < 0.75 else self._another()
-                room = Room(self.problem, base.plan.replicas)
-                if not self._change(room) or (room.sorted, base.plan.discipline) in self.seen:
+                room = self._near(base)
+                if room is None or (room.sorted, base.plan.discipline) in self.seen:
                     continue
                 found = self._judge(room.sorted, base.plan.discipline)
             best = min(best, found, key=self._key)
@@ -189,6 +189,13 @@ class _Search:
         """One of the good plans, so that the search does not end where no single change helps."""
         good = heapq.nsmallest(10, self.seen.values(), key=self._key)
         return self.chance.choice(good)
+
+    def _near(self, base: Judged) -> Room | None:
+        """Another placement near a plan's."""
+        room = Room(self.problem, base.plan.replicas)
+        if base.plan.discipline.local and not self.grouped and self.chance.random() < 0.4:
+            return other_workflows(room, self.chance)
+        return room if self._change(room) else None
 
     def _change(self, room: Room) -> bool:
         """Add a copy, take one away or move one; several at once where one has no room."""

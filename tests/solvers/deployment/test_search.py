@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 from djinn_fx.errors import SolverError
 from djinn_fx.solvers.deployment.bounds import bounds_of, placement_bound
 from djinn_fx.solvers.deployment.exhaustive import best_makespan, every_plan
+from djinn_fx.solvers.deployment.measures import measure
 from djinn_fx.solvers.deployment.placing.fewest import fewest, placed_somehow
+from djinn_fx.solvers.deployment.placing.inside import inside_servers, other_workflows
 from djinn_fx.solvers.deployment.placing.loads import crossing, split
 from djinn_fx.solvers.deployment.problem import Cluster, Discipline, Model, Plan, Problem, Replica, Traffic, Workflow
 from djinn_fx.solvers.deployment.search import Aim, search
+from djinn_fx.solvers.deployment.simulate import simulate
 from djinn_fx.solvers.deployment.validator import Rule, validate
 from tests.solvers.deployment.oracle import some_problem, traffic_of
 
@@ -84,6 +88,27 @@ def test_groups_stay_together_and_pins_hold() -> None:
     assert Replica(2, 3) in found.best.plan.replicas
     servers = [{r.first // 2 for r in found.best.plan.replicas if r.model == m} for m in (0, 1)]
     assert servers[0] == servers[1]
+
+
+def test_placements_inside_servers_keep_every_workflow_in_one() -> None:
+    """Three workflows of two models each, four servers with room for four models: some servers take two of them."""
+    workflows = tuple(Workflow((2 * w, 2 * w + 1), ((), (0,))) for w in range(3))
+    rows = [(float(n), n % 3) for n in range(12)]
+    problem = Problem(
+        tuple(Model(5) for _ in range(6)), workflows, Cluster.uniform(8, 2, 10), traffic_of(workflows, rows, [1.0] * 24)
+    )
+    chance, found = random.Random(0), 0
+    for seed in range(1, 30):
+        room = inside_servers(problem, seed=seed)
+        other = other_workflows(room, chance) if room is not None else None
+        for one in (room, other):
+            if one is None:
+                continue
+            found += 1
+            plan = Plan(one.sorted, Discipline(local=True))
+            assert validate(problem, plan) == []
+            assert measure(problem, plan, simulate(problem, plan)).crossings == 0
+    assert found > 10
 
 
 def test_the_fewest_devices_are_named_and_proven() -> None:
