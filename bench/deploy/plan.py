@@ -62,7 +62,7 @@ ONE_COPY = {("simple", 32): 3.0, ("complex", 64): 3.0, ("complex", 128): 3.0}
 SHARED_ONE_COPY = {("simple", 8): 1.8, ("simple", 16): 3.0, ("complex", 32): 2.5}
 ROUNDS = {("simple", 32): 1.2, ("complex", 64): 1.5}
 #: Seconds of CP-SAT for an instance, of which three fifths go to the load.
-SECONDS = 5.0
+SECONDS = 3.0
 #: Node executions that a cell's search simulates; the one with least memory gets more.
 CELL_EFFORT, TIGHT_EFFORT = 600_000, 2_500_000
 
@@ -245,7 +245,7 @@ def _exact(report: Report, _: Data, __: Path, quick: bool) -> None:
     report.measured("default's time", seconds, "s")
     report.fact("instances without room", refused)
     _tiny(report, 10 if quick else 60)
-    report.bar("exact: largest gap in 5 s", max(gaps), 0.01)
+    report.bar("exact: largest gap in 3 s", max(gaps), 0.01)
     report.bar("default over proved load, mean", statistics.fmean(ratios), 1.05)
     report.bar("default: longest time in s", max(seconds), 0.5)
 
