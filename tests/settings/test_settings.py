@@ -347,6 +347,7 @@ class TestDigest:
         {"fallback_random": False},
         {"target": "sm89"},
         {"precision": "allow-bf16"},
+        {"keep_weights": "packed"},
         {"precision": "allow-int8-weights"},
         {"weights": "input"},
         {"cost_model": "calibrated"},
