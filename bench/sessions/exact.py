@@ -16,6 +16,7 @@ from bench.sessions.engine import Server, Simulation
 from bench.sessions.law import Law
 from bench.sessions.load import PAGE, Job, Load, Turn
 from djinn_fx.sessions.policy.base import Policy
+from djinn_fx.sessions.policy.baselines.clairvoyant import Clairvoyant
 
 TOKEN = 128 * 1024
 PAGE_BYTES = PAGE * TOKEN
@@ -107,6 +108,12 @@ def optimum(small: Small, limit_s: float = 20.0) -> float | None:
 
 def simulated(small: Small, policy: Policy) -> float:
     """The sum of delays under a policy that is told every wait exactly."""
+    run = played(small, policy)
+    return sum(turn.began - turn.came for turn in run.played)
+
+
+def played(small: Small, policy: Policy) -> Simulation:
+    """A small instance in the simulator."""
     jobs = []
     for one, pages in enumerate(small.pages):
         instants = [at for at, which in small.uses if which == one]
@@ -118,8 +125,7 @@ def simulated(small: Small, policy: Policy) -> float:
     load = Load(tuple(jobs), 1e9, 0.0)
     pool = small.pool * PAGE_BYTES
     server = Server(QUICK, TOKEN, pool, 1 << 50, small.rate * PAGE_BYTES)
-    run = Simulation(load, policy, server, lambda job, place, gap: gap).run()
-    return sum(turn.began - turn.came for turn in run.played)
+    return Simulation(load, policy, server, lambda job, place, gap: gap).run()
 
 
 def compared(
@@ -132,7 +138,7 @@ def compared(
         best = optimum(small)
         if best is not None:
             waits = sum(max(at for at, which in small.uses if which == one) for one in range(sessions))
-            found.append(
-                {"optimum": best, "waits": waits} | {name: simulated(small, made()) for name, made in policies}
-            )
+            link = played(small, Clairvoyant())
+            known = {"optimum": best, "waits": waits, "link": link.memory.into.busy / link.now}
+            found.append(known | {name: simulated(small, made()) for name, made in policies})
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.harness.harness import Report, parse, parser, table
+from bench.sessions.cells import SATURATED
 from bench.sessions.exact import compared
 from djinn_fx.sessions.policy.baselines.clairvoyant import Clairvoyant
 from djinn_fx.sessions.policy.baselines.lru import LRU
@@ -35,16 +36,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         for sessions in (4, 8, 12)
         for one in compared(POLICIES, seeds, sessions, turns=6)
     ]
-    heads = ["sessions", "optimum, s of stall", *(name for name, _ in POLICIES), "waits, s"]
-    keys = ["sessions", "optimum", *(name for name, _ in POLICIES), "waits"]
+    heads = ["sessions", "optimum, s of stall", *(name for name, _ in POLICIES), "waits, s", "link"]
+    keys = ["sessions", "optimum", *(name for name, _ in POLICIES), "waits", "link"]
     print("\n" + table(heads, [[f"{one[key]:.2f}" for key in keys] for one in found]))
     report.fact("instances", found)
+    # As in simulate.py: where even who knows the future fills the link there is no time left to decide about.
+    counted = [one for one in found if one["link"] < SATURATED]
+    print(f"{len(counted)} of {len(found)} count: the clairvoyant policy leaves the link room")
     for name, _ in POLICIES:
-        over = [(one["waits"] + one[name]) / (one["waits"] + one["optimum"]) - 1 for one in found]
+        over = [(one["waits"] + one[name]) / (one["waits"] + one["optimum"]) - 1 for one in counted]
         mean = statistics.fmean(over)
-        print(f"{name}: jobs take {100 * mean:.2f} % longer than at the optimum, mean of {len(found)}")
+        print(f"{name}: jobs take {100 * mean:.2f} % longer than at the optimum, mean of {len(counted)}")
         report.fact(f"{name}: time of jobs over the optimum's, mean", mean)
-    over = [(one["waits"] + one["djinn"]) / (one["waits"] + one["optimum"]) - 1 for one in found]
+    everywhere = [(one["waits"] + one["djinn"]) / (one["waits"] + one["optimum"]) - 1 for one in found]
+    report.fact("time of jobs over the optimum's, mean, full links too", statistics.fmean(everywhere))
+    over = [(one["waits"] + one["djinn"]) / (one["waits"] + one["optimum"]) - 1 for one in counted]
     report.bar("time of jobs over the optimum's, mean", statistics.fmean(over), 0.05)
     return report.finish()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import random
+import statistics
 import sys
 import time
 import tracemalloc
@@ -77,6 +78,13 @@ class Crowd:
         return spent
 
 
+def _nothing() -> float:
+    """Seconds of a sum that is always the same."""
+    start = time.thread_time()
+    sum(range(1000))
+    return time.thread_time() - start
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write. Returns the exit code."""
     arguments = parse(parser(__doc__ or "", runs=5_000), argv)
@@ -98,6 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name}: median {middle * 1e6:.1f} us, P99 {late * 1e6:.1f} us")
         report.bar(f"signal, P99, {count} sessions", percentile(signals, 0.99), 20e-6)
         report.bar(f"decision, P99, {count} sessions", percentile(decisions, 0.99), bound)
+    floor = [_nothing() for _ in range(rounds)]
+    middle, late = statistics.median(floor), percentile(floor, 0.99)
+    print(f"noise floor: what takes {middle * 1e6:.1f} us takes {late * 1e6:.1f} at P99")
+    report.measured("noise floor", floor, "s")
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     kept = Crowd(2_000)

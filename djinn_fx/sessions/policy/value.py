@@ -127,6 +127,7 @@ class ByValue(Foresight):
             chance, mean, _, _ = kind.table("waits", horizon).at(age)
             chance, mean = (1 - weight) * chance, (1 - weight) * mean
         if hint is not None and weight > 0.01:
-            one, two, _, _ = kind.table("ratios", horizon / hint).at(age / hint)
+            # An estimate beyond the horizon is still one: what is said to be wanted at an instant is compared by it.
+            one, two, _, _ = kind.table("ratios", max(horizon, 2 * (hint - age)) / hint).at(age / hint)
             chance, mean = chance + weight * one, mean + weight * two * hint
         return mean / max(chance, 1e-9)
