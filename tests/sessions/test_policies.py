@@ -211,3 +211,18 @@ def test_a_plug_in_is_named_by_where_it_is() -> None:
 def test_a_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(SettingsError):
         policy_named(name)
+
+
+def test_a_tenant_over_its_quota_gives_up_what_it_has_too_much_first() -> None:
+    policy = made("djinn")
+    own: PlainPools = policy.pools  # type: ignore[assignment]
+    own.quotas[("greedy", Tier.DEVICE)] = GB
+    own.usage[("greedy", Tier.DEVICE)] = 3 * GB // 2
+    for key, tenant, at in (("modest", "modest", 0.0), ("greedy", "greedy", 90.0)):
+        context = Context(key, tenant=tenant, size_bytes=2 * GB, device_bytes=2 * GB, tokens=1000, since=at)
+        policy.opened(context, at)
+        policy.ended(context, at)
+    first = next(iter(policy.room(Tier.DEVICE, GB, 100.0)))
+    assert (first.context.key, first.nbytes) == ("greedy", GB // 2)
+    own.usage.clear()
+    assert order(policy, 100.0)[0] == "modest"

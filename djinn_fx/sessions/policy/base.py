@@ -4,7 +4,7 @@ A driver tells a policy what happens (``opened``, ``began``, ``ended``, ``hinted
 three things:
 
 * ``room(tier, nbytes, now)``: a turn cannot go on before so many bytes of a tier are free; who leaves, and where to?
-* ``due(now)``, at every instant that ``wake()`` names and after every event: what should move though nobody asked:
+* ``due(now)``, as soon as ``wake()`` is past, which any event may bring about: what should move though nobody asked:
   a context fetched before its turn comes, one swapped out early, a copy made while the link has nothing to do?
 * ``rank(context, now)``: who of the turns that wait for memory, for the link or to be computed comes first?
 

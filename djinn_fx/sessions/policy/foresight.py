@@ -69,6 +69,7 @@ class Foresight(Policy):
         self.outlooks: dict[str, Outlook] = {}
         self._reviews: list[tuple[float, str, int]] = []
         self._contexts: dict[str, Context] = {}
+        self._tenants: set[str] = set()
         self._fresh: list[Context] = []
         self._wake = math.inf
         self._tried: dict[str, int] = {}
@@ -89,6 +90,7 @@ class Foresight(Policy):
     def opened(self, context: Context, now: float) -> None:
         """It is known from now on."""
         self._contexts[context.key] = context
+        self._tenants.add(context.tenant)
 
     def began(self, context: Context, now: float) -> None:
         """It cannot leave, and need not be fetched."""
@@ -164,12 +166,30 @@ class Foresight(Policy):
             below = Tier.HOST if self.pools.capacity(Tier.HOST) else Tier.NOWHERE
             self.making_room = True
             try:
+                yield from self._over_quota(below, now)
                 yield from self._walk(self.device, tier, below, now)
             finally:
                 self.making_room = False
         else:
             yield from self._walk(self.twice, tier, Tier.NOWHERE, now, second=True)
             yield from self._from_host(now)
+
+    def _over_quota(self, below: Tier, now: float) -> Iterator[Move]:
+        """Who has more than its tenant may while others want the memory, as long as that is so."""
+        pools, tier = self.pools, Tier.DEVICE
+        quotas = {tenant: pools.quota(tenant, tier) for tenant in self._tenants}
+        over = {tenant for tenant, most in quotas.items() if most is not None and pools.used_by(tenant, tier) > most}
+        if not over:
+            return
+        for key, context in self.device.walk():
+            most = quotas[context.tenant]
+            excess = pools.used_by(context.tenant, tier) - most if most is not None else 0
+            if excess > 0:
+                there = context.device_bytes + context.loading_bytes
+                yield Move(
+                    context, min(excess, there), tier, below, value=-key - now, unit="s until wanted",
+                    because=f"tenant {context.tenant!r} has {excess} bytes more than its quota",
+                )  # fmt: skip
 
     def _from_host(self, now: float) -> Iterator[Move]:
         """Of some that are wanted last, those first that are worth least; a context's length tells too."""
