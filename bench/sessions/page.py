@@ -12,11 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from bench.sessions.cells import CELLS
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "sessions_proof.md"
 RESULTS = ROOT / "bench" / "results"
 SHOWN = ("lru-host", "arc", "ttl", "min-waste", "eager-swap", "clairvoyant", "djinn/none", "djinn/noisy", "djinn/tools",
          "djinn/exact")  # fmt: skip
+
+SHOWN_NOT = ("",) * len(SHOWN)
 
 
 def row(*cells: object) -> str:
@@ -26,15 +32,16 @@ def row(*cells: object) -> str:
 
 def cells_table(report: Mapping[str, Any]) -> list[str]:
     """Stall in parts of busy time, by cell and policy."""
+    known = {cell.name for cell in CELLS}
     lines = [row("cell", *SHOWN), row(*["---", *["--:"] * len(SHOWN)])]
     for name, runs in report["facts"].items():
-        if not isinstance(runs, dict) or "lru-host" not in runs:
+        if name not in known:
             continue
         busy = sum(one["busy_s"] for one in runs["lru-host"])
         stalls = [100 * sum(one["stall_s"] for one in runs[policy]) / busy for policy in SHOWN]
         mark = "" if name in report["facts"]["cells that count"] else " (does not count)"
         lines.append(row(name + mark, *(f"{stall:.1f}" for stall in stalls)))
-    return lines
+    return lines + [row(cell.name + " (not run)", *SHOWN_NOT) for cell in CELLS if cell.name not in report["facts"]]
 
 
 def bars_table(*reports: Mapping[str, Any]) -> list[str]:

@@ -169,8 +169,12 @@ def _judge(found: Mapping[Cell, Runs], report: Report) -> None:
             ratio = loaded / sum(sum(_of(runs, other, "loaded")) for runs in cells.values())
             report.fact(f"bytes loaded, hints {result}, beside {other}", ratio)
             print(f"bytes loaded, hints {result}, beside {other}: {ratio:.2f}")
-    harm = max(_harm(runs) for runs in cells.values())
-    report.bar("what a tenant's lies cost others, of their busy time and stall, worst cell", harm, 0.05)
+    parts = {cell.name: _harm(runs) for cell, runs in cells.items()}
+    harm = sum(added for added, _ in parts.values()) / sum(whole for _, whole in parts.values())
+    report.bar("what a tenant's lies cost others, of their busy time and stall, all cells", harm, 0.05)
+    name, (added, whole) = max(parts.items(), key=lambda one: one[1][0] / one[1][1])
+    report.fact("what a tenant's lies cost others, worst cell", added / whole)
+    print(f"what a tenant's lies cost others, worst cell: {added / whole:.3f}, at {name}")
 
 
 def _excess(runs: Runs, name: str, figure: str) -> float:
@@ -182,12 +186,11 @@ def _excess(runs: Runs, name: str, figure: str) -> float:
     return (mean - half) / level - 0.03 if half < float("inf") else mean / level - 0.03
 
 
-def _harm(runs: Runs) -> float:
-    """How much longer others' turns take for a tenant's lies than if it said nothing: added stall over their time."""
-    honest = sum(others(one["djinn/silent"]) for one in runs)  # type: ignore[arg-type]
+def _harm(runs: Runs) -> tuple[float, float]:
+    """What others' turns take longer for a tenant's lies than if it said nothing, and what they take."""
+    silent = sum(others(one["djinn/silent"]) for one in runs)  # type: ignore[arg-type]
     lied = sum(others(one["djinn/liar"]) for one in runs)  # type: ignore[arg-type]
-    busy = 0.75 * sum(_of(runs, "lru-host", "busy_s"))
-    return (lied - honest) / (busy + honest)
+    return lied - silent, 0.75 * sum(_of(runs, "lru-host", "busy_s")) + silent
 
 
 if __name__ == "__main__":
