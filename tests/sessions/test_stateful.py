@@ -29,9 +29,8 @@ class Sessions(RuleBasedStateMachine):
     @initialize(host=st.sampled_from([0, 6, 60]), policy=st.sampled_from(["djinn", "lru", "lru-host", "eager-swap"]))
     def make(self, host: int, policy: str) -> None:
         self.clock = Clock()
-        named = {"eager-swap": "eager"}.get(policy, policy)
         self.manager, self.mover = manual(
-            looked_at(self.kind), PAGES, host, policy=policy_named(named), clock=self.clock, chunk=16
+            looked_at(self.kind), PAGES, host, policy=policy_named(policy), clock=self.clock, chunk=16
         )
         self.asked: list[tuple[tuple[int, ...], Turn]] = []
         self.seed = 0
