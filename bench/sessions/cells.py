@@ -45,7 +45,7 @@ class Cell:
         """Short, for tables."""
         cut = "" if self.longest_gap == NO_CUT else f", gaps to {self.longest_gap:g} s"
         size = "" if self.model is LLAMA_8B else ", 512 KB a token"
-        return f"{self.over:g} x at {self.link / GB:g} GB/s{cut}{size}"
+        return f"{self.over:g} x at {self.link / GB:g} GB/s{cut}{size}{', bursts' if self.bursts else ''}"
 
     def server(self) -> Server:
         """What it is played on."""

@@ -38,7 +38,7 @@ def drawn(quantiles: Sequence[tuple[float, float]], chance: random.Random) -> fl
 def sessions_like(count: int, seed: int, tenants: int = 4) -> list[Job]:
     """So many sessions."""
     chance = random.Random(seed)
-    return [_session(number, f"tenant-{number % tenants}", chance) for number in range(count)]
+    return [_session(number, "abcdefgh"[number % min(8, tenants)], chance) for number in range(count)]
 
 
 def _session(number: int, tenant: str, chance: random.Random) -> Job:
