@@ -12,9 +12,10 @@ from djinn_fx.errors import SolverError
 from djinn_fx.solvers.deployment.bounds import bounds_of, placement_bound
 from djinn_fx.solvers.deployment.exhaustive import best_makespan, every_plan
 from djinn_fx.solvers.deployment.measures import measure
-from djinn_fx.solvers.deployment.placing.fewest import fewest, placed_somehow
+from djinn_fx.solvers.deployment.placing.fewest import fewest
 from djinn_fx.solvers.deployment.placing.inside import inside_servers, other_workflows
 from djinn_fx.solvers.deployment.placing.loads import crossing, split
+from djinn_fx.solvers.deployment.placing.packed import packed
 from djinn_fx.solvers.deployment.problem import Cluster, Discipline, Model, Plan, Problem, Replica, Traffic, Workflow
 from djinn_fx.solvers.deployment.search import Aim, search
 from djinn_fx.solvers.deployment.simulate import simulate
@@ -126,7 +127,7 @@ def test_the_fewest_devices_are_named_and_proven() -> None:
 def test_whether_there_is_a_placement_is_known_for_tiny_problems(seed: int) -> None:
     problem = some_problem(seed, tiny=True, requests=6)
     problem = replace(problem, cluster=replace(problem.cluster, memory=(40,) * problem.cluster.size))
-    assert placed_somehow(problem) == (next(every_plan(problem, copies=1), None) is not None)
+    assert packed(problem)[0] == (next(every_plan(problem, copies=1), None) is not None)
 
 
 def test_work_is_split_as_well_as_can_be() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from djinn_fx.solvers.deployment.bounds import CopyBounds
 from djinn_fx.solvers.deployment.placing.loads import Loads, split
+from djinn_fx.solvers.deployment.placing.packed import packed
 from djinn_fx.solvers.deployment.placing.patterns import Patterns, patterns_of
 from djinn_fx.solvers.deployment.placing.room import Room, best_first
 from djinn_fx.solvers.deployment.problem import Floats, Ints, Problem, Replica
@@ -57,10 +58,14 @@ def _place(room: Room, one: Replica, load: Floats, copies: int) -> None:
 
 
 def first_room(problem: Problem) -> Room | None:
-    """A copy of each model, by work or, where that finds no room, by how tightly they can be packed."""
+    """A copy of each model: by work, else as tightly as can be, else by trying every placement, within bounds."""
     room = first_copies(problem)
     tight = (first_copies(problem, tight=True, seed=seed) for seed in range(TRIES))
-    return room if room is not None else next((one for one in tight if one is not None), None)
+    room = room if room is not None else next((one for one in tight if one is not None), None)
+    if room is None:
+        fits, found = packed(problem)
+        room = found if fits else None
+    return room
 
 
 def _common(room: Room, models: frozenset[int]) -> set[int]:
