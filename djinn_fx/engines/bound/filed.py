@@ -191,6 +191,10 @@ def _why_not() -> str | None:
         return f"it is not known for {platform.machine()}"
     if not _memory_is_glibcs():
         return "memory comes from another allocator than glibc's"
+    try:
+        Barrier().close()
+    except OSError as error:
+        return f"writers cannot be made to wait: userfaultfd: {error.strerror or error}"
     return None
 
 

@@ -33,6 +33,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def on_a_disk(tmp_path: Path) -> None:
+    if filed._file_system(tmp_path) in filed._IN_MEMORY:
+        pytest.skip(f"{tmp_path} lies in memory: no file to move weights into")
+
+
 def a_weight(pages: int = 600) -> torch.Tensor:
     """In memory that nobody had before."""
     memory = mmap.mmap(-1, pages * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
