@@ -17,6 +17,7 @@ from djinn_fx.cli.build import parser as build
 from djinn_fx.cli.calibrate import parser as calibrate
 from djinn_fx.cli.repro import parser as repro
 from djinn_fx.cli.tune import parser as tune
+from djinn_fx.deploy.command import parser as deploy
 from djinn_fx.explain.command import parser as explain
 
 REPO = Path(__file__).parents[2]
@@ -27,8 +28,10 @@ PAGES = [
 ]
 _COMMAND = re.compile(r"^    ((?:python -m djinn_fx\.explain|djinn) [^#\n]*?) *(?:#.*)?$", re.M)
 _TARGET = re.compile(r"^    make ([a-z-]+)", re.M)
-#: Commands that need torch: they read their own arguments.
-PARSERS = {"explain": explain, "calibrate": calibrate, "tune": tune, "build": build, "repro": repro}
+#: Commands that read their own arguments.
+PARSERS = {
+    "explain": explain, "calibrate": calibrate, "tune": tune, "build": build, "repro": repro, "deploy": deploy,
+}  # fmt: skip
 
 #: Of what the model here is not: files of the repository, a script, inputs of another model.
 OTHERS = ("examples/", "--exec", "--input")
