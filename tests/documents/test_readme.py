@@ -50,7 +50,8 @@ def get_inputs():
 
 def commands() -> list[str]:
     """Every command that a page shows, once."""
-    found = [command for page in PAGES for command in _COMMAND.findall(page.read_text("utf-8"))]
+    texts = [re.sub(r"\\\n +", "", page.read_text("utf-8")) for page in PAGES]  # a backslash continues a line
+    found = [command for text in texts for command in _COMMAND.findall(text)]
     return list(dict.fromkeys(command.replace("python -m djinn_fx.explain", "djinn explain") for command in found))
 
 
