@@ -57,6 +57,11 @@ class Limit:
                 return
             time.sleep(0.1)  # its last process may not be gone yet
 
+    def take(self, pid: int) -> None:
+        """Put a process that runs into the group: what it takes from now on counts."""
+        if self._folder is not None:
+            (self._folder / "cgroup.procs").write_text(str(pid))
+
     @property
     def prefix(self) -> list[str]:
         """What to put before a command, so that it begins within the limit."""
@@ -84,10 +89,11 @@ class Watched:
 
     Args:
         pid: of the process.
+        anonymous: without what it shares with others, such as an object store's memory.
     """
 
-    def __init__(self, pid: int) -> None:
-        self._file = Path(f"/proc/{pid}/statm")
+    def __init__(self, pid: int, *, anonymous: bool = False) -> None:
+        self._file, self._anonymous = Path(f"/proc/{pid}/statm"), anonymous
         self._ended = threading.Event()
         self.most = 0
         threading.Thread(target=self._look, daemon=True).start()
@@ -96,7 +102,9 @@ class Watched:
         page = os.sysconf("SC_PAGE_SIZE")
         while not self._ended.wait(_LOOK_S):
             try:
-                self.most = max(self.most, int(self._file.read_text().split()[1]) * page)
+                words = self._file.read_text().split()
+                taken = int(words[1]) - (int(words[2]) if self._anonymous else 0)
+                self.most = max(self.most, taken * page)
             except (OSError, IndexError):
                 return
 

@@ -91,6 +91,14 @@ class Receiver:
     def release(self, names: Iterable[str]) -> None:
         """Let go of weights; a graph that they are of is not in force any more."""
         self._weights.drop(names)
+        self._look_whether_whole()
+
+    def room(self, weight_bytes: int) -> None:
+        """What weights may take from now on; those that were used least recently go where that is less than before."""
+        self._weights.shrink(weight_bytes)
+        self._look_whether_whole()
+
+    def _look_whether_whole(self) -> None:
         if self._graph is not None and any(name not in self._weights for name in self._graph.weights):
             self._graph = None
 
@@ -157,8 +165,7 @@ class Receiver:
         wanted = self._waiting or self._graph
         names = wanted.weights if wanted is not None else {}
         left_out = [name for name, tensor in message.tensors.items() if not self._weights.put(name, tensor, names)]
-        if self._graph is not None and any(name not in self._weights for name in self._graph.weights):
-            self._graph = None
+        self._look_whether_whole()
         if any(name in names for name in left_out):
             return [self._refuses(f"its weights are larger than it says: {self._weights.max_bytes} bytes are full")]
         if self._waiting is None or any(name not in self._weights for name in self._waiting.weights):

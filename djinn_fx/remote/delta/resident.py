@@ -31,6 +31,12 @@ class ResidentWeights:
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._held[name]
 
+    def shrink(self, max_bytes: int) -> None:
+        """Hold no more than so much from now on: the least recently used go."""
+        self.max_bytes = max(0, max_bytes)
+        while self._nbytes > self.max_bytes:
+            self.drop([next(iter(self._held))])
+
     def lacking(self, names: Iterable[str]) -> list[str]:
         """Those that are not held; the others count as used now."""
         missing = []

@@ -60,6 +60,9 @@ class OverWorkers:
         strays: notes values that came with other strides than were traced.
         writes_here: whether regions that run here write, so that a call which failed may not be made again.
         raised: arguments whose count of writes is raised by one before each call, without a write.
+
+    Attributes:
+        seconds: that the workers were at work on their regions in the last call, by region.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class OverWorkers:
         }
         self._wanted = _wanted(program, parts)
         self._lock = threading.RLock()
+        self.seconds: dict[int, float] = {}
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Run the graph; empties the list.
@@ -215,6 +219,7 @@ class OverWorkers:
         )
 
     def _take(self, one: _Sent, frame: Frame, slots: list[Any], promised: Sequence[Any]) -> None:
+        self.seconds[one.step.region] = float(frame.fields.get("seconds", 0.0))
         values: dict[str, Any] = dict(frame.tensors)
         values.update(dict(frame.fields.get("numbers", [])))
         for number, slot in enumerate(one.step.outputs):

@@ -7,7 +7,11 @@ import json
 import os
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from djinn_fx.pool.limits import total_bytes
+from djinn_fx.settings.devices import DeclaredLink
 
 
 class WorkerActor:
@@ -15,20 +19,25 @@ class WorkerActor:
 
     Args:
         text: a JSON object: ``build`` ("module:function", which compiles graphs), ``threads``, ``memory_bytes``,
-            ``incarnation``.
+            ``incarnation``, ``sharing`` (how many workers share the machine, and without ``memory_bytes`` its
+            memory), ``link`` (of a declared link, over which all comes that comes here: ``bandwidth_bytes_s`` and
+            ``latency_s``).
     """
 
     def __init__(self, text: str) -> None:
         import torch
 
         from djinn_fx.remote.workers.serving import Serving
+        from djinn_fx.runtime.devices.links import Bucket
 
         given = json.loads(text)
         if given["threads"]:
             torch.set_num_threads(int(given["threads"]))
         module, _, name = str(given["build"]).partition(":")
         build = getattr(importlib.import_module(module), name)
-        self._serving = Serving(build, int(given["incarnation"]), memory_bytes=given["memory_bytes"])
+        memory = given["memory_bytes"] or (total_bytes() or 0) // int(given["sharing"]) or None
+        self._serving = Serving(build, int(given["incarnation"]), memory_bytes=memory)
+        self._link = Bucket(declared(given["link"])) if given["link"] else None
         self._lock = threading.Lock()
         self._busy_since: float | None = None
 
@@ -36,6 +45,7 @@ class WorkerActor:
         """Answer requests; see :meth:`Serving.take`."""
         self._busy_since = time.monotonic()
         try:
+            self._come(frames)
             with self._lock:
                 return list(self._serving.take(frames))
         finally:
@@ -54,10 +64,16 @@ class WorkerActor:
         """Answer a call; see :meth:`Serving.relay`. The two results are objects of their own."""
         self._busy_since = time.monotonic()
         try:
+            self._come((frame, *upstream))
             with self._lock:
                 return self._serving.relay(frame, upstream)
         finally:
             self._busy_since = None
+
+    def _come(self, arrays: Sequence[Any]) -> None:
+        """Wait until these have come over the declared link."""
+        if self._link is not None:
+            self._link.wait(self._link.book(sum(array.nbytes for array in arrays)))
 
     def health(self) -> str:
         """A sign of life: a JSON object with the process, what it holds, and for how long it has been at work."""
@@ -69,6 +85,13 @@ class WorkerActor:
             "busy_s": time.monotonic() - since if since is not None else 0.0,
         }
         return json.dumps(found)
+
+
+def declared(link: Mapping[str, float]) -> DeclaredLink:
+    """A link as it was told."""
+    return DeclaredLink(
+        ends=("", ""), bandwidth_bytes_s=float(link["bandwidth_bytes_s"]), latency_s=float(link["latency_s"])
+    )
 
 
 def _resident_bytes() -> int:

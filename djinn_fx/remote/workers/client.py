@@ -17,6 +17,8 @@ from djinn_fx.errors import DeviceLostError, EngineError, useful_line
 from djinn_fx.remote.wire.frame import Frame, decode, joined
 from djinn_fx.remote.workers import requests
 from djinn_fx.remote.workers.cluster import imported
+from djinn_fx.runtime.devices.links import Bucket
+from djinn_fx.settings.devices import DeclaredLink
 from djinn_fx.threads import new_lock
 
 #: A call may take this many times what a worker may be silent: it is alive, and a first call compiles.
@@ -95,9 +97,13 @@ class WorkerClient:
         actor: Ray's handle.
         incarnation: of the worker.
         timeout_s: how long it may be silent.
+        link: a declared one, over which its answers come.
     """
 
-    def __init__(self, name: str, actor: Any, incarnation: int, timeout_s: float) -> None:
+    def __init__(
+        self, name: str, actor: Any, incarnation: int, timeout_s: float, *, link: DeclaredLink | None = None
+    ) -> None:
+        self._link = Bucket(link) if link is not None else None
         self.name, self.incarnation, self.timeout_s = name, incarnation, timeout_s
         self.actor = actor
         self._lost = ""
@@ -251,6 +257,8 @@ class WorkerClient:
             EngineError: one says that the worker could not do what it was asked, or is none.
         """
         arrays = answers if isinstance(answers, (list, tuple)) else [answers]
+        if self._link is not None:
+            self._link.wait(self._link.book(sum(array.nbytes for array in arrays)))
         frames = []
         for array in arrays:
             try:

@@ -21,6 +21,7 @@ from djinn_fx.errors import EngineError, SettingsError
 from djinn_fx.remote.workers.actor import WorkerActor
 from djinn_fx.remote.workers.client import HEALTH, WorkerClient, WorkerStatus, next_incarnation
 from djinn_fx.remote.workers.cluster import RESOURCE, Cluster, imported
+from djinn_fx.settings.devices import DeclaredLink
 from djinn_fx.settings.workers import read_workers, worker_name
 from djinn_fx.threads import at_end, new_lock
 
@@ -35,8 +36,9 @@ class Pool:
         at: as the setting ``workers`` has it.
         build: "module:function" that compiles graphs there, see :data:`djinn_fx.remote.workers.serving.Build`.
         timeout_s: how long a worker may be silent.
-        memory_bytes: what weights and state may take on each; None: no bound of ours.
+        memory_bytes: what weights and state of all models may take on each; None: its machine's memory, shared out.
         threads: of each; None: the processors of its machine, shared out.
+        link: a declared one that stands before each worker, both ways; for benches.
 
     Raises:
         EngineError: Ray or a worker does not start.
@@ -55,15 +57,19 @@ class Pool:
         timeout_s: float = 60.0,
         memory_bytes: int | None = None,
         threads: int | None = None,
+        link: DeclaredLink | None = None,
     ) -> None:
         self.workers: dict[str, WorkerClient] = {}
-        self._given = {"build": build, "memory_bytes": memory_bytes}
+        told = {"bandwidth_bytes_s": link.bandwidth_bytes_s, "latency_s": link.latency_s} if link else None
+        self._given: dict[str, Any] = {"build": build, "memory_bytes": memory_bytes, "link": told}
+        self._link = link
         self._timeout_s = timeout_s
         self._group: Any = None
         self.at = at
         self.cluster = Cluster(read_workers(at))
         try:
             self.threads = threads or _threads_each()
+            self._given["sharing"] = max(_sharing(), default=1)
             self._start([worker_name(number) for number in range(self.cluster.workers)])
         except BaseException:
             self.close()
@@ -107,7 +113,7 @@ class Pool:
             max_task_retries=0,
             scheduling_strategy=strategy(self._group, placement_group_bundle_index=place),
         )
-        return WorkerClient(name, made.remote(json.dumps(given)), incarnation, self._timeout_s)
+        return WorkerClient(name, made.remote(json.dumps(given)), incarnation, self._timeout_s, link=self._link)
 
     def restart(self, name: str) -> WorkerClient:
         """A new worker in the place of one that is lost: it has nothing of what that one held.
@@ -160,6 +166,7 @@ def pool_of(
     timeout_s: float = 60.0,
     memory_bytes: int | None = None,
     threads: int | None = None,
+    link: DeclaredLink | None = None,
 ) -> Pool:
     """The pool of a place, started if it is not there; arguments and errors as for :class:`Pool`.
 
@@ -177,7 +184,9 @@ def pool_of(
             )
         if known is None or not known.cluster.alive:
             close_all()
-            known = _POOLS[key] = Pool(at, build=build, timeout_s=timeout_s, memory_bytes=memory_bytes, threads=threads)
+            known = _POOLS[key] = Pool(
+                at, build=build, timeout_s=timeout_s, memory_bytes=memory_bytes, threads=threads, link=link
+            )
         for worker in known.workers.values():
             worker.timeout_s = timeout_s
         return known
@@ -193,9 +202,16 @@ def close_all() -> None:
 
 def _threads_each() -> int:
     """Processors for each worker, so that those of one machine get all of it."""
-    found = [
-        int(node["Resources"].get("CPU", 1) // node["Resources"][RESOURCE])
-        for node in imported().nodes()
-        if node.get("Alive") and node.get("Resources", {}).get(RESOURCE)
-    ]
+    found = [int(node["CPU"] // node[RESOURCE]) for node in _nodes()]
     return max(1, min(found, default=1))
+
+
+def _sharing() -> list[int]:
+    """How many workers each machine has room for."""
+    return [int(node[RESOURCE]) for node in _nodes()]
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of each machine that workers may be on."""
+    found = [node.get("Resources", {}) for node in imported().nodes() if node.get("Alive")]
+    return [{"CPU": 1.0, **one} for one in found if one.get(RESOURCE)]

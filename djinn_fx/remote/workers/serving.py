@@ -15,7 +15,7 @@ import torch
 
 from djinn_fx.errors import DjinnError, EngineError, useful_line
 from djinn_fx.remote.delta.graph import GraphForm
-from djinn_fx.remote.delta.messages import Delta, Full, Message, Weights, from_frame, to_frame
+from djinn_fx.remote.delta.messages import Answer, Delta, Full, Message, Refuses, Weights, from_frame, to_frame
 from djinn_fx.remote.delta.receiver import WEIGHT_BYTES, Receiver
 from djinn_fx.remote.wire.frame import Frame, decode, encode, joined
 from djinn_fx.remote.wire.limits import LIMITS, Limits
@@ -67,7 +67,8 @@ class Serving:
     Args:
         build: compiles graphs.
         incarnation: of the worker; higher than that of any before it.
-        memory_bytes: what weights and state may take together.
+        memory_bytes: what weights and state of all models may take together; what was used least recently goes for
+            what comes, and is sent again when it is wanted.
         limits: of frames.
     """
 
@@ -78,7 +79,7 @@ class Serving:
         self._build, self._limits = build, limits
         self._memory_bytes = memory_bytes if memory_bytes is not None else WEIGHT_BYTES
         self._receiver = Receiver(incarnation, graphs=KEPT, weight_bytes=self._memory_bytes, limits=limits)
-        self._states: dict[str, _State] = {}
+        self._states: OrderedDict[str, _State] = OrderedDict()  # the one that was used last is the last
         self._made: OrderedDict[str, Running] = OrderedDict()
 
     # What it is asked
@@ -111,7 +112,7 @@ class Serving:
         try:
             frame = decode(raw, limits=self._limits)
             if frame.kind in (Full.kind, Delta.kind, Weights.kind):
-                return [to_frame(one) for one in self._receiver.receive(self._own(from_frame(frame)))]
+                return [to_frame(one) for one in self._received(self._own(from_frame(frame)))]
             return [self._asked(frame)]
         except Exception as error:  # noqa: BLE001 - told to the client
             return [_failed(error)]
@@ -128,6 +129,16 @@ class Serving:
         if frame.kind == requests.STATUS:
             return encode(requests.STATUS, self.status())
         raise EngineError(f"a request of the unknown kind {frame.kind[:40]!r}")
+
+    def _received(self, message: Message) -> list[Answer]:
+        """Take a graph or weights; state makes room for them where there is none beside it, and is sent again."""
+        self._receiver.room(self._memory_bytes - self.state_bytes)
+        answers = self._receiver.receive(message)
+        if self._states and any(isinstance(one, Refuses) for one in answers):
+            self._states.clear()
+            self._receiver.room(self._memory_bytes)
+            answers = self._receiver.receive(message)
+        return answers
 
     @staticmethod
     def _own(message: Any) -> Message:
@@ -192,6 +203,7 @@ class Serving:
         seconds = time.perf_counter() - begun
         for number, (name, _) in call.state.items():
             self._states[name].version = call.becomes[number]
+            self._states.move_to_end(name)
         given = {**_outputs(call.gives, outputs), **_what_was_written(call, kept, outputs)}
         answer = self._result(call, given, {"seconds": seconds})
         return answer, self._result(call, _outputs(call.passes, outputs), {})
@@ -239,15 +251,18 @@ class Serving:
         versions = frame.fields.get("versions")
         if not isinstance(versions, dict) or set(versions) != set(frame.tensors):
             raise EngineError("a state without its version")
+        for name in frame.tensors:
+            self._states.pop(name, None)  # the room is the new one's
+        size = sum(tensor.numel() * tensor.itemsize for tensor in frame.tensors.values())
+        if size > self._memory_bytes:
+            raise EngineError(
+                f"the worker may hold {self._memory_bytes} bytes: there is no room for a state of {size} bytes; give "
+                "it more memory, or a smaller part of the model (worker_memory)"
+            )
+        self._receiver.room(self._memory_bytes - self.state_bytes - size)
+        while self.held_bytes + size > self._memory_bytes:
+            self._states.popitem(last=False)
         for name, tensor in frame.tensors.items():
-            before = self._states.pop(name, None)
-            del before  # the room is the new one's
-            size = tensor.numel() * tensor.itemsize
-            if self.held_bytes + size > self._memory_bytes:
-                raise EngineError(
-                    f"the worker may hold {self._memory_bytes} bytes, of which {self.held_bytes} are taken: there is "
-                    f"no room for a state of {size} bytes"
-                )
             self._states[name] = _State(tensor.clone(), int(versions[name]))
         return encode(requests.KEPT, {})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,8 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,8 @@ def _whole(pool: Pool) -> None:
     torch._dynamo.reset()
 
 
-def layers(count: int = 4, width: int = 32) -> torch.nn.Sequential:
-    torch.manual_seed(0)
+def layers(count: int = 4, width: int = 32, seed: int = 0) -> torch.nn.Sequential:
+    torch.manual_seed(seed)
     blocks = [torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU()) for _ in range(count)]
     return torch.nn.Sequential(*blocks).eval()
 
@@ -201,6 +203,18 @@ class TestPlacing:
             compiled(layers(), pin={"0": "worker:7x"})(torch.ones(3, 32))
 
 
+class TestEngines:
+    @pytest.mark.parametrize("engine", ["auto", "inductor"])
+    def test_a_worker_compiles_with_the_engines_that_this_process_has(self, engine: str) -> None:
+        model, x = layers(), torch.ones(3, 32)
+        run = compiled(model, pin=PINS, engine=engine, worker_memory="1MB")
+        with torch.no_grad():
+            for _ in range(3):
+                torch.testing.assert_close(run(x), model(x))
+        assert devices() == ["worker:0", "worker:1"]
+        assert not reasons(ReasonKind.FALLBACK)
+
+
 class TestFaults:
     def test_a_worker_that_dies_is_planned_around(self, pool: Pool) -> None:
         model, x = layers(), torch.ones(3, 32)
@@ -301,9 +315,60 @@ class TestRoom:
             torch.testing.assert_close(compiled(model, worker_memory="12kB")(x), model(x))
         assert set(devices()) == {"worker:0", "worker:1"}
 
+    def test_a_llama_that_one_cannot_hold_decodes_on_two_within_their_memory(self, pool: Pool) -> None:
+        model, ids = llama(), torch.arange(9).view(1, -1)
+        size = sum(one.nbytes for one in model.parameters())
+        bound = int(0.8 * size)
+        how = {"max_new_tokens": 5, "do_sample": False, "cache_implementation": "static", "disable_compile": True}
+        with torch.no_grad(), restarted(pool, bound):
+            want = model.generate(ids, **how)
+            model.forward = compiled(model.forward, worker_memory=f"{bound}B")
+            assert torch.equal(model.generate(ids, **how), want)
+            held = pool.status().values()
+        assert all(one.weight_bytes > 0 and one.weight_bytes + one.state_bytes <= bound for one in held)
+        assert sum(one.weight_bytes for one in held) < size * 1.01  # no layer is on both
+
+    def test_models_and_threads_share_workers_that_cannot_hold_all_of_them(self, pool: Pool) -> None:
+        models, x = [layers(seed=seed) for seed in range(3)], torch.ones(3, 32)
+        part = sum(one.nbytes for one in models[0].parameters()) // 2
+        bound = part * 5 // 2  # two of three
+
+        def ask(order: Sequence[int]) -> list[tuple[int, torch.Tensor]]:
+            with torch.no_grad():
+                return [(place, runs[place](x)) for _ in range(5) for place in order]
+
+        with restarted(pool, bound), torch.no_grad():
+            runs = [compiled(one, pin=PINS, worker_memory=f"{bound}B") for one in models]
+            want = [one(x) for one in models]
+            for run in runs:
+                run(x)
+            before = sent(pool, "weights")
+            with ThreadPoolExecutor(2) as threads:
+                answers = [*threads.map(ask, [(0, 1, 2), (2, 1, 0)])]
+            held = pool.status().values()
+        for place, got in answers[0] + answers[1]:
+            torch.testing.assert_close(got, want[place])
+        assert len(answers[0] + answers[1]) == 30
+        assert sent(pool, "weights") - before > 2 * part  # some went, and came again
+        assert all(part < one.weight_bytes <= bound for one in held)
+
     def test_workers_elsewhere_are_refused_while_there_are_some(self) -> None:
         with pytest.raises(Exception, match="close_all"), torch.no_grad():
             compiled(layers(), workers="local:1")(torch.ones(3, 32))
+
+
+@contextlib.contextmanager
+def restarted(pool: Pool, memory_bytes: int) -> Iterator[None]:
+    """With workers that hold no more than so much, of all models together."""
+    try:
+        pool._given["memory_bytes"] = memory_bytes
+        for name in pool.workers:
+            pool.restart(name)
+        yield
+    finally:
+        pool._given["memory_bytes"] = None
+        for one in pool.workers.values():
+            one.lose("the next test has others")
 
 
 def gone(pid: int) -> bool:

@@ -194,13 +194,43 @@ class TestState:
         assert answer.tensors["x1" if "x1" in answer.tensors else "x0"].tolist() == [1, 1]
         assert answer.tensors["w0"].tolist() == [1, 1]
 
-    def test_it_counts_and_is_refused_where_there_is_no_room(self) -> None:
+    def test_it_counts_and_is_refused_where_there_is_no_room_at_all(self) -> None:
         worker = Worker(Running(), memory_bytes=12)
         assert worker.keep("s", torch.zeros(2), 1).kind == requests.KEPT
         assert worker.serving.status()["state_bytes"] == 8
-        assert worker.keep("t", torch.zeros(2), 1).kind == requests.FAILED
-        worker.ask(encode(requests.RELEASE, {"weights": [], "states": ["s"]}))
-        assert worker.keep("t", torch.zeros(2), 1).kind == requests.KEPT
+        assert worker.keep("t", torch.zeros(4), 1).kind == requests.FAILED
+        assert worker.serving.status()["state_bytes"] == 8
+
+    def test_what_was_used_least_recently_goes_for_what_comes(self) -> None:
+        worker = Worker(Running(writes=[0]), memory_bytes=16)
+        graph, payloads = form(2)
+        name = worker.have(graph, payloads)
+        worker.keep("s", torch.zeros(2), 1)
+        worker.keep("t", torch.zeros(2), 1)
+        call = Call(graph=graph.digest, prepared=name, state={0: ("s", 1)}, becomes={0: 2}, written={0: Written()})
+        assert worker.call(call, {"i1": torch.ones(2)}).kind == requests.RESULT
+        assert worker.keep("u", torch.zeros(2), 1).kind == requests.KEPT
+        assert worker.serving.status()["state_bytes"] == 16
+        again = Call(**{**vars(call), "state": {0: ("t", 1)}})
+        assert worker.call(again, {"i1": torch.ones(2)}).fields["states"] == ["t"]
+        again = Call(**{**vars(call), "state": {0: ("s", 2)}, "becomes": {0: 3}})
+        assert worker.call(again, {"i1": torch.ones(2)}).kind == requests.RESULT
+
+    def test_weights_and_state_never_take_more_together_than_they_may(self) -> None:
+        worker = Worker(Running(), memory_bytes=2400)
+        first, its = form(1, {0: torch.ones(400)})
+        name = worker.have(first, its)
+        assert worker.keep("s", torch.zeros(400), 1).kind == requests.KEPT  # the weights of the first went
+        held = worker.serving.status()
+        assert (held["weight_bytes"], held["state_bytes"]) == (0, 1600)
+        lacking = worker.call(Call(graph=first.digest, prepared=name, gives=(0,)), {})
+        assert lacking.kind == requests.LACKS
+        second, its = form(1, {0: torch.full((500,), 2.0)})
+        name = worker.have(second, its)  # there is no room beside the state
+        held = worker.serving.status()
+        assert (held["weight_bytes"], held["state_bytes"]) == (2000, 0)
+        answer = worker.call(Call(graph=second.digest, prepared=name, gives=(0,)), {})
+        assert answer.tensors["o0"].tolist() == [2.0] * 500
 
 
 class TestWhatIsWrong:
