@@ -31,7 +31,7 @@ def about(settings: Settings, *, same_machine: bool) -> dict[str, Any]:
     if not same_machine:
         told["cache_dir"] = None
     if settings.worker_memory is not None:
-        told[_MEMORY] = settings.worker_memory
+        told[_MEMORY] = {"cpu": settings.worker_memory}
     return {"settings": {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}}
 
 
