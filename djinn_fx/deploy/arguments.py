@@ -58,8 +58,12 @@ def add_search(made: argparse.ArgumentParser) -> None:
     made.add_argument("--html", metavar="FILE", help="write a page with a Gantt chart")
 
 
-def workload_of(arguments: argparse.Namespace) -> Workload:
+def workload_of(arguments: argparse.Namespace, *, data: bool = False) -> Workload:
     """Configuration and requests, read.
+
+    Args:
+        arguments: as :func:`add_input` adds them.
+        data: also what requests give to models.
 
     Raises:
         SettingsError: anything is wrong with them, all of it in one error.
@@ -75,7 +79,7 @@ def workload_of(arguments: argparse.Namespace) -> Workload:
     else:
         config = read_config(arguments.config, faults)
     config = with_comfyui(config, arguments.comfyui, faults)
-    return read_requests(arguments.requests or Path(REQUESTS), config, faults, first=arguments.first)
+    return read_requests(arguments.requests or Path(REQUESTS), config, faults, first=arguments.first, data=data)
 
 
 def cluster_of(arguments: argparse.Namespace) -> Cluster:

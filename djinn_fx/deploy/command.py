@@ -1,4 +1,4 @@
-"""``djinn deploy plan | simulate | rebalance | emit``, and the older form with ``--gpus`` alone."""
+"""``djinn deploy plan | simulate | run | rebalance | emit``, and the older form with ``--gpus`` alone."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from djinn_fx.deploy.emitting.command import add_emit
 from djinn_fx.deploy.fewest import fewest_for
 from djinn_fx.deploy.planning import Planned, Wish, make_plan, simulated
 from djinn_fx.deploy.rebalancing import add_rebalance
+from djinn_fx.deploy.running.command import add_run
 from djinn_fx.deploy.telling import console, execution_log, page, plan_file
 from djinn_fx.errors import SettingsError
 from djinn_fx.solvers.deployment.placing import exact
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--log", metavar="FILE", help="write every execution as JSON")
     run.add_argument("--html", metavar="FILE", help="write a page with a Gantt chart")
     run.set_defaults(run=_simulate)
+    add_run(actions)
     add_rebalance(actions)
     add_emit(actions)
     return made

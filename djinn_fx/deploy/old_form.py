@@ -7,17 +7,13 @@ folder.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 from djinn_fx.command_line import OK, file_target, json_target
 from djinn_fx.deploy.arguments import add_devices, add_input, add_search, cluster_of, wish_of, workload_of
-from djinn_fx.deploy.planning import Planned, make_plan
-from djinn_fx.deploy.telling import console, execution_log, page, plan_file
-from djinn_fx.deploy.telling.rows import executions
-from djinn_fx.errors import SettingsError
-
-LOG, EXECUTIONS = Path("static_scheduler.log"), Path("static_execution_log.json")
+from djinn_fx.deploy.planning import make_plan
+from djinn_fx.deploy.running.command import carried_out, needs_entries
+from djinn_fx.deploy.telling import console, files, page, plan_file
 
 
 def parser(epilog: str) -> argparse.ArgumentParser:
@@ -38,36 +34,22 @@ def _truth(word: str) -> bool:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Plan, simulate, write both files."""
+    """Plan, simulate or execute, write both files."""
     target, html = json_target(arguments.json), file_target("--html", arguments.html)
-    workload, cluster = workload_of(arguments), cluster_of(arguments)
-    if arguments.simulate or arguments.execute:
-        without = [one.name for one in workload.config.models.values() if not one.entry]
-        why = f"these have no `entry`: {', '.join(without)}" if without else "plan first, then run the plan"
-        raise SettingsError(f"--execute calls models for real by their `entry` (package.module:function); {why}")
+    real = arguments.simulate or arguments.execute
+    workload, cluster = workload_of(arguments, data=real), cluster_of(arguments)
+    if real:
+        needs_entries(workload)
     planned = make_plan(workload, cluster, wish_of(arguments))
-    text = "\n\n".join((console.assignment(planned), console.proof(planned), console.metrics(planned)))
-    per_server = max(map(len, cluster.servers))
-    try:
-        with LOG.open("w", encoding="utf-8") as stream:
-            stream.writelines(_log(planned, text))
-        execution_log.write(planned, EXECUTIONS, mode=arguments.mode, simulate=False, per_server=per_server)
-    except OSError as error:
-        raise SettingsError(f"{error.filename}: cannot be written: {error.strerror}") from error
-    if not target.quiet:
-        print(f"{text}\n\nDetailed execution log written to {EXECUTIONS}")
+    code = OK
+    if real:
+        code, planned = carried_out(planned, Path(), mode=arguments.mode, quiet=target.quiet)
+    else:
+        text = "\n\n".join((console.assignment(planned), console.proof(planned), console.metrics(planned)))
+        files.write(planned, text, Path(), mode=arguments.mode, simulate=False)
+        if not target.quiet:
+            print(f"{text}\n\nDetailed execution log written to {files.EXECUTIONS}")
     target.write(plan_file.text(planned))
     if html.path is not None or html.quiet:
         html.write(page.html(planned))
-    return OK
-
-
-def _log(planned: Planned, text: str) -> Iterator[str]:
-    yield from (f"{line}\n" for line in text.split("\n"))
-    yield "\nExecutions:\n"
-    for one in executions(planned):
-        gpus = ", ".join(map(str, one.gpu_ids))
-        yield (
-            f"[{one.start:.2f}s] {one.request_id} {one.node_id} ({one.model_name}) on GPU {gpus} "
-            f"(Server {one.server_id}) until {one.end:.2f}s\n"
-        )
+    return code

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,3 +50,22 @@ def broken() -> torch.nn.Module:
 def odd() -> int:
     """No module."""
     return 7
+
+
+def _fragile(data: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
+    word = data.get("then")
+    if word == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if word == "die once" and not Path(data["mark"]).exists():
+        Path(data["mark"]).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if word == "hang":
+        threading.Event().wait()
+    if word == "fail":
+        raise ValueError("not with this")
+    return prepare(data, results)
+
+
+def fragile() -> tuple[torch.nn.Module, Callable[..., Any]]:
+    """Twice, or what the request says."""
+    return Scale(2.0), _fragile

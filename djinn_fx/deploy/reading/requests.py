@@ -22,7 +22,7 @@ MOST = 2_000_000
 
 
 def read_requests(
-    path: Path, config: Config, faults: Faults, *, most: int = MOST, first: int | None = None
+    path: Path, config: Config, faults: Faults, *, most: int = MOST, first: int | None = None, data: bool = False
 ) -> Workload:
     """A file's requests, in the order of their arrival.
 
@@ -32,11 +32,12 @@ def read_requests(
         faults: what is wrong is added here; the faults of the configuration are among them already.
         most: requests beyond which the file is refused.
         first: read no more than so many; None: all.
+        data: keep what each request gives to its models under ``data``.
 
     Raises:
         SettingsError: anything is wrong.
     """
-    reader = _Reader(path, config, faults)
+    reader = _Reader(path, config, faults, data)
     for count, item in enumerate(items(path)):
         if count == first or faults.full:
             break
@@ -52,8 +53,9 @@ def read_requests(
 
 
 class _Reader:
-    def __init__(self, path: Path, config: Config, faults: Faults) -> None:
+    def __init__(self, path: Path, config: Config, faults: Faults, data: bool) -> None:
         self.path, self.config, self.faults = path, config, faults
+        self.data: list[Mapping[str, Any]] | None = [] if data else None
         self.numbers = {name: n for n, name in enumerate(config.workflows)}
         self.nodes = {name: [one.name for one in nodes] for name, nodes in config.workflows.items()}
         self.names: dict[str, int] = {}
@@ -76,6 +78,8 @@ class _Reader:
             self._fault(item, "workflow_id", f"request {name!r}: {what}{did_you_mean(workflow, self.numbers)}")
             return
         times = self._times(item, name, str(workflow))
+        if self.data is not None:
+            self.data.append(self._data(item, name))
         self.arrival.append(arrival)
         self.workflow.append(self.numbers[str(workflow)])
         self.times.extend(times)
@@ -83,6 +87,13 @@ class _Reader:
 
     def _fault(self, item: Item, key: str, text: str) -> None:
         self.faults.add(f"{self.path}:{item.line_of(key) if key else item.line}", text)
+
+    def _data(self, item: Item, name: str) -> Mapping[str, Any]:
+        given = item.value.get("data", {})
+        if isinstance(given, dict):
+            return given
+        self._fault(item, "data", f"request {name!r}: data must be keys and values, not {str(given)[:40]!r}")
+        return {}
 
     def _arrival(self, item: Item, name: str) -> float:
         value = item.value.get("timestamp")
@@ -132,7 +143,7 @@ class _Reader:
         first = np.array(self.first, np.int64)
         times = np.array(self.times, np.float64)
         workflow = np.array(self.workflow, np.int64)
-        names = tuple(self.names)
+        names, data = tuple(self.names), tuple(self.data or ())
         order = np.argsort(arrival, kind="stable")
         if (order != np.arange(len(order))).any():
             lengths = np.diff(first)[order]
@@ -140,8 +151,9 @@ class _Reader:
             places = np.repeat(first[:-1][order] - starts[:-1], lengths) + np.arange(len(times))
             times, first, workflow, arrival = times[places], starts.astype(np.int64), workflow[order], arrival[order]
             names = tuple(names[n] for n in order.tolist())
+            data = tuple(data[n] for n in order.tolist()) if data else ()
         arrival = arrival - arrival[0]
-        return Workload(self.config, names, Traffic(arrival, workflow, first, times))
+        return Workload(self.config, names, Traffic(arrival, workflow, first, times), data)
 
 
 def _is_time(value: Any) -> bool:

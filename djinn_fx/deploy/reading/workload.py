@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from djinn_fx.solvers.deployment.problem import Cluster, Model, Problem, Traffic, Workflow
 
@@ -77,11 +78,13 @@ class Workload:
         config: models and workflows.
         requests: their names, in the order of arrival.
         traffic: arrivals and times, numbered as in the configuration.
+        data: of each request, what its models are given; empty where it was not to be read.
     """
 
     config: Config
     requests: tuple[str, ...]
     traffic: Traffic
+    data: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def model_names(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 What it names is a ``torch.nn.Module``, a function that returns one, or a function that returns one and a second
 function ``prepare(data, results)``: what the module is called with, a tuple, from a request's own data and the results
 of the nodes before. Without that the module gets the results in the order of their nodes, or, where there are none, the
-request's data under ``"inputs"``.
+request's data under ``"inputs"``: a tensor, a number, lists of numbers, or a list of such.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ def _as_they_come(data: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[
     if results:
         return tuple(results.values())
     inputs = data.get("inputs", ())
-    return tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs,)
+    return tuple(map(_tensor, inputs)) if isinstance(inputs, (list, tuple)) else (_tensor(inputs),)
+
+
+def _tensor(value: Any) -> Any:
+    """Numbers as a tensor, as they stand in a file; everything else as it is."""
+    return torch.tensor(value) if isinstance(value, (int, float, list)) else value
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from djinn_fx.deploy.planning import Planned
@@ -83,23 +82,24 @@ def execution(one: Execution) -> dict[str, Any]:
     }
 
 
-def pieces(planned: Planned, *, mode: str, simulate: bool, per_server: int) -> Iterator[str]:
-    """The JSON text, piece by piece: millions of executions are never one text in memory."""
+def pieces(
+    planned: Planned, *, mode: str, simulate: bool, per_server: int, failures: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """The JSON text, piece by piece: millions of executions are never one text in memory.
+
+    Args:
+        planned: the run.
+        mode: "offline" or "online".
+        simulate: whether models were called for real, in the word of the older form.
+        per_server: devices.
+        failures: for each request that did not end, why.
+    """
     head = {"summary": summary(planned, mode=mode, simulate=simulate, per_server=per_server), **assignments(planned)}
+    if failures:
+        head["failures"] = [{"request_id": name, "reason": why} for name, why in failures.items()]
     yield json.dumps(head, indent=1)[:-2] + ',\n "executions": ['
     separator = "\n  "
     for one in executions(planned):
         yield separator + json.dumps(execution(one))
         separator = ",\n  "
     yield "\n ]\n}\n"
-
-
-def write(planned: Planned, path: Path, *, mode: str, simulate: bool, per_server: int) -> None:
-    """Write the file.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with path.open("w", encoding="utf-8") as stream:
-        for piece in pieces(planned, mode=mode, simulate=simulate, per_server=per_server):
-            stream.write(piece)

@@ -66,10 +66,17 @@ def simulate(problem: Problem, plan: Plan) -> Outcome:
         problem: with the traffic.
         plan: valid for it; a node whose model is nowhere never runs, and neither does what waits for it.
     """
-    return _Run(problem, plan).run()
+    return Run(problem, plan).run()
 
 
-class _Run:
+class Run:
+    """Who runs what, when: fed with arrivals and ends, by :meth:`run` with those that are foretold.
+
+    Args:
+        problem: with the traffic.
+        plan: valid for it.
+    """
+
     def __init__(self, problem: Problem, plan: Plan) -> None:
         cluster, traffic = problem.cluster, problem.traffic
         self.problem, self.plan = problem, plan
@@ -99,8 +106,12 @@ class _Run:
         self.events: list[tuple[float, int, int]] = []
         self.moves = bool(cluster.bandwidth or cluster.latency)
         self.full_at = [0.0] * len(cluster.servers)
+        self.left = [0] * count
+        self.after = [one.after for one in problem.workflows]
+        self.counts = [[len(early) for early in one.before] for one in problem.workflows]
+        self.roots = [[n for n, early in enumerate(one.before) if not early] for one in problem.workflows]
         self._order()
-        self._queues()
+        self.queues()
 
     def _order(self) -> None:
         """The place of each node in the order in which they go, and the node at each place."""
@@ -113,7 +124,7 @@ class _Run:
         place[order] = np.arange(len(order))
         self.place, self.at = place.tolist(), order.tolist()
 
-    def _queues(self) -> None:
+    def queues(self) -> None:
         """For each kind of workflow and model a queue; for each server those that it takes from."""
         everywhere = tuple(range(len(self.hosted)))
         kinds: dict[tuple[int, ...], dict[int, _Queue]] = {}
@@ -147,12 +158,6 @@ class _Run:
     def run(self) -> Outcome:
         """From the first arrival to the last end."""
         events, arrival = self.events, self.problem.traffic.arrival.tolist()
-        roots = [[n for n, early in enumerate(one.before) if not early] for one in self.problem.workflows]
-        self.left = [0] * len(self.times)
-        after = [one.after for one in self.problem.workflows]
-        counts = [[len(early) for early in one.before] for one in self.problem.workflows]
-        first, workflow, request, idle = self.first, self.workflow, self.request, self.idle
-        left, busy, devices, server_of = self.left, self.busy, self.devices, self.server_of
         coming, number = 0, len(arrival)
         infinite = float("inf")
         while events or coming < number:
@@ -162,30 +167,47 @@ class _Run:
             touched: dict[int, None] = {}
             while events and events[0][0] == now:
                 _, node, replica = heappop(events)
-                for device in devices[replica]:
-                    busy[device] = False
-                server = server_of[replica]
-                idle[server] += len(devices[replica])
-                touched[server] = None
-                one = request[node]
-                base = first[one]
-                for later in after[workflow[one]][node - base]:
-                    left[base + later] -= 1
-                    if not left[base + later]:
-                        self._wait(base + later, one, now, touched)
+                self.finish(node, replica, now, touched)
             while coming < number and arrival[coming] == now:
-                base, kind = first[coming], workflow[coming]
-                if self.locals[kind]:
-                    self._bind(coming, kind, now)
-                left[base : base + len(counts[kind])] = counts[kind]
-                for root in roots[kind]:
-                    self._wait(base + root, coming, now, touched)
+                self.arrive(coming, now, touched)
                 coming += 1
             for server in touched:
-                if idle[server]:
-                    self._dispatch(server, now)
+                if self.idle[server]:
+                    self.dispatch(server, now)
+        return self.outcome()
+
+    def outcome(self) -> Outcome:
+        """What has run so far."""
         start, end, ready = (np.array(one, np.float64) for one in (self.start, self.end, self.ready))
         return Outcome(start, end, ready, np.array(self.ran, np.int64))
+
+    def arrive(self, request: int, now: float, touched: dict[int, None]) -> None:
+        """A request comes; servers at which something may begin are added to those touched."""
+        base, kind = self.first[request], self.workflow[request]
+        if self.locals[kind]:
+            self._bind(request, kind, now)
+        counts = self.counts[kind]
+        self.left[base : base + len(counts)] = counts
+        for root in self.roots[kind]:
+            self.wait(base + root, request, now, touched)
+
+    def finish(self, node: int, replica: int, now: float, touched: dict[int, None]) -> None:
+        """A node has ended: its devices are idle, and what waited for it alone can run."""
+        self.free(replica, touched)
+        request, left = self.request[node], self.left
+        base = self.first[request]
+        for later in self.after[self.workflow[request]][node - base]:
+            left[base + later] -= 1
+            if not left[base + later]:
+                self.wait(base + later, request, now, touched)
+
+    def free(self, replica: int, touched: dict[int, None]) -> None:
+        """A copy's devices are idle."""
+        devices, server = self.devices[replica], self.server_of[replica]
+        for device in devices:
+            self.busy[device] = False
+        self.idle[server] += len(devices)
+        touched[server] = None
 
     def _bind(self, request: int, kind: int, now: float) -> None:
         """Choose the server for all of a request's nodes: where its work would be through first."""
@@ -195,7 +217,7 @@ class _Run:
         until, home = min((max(self.full_at[s], now) + work / len(cluster.servers[s]), s) for s in self.locals[kind])
         self.full_at[home], self.home[request] = until, home
 
-    def _wait(self, node: int, request: int, now: float, touched: dict[int, None]) -> None:
+    def wait(self, node: int, request: int, now: float, touched: dict[int, None]) -> None:
         """A node can run: it enters its queue, and servers that take from it are looked at."""
         self.ready[node] = now
         home = self.home[request]
@@ -221,6 +243,10 @@ class _Run:
             self.busy[device] = True
             self.free_at[device] = end
         self.idle[server] -= len(devices)
+        self.begun(end, node, replica)
+
+    def begun(self, end: float, node: int, replica: int) -> None:
+        """A node has begun, and is foretold to end then."""
         heappush(self.events, (end, node, replica))
 
     def _moved(self, node: int, request: int, server: int) -> float:
@@ -234,7 +260,7 @@ class _Run:
                 found += cluster.latency + (nbytes / cluster.bandwidth if cluster.bandwidth else 0.0)
         return found
 
-    def _dispatch(self, server: int, now: float) -> None:
+    def dispatch(self, server: int, now: float) -> None:
         """Begin what goes first on idle devices, until nothing more can."""
         waiting = [pair for pair in self.drawn[server] if pair[0].heap]
         busy, at = self.busy, self.at
