@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import subprocess
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ from djinn_fx.deploy.running.routing import Router
 from djinn_fx.deploy.running.runner import Options, Ran, execute
 from djinn_fx.deploy.running.values import put_together, same, taken_apart
 from djinn_fx.errors import EngineError, ModelFailedError
-from djinn_fx.solvers.deployment.problem import Cluster, Discipline, Plan, Replica
-from djinn_fx.solvers.deployment.simulate import simulate
+from djinn_fx.solvers.deployment.problem import Cluster, Plan, Replica
 from tests.deploy.files import write
 
 GB = 10**9
@@ -238,31 +236,6 @@ def test_an_interrupt_ends_all_processes(
     for one in children:
         with pytest.raises(ProcessLookupError):
             os.killpg(one.pid, 0)
-
-
-@pytest.mark.parametrize("discipline", [Discipline(), Discipline(local=True, by_path=True, hold=3)])
-def test_a_router_that_is_told_what_was_foretold_decides_as_the_simulator(
-    tmp_path: Path, discipline: Discipline
-) -> None:
-    problem = workload(tmp_path, rows(60)).problem(CLUSTER)
-    plan = Plan(SHARED.replicas, discipline)
-    foretold = simulate(problem, plan)
-    moments = sorted({*problem.traffic.arrival.tolist(), *foretold.end.tolist()})
-    router = Router(problem, plan)
-    coming = 0
-    for now in moments:
-        touched: dict[int, None] = {}
-        for node in sorted(router.running, key=lambda node: (foretold.end[node], node)):
-            if foretold.end[node] == now:
-                router.ended(node, now, touched)
-        while coming < problem.traffic.size and problem.traffic.arrival[coming] == now:
-            router.arrive(coming, now, touched)
-            coming += 1
-        router.settle(touched, now)
-    found = router.outcome()
-    for name in ("start", "end", "ready", "replica"):
-        assert (getattr(found, name) == getattr(foretold, name)).all(), name
-    assert Counter(found.replica.tolist())[-1] == 0
 
 
 def test_values_travel_as_they_are() -> None:

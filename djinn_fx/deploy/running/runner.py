@@ -181,20 +181,24 @@ class _Execution:
                         self._ask(self.seats[devices], node)
                         asked.append(devices)
                     except DeviceLostError as error:
-                        self.lost[devices] = str(error)
+                        self._lost_early(devices, error)
                     except (EngineError, KeyError):
                         good = False
             for devices in asked:
                 try:
                     frame = self.seats[devices].hear()
                 except DeviceLostError as error:
-                    self.lost[devices] = str(error)
+                    self._lost_early(devices, error)
                     continue
                 if frame.kind == "done":
                     self.results[node] = _result(frame)
                 else:
                     good = False
         return good and node in self.results
+
+    def _lost_early(self, devices: range, error: DeviceLostError) -> None:
+        self.seats[devices].end()
+        self.lost[devices] = str(error)
 
     # -- while it runs
 
@@ -328,7 +332,7 @@ class _Execution:
                 continue
             count += 1
             try:
-                self._ask(seat, node, "eager")
+                self._ask(seat, node, "check")
                 frame = seat.hear()
             except DeviceLostError as error:
                 self.lost[seat.devices] = str(error)

@@ -56,7 +56,7 @@ def _answer(frame: Frame, hosted: Mapping[str, Entry]) -> list[bytes | memoryvie
     """Run a node; what came of it, as a frame."""
     fields = frame.fields
     given = list(frame.tensors.values())
-    eager = torch.compiler.set_stance("force_eager") if frame.kind == "eager" else contextlib.nullcontext()
+    eager = torch.compiler.set_stance("force_eager") if frame.kind == "check" else contextlib.nullcontext()
     try:
         results = {name: put_together(tree, given) for name, tree in fields["results"]}
         with eager:
