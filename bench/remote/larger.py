@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure. Returns the exit code."""
     made = parser(__doc__ or "", runs=3)
     made.add_argument("--work", type=Path, metavar="DIR", help="where the weights are written (default: temporary)")
-    made.add_argument("--engine", default="auto", help="of the workers, as the setting of that name")
+    made.add_argument("--engine", default="eager", help="of the workers, as the setting of that name")
     arguments = parse(made, argv)
     report = Report("remote/larger", arguments)
     with tempfile.TemporaryDirectory(prefix="djinn-larger-", dir=arguments.work) as folder, fresh_caches() as caches:
