@@ -23,6 +23,8 @@ WITH_TORCH = {
     "tune": ("djinn_fx.cli.tune", "try the engines on a model and remember the fastest"),
     "build": ("djinn_fx.cli.build", "build a model's TensorRT plans for a GPU, here or elsewhere"),
     "deploy": ("djinn_fx.deploy.command", "plan which model lives on which device, for workflows of several models"),
+    "workers": ("djinn_fx.cli.workers", "show the workers on a Ray, what they hold and what went there"),
+    "worker": ("djinn_fx.cli.worker", "show all that one worker on a Ray tells of itself"),
     "repro": ("djinn_fx.cli.repro", "run a region alone whose engine gave a wrong answer, and compare"),
 }
 

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._dynamo.eval_frame import innermost_fn
@@ -35,6 +35,9 @@ from djinn_fx.srg.graph import SRG
 from djinn_fx.store.ledger import told_of_caches
 from djinn_fx.units import format_bytes, format_seconds
 
+if TYPE_CHECKING:
+    from djinn_fx.remote.workers.client import WorkerStatus
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelStatus:
@@ -54,6 +57,7 @@ class ModelStatus:
         arenas: where the values between regions of each graph lie, with the setting `arena`.
         memory: each graph's share of the setting `memory_budget`, as it was planned.
         lost: devices that graphs were planned anew without.
+        workers: those that graphs are spread over: health, memory, bytes that went there (docs/remote_workers.md).
     """
 
     graphs: int
@@ -69,6 +73,7 @@ class ModelStatus:
     arenas: tuple[ArenaStatus, ...] = ()
     memory: tuple[PlannedMemory, ...] = ()
     lost: tuple[Reason, ...] = ()
+    workers: tuple[WorkerStatus, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -100,6 +105,7 @@ class ModelStatus:
         lines += [f"  cache: {one}" for one in self.caches]
         lines += [f"  {text}" for one in self.arenas for text in (one, *one.outside)]
         lines += [f"  memory, {one}" for one in self.memory]
+        lines += [f"  {one}" for one in self.workers]
         return "\n".join([*lines, *(f"  {reason}" for reason in (*self.reasons, *self.relaid, *self.lost))])
 
 
@@ -164,6 +170,8 @@ class GraphHandle:
         self.refused: tuple[str, ...] = ()
         #: Devices that its graphs were planned anew without.
         self.lost: tuple[Reason, ...] = ()
+        #: Tells of the workers that they are spread over.
+        self.workers: Callable[[], tuple[WorkerStatus, ...]] = tuple
         self._strays: list[Strays] = []
         #: Of its graphs, those that have one.
         self.arenas: list[weakref.ref[Arena]] = []
@@ -323,6 +331,7 @@ def status(model: Callable[..., Any]) -> ModelStatus:
         loading=sum(one.loading for one in loaded),
         memory=tuple(one for handle in handles for one in handle.planned),
         lost=tuple(dict.fromkeys(reason for handle in handles for reason in handle.lost)),
+        workers=next(filter(None, (handle.workers() for handle in reversed(handles))), ()),
         arenas=tuple(one.status() for handle in handles for ref in handle.arenas if (one := ref()) is not None),
     )
 

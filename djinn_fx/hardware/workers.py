@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from djinn_fx.hardware.device import Device
@@ -35,15 +35,41 @@ def worker_topology(rows: Mapping[str, Device], links: Mapping[str, WorkerLink])
     build = TopologyBuilder("workers", sources)
     for name, row in rows.items():
         build.device(name, row, name)
-    names = list(rows)
+    for one, other, link in pair_links(links):
+        cls = LinkClass(
+            name="ray",
+            kind="ray",
+            bandwidth_bytes_s=link.bandwidth_bytes_s,
+            latency_s=link.latency_s,
+            source=sources,
+        )
+        build.connect(one, other, cls)
+    return build.build()
+
+
+def pair_links(links: Mapping[str, WorkerLink]) -> Iterator[tuple[str, str, WorkerLink]]:
+    """Each two of the workers, and what a value takes from one to the other."""
+    names = list(links)
     for place, one in enumerate(names):
         for other in names[place + 1 :]:
-            link = LinkClass(
-                name="ray",
-                kind="ray",
-                bandwidth_bytes_s=min(links[one].bandwidth_bytes_s, links[other].bandwidth_bytes_s),
-                latency_s=max(links[one].latency_s, links[other].latency_s),
-                source=sources,
-            )
-            build.connect(one, other, link)
-    return build.build()
+            bandwidth = min(links[one].bandwidth_bytes_s, links[other].bandwidth_bytes_s)
+            latency = max(links[one].latency_s, links[other].latency_s)
+            yield one, other, WorkerLink(latency_s=latency, bandwidth_bytes_s=bandwidth, source=links[one].source)
+
+
+def topology_text(links: Mapping[str, WorkerLink], memory_bytes: int | None = None) -> str:
+    """Workers and what lies between them as a YAML file's section ``topology``: to plan with, without any worker.
+
+    Args:
+        links: from here to each; as to their processors, each worker is as the machine that reads the file.
+        memory_bytes: what a model may take on each; None: what that machine has.
+    """
+    sources = "; ".join(dict.fromkeys(one.source for one in links.values()))
+    row = "this-machine" if memory_bytes is None else f"{{row: this-machine, memory: {memory_bytes} B}}"
+    lines = [f"# Workers, and the links between them: {sources}.", "topology:", "  hosts:"]
+    lines += [f'    "{name}": {{cpu: {row}}}' for name in links]
+    lines += ["  links:"] if len(links) > 1 else []
+    for one, other, link in pair_links(links):
+        rate, late = f"{link.bandwidth_bytes_s / 1e6:.3f} MB/s", f"{link.latency_s * 1e6:.3f} us"
+        lines.append(f'    - {{between: ["{one}", "{other}"], bandwidth: {rate}, latency: {late}}}')
+    return "\n".join(lines)

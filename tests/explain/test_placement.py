@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,25 @@ def test_too_little_memory_is_one_line_with_what_would_do(capsys: pytest.Capture
     assert "topology lab: their memory cannot hold the graph" in told
     assert "on each of 2 is the least that would do" in told
     assert "\n" not in told
+
+
+def test_workers_are_devices_without_a_ray_being_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # whoever asks for it gets an error
+    monkeypatch.setenv("DJINN_WORKERS", "local:2")
+    cut = ["--option", 'pin={layers.0-1: "worker:0", layers.2-3: "worker:1"}', "--option", "regions=auto:1"]
+    assert main([REPEATED, *cut]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "2 of 2 are used: worker:0, worker:1" in text
+    assert "worker:0 → worker:1" in text
+    assert "no worker was started or asked: 1.0 ms and 1.0 GB/s between workers are assumed" in text
+
+
+def test_of_workers_elsewhere_those_are_planned_for_that_something_is_pinned_to(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("DJINN_WORKERS", "10.0.0.1:6379")
+    assert main([REPEATED, "--option", 'pin={layers.0: "worker:2"}']) == 0
+    assert "3 workers, each like this machine, and" in " ".join(capsys.readouterr().out.split())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from djinn_fx.compiling.devices.cuda import not_spread
 from djinn_fx.compiling.devices.elsewhere import known_pin
@@ -13,13 +14,48 @@ from djinn_fx.hardware.local import device_row
 from djinn_fx.hardware.workers import ASSUMED, WorkerLink, worker_topology
 from djinn_fx.passes.base import Pass
 from djinn_fx.passes.placing.request import Placing, PricedDevice
-from djinn_fx.reasons import Reason
+from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.devices.wear import with_threads
 from djinn_fx.settings.devices import LocalDevice
 from djinn_fx.settings.table import Settings
-from djinn_fx.settings.workers import is_worker
+from djinn_fx.settings.workers import is_worker, read_workers, worker_name
 from djinn_fx.srg.record import GraphKind
-from djinn_fx.units import parse_bytes
+from djinn_fx.units import format_bytes, format_seconds, parse_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """Workers that a plan is made for without any being started.
+
+    Attributes:
+        names: of them.
+        threads: of each.
+        reason: what of this is assumed.
+    """
+
+    names: tuple[str, ...]
+    threads: int
+    reason: Reason
+
+
+def expected(settings: Settings) -> Expected:
+    """The workers that the settings would give, as far as that is known without starting or asking anything.
+
+    How many a Ray elsewhere has is not known; there are at least those that something is pinned to.
+    """
+    local = read_workers(settings.workers).local
+    pinned = [int(pin.device.partition(":")[2]) + 1 for pin in settings.pins if is_worker(pin.device)]
+    count = local or max(pinned, default=1)
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, processors // local) if local else processors
+    link = f"{format_seconds(ASSUMED.latency_s)} and {format_bytes(int(ASSUMED.bandwidth_bytes_s))}/s between workers"
+    many = "" if local else f"{count} worker{'' if count == 1 else 's'}, each like this machine, and "
+    detail = f"no worker was started or asked: {many}{link} are assumed; a run measures them (djinn workers measure)"
+    return Expected(
+        names=tuple(map(worker_name, range(count))),
+        threads=threads,
+        reason=Reason(kind=ReasonKind.ASSUMED, detail=detail),
+    )
 
 
 def worker_placing(

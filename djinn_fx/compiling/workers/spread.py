@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.compiling.readiness import GraphHandle
-from djinn_fx.compiling.workers.placing import worker_placing
+from djinn_fx.compiling.workers.placing import expected, worker_placing
 from djinn_fx.compiling.workers.told import about
 from djinn_fx.dispatch.build import Builder
 from djinn_fx.dispatch.region import RegionBuild
@@ -34,7 +34,6 @@ from djinn_fx.runtime.layouts import Strays
 from djinn_fx.runtime.program import program_of
 from djinn_fx.settings.engines import EAGER
 from djinn_fx.settings.table import Settings
-from djinn_fx.settings.workers import read_workers, worker_name
 from djinn_fx.srg.effects import is_random, written_nodes
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Region
@@ -102,8 +101,8 @@ class Workers:
 
     @property
     def threads(self) -> int:
-        """Of each worker; 0 where nothing is started."""
-        return workers_of(self._settings).pool.threads if self._builds else 0
+        """Of each worker; as expected where nothing is started."""
+        return workers_of(self._settings).pool.threads if self._builds else expected(self._settings).threads
 
     def placing(self, kind: GraphKind, device: str) -> Placing:
         """What the passes are to keep to.
@@ -112,8 +111,10 @@ class Workers:
             EngineError, SettingsError: as :func:`workers_of`.
         """
         if not self._builds:
-            names = [worker_name(number) for number in range(read_workers(self._settings.workers).local or 1)]
-            return worker_placing(self._settings, self._passes, names, kind, device, threads=1)
+            there = expected(self._settings)
+            return worker_placing(
+                self._settings, self._passes, there.names, kind, device, threads=there.threads, told=(there.reason,)
+            )
         known = workers_of(self._settings)
         lost = known.pool.lost()
         return worker_placing(
@@ -160,6 +161,8 @@ class Workers:
         known = workers_of(self._settings)
         if not captured.plan.regions or not any(one.device in known.holdings for one in captured.plan.regions):
             return None
+        if self._handle is not None:
+            self._handle.workers = known.pool.look
         strays = self._handle.strays() if self._handle is not None else Strays()
         raised = _raised(captured.srg)
 

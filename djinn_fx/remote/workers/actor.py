@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import platform
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from djinn_fx.pool.limits import total_bytes
+from djinn_fx.remote.workers.accounts import Accounts
 from djinn_fx.settings.devices import DeclaredLink
 
 
@@ -18,10 +20,10 @@ class WorkerActor:
     """One worker.
 
     Args:
-        text: a JSON object: ``build`` ("module:function", which compiles graphs), ``threads``, ``memory_bytes``,
-            ``incarnation``, ``sharing`` (how many workers share the machine, and without ``memory_bytes`` its
-            memory), ``link`` (of a declared link, over which all comes that comes here: ``bandwidth_bytes_s`` and
-            ``latency_s``).
+        text: a JSON object: ``build`` ("module:function", which compiles graphs), ``name``, ``threads``,
+            ``memory_bytes``, ``incarnation``, ``sharing`` (how many workers share the machine, and without
+            ``memory_bytes`` its memory), ``link`` (of a declared link, over which all comes that comes here:
+            ``bandwidth_bytes_s`` and ``latency_s``).
     """
 
     def __init__(self, text: str) -> None:
@@ -38,6 +40,8 @@ class WorkerActor:
         memory = given["memory_bytes"] or (total_bytes() or 0) // int(given["sharing"]) or None
         self._serving = Serving(build, int(given["incarnation"]), memory_bytes=memory)
         self._link = Bucket(declared(given["link"])) if given["link"] else None
+        self._identity = {"name": str(given["name"]), "threads": int(given["threads"]), "node": platform.node()}
+        self._accounts = Accounts()
         self._lock = threading.Lock()
         self._busy_since: float | None = None
 
@@ -47,14 +51,20 @@ class WorkerActor:
         try:
             self._come(frames)
             with self._lock:
-                return list(self._serving.take(frames))
+                self._accounts.came(frames)
+                answers = list(self._serving.take(frames))
+                self._accounts.leave(answers)
+                return answers
         finally:
             self._busy_since = None
 
     def answer(self, frame: Any) -> Any:
         """Answer one request by one frame: for a :class:`djinn_fx.remote.workers.line.Line`."""
         with self._lock:
-            return self._serving.take([frame])[-1]
+            self._accounts.came([frame])
+            answer = self._serving.take([frame])[-1]
+            self._accounts.leave([answer])
+            return answer
 
     def echo(self, array: Any) -> Any:
         """An array's first byte: what Ray alone takes, for benches."""
@@ -66,7 +76,10 @@ class WorkerActor:
         try:
             self._come((frame, *upstream))
             with self._lock:
-                return self._serving.relay(frame, upstream)
+                self._accounts.came((frame, *upstream))
+                answers = self._serving.relay(frame, upstream)
+                self._accounts.leave(answers)
+                return answers
         finally:
             self._busy_since = None
 
@@ -80,6 +93,8 @@ class WorkerActor:
         since = self._busy_since
         found = {
             **self._serving.status(),
+            **self._identity,
+            **self._accounts.told(),
             "pid": os.getpid(),
             "resident_bytes": _resident_bytes(),
             "busy_s": time.monotonic() - since if since is not None else 0.0,

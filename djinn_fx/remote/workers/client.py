@@ -20,11 +20,14 @@ from djinn_fx.remote.workers.cluster import imported
 from djinn_fx.runtime.devices.links import Bucket
 from djinn_fx.settings.devices import DeclaredLink
 from djinn_fx.threads import new_lock
+from djinn_fx.units import format_bytes
 
 #: A call may take this many times what a worker may be silent: it is alive, and a first call compiles.
 PATIENCE = 20
 #: Seconds between two looks at whether a worker that is waited for is alive.
 BEAT_S = 2.0
+#: The namespace that a worker's name on its Ray is in.
+NAMESPACE = "djinn_fx"
 #: Where a worker answers beside its work.
 HEALTH = "health"
 
@@ -39,20 +42,24 @@ class WorkerStatus:
         name: such as ``"worker:0"``.
         incarnation: higher than that of any worker of this name before.
         alive: whether it answered the last time it was asked.
-        pid: its process, on its machine.
+        node: its machine's name; ``pid``: its process there.
+        threads: that it computes with.
         busy_s: seconds that it has been at work on a request.
         weight_bytes: what weights take there; ``state_bytes``: what graphs write and it keeps, such as caches of keys
             and values; ``memory_bytes``: what both may take.
         resident_bytes: memory of its process.
         graphs: how many it has compiled.
-        sent: bytes of frames that went to it, by kind; ``received``: that came from it.
+        sent: bytes of frames that went to it, by kind; ``received``: that came from it. As this process counts them;
+            of a worker of which this process is no client, as the worker does, other workers' results with them.
         why: what it was lost for, if it was.
     """
 
     name: str
     incarnation: int
     alive: bool
+    node: str = ""
     pid: int = 0
+    threads: int = 0
     busy_s: float = 0.0
     weight_bytes: int = 0
     state_bytes: int = 0
@@ -62,6 +69,15 @@ class WorkerStatus:
     sent: Mapping[str, int] = field(default_factory=dict)
     received: Mapping[str, int] = field(default_factory=dict)
     why: str = ""
+
+    def __str__(self) -> str:
+        if not self.alive:
+            return f"{self.name} is not alive: {self.why}"
+        return (
+            f"{self.name} on {self.node}: {format_bytes(self.weight_bytes)} of weights, "
+            f"{format_bytes(self.state_bytes)} of state; {format_bytes(sum(self.sent.values()))} went there, "
+            f"{format_bytes(sum(self.received.values()))} came back"
+        )
 
 
 class Waiting:
@@ -164,7 +180,7 @@ class WorkerClient:
             ray = imported()
             try:
                 text = ray.get(self.sign_of_life(), timeout=self.timeout_s if timeout_s is None else timeout_s)
-                self._last = self._status(json.loads(text))
+                self.note(json.loads(text))
             except Exception as error:  # noqa: BLE001 - told in the status
                 self.lose(_why(error, self.timeout_s))
         return self.status()
@@ -179,13 +195,26 @@ class WorkerClient:
         alive = not self._lost
         if last is None:
             return WorkerStatus(name=self.name, incarnation=self.incarnation, alive=alive, why=self._lost)
-        counted = {"sent": dict(self.sent), "received": dict(self.received)}
+        counted = {"sent": dict(self.sent), "received": dict(self.received)} if self.sent else {}
         return WorkerStatus(**{**vars(last), **counted, "alive": alive, "why": self._lost})
 
+    def note(self, told: dict[str, Any]) -> None:
+        """Keep a sign of life that came."""
+        self._last = self._status(told)
+
     def _status(self, told: dict[str, Any]) -> WorkerStatus:
-        names = ("pid", "weight_bytes", "state_bytes", "memory_bytes", "resident_bytes", "graphs")
-        told = {name: int(told[name]) for name in names} | {"busy_s": float(told["busy_s"])}
-        return WorkerStatus(name=self.name, incarnation=self.incarnation, alive=True, **told)
+        names = ("pid", "threads", "weight_bytes", "state_bytes", "memory_bytes", "resident_bytes", "graphs")
+        numbers = {name: int(told[name]) for name in names}
+        return WorkerStatus(
+            name=self.name,
+            incarnation=self.incarnation,
+            alive=True,
+            node=str(told["node"]),
+            busy_s=float(told["busy_s"]),
+            sent=told["took"],
+            received=told["gave"],
+            **numbers,
+        )
 
     def check(self) -> None:
         """Raise what a lost worker is told by.
@@ -247,7 +276,7 @@ class WorkerClient:
                 if time.monotonic() - asked[1] > self.timeout_s:
                     raise self.lose(f"no sign of life for {self.timeout_s:g} s")
                 return asked
-            self._last = self._status(json.loads(ray.get(asked[0])))
+            self.note(json.loads(ray.get(asked[0])))
         return self.sign_of_life(), time.monotonic()
 
     def decoded(self, answers: Any) -> list[Frame]:

@@ -19,8 +19,9 @@ from typing import Any
 
 from djinn_fx.errors import EngineError, SettingsError
 from djinn_fx.remote.workers.actor import WorkerActor
-from djinn_fx.remote.workers.client import HEALTH, WorkerClient, WorkerStatus, next_incarnation
+from djinn_fx.remote.workers.client import HEALTH, NAMESPACE, WorkerClient, WorkerStatus, next_incarnation
 from djinn_fx.remote.workers.cluster import RESOURCE, Cluster, imported
+from djinn_fx.remote.workers.there import look, name_on_ray
 from djinn_fx.settings.devices import DeclaredLink
 from djinn_fx.settings.workers import read_workers, worker_name
 from djinn_fx.threads import at_end, new_lock
@@ -105,8 +106,10 @@ class Pool:
         ray = imported()
         strategy = imported("ray.util.scheduling_strategies").PlacementGroupSchedulingStrategy
         incarnation = next_incarnation()
-        given = {**self._given, "threads": self.threads, "incarnation": incarnation}
+        given = {**self._given, "name": name, "threads": self.threads, "incarnation": incarnation}
         made = ray.remote(concurrency_groups={HEALTH: 1})(WorkerActor).options(
+            name=name_on_ray(name, incarnation),
+            namespace=NAMESPACE,
             num_cpus=self.threads,
             resources={RESOURCE: 1},
             max_restarts=0,
@@ -142,6 +145,11 @@ class Pool:
     def status(self, *, ask: bool = True) -> Mapping[str, WorkerStatus]:
         """All workers now; asks each for a sign of life unless told not to."""
         return {name: one.health() if ask else one.status() for name, one in self.workers.items()}
+
+    def look(self) -> tuple[WorkerStatus, ...]:
+        """All workers now, as :func:`djinn_fx.remote.workers.there.look`; lost ones as they were last."""
+        self.lost()
+        return look(tuple(self.workers.values()))
 
     def close(self) -> None:
         """End the workers; a Ray of our own too, with its files. Any number of times."""
