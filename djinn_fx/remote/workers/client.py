@@ -204,17 +204,10 @@ class WorkerClient:
 
     def _status(self, told: dict[str, Any]) -> WorkerStatus:
         names = ("pid", "threads", "weight_bytes", "state_bytes", "memory_bytes", "resident_bytes", "graphs")
-        numbers = {name: int(told[name]) for name in names}
-        return WorkerStatus(
-            name=self.name,
-            incarnation=self.incarnation,
-            alive=True,
-            node=str(told["node"]),
-            busy_s=float(told["busy_s"]),
-            sent=told["took"],
-            received=told["gave"],
-            **numbers,
-        )
+        known: dict[str, Any] = {name: int(told[name]) for name in names}
+        known |= {"node": str(told["node"]), "busy_s": float(told["busy_s"])}
+        known |= {"sent": told["took"], "received": told["gave"]}
+        return WorkerStatus(name=self.name, incarnation=self.incarnation, alive=True, **known)
 
     def check(self) -> None:
         """Raise what a lost worker is told by.

@@ -6,7 +6,8 @@ Kinds of requests: those of :mod:`djinn_fx.remote.delta.messages`, and
 * ``call``: run it; answered by ``result``, or by ``lacks`` with what must be sent before;
 * ``state``: the contents of what a graph writes and the worker keeps; answered by ``kept``;
 * ``release``: let go of weights, states, graphs; answered by ``released``;
-* ``status``: what it holds; answered by ``status``.
+* ``status``: what it holds; answered by ``status``;
+* ``probe``: read what comes with it and forget it, to time the link; answered by ``probed``.
 
 Whatever goes wrong with a request is answered by ``failed``. Inputs and outputs of a graph go by their numbers: tensors
 of a frame are named ``i0`` (input), ``o0`` (output), ``w0`` (what an input that was written holds now, or the rows that
@@ -22,8 +23,9 @@ from typing import Any
 from djinn_fx.errors import EngineError
 from djinn_fx.remote.delta.graph import is_digest
 
-PREPARE, CALL, STATE, RELEASE, STATUS = "prepare", "call", "state", "release", "status"
+PREPARE, CALL, STATE, RELEASE, STATUS, PROBE = "prepare", "call", "state", "release", "status", "probe"
 PREPARED, RESULT, LACKS, KEPT, RELEASED, FAILED = "prepared", "result", "lacks", "kept", "released", "failed"
+PROBED = "probed"
 
 #: Values that are no tensors: sizes, flags, what is not there.
 Number = int | float | bool | None

@@ -126,6 +126,10 @@ class Serving:
             return self._kept(frame)
         if frame.kind == requests.RELEASE:
             return self._released(frame.fields)
+        if frame.kind == requests.PROBE:
+            for tensor in frame.tensors.values():
+                tensor.clone()  # as of weights and state: what came is the carrier's
+            return encode(requests.PROBED, {})
         if frame.kind == requests.STATUS:
             return encode(requests.STATUS, self.status())
         raise EngineError(f"a request of the unknown kind {frame.kind[:40]!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,9 @@ import pytest
 import torch
 
 import djinn_fx
+from djinn_fx.cli.main import main
 from djinn_fx.errors import DeviceLostError, EngineError, SettingsError
+from djinn_fx.hardware.topology.file import read_topology
 from djinn_fx.reasons import ReasonKind
 from djinn_fx.remote.wire.frame import encode
 from djinn_fx.remote.workers import requests
@@ -29,6 +32,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'djin
 from djinn_fx.compiling.workers.spread import workers_of  # noqa: E402
 from djinn_fx.remote.workers.guardian import marked  # noqa: E402
 from djinn_fx.remote.workers.pool import Pool, close_all  # noqa: E402
+from djinn_fx.remote.workers.there import look, workers_there  # noqa: E402
 from djinn_fx.settings.table import Settings  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -267,6 +271,78 @@ class TestFaults:
         with pytest.raises(DeviceLostError, match="the test says so"):
             worker.ask([("status", encode(requests.STATUS, {}))])
         assert not worker.health().alive
+
+
+class TestAccounts:
+    def test_a_models_status_has_its_workers(self, pool: Pool) -> None:
+        model, x = layers(), torch.ones(3, 32)
+        run = compiled(model, pin=PINS)
+        assert djinn_fx.status(run).workers == ()
+        with torch.no_grad():
+            run(x)
+        told = {one.name: one for one in djinn_fx.status(run).workers}
+        assert list(told) == ["worker:0", "worker:1"]
+        for name, one in told.items():
+            assert one.alive
+            assert one.node
+            assert one.threads == pool.threads
+            assert one.weight_bytes >= 2 * 4 * (32 * 32 + 32)
+            assert one.sent == pool.workers[name].sent
+            assert f"{name} on {one.node}" in str(djinn_fx.status(run))
+        pool.workers["worker:1"].lose("the test says so")
+        lost = djinn_fx.status(run).workers[1]
+        assert (lost.alive, lost.why) == (False, "the test says so")
+
+    def test_another_process_sees_what_the_client_counts(self, pool: Pool) -> None:
+        with torch.no_grad():
+            compiled(layers(), pin=PINS)(torch.ones(3, 32))
+        pool.restart("worker:0")  # nothing was sent there yet
+        strangers = {one.name: one for one in workers_there(5.0)}
+        assert {name: one.incarnation for name, one in strangers.items()} == {
+            name: one.incarnation for name, one in pool.workers.items()
+        }
+        first, second = look(tuple(strangers.values()))[::-1]
+        assert (first.name, dict(first.sent)) == ("worker:0", {})
+        # To worker:1 went what worker:0 made, too, which the client did not send.
+        ours = pool.workers["worker:1"]
+        assert {**second.sent, "result": 0} == {**ours.sent, "result": 0}
+        assert second.received["prepared"] == ours.received["prepared"] > 0
+
+    def test_who_gives_no_sign_of_life_is_told_and_not_lost(self, pool: Pool) -> None:
+        worker = pool.workers["worker:1"]
+        pid = worker.health().pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            well, silent = look(tuple(pool.workers.values()), 0.5)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert well.alive
+        assert not silent.alive
+        assert "no sign of life" in silent.why
+        assert look([worker])[0].alive
+
+    def test_the_commands_show_them(
+        self, pool: Pool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr("djinn_fx.cli.workers.close_all", lambda: None)  # these are the tests'
+        with torch.no_grad():
+            compiled(layers(), pin=PINS)(torch.ones(3, 32))
+        assert main(["workers", "--workers", "local:2", "--json", "-"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert [one["name"] for one in told["workers"]] == ["worker:0", "worker:1"]
+        assert all(one["sent"]["full"] > 0 for one in told["workers"])
+        assert main(["workers", "--workers", "auto"]) == 0  # joined by this process already
+        printed = capsys.readouterr().out
+        for word in ("worker:0", "worker:1", "alive", "incarnation", "full", "prepared"):
+            assert word in printed
+        file = tmp_path / "links.yaml"
+        assert main(["workers", "measure", "--workers", "local:2", "--topology", str(file)]) == 0
+        assert list(read_topology(file).devices) == ["worker:0", "worker:1"]
+        assert all(link.bandwidth_bytes_s > 0 for link in read_topology(file).links)
+        assert main(["worker", "worker:1", "--workers", "local:2"]) == 0
+        assert "weight_bytes" in capsys.readouterr().out
+        assert main(["worker", "worker:9", "--workers", "local:2"]) == 2
+        assert "worker:0, worker:1" in capsys.readouterr().err
 
 
 class TestRay:

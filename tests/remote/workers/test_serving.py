@@ -266,6 +266,12 @@ class TestWhatIsWrong:
         assert answers[-1].kind in (requests.FAILED, requests.LACKS, requests.RELEASED, requests.KEPT)
         assert worker.running.calls == 0
 
+    def test_of_a_probe_nothing_is_kept(self) -> None:
+        worker = Worker(Running())
+        (answer,) = worker.ask(encode(requests.PROBE, {}, {"probe": payload_of(torch.ones(50))}))
+        assert answer.kind == requests.PROBED
+        assert worker.serving.held_bytes == 0
+
     def test_a_call_goes_there_and_back(self) -> None:
         call = Call(
             graph="a" * 64, prepared="b" * 64, numbers={0: 1, 2: None}, state={1: ("s", 4)}, becomes={1: 5},
