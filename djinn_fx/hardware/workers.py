@@ -29,13 +29,13 @@ def worker_topology(rows: Mapping[str, Device], links: Mapping[str, WorkerLink])
 
     Args:
         rows: by worker.
-        links: from here to each.
+        links: from here to each; those of workers that are lost are not used.
     """
     sources = "; ".join(dict.fromkeys(one.source for one in links.values()))
     build = TopologyBuilder("workers", sources)
     for name, row in rows.items():
         build.device(name, row, name)
-    for one, other, link in pair_links(links):
+    for one, other, link in pair_links({name: links[name] for name in rows}):
         cls = LinkClass(
             name="ray",
             kind="ray",

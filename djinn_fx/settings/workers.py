@@ -41,7 +41,7 @@ WORKERS: Any = setting(
     "devices",
     "workers on Ray to spread a graph over: `local:2` starts two on this machine, `auto` or an address joins a Ray "
     "that is there (docs/remote_workers.md); none: everything runs in this process",
-    accepts='"local:" and how many, "auto", an address such as 10.0.0.1:6379 or ray://10.0.0.1:10001, or none',
+    accepts='"local:" and how many, "auto", an address such as 10.0.0.1:6379, or none',
     compiles=True,
 )
 WORKER_TIMEOUT: Any = setting(

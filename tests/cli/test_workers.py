@@ -31,6 +31,15 @@ def test_without_a_token_no_ray_is_joined(
     assert "RAY_AUTH_TOKEN" in capsys.readouterr().err
 
 
+def test_rays_client_is_refused_with_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'djinn-fx[ray]'")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+    assert main(["workers", "--workers", "ray://127.0.0.1:10001"]) == 2
+    assert "ray start --address" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -40,3 +40,9 @@ def test_it_has_the_bound_of_each_and_one_alone_has_no_links() -> None:
     alone = topology_from_yaml(topology_text({"worker:0": LINKS["worker:0"]}))
     assert list(alone.devices) == ["worker:0"]
     assert not alone.links
+
+
+def test_of_those_that_are_lost_links_are_not_used() -> None:
+    left = worker_topology({name: this_machine() for name in LINKS if name != "worker:0"}, LINKS)
+    assert set(left.devices) == {"worker:1", "worker:2"}
+    assert {link.source for link in left.links} == {"worker:1", "worker:2"}

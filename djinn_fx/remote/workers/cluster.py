@@ -138,8 +138,14 @@ class Cluster:
         """Connect to a Ray that is there.
 
         Raises:
-            SettingsError: no token.
+            SettingsError: no token, or Ray's client, which has no concurrency groups: a worker could not be asked
+                whether it is alive while it works.
         """
+        if address.startswith("ray://"):
+            raise SettingsError(
+                f"workers: Ray's client ({address}) cannot ask a worker how it is while that works; run on a node of "
+                "the cluster, which may have no processors (ray start --address HEAD:6379 --num-cpus 0): workers=HEAD:6379"
+            )
         if not (os.environ.get(_TOKEN) or any(map(os.environ.get, _TOKEN_PATHS)) or _default_token().exists()):
             raise SettingsError(
                 f"workers: {address} is joined with a token alone: set {_TOKEN}, or {_TOKEN_PATHS[0]} to a file with "

@@ -330,10 +330,10 @@ class TestAccounts:
         assert main(["workers", "--workers", "local:2", "--json", "-"]) == 0
         told = json.loads(capsys.readouterr().out)
         assert [one["name"] for one in told["workers"]] == ["worker:0", "worker:1"]
-        assert all(one["sent"]["full"] > 0 for one in told["workers"])
+        assert all(one["sent"]["graph/full"] > 0 for one in told["workers"])
         assert main(["workers", "--workers", "auto"]) == 0  # joined by this process already
         printed = capsys.readouterr().out
-        for word in ("worker:0", "worker:1", "alive", "incarnation", "full", "prepared"):
+        for word in ("worker:0", "worker:1", "alive", "incarnation", "graph/full", "prepared"):
             assert word in printed
         file = tmp_path / "links.yaml"
         assert main(["workers", "measure", "--workers", "local:2", "--topology", str(file)]) == 0
