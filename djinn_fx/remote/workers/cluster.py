@@ -144,7 +144,7 @@ class Cluster:
         if address.startswith("ray://"):
             raise SettingsError(
                 f"workers: Ray's client ({address}) cannot ask a worker how it is while that works; run on a node of "
-                "the cluster, which may have no processors (ray start --address HEAD:6379 --num-cpus 0): workers=HEAD:6379"
+                "the cluster, with workers=HEAD:6379 (ray start --address HEAD:6379 --num-cpus 0 makes a node)"
             )
         if not (os.environ.get(_TOKEN) or any(map(os.environ.get, _TOKEN_PATHS)) or _default_token().exists()):
             raise SettingsError(
