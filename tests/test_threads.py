@@ -206,7 +206,8 @@ class TestOldObjects:
             count = gc.get_freeze_count()
             with threads.old_objects_left_alone():
                 pass
-            assert gc.get_freeze_count() == count
+            # Of a million some may die meanwhile, by whatever thread an earlier test has left.
+            assert 0.99 * count < gc.get_freeze_count() <= count
         finally:
             gc.unfreeze()
 

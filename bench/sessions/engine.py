@@ -350,9 +350,11 @@ class Simulation:
         queue, policy, now = self._queue, self.policy, self.now
         while queue:
             turn = min(queue, key=lambda one: policy.rank(one.entry.context, now)) if len(queue) > 1 else queue[0]
+            place = queue.index(turn)
+            del queue[place]  # before it enters: a turn that ends at once lets others in
             if not self._enter(turn):
+                queue.insert(place, turn)
                 return
-            queue.remove(turn)
 
     def _enter(self, turn: _Turn) -> bool:
         """Give a turn its memory and begin to load what it lacks, or say that there is no room yet."""

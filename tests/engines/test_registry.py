@@ -27,7 +27,7 @@ def test_it_holds_the_engines_that_the_settings_know() -> None:
 
 def test_options_are_settings_or_the_cache() -> None:
     named = {name for options in OPTIONS.values() for name in options}
-    assert named <= {*Settings.model_fields, "folder", "store"}
+    assert named <= {*Settings.model_fields, "folder", "store", "filed"}
 
 
 @pytest.mark.parametrize("name", ENGINES)
