@@ -14,8 +14,6 @@ SENT = (
     "engine", "compile", "mode", "precision", "verify", "on_failure", "weights", "fallback_random", "regions",
     "expected_calls", "compile_budget", "cost_model", "cache_dir", "cache_limit", "arena",
 )  # fmt: skip
-#: Told besides: what a part may take there, copies of weights that engines keep too.
-_MEMORY = "memory_budget"
 
 
 def about(settings: Settings, *, same_machine: bool) -> dict[str, Any]:
@@ -30,8 +28,6 @@ def about(settings: Settings, *, same_machine: bool) -> dict[str, Any]:
         told["cost_model"] = "auto"  # an object stays where it is
     if not same_machine:
         told["cache_dir"] = None
-    if settings.worker_memory is not None:
-        told[_MEMORY] = {"cpu": settings.worker_memory}
     return {"settings": {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}}
 
 
@@ -42,7 +38,7 @@ def settings_of(told: Mapping[str, Any]) -> Settings:
         EngineError: they are none.
     """
     given = told.get("settings")
-    if not isinstance(given, dict) or not set(given) <= {*SENT, _MEMORY}:
+    if not isinstance(given, dict) or not set(given) <= set(SENT):
         raise EngineError("a graph came with settings that a worker is not told")
     try:
         return Settings(**given)
