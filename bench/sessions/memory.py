@@ -275,9 +275,10 @@ class Memory:
         """Take a prefetch back; whole pages that came stay."""
         transfer, page = entry.loading, 64 * entry.token_bytes
         assert transfer is not None
-        came = self.into.take_back(transfer, now) // page * page if transfer.left else transfer.nbytes
-        self.loaded -= transfer.nbytes - came
-        self.prefetched -= transfer.nbytes - came
+        carried = self.into.take_back(transfer, now) if transfer.left else transfer.nbytes
+        came = carried // page * page if transfer.left else carried
+        self.loaded -= transfer.nbytes - carried  # of a page, too, that came in part
+        self.prefetched -= transfer.nbytes - carried
         entry.loading = None
         entry.context.loading_bytes = 0
         self.on_device(entry, entry.context.device_bytes + came)
