@@ -17,6 +17,8 @@ from djinn_fx.cli.build import parser as build
 from djinn_fx.cli.calibrate import parser as calibrate
 from djinn_fx.cli.repro import parser as repro
 from djinn_fx.cli.tune import parser as tune
+from djinn_fx.cli.workers import one_parser as one_worker
+from djinn_fx.cli.workers import parser as workers
 from djinn_fx.deploy.command import parser as deploy
 from djinn_fx.explain.command import parser as explain
 
@@ -30,7 +32,8 @@ _COMMAND = re.compile(r"^    ((?:python -m djinn_fx\.explain|djinn) [^#\n]*?) *(
 _TARGET = re.compile(r"^    make ([a-z-]+)", re.M)
 #: Commands that read their own arguments.
 PARSERS = {
-    "explain": explain, "calibrate": calibrate, "tune": tune, "build": build, "repro": repro, "deploy": deploy,
+    "build": build, "calibrate": calibrate, "deploy": deploy, "explain": explain, "repro": repro, "tune": tune,
+    "worker": one_worker, "workers": workers,
 }  # fmt: skip
 
 #: Of what the model here is not: files of the repository, a script, inputs of another model.
