@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from djinn_fx.sessions.pools.slots import Slots
 
-class Arena:
+
+class Arena(Slots):
     """Pages in one tensor, handed out by their number.
 
     Args:
@@ -22,37 +23,16 @@ class Arena:
     def __init__(
         self, pages: int, page_bytes: int, device: torch.device | str = "cpu", *, pinned: bool = False, kept: int = 0
     ) -> None:
+        super().__init__(range(kept, pages + kept))
         self.page_bytes = page_bytes
         self.pages = pages
         self.kept = kept
         self.memory = torch.zeros((pages + kept, page_bytes), dtype=torch.uint8, device=device, pin_memory=pinned)
-        # The lowest first: pages that are handed out together tend to lie together, and are copied as one run.
-        self._free = list(range(kept, pages + kept))
-
-    @property
-    def free(self) -> int:
-        """Pages that may be handed out."""
-        return len(self._free)
-
-    def take(self, count: int) -> list[int] | None:
-        """Numbers of pages, lowest first, their contents as they were left; None where there are not so many."""
-        if count > len(self._free):
-            return None
-        return [heapq.heappop(self._free) for _ in range(count)]
-
-    def give(self, slots: Iterable[int]) -> None:
-        """Take pages back."""
-        for slot in slots:
-            heapq.heappush(self._free, slot)
 
     def clear(self, slots: Sequence[int]) -> None:
         """Zero pages: what masks hide must still be finite, and must not be another session's."""
         for start, end in runs(slots):
             self.memory[start:end].zero_()
-
-    def free_slots(self) -> frozenset[int]:
-        """The pages that may be handed out, for checks."""
-        return frozenset(self._free)
 
 
 def runs(slots: Sequence[int]) -> Iterator[tuple[int, int]]:

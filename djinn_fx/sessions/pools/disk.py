@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import heapq
 import json
 import mmap
 import os
 import secrets
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from djinn_fx.files.private import own_folder
+from djinn_fx.sessions.pools.slots import Slots
 
 _DIGEST_BYTES = 16
 
@@ -29,7 +30,7 @@ class DamagedPage(ValueError):
     """A page on disk is not what was written there."""
 
 
-class Disk:
+class Disk(Slots):
     """Pages in a file.
 
     Args:
@@ -44,10 +45,10 @@ class Disk:
 
     def __init__(self, folder: Path, pages: int, page_bytes: int) -> None:
         own_folder(folder, "choose another folder for swapped pages")
+        super().__init__(range(pages))
         self.page_bytes = page_bytes
         self.pages = pages
         self._owner = os.getpid()
-        self._free = list(range(pages))
         self._checksums: dict[int, bytes] = {}
         size = pages * page_bytes
         header = {"pages": {"dtype": "U8", "shape": [pages, page_bytes], "data_offsets": [0, size]}}
@@ -65,26 +66,12 @@ class Disk:
             self.close()
             raise
 
-    @property
-    def free(self) -> int:
-        """Pages that may be handed out."""
-        return len(self._free)
-
-    def take(self, count: int) -> list[int] | None:
-        """Numbers of pages; None where there are not so many."""
-        if count > len(self._free):
-            return None
-        return [heapq.heappop(self._free) for _ in range(count)]
-
-    def give(self, slots: list[int]) -> None:
+    def give(self, slots: Iterable[int]) -> None:
         """Take pages back."""
+        slots = list(slots)
         for slot in slots:
             self._checksums.pop(slot, None)
-            heapq.heappush(self._free, slot)
-
-    def free_slots(self) -> frozenset[int]:
-        """The pages that may be handed out, for checks."""
-        return frozenset(self._free)
+        super().give(slots)
 
     def write(self, slot: int, page: torch.Tensor) -> None:
         """Write a page.
