@@ -41,6 +41,8 @@ import torch
 from djinn_fx.engines.bound.holders import extent_of
 from djinn_fx.engines.bound.mappings import Mapping, Mappings, Span
 from djinn_fx.engines.bound.userfaultfd import PAGE, Barrier
+from djinn_fx.errors import StoreError
+from djinn_fx.files.private import own_folder
 
 log = logging.getLogger("djinn_fx.engines")
 
@@ -99,10 +101,12 @@ def move(weights: Sequence[torch.Tensor], folder: Path) -> str | None:
         if why is not None:
             return why
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            own_folder(folder)
             if _file_system(folder) in _IN_MEMORY:
                 return f"the cache folder {folder} lies in memory"
             _into_file(left, folder)
+        except StoreError as error:
+            return str(error)
         except OSError as error:
             return f"{folder}: {error.strerror or error}"
     return None

@@ -262,6 +262,14 @@ def test_what_cannot_be_moved_stays_and_says_why(
     assert torch.equal(weight, a_weight())
 
 
+def test_a_folder_that_is_a_link_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    weight = a_weight()
+    assert "is not a folder" in (filed.move([weight], tmp_path / "link") or "")
+    assert torch.equal(weight, a_weight())
+
+
 def test_shared_memory_stays(tmp_path: Path) -> None:
     weight = a_weight().share_memory_()
     assert filed.move([weight], tmp_path) is None or "share" in (filed.move([weight], tmp_path) or "")
