@@ -72,7 +72,8 @@ class SessionManager:
     ) -> None:
         self.model, self.store, self.policy = model, store, policy
         self.chunk, self.most, self.clock, self.threaded = chunk, most, clock, threaded
-        self.lock = new_rlock()
+        # Whoever drives a step takes the first, and the second within it; nobody waits for the first who has the second.
+        self.driving, self.lock = new_rlock(), new_rlock()
         self.mover = mover(store, self.lock, self.ring)
         self.times = StepTimes()
         self.conversations: dict[str, Conversation] = {}
@@ -231,28 +232,29 @@ class SessionManager:
         Returns:
             What was done; None where nobody is ready.
         """
-        with self.lock:
-            self.tick()
-            planned = self._plan(sessions)
-        if planned is None:
-            return None
-        try:
-            logits, seconds = run(self.model, self.store, planned)
-        except BaseException as error:
-            self._failed(planned, error)
-            raise
-        with self.lock:
-            return self._commit(planned, logits, seconds)
+        with self.driving:
+            with self.lock:
+                self.tick()
+                if (planned := self._plan(sessions)) is None:
+                    return None
+            try:
+                logits, seconds = run(self.model, self.store, planned)
+            except BaseException as error:
+                self._failed(planned, error)
+                raise
+            with self.lock:
+                return self._commit(planned, logits, seconds)
 
     def tick(self) -> None:
-        """Everything but the step: under the lock."""
-        self.residency.settle()
-        self._heed_weights()
-        self.hints.heed()
-        self._cancelled()
-        self.provision.admit_waiting()
-        self.provision.provide()
-        self.residency.carry_out(self.policy.due(self.clock()), self.provision.missing())
+        """Everything but the step. It waits for the step under way: a session in it must stay as that step found it."""
+        with self.driving, self.lock:
+            self.residency.settle()
+            self._heed_weights()
+            self.hints.heed()
+            self._cancelled()
+            self.provision.admit_waiting()
+            self.provision.provide()
+            self.residency.carry_out(self.policy.due(self.clock()), self.provision.missing())
 
     def _heed_weights(self) -> None:
         reason = self.weights.changed()

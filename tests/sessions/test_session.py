@@ -40,8 +40,7 @@ def manager_of(one: djinn_fx.sessions.session.Session) -> SessionManager:
 
 def settle(one: Any) -> None:
     """Have what was said heeded."""
-    with one.manager.lock:
-        one.manager.tick()
+    one.manager.tick()
 
 
 def test_a_session_goes_on_where_it_was(model: torch.nn.Module) -> None:
@@ -218,6 +217,31 @@ def test_a_task_that_is_cancelled_cancels_its_turn(model: torch.nn.Module) -> No
             assert (await a.generate_async(tokens(3, 1), max_new_tokens=2)).shape == (2,)
 
     asyncio.run(begin())
+
+
+def test_what_is_settled_beside_a_step_waits_for_it(model: torch.nn.Module) -> None:
+    """A turn that is cancelled in the middle of a step: the step counts its tokens, then they are taken back."""
+    with djinn_fx.session(model, "a") as a:
+        manager, entered, go_on = a.manager, threading.Event(), threading.Event()
+
+        def hold(module: torch.nn.Module, arguments: Any) -> None:
+            entered.set()
+            assert go_on.wait(30)
+
+        with model.register_forward_pre_hook(hold):
+            turn = a.submit(tokens(60, 1), max_new_tokens=400)
+            assert entered.wait(30)
+            turn.future.cancel()
+            other = threading.Thread(target=settle, args=(a,))
+            other.start()
+            other.join(0.05)
+            assert len(a._one.turns) == 1
+            go_on.set()
+            other.join(30)
+        assert not a._one.turns
+        assert a._one.holding.cached <= len(a.tokens)
+        assert a.generate(tokens(3, 1), max_new_tokens=2).shape == (2,)
+        assert manager.conversations["a"].holding.cached == len(a.tokens) - 1
 
 
 def test_closing_while_it_generates_is_told_to_who_waits(model: torch.nn.Module) -> None:
