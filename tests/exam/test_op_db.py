@@ -41,7 +41,7 @@ class Skipped(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [3, pytest.param(1, marks=pytest.mark.exam)], ids=["a third", "all"])
+@pytest.mark.parametrize("share", [6, pytest.param(1, marks=pytest.mark.exam)], ids=["a sixth", "all"])
 def test_results_are_eagers(share: int) -> None:
     builder = Builder(Settings(engine="eager", cache_limit="0"))
     passed, regions, cut = 0, 0, 0
