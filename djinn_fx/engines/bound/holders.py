@@ -37,14 +37,15 @@ class Holders:
         weights: dense tensors on the CPU.
 
     Attributes:
+        held: the weights without their gradients, which count writes as they do.
         lent: a tensor over each weight's memory, of its sizes and strides.
     """
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
         self._counts, self._lock = _OWN, _LOCK  # the module's names may be gone when the interpreter ends
-        self._held = [weight.detach() for weight in weights]
-        self.lent = [_over(one) for one in self._held]
-        self._storages = [one.untyped_storage()._cdata for one in self._held]
+        self.held = [weight.detach() for weight in weights]
+        self.lent = [_over(one) for one in self.held]
+        self._storages = [one.untyped_storage()._cdata for one in self.held]
         with self._lock:
             self._counts.update(self._storages)
 
@@ -56,7 +57,7 @@ class Holders:
     @property
     def left(self) -> Sequence[torch.Tensor]:
         """The weights whose memory nobody but engines holds."""
-        pairs = zip(self._held, self._storages, strict=True)
+        pairs = zip(self.held, self._storages, strict=True)
         return [one for one, storage in pairs if _uses(one) <= self._counts[storage]]
 
     def __del__(self) -> None:

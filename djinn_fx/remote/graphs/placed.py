@@ -12,6 +12,7 @@ from djinn_fx.engines.bound.watch import Watch
 from djinn_fx.engines.keys import Guards
 from djinn_fx.errors import EngineError
 from djinn_fx.remote.delta.graph import GraphForm, graph_form
+from djinn_fx.remote.graphs.digests import DIGESTS
 from djinn_fx.remote.graphs.holding import Holding
 from djinn_fx.remote.graphs.parts import Part
 from djinn_fx.remote.wire.frame import encode
@@ -65,10 +66,15 @@ class PlacedPart:
         plain = [weight.detach() for weight in weights]
         watch = Watch(plain)  # before they are read: what is written from here on is seen
         payloads = {number: payload_of(weight) for number, weight in zip(self.part.weights, plain, strict=True)}
+        for payload, digest in zip(payloads.values(), DIGESTS.of(plain), strict=True):
+            if digest is not None:  # by another graph of the model, or by this one on a worker that is lost
+                vars(payload)["digest"] = digest
         self._send(graph_form(self.part.form, payloads, self.part.hints, self.part.devices), payloads.values())
         if anew:
             self.prepare()
         self._watch = watch if watch.untraceable is None else None
+        if self._watch is not None:
+            DIGESTS.note(watch, plain, [payload.digest for payload in payloads.values()])
 
     def _send(self, form: GraphForm, payloads: Iterable[Payload]) -> None:
         before = list(self._names)
