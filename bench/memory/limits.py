@@ -58,8 +58,11 @@ class Limit:
             time.sleep(0.1)  # its last process may not be gone yet
 
     def take(self, pid: int) -> None:
-        """Put a process that runs into the group: what it takes from now on counts."""
+        """Put a process that runs into the group: what it takes from now on counts; what it holds already does too
+        where the system can move that (v1)."""
         if self._folder is not None:
+            with contextlib.suppress(OSError):
+                (self._folder / "memory.move_charge_at_immigrate").write_text("3")
             (self._folder / "cgroup.procs").write_text(str(pid))
 
     @property

@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from bench.harness.harness import Report, no_gc, parse, parser, table
+from bench.remote.line import Line
 from djinn_fx.remote.wire.frame import encode, joined
 from djinn_fx.remote.wire.payload import payload_of
 from djinn_fx.remote.workers import requests
 from djinn_fx.remote.workers.cluster import imported
-from djinn_fx.remote.workers.line import Line
 from djinn_fx.remote.workers.pool import Pool
 
 SMALL_MOST, LARGE = 4096, 4 * 2**20

@@ -1,17 +1,19 @@
 """A model larger than a worker: over two workers, beside one process with one worker's memory that offloads weights.
 
     python bench/remote/larger.py --json bench/results/larger.json --work DIR     # 6.2 GB over two workers of 4 GB
-    python bench/remote/larger.py --quick                                         # 1.5 GB over two of 1 GB
+    python bench/remote/larger.py --quick                                         # 1.4 GB over two of 1.3 GB
 
-A Llama of random float32 weights is written to DIR and deleted at the end. Each worker is put into a control group with
-its bound before it is sent anything, where this user may make one; else its anonymous memory is looked at. The other
-side is ``djinn_fx.load_offloaded`` with that budget, in such a group too, and with all processors, of which a worker
-has half. The client maps the weights, as whoever asks of workers has them; its tokens by eager are what is right.
+A Llama of random float32 weights is written to DIR and deleted at the end. Each worker's process is put into a control
+group with its bound before it is sent anything, where this user may make one; else its anonymous memory is looked at.
+The other side is ``djinn_fx.load_offloaded`` with that budget, in such a group too, and with all processors, of which
+a worker has half. The client maps the weights, as whoever asks of workers has them; its tokens by eager are what is
+right.
 """
 
 from __future__ import annotations
 
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -31,7 +33,7 @@ from bench.memory.limits import Limit, Watched
 
 BUDGET_SIDE, CLIENT = "bench.memory.budget_child", "bench.remote.larger_child:Client"
 #: Bytes that a worker may hold, by whether the model is the small one.
-BOUND = {False: 4_000_000_000, True: 1_000_000_000}
+BOUND = {False: 4_000_000_000, True: 1_300_000_000}
 #: Tokens of the prompt, and tokens that are decoded after the first, by the same.
 LENGTH, MORE = 64, {False: 8, True: 6}
 WORKERS, OFFLOADED = "two workers", "one worker's budget"
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--engine", default="eager", help="of the workers, as the setting of that name")
     arguments = parse(made, argv)
     report = Report("remote/larger", arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # whoever ends it finds no group or folder left
     with tempfile.TemporaryDirectory(prefix="djinn-larger-", dir=arguments.work) as folder, fresh_caches() as caches:
         written = call_child(f"{BUDGET_SIDE}:write", {"folder": folder, "quick": arguments.quick}, caches)
         report.fact("weights_bytes", written["bytes"])
@@ -62,19 +65,19 @@ def measure(report: Report, folder: str, caches: Caches, arguments: Any, weights
     """Both sides in turn."""
     quick, bound, more = arguments.quick, BOUND[arguments.quick], MORE[arguments.quick]
     given = {"folder": folder, "quick": quick, "budget": bound}
+    # Made first, so removed last: a group goes when no process is in it.
+    groups = {name: stack.enter_context(Limit(name, bound)) for name in ("worker-0", "worker-1")}
+    limit = stack.enter_context(Limit("offloaded", bound))
     client = stack.enter_context(Standing(CLIENT, {**given, "engine": arguments.engine}, caches, name="client"))
     right = client.ask("eager", length=LENGTH, more=more)
-    groups, watched = {}, {}
-    for number, pid in enumerate(client.ask("pids")):
-        name = f"worker-{number}"
-        groups[name] = stack.enter_context(Limit(name, bound))
+    watched = {}
+    for name, pid in zip(groups, client.ask("pids"), strict=True):
         groups[name].take(pid)
         watched[name] = Watched(pid, anonymous=True)
     print(f"{weights / 1e9:.2f} GB, workers held to {bound / 1e9:.2f} GB by {groups[name].held_by or 'nothing'}")
     first = client.ask("answer", length=LENGTH, more=more)
     print(f"{WORKERS}: first answer, compiled and sent, {sum(first['seconds']):.1f} s", flush=True)
     held = client.ask("held")
-    limit = stack.enter_context(Limit("offloaded", bound))
     own = replace(caches, home=caches.home / "offloaded")
     offloaded = stack.enter_context(
         Standing(

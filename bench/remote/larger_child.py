@@ -10,6 +10,7 @@ import torch
 import djinn_fx
 from bench.memory.budget_child import mapped
 from djinn_fx.compiling.workers.spread import workers_of
+from djinn_fx.hardware.workers import part_bytes
 from djinn_fx.remote.workers.pool import close_all
 from djinn_fx.settings.table import Settings
 
@@ -20,12 +21,17 @@ class Client:
     Args:
         folder: with the weights.
         quick: the small model.
-        budget: bytes that each worker may hold.
+        budget: bytes that each worker's process may hold.
         engine: as the setting.
     """
 
     def __init__(self, folder: str, quick: bool, budget: int, engine: str) -> None:
-        self.options = {"workers": "local:2", "worker_memory": f"{budget}B", "engine": engine, "verify": "off"}
+        self.options = {
+            "workers": "local:2",
+            "worker_memory": f"{part_bytes(budget)}B",
+            "engine": engine,
+            "verify": "off",
+        }
         self.model = mapped(folder, quick, budget)
         self._run = torch.compile(self.model.forward, backend="djinn", options=self.options)
 

@@ -22,6 +22,14 @@ class WorkerLink:
 
 #: Of workers that nobody has measured: what Ray takes on one machine, in orders of magnitude.
 ASSUMED = WorkerLink(latency_s=1e-3, bandwidth_bytes_s=1e9, source="assumed")
+#: What a worker's process takes beside models: Python, torch and Ray 0.3 GB of its own, then what compiling brings in
+#: and what is under way. Seen with torch 2.13 and Ray 2.60 (anonymous memory before and after models of 0.13 GB).
+PROCESS_BYTES = 400_000_000
+
+
+def part_bytes(process_bytes: int) -> int:
+    """What models may take of a worker, of bytes that its process may take: the one place where that is reckoned."""
+    return max(0, process_bytes - PROCESS_BYTES)
 
 
 def worker_topology(rows: Mapping[str, Device], links: Mapping[str, WorkerLink]) -> Topology:

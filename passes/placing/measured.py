@@ -18,7 +18,7 @@ from djinn_fx.srg.graph import SRG
 
 def measured_loads(srg: SRG, placing: Placing) -> dict[int, float] | None:
     """Seconds of each device by its regions' measured times; None if one of them was not measured."""
-    if any(region.cost.provenance != MEASURED for region in srg.regions):
+    if any(one.cost.provenance != MEASURED or one.device not in placing.names for one in srg.regions):
         return None
     spent: dict[int, float] = {}
     for region in srg.regions:

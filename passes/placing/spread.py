@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
@@ -29,6 +30,10 @@ from djinn_fx.units import format_bytes, format_seconds
 WORTH = 0.95
 #: A repeated layer is cut where the slowest device is above an even share by this factor.
 UNEVEN = 1.05
+#: What workers hold is shared out evenly where a call takes longer by no more than this factor.
+EVEN = 1.02
+#: How much more than the least that would do each may hold then.
+_SLACK = 1.1
 #: With more devices than this, only the ones with most processors are tried together.
 _MANY = 4
 
@@ -92,7 +97,8 @@ def _all_at_home(decided: _Decided, placing: Placing) -> _Decided:
 
 def _as_measured(srg: SRG, decided: _Decided, placing: Placing) -> _Decided:
     """The same with the seconds that the parts took when they were measured, if all of them were."""
-    measured = None if placing.pricings else measured_loads(srg, placing)
+    # Devices that are priced by rows have been measured where they are workers of this machine.
+    measured = measured_loads(srg, placing) if placing.abroad or not placing.pricings else None
     if not measured:
         return decided
     row = corrected(decided.row, decided.decision.chosen, measured)
@@ -235,6 +241,8 @@ def decide(row: Row, placing: Placing, solver: Solver = shared_out) -> Decision 
     alone = _best([solver(row, [place]) for place in places])
     found = [solver(row, group) for group in _groups(placing)]
     several = _best([one for one in found if one is not None and len(one.used) > 1])
+    if several is not None and placing.abroad:
+        several = _evened(row, several, solver)
     if several is None and alone is None:
         way = along(row)
         return Decision(chosen=way, runner_up=None) if way is not None and _fits(row, way) else None
@@ -254,6 +262,17 @@ def _groups(placing: Placing) -> list[tuple[int, ...]]:
 
 def _best(found: Sequence[Shares | None]) -> Shares | None:
     return min((one for one in found if one is not None), key=lambda one: one.figure_s, default=None)
+
+
+def _evened(row: Row, shares: Shares, solver: Solver) -> Shares:
+    """The same devices, none fuller than it need be, if that costs next to nothing.
+
+    Else the first one is as good as full, and the process there takes more than is counted.
+    """
+    least = smallest_room(row, len(shares.used))
+    rooms = tuple(min(room, _SLACK * least) for room in row.rooms)
+    found = solver(replace(row, rooms=rooms), shares.used) if math.isfinite(max(row.rooms)) else None
+    return found if found is not None and found.figure_s <= EVEN * shares.figure_s else shares
 
 
 def _uneven(row: Row, shares: Shares) -> bool:

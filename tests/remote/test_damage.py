@@ -37,6 +37,7 @@ class Stub:
 
     told: Mapping[str, Any] = {}
     writes = ()
+    copied_bytes = 0
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         return [torch.zeros(2), torch.zeros(2)]

@@ -67,6 +67,7 @@ def worker_placing(
     *,
     threads: int,
     links: Mapping[str, WorkerLink] | None = None,
+    rooms: Mapping[str, int] | None = None,
     told: Sequence[Reason] = (),
 ) -> Placing:
     """What the passes are to keep to for a graph.
@@ -81,6 +82,7 @@ def worker_placing(
         device: that its tensors are on.
         threads: of each worker.
         links: to each; None: they are assumed.
+        rooms: bytes that each says it holds at most, of all models together; None: that is not known.
         told: what is to be told of workers that are lost.
 
     Raises:
@@ -92,12 +94,17 @@ def worker_placing(
         return not_spread(f"workers are processors, and its tensors are on {device}", told)
     with with_threads(threads):
         pricing = pricing_for(settings, "cpu", passes)
-    memory = parse_bytes(settings.worker_memory) if settings.worker_memory is not None else None
+    asked = [parse_bytes(settings.worker_memory)] if settings.worker_memory is not None else []
+
+    def memory(name: str) -> int | None:
+        """What a worker would refuse to hold is not placed on it."""
+        return min([*asked, *([rooms[name]] if rooms and rooms.get(name) else [])], default=None)
+
     row = device_row(LocalDevice(name="worker", cores=tuple(range(threads))), this_machine())
     pins = tuple(known_pin(pin, names) for pin in settings.pins if pin.device in names or not is_worker(pin.device))
     return Placing(
         devices=tuple(
-            PricedDevice(name=name, memory_bytes=memory, pricing=replace(pricing, device=row), here=True)
+            PricedDevice(name=name, memory_bytes=memory(name), pricing=replace(pricing, device=row), here=True)
             for name in names
         ),
         topology=worker_topology(

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.compiling.readiness import GraphHandle
 from djinn_fx.compiling.workers.placing import expected, worker_placing
+from djinn_fx.compiling.workers.timed import Timed
 from djinn_fx.compiling.workers.told import about
 from djinn_fx.dispatch.build import Builder
 from djinn_fx.dispatch.region import RegionBuild
@@ -125,6 +126,7 @@ class Workers:
             device,
             threads=known.pool.threads,
             links=known.links,
+            rooms={name: one.memory_bytes for name, one in known.pool.status(ask=False).items()},
             told=tuple(self._lost(known.pool, name) for name in sorted(lost)),
         )
 
@@ -232,8 +234,10 @@ class Workers:
         plan = replace(plan, reasons=(*plan.reasons, *reasons))
         captured = replace(captured, plan=plan, builds=tuple(builds[region.index] for region in plan.regions))
         writes_here = any(written_nodes(srg.node(name)) for one in here.values() for name in one.nodes)
-        run = OverWorkers(program, parts, callables, constants, strays, writes_here=writes_here, raised=raised)
-        return captured, run
+        timed = Timed(captured, settings, known.pool.threads, same_machine=known.pool.cluster.ours)
+        return captured, OverWorkers(
+            program, parts, callables, constants, strays, writes_here=writes_here, raised=raised, told=timed.note
+        )
 
 
 def _placed(srg: SRG, region: Region, holdings: Mapping[str, Holding], told: Mapping[str, Any]) -> PlacedPart:

@@ -24,6 +24,8 @@ def about(settings: Settings, *, same_machine: bool) -> dict[str, Any]:
         same_machine: whether it shares this machine's files.
     """
     told = {name: getattr(settings, name) for name in SENT}
+    if settings.worker_memory is not None:  # engines that keep copies of weights take part where these have room too
+        told["memory_budget"] = {"cpu": settings.worker_memory}
     if not isinstance(settings.cost_model, str):
         told["cost_model"] = "auto"  # an object stays where it is
     if not same_machine:
@@ -38,7 +40,7 @@ def settings_of(told: Mapping[str, Any]) -> Settings:
         EngineError: they are none.
     """
     given = told.get("settings")
-    if not isinstance(given, dict) or not set(given) <= set(SENT):
+    if not isinstance(given, dict) or not set(given) <= {*SENT, "memory_budget"}:
         raise EngineError("a graph came with settings that a worker is not told")
     try:
         return Settings(**given)

@@ -8,7 +8,7 @@ fails has changed nothing, and can be made again elsewhere.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,7 @@ class OverWorkers:
         strays: notes values that came with other strides than were traced.
         writes_here: whether regions that run here write, so that a call which failed may not be made again.
         raised: arguments whose count of writes is raised by one before each call, without a write.
+        told: of :attr:`seconds`, after each call.
 
     Attributes:
         seconds: that the workers were at work on their regions in the last call, by region.
@@ -75,8 +76,9 @@ class OverWorkers:
         *,
         writes_here: bool = False,
         raised: Collection[int] = (),
+        told: Callable[[Mapping[int, float]], None] = lambda _: None,
     ) -> None:
-        self.writes_here, self._raised = writes_here, raised
+        self.writes_here, self._raised, self._told = writes_here, raised, told
         self._program, self._parts, self._callables, self._strays = program, parts, callables, strays
         self._spare: list[Any] = [None] * (program.slots - program.arguments)
         for place, value in constants.items():
@@ -107,6 +109,7 @@ class OverWorkers:
         with self._lock:  # what workers hold is known of one call after the other
             sent = self._run(slots, promised)
             _write(sent)
+            self._told(self.seconds)
         args.clear()
         if copied:
             write_back(copied)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -11,7 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from djinn_fx.pool.limits import total_bytes
+from djinn_fx.hardware.workers import part_bytes
+from djinn_fx.pool.limits import available_bytes, total_bytes
 from djinn_fx.remote.workers.accounts import Accounts
 from djinn_fx.settings.devices import DeclaredLink
 
@@ -22,8 +24,8 @@ class WorkerActor:
     Args:
         text: a JSON object: ``build`` ("module:function", which compiles graphs), ``name``, ``threads``,
             ``memory_bytes``, ``incarnation``, ``sharing`` (how many workers share the machine, and without
-            ``memory_bytes`` its memory), ``link`` (of a declared link, over which all comes that comes here:
-            ``bandwidth_bytes_s`` and ``latency_s``).
+            ``memory_bytes`` its memory), ``others`` (whether other processes' workers may be there too), ``link`` (of
+            a declared link, over which all comes that comes here: ``bandwidth_bytes_s`` and ``latency_s``).
     """
 
     def __init__(self, text: str) -> None:
@@ -37,8 +39,9 @@ class WorkerActor:
             torch.set_num_threads(int(given["threads"]))
         module, _, name = str(given["build"]).partition(":")
         build = getattr(importlib.import_module(module), name)
-        memory = given["memory_bytes"] or (total_bytes() or 0) // int(given["sharing"]) or None
-        self._serving = Serving(build, int(given["incarnation"]), memory_bytes=memory)
+        memory = given["memory_bytes"] or part_bytes((total_bytes() or 0) // int(given["sharing"])) or None
+        bound = functools.partial(_bound, memory) if memory and given["others"] else memory
+        self._serving = Serving(build, int(given["incarnation"]), memory_bytes=bound)
         self._link = Bucket(declared(given["link"])) if given["link"] else None
         self._identity = {"name": str(given["name"]), "threads": int(given["threads"]), "node": platform.node()}
         self._accounts = Accounts()
@@ -57,14 +60,6 @@ class WorkerActor:
                 return answers
         finally:
             self._busy_since = None
-
-    def answer(self, frame: Any) -> Any:
-        """Answer one request by one frame: for a :class:`djinn_fx.remote.workers.line.Line`."""
-        with self._lock:
-            self._accounts.came([frame])
-            answer = self._serving.take([frame])[-1]
-            self._accounts.leave([answer])
-            return answer
 
     def echo(self, array: Any) -> Any:
         """An array's first byte: what Ray alone takes, for benches."""
@@ -100,6 +95,12 @@ class WorkerActor:
             "busy_s": time.monotonic() - since if since is not None else 0.0,
         }
         return json.dumps(found)
+
+
+def _bound(most: int, held: int) -> int:
+    """What a worker may hold where others may be that it knows nothing of: what it does, and what is free besides."""
+    free = available_bytes()
+    return most if free is None else min(most, held + part_bytes(free))
 
 
 def declared(link: Mapping[str, float]) -> DeclaredLink:

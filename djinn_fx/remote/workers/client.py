@@ -46,7 +46,8 @@ class WorkerStatus:
         threads: that it computes with.
         busy_s: seconds that it has been at work on a request.
         weight_bytes: what weights take there; ``state_bytes``: what graphs write and it keeps, such as caches of keys
-            and values; ``memory_bytes``: what both may take.
+            and values; ``copied_bytes``: what engines keep of the weights besides; ``memory_bytes``: what all of it
+            may take.
         resident_bytes: memory of its process.
         graphs: how many it has compiled.
         sent: bytes of frames that went to it, by kind; ``received``: that came from it. As this process counts them;
@@ -63,6 +64,7 @@ class WorkerStatus:
     busy_s: float = 0.0
     weight_bytes: int = 0
     state_bytes: int = 0
+    copied_bytes: int = 0
     memory_bytes: int = 0
     resident_bytes: int = 0
     graphs: int = 0
@@ -203,7 +205,9 @@ class WorkerClient:
         self._last = self._status(told)
 
     def _status(self, told: dict[str, Any]) -> WorkerStatus:
-        names = ("pid", "threads", "weight_bytes", "state_bytes", "memory_bytes", "resident_bytes", "graphs")
+        names = (
+            "pid", "threads", "weight_bytes", "state_bytes", "copied_bytes", "memory_bytes", "resident_bytes", "graphs"
+        )  # fmt: skip
         known: dict[str, Any] = {name: int(told[name]) for name in names}
         known |= {"node": str(told["node"]), "busy_s": float(told["busy_s"])}
         known |= {"sent": told["took"], "received": told["gave"]}

@@ -27,6 +27,8 @@ log = logging.getLogger("djinn_fx.remote")
 RESOURCE = "djinn_worker"
 #: Seconds that Ray may take to start here; 7 to 10 are usual.
 START_S = 120.0
+#: Seconds that a Ray which is there may take to let this process in. Ray itself would try a wrong token for a minute.
+JOIN_S = 30.0
 #: Longest name of a folder for temporary files: Ray puts 80 more in front of sockets' names, which end at 107.
 _PREFIX = 16
 _TOKEN, _MODE = "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"
@@ -50,6 +52,14 @@ given = json.loads(sys.argv[1])
 sys.path[:] = given["path"]
 from djinn_fx.remote.workers.guardian import main
 main(given)
+"""
+#: Whether a Ray lets a process in, tried in one that can be ended.
+_PROBE = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[2])
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False, namespace="djinn_fx")
+ray.shutdown()
 """
 
 
@@ -140,6 +150,7 @@ class Cluster:
         Raises:
             SettingsError: no token, or Ray's client, which has no concurrency groups: a worker could not be asked
                 whether it is alive while it works.
+            EngineError: it does not let us in, or not in time.
         """
         if address.startswith("ray://"):
             raise SettingsError(
@@ -151,6 +162,7 @@ class Cluster:
                 f"workers: {address} is joined with a token alone: set {_TOKEN}, or {_TOKEN_PATHS[0]} to a file with "
                 "it; start the cluster with RAY_AUTH_MODE=token and the same token (docs/remote_workers.md)"
             )
+        _is_let_in(address)
         try:
             self._connect(address)
         except Exception as error:
@@ -228,6 +240,33 @@ def imported(name: str = "ray") -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise EngineError("workers run on Ray, which is not installed: pip install 'djinn-fx[ray]'") from error
+
+
+def _is_let_in(address: str) -> None:
+    """See whether a Ray would let this process in, which could not be left once it tries itself.
+
+    Raises:
+        EngineError: it does not, or not within :data:`JOIN_S`.
+    """
+    path = json.dumps([os.path.abspath(one) for one in sys.path])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBE, address, path],
+            env={**os.environ, **_QUIET, _MODE: "token"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=JOIN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        why = f"no answer within {JOIN_S:.0f} s: its token is another one, or no Ray is there"
+    else:
+        if not done.returncode:
+            return
+        why = (done.stderr.strip().splitlines() or [f"Ray's process ended with {done.returncode}"])[-1][:300]
+    raise EngineError(f"the Ray at {address} does not let us in: {why}")
 
 
 def _look_at_the_environment_again() -> None:

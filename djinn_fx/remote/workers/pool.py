@@ -20,7 +20,7 @@ from typing import Any
 from djinn_fx.errors import EngineError, SettingsError
 from djinn_fx.remote.workers.actor import WorkerActor
 from djinn_fx.remote.workers.client import HEALTH, NAMESPACE, WorkerClient, WorkerStatus, next_incarnation
-from djinn_fx.remote.workers.cluster import RESOURCE, Cluster, imported
+from djinn_fx.remote.workers.cluster import JOIN_S, RESOURCE, Cluster, imported
 from djinn_fx.remote.workers.there import look, name_on_ray
 from djinn_fx.settings.devices import DeclaredLink
 from djinn_fx.settings.workers import read_workers, worker_name
@@ -28,6 +28,8 @@ from djinn_fx.threads import at_end, new_lock
 
 #: Seconds that workers may take to start: a cluster may have to start their machines.
 START_S = 120.0
+#: Processes that may have workers on a Ray that none of them started: each has its own, where there is room for one.
+CLIENTS = 16
 
 
 class Pool:
@@ -70,7 +72,9 @@ class Pool:
         self.cluster = Cluster(read_workers(at))
         try:
             self.threads = threads or _threads_each()
-            self._given["sharing"] = max(_sharing(), default=1)
+            self._given |= {"sharing": max(_sharing(), default=1), "others": not self.cluster.ours}
+            ours = self.cluster.ours
+            self._takes = {RESOURCE: 1.0 if ours else 1 / CLIENTS, "CPU": float(self.threads) if ours else 0.0}
             self._start([worker_name(number) for number in range(self.cluster.workers)])
         except BaseException:
             self.close()
@@ -80,14 +84,16 @@ class Pool:
     def _start(self, names: Iterable[str]) -> None:
         ray = imported()
         names = list(names)
-        bundle = {RESOURCE: 1.0, "CPU": float(self.threads)}
+        # On a Ray of our own nobody else is; on another one the system shares the processors out among clients.
+        bundle = self._takes if self.cluster.ours else {RESOURCE: self._takes[RESOURCE]}
         self._group = imported("ray.util.placement_group").placement_group(
             [dict(bundle) for _ in names], strategy="SPREAD"
         )
-        if not self._group.wait(START_S):
+        most_s = START_S if self.cluster.ours else JOIN_S
+        if not self._group.wait(most_s):
             raise EngineError(
-                f"workers: this Ray has no room for {len(names)} workers of {self.threads} processors within "
-                f"{START_S:.0f} s; others may use it"
+                f"workers: this Ray has no room for {len(names)} workers within {most_s:.0f} s; there is room for "
+                f"those of {CLIENTS} processes at once"
             )
         first = []
         for place, name in enumerate(names):
@@ -110,8 +116,8 @@ class Pool:
         made = ray.remote(concurrency_groups={HEALTH: 1})(WorkerActor).options(
             name=name_on_ray(name, incarnation),
             namespace=NAMESPACE,
-            num_cpus=self.threads,
-            resources={RESOURCE: 1},
+            num_cpus=self._takes["CPU"],
+            resources={RESOURCE: self._takes[RESOURCE]},
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy=strategy(self._group, placement_group_bundle_index=place),

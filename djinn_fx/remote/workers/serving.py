@@ -36,10 +36,16 @@ class Running(Protocol):
     Attributes:
         told: for the client: a JSON object.
         writes: inputs that a call writes into.
+        copied_bytes: what engines keep of the weights besides these, now.
     """
 
     told: Mapping[str, Any]
     writes: tuple[int, ...]
+
+    @property
+    def copied_bytes(self) -> int:
+        """See above."""
+        ...
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Its outputs; empties the list."""
@@ -67,18 +73,24 @@ class Serving:
     Args:
         build: compiles graphs.
         incarnation: of the worker; higher than that of any before it.
-        memory_bytes: what weights and state of all models may take together; what was used least recently goes for
-            what comes, and is sent again when it is wanted.
+        memory_bytes: what weights, engines' copies of them and state of all models may take together; what was used
+            least recently goes for what comes, and is sent again when it is wanted. A function tells it of what they
+            take now.
         limits: of frames.
     """
 
     def __init__(
-        self, build: Build, incarnation: int, *, memory_bytes: int | None = None, limits: Limits = LIMITS
+        self,
+        build: Build,
+        incarnation: int,
+        *,
+        memory_bytes: int | Callable[[int], int] | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
         self.incarnation = incarnation
         self._build, self._limits = build, limits
-        self._memory_bytes = memory_bytes if memory_bytes is not None else WEIGHT_BYTES
-        self._receiver = Receiver(incarnation, graphs=KEPT, weight_bytes=self._memory_bytes, limits=limits)
+        self._bound = memory_bytes if memory_bytes is not None else WEIGHT_BYTES
+        self._receiver = Receiver(incarnation, graphs=KEPT, weight_bytes=WEIGHT_BYTES, limits=limits)
         self._states: OrderedDict[str, _State] = OrderedDict()  # the one that was used last is the last
         self._made: OrderedDict[str, Running] = OrderedDict()
 
@@ -135,13 +147,17 @@ class Serving:
         raise EngineError(f"a request of the unknown kind {frame.kind[:40]!r}")
 
     def _received(self, message: Message) -> list[Answer]:
-        """Take a graph or weights; state makes room for them where there is none beside it, and is sent again."""
-        self._receiver.room(self._memory_bytes - self.state_bytes)
-        answers = self._receiver.receive(message)
-        if self._states and any(isinstance(one, Refuses) for one in answers):
-            self._states.clear()
-            self._receiver.room(self._memory_bytes)
+        """Take a graph or weights; where there is no room for them, state goes, then what was compiled, with its copies
+        of other weights: both come again when they are wanted."""
+        answers: list[Answer] = []
+        most = self._memory_bytes  # asked once: what is let go of is not free at once
+        giving_up: tuple[dict[str, Any], ...] = ({}, self._states, self._made)
+        for held in giving_up:
+            held.clear()
+            self._receiver.room(most - self.state_bytes - self.copied_bytes)
             answers = self._receiver.receive(message)
+            if not any(isinstance(one, Refuses) for one in answers):
+                break
         return answers
 
     @staticmethod
@@ -246,6 +262,12 @@ class Serving:
 
     # What it holds
 
+    @property
+    def _memory_bytes(self) -> int:
+        """What it may hold now."""
+        bound = self._bound
+        return bound if isinstance(bound, int) else bound(self.held_bytes + self.copied_bytes)
+
     def _kept(self, frame: Frame) -> list[bytes | memoryview]:
         """Keep state, in memory of the worker's own.
 
@@ -258,13 +280,14 @@ class Serving:
         for name in frame.tensors:
             self._states.pop(name, None)  # the room is the new one's
         size = sum(tensor.numel() * tensor.itemsize for tensor in frame.tensors.values())
-        if size > self._memory_bytes:
+        most = self._memory_bytes
+        if size > most:
             raise EngineError(
-                f"the worker may hold {self._memory_bytes} bytes: there is no room for a state of {size} bytes; give "
+                f"the worker may hold {most} bytes: there is no room for a state of {size} bytes; give "
                 "it more memory, or a smaller part of the model (worker_memory)"
             )
-        self._receiver.room(self._memory_bytes - self.state_bytes - size)
-        while self.held_bytes + size > self._memory_bytes:
+        self._receiver.room(most - self.state_bytes - self.copied_bytes - size)
+        while self.held_bytes + size > most:
             self._states.popitem(last=False)
         for name, tensor in frame.tensors.items():
             self._states[name] = _State(tensor.clone(), int(versions[name]))
@@ -286,12 +309,18 @@ class Serving:
         """What weights and state take."""
         return self._receiver.resident_bytes + self.state_bytes
 
+    @property
+    def copied_bytes(self) -> int:
+        """What engines keep of weights besides these."""
+        return sum(one.copied_bytes for one in list(self._made.values()))
+
     def status(self) -> dict[str, Any]:
-        """What it holds: bytes of weights and of state, and how many graphs it has compiled."""
+        """What it holds: bytes of weights, of their copies and of state, and how many graphs it has compiled."""
         return {
             "incarnation": self.incarnation,
             "weight_bytes": self._receiver.resident_bytes,
             "state_bytes": self.state_bytes,
+            "copied_bytes": self.copied_bytes,
             "memory_bytes": self._memory_bytes,
             "graphs": len(self._made),
         }

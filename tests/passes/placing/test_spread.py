@@ -22,7 +22,7 @@ from djinn_fx.passes.find_regions import FindRegions
 from djinn_fx.passes.lifetimes import Lifetimes
 from djinn_fx.passes.order import Order
 from djinn_fx.passes.place import Place
-from djinn_fx.passes.placing.request import Placing
+from djinn_fx.passes.placing.request import Placing, PricedDevice
 from djinn_fx.passes.placing.wanted import placed_forward
 from djinn_fx.passes.plan_memory import PlanMemory
 from djinn_fx.passes.plan_transfers import PlanTransfers
@@ -306,3 +306,33 @@ def test_parts_that_took_as_long_as_each_other_stay() -> None:
     (again, other), told = cut_by({first.structural_hash: 5e-3, second.structural_hash: 5.1e-3})
     assert (again.structural_hash, other.structural_hash) == (first.structural_hash, second.structural_hash)
     assert "cut anew" not in told
+
+
+def test_of_two_workers_none_is_fuller_than_it_need_be() -> None:
+    layer = 4 * 2 * 512 * 2048
+    for abroad, weights in ((False, {2, 6}), (True, {4})):
+        srg = layers(6)
+        placed(srg, two((int(5.2 * layer) + VALUES,) * 2, abroad=abroad))
+        assert srg.placement is not None
+        assert {share.memory_bytes // layer for share in srg.placement.shares} == weights
+
+
+def test_parts_on_workers_that_were_timed_are_foretold_by_that() -> None:
+    def plan(times: dict[str, float]) -> SRG:
+        srg = layers(7)
+        pricing = Pricing(model=ROOFLINE, device=this_machine(), times=Measured(times))
+        local = two((int(5.2 * 4 * 2 * 512 * 2048) + VALUES,) * 2, abroad=True, whole=True)
+        devices = tuple(
+            PricedDevice(name=one.name, memory_bytes=one.memory_bytes, pricing=pricing, here=True)
+            for one in local.devices
+        )
+        context = PassContext(expected_calls=1, pricing=pricing, placing=replace(local, devices=devices))
+        passes = [EstimateCost(), Lifetimes(), EAGER_CUT, Colocate(), Place(), Order(), PlanTransfers(), PlanMemory()]
+        run_passes(srg, passes, context, check=True)
+        return srg
+
+    known = {region.structural_hash: 1e-3 + place for place, region in enumerate(plan({}).regions)}
+    placement = plan(known).placement
+    assert placement is not None
+    assert [share.time_s for share in placement.shares] == [1e-3, 1 + 1e-3]
+    assert placement.figure_s == pytest.approx(1 + 2e-3 + sum(one.time_s for one in placement.passages))

@@ -30,7 +30,7 @@ class Running:
 
     def __init__(self, writes: Sequence[int] = ()) -> None:
         self.writes = tuple(writes)
-        self.calls = 0
+        self.calls = self.copied_bytes = 0
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         self.calls += 1
@@ -231,6 +231,20 @@ class TestState:
         assert (held["weight_bytes"], held["state_bytes"]) == (2000, 0)
         answer = worker.call(Call(graph=second.digest, prepared=name, gives=(0,)), {})
         assert answer.tensors["o0"].tolist() == [2.0] * 500
+
+    def test_copies_that_engines_keep_count_and_go_where_weights_have_no_room(self) -> None:
+        worker = Worker(Running(), memory_bytes=2400)
+        first, its = form(1, {0: torch.ones(200)})
+        name = worker.have(first, its)
+        worker.running.copied_bytes = 800
+        assert worker.serving.status()["copied_bytes"] == 800
+        assert worker.keep("s", torch.zeros(100), 1).kind == requests.KEPT  # all three fit
+        assert worker.call(Call(graph=first.digest, prepared=name, gives=(0,)), {}).kind == requests.RESULT
+        assert worker.keep("t", torch.zeros(200), 1).kind == requests.KEPT  # beside the copies the weights do not
+        assert worker.call(Call(graph=first.digest, prepared=name, gives=(0,)), {}).fields["graph"]
+        worker.have(*form(2, {0: torch.ones(550)}))  # room for it alone: state goes, and what was compiled
+        assert worker.serving.status()["weight_bytes"] == 2200
+        assert worker.call(Call(graph=first.digest, prepared=name, gives=(0,)), {}).kind == requests.LACKS
 
 
 class TestWhatIsWrong:

@@ -1,7 +1,7 @@
 """A worker's requests through one of Ray's Compiled Graphs: memory that both sides have, and no scheduling of a call.
 
-It pays for calls that repeat: an actor call is scheduled anew each time, and what is large passes through the object
-store. A line is for one worker and one caller at a time, for frames up to a size that is reserved while it lives.
+An actor call is scheduled anew each time, and what is large passes through the object store. A line is for one worker
+and one caller at a time, for frames up to a size that is reserved while it lives. djinn does not use it: decision 0037.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Line:
         try:
             dag = imported("ray.dag")
             with dag.InputNode() as given:
-                answer = worker.actor.answer.bind(given)
+                answer = worker.actor.take.bind(given)
             self._graph = answer.experimental_compile(
                 _buffer_size_bytes=frame_bytes + _AROUND_BYTES, _submit_timeout=worker.timeout_s, enable_asyncio=False
             )
@@ -68,12 +68,12 @@ class Line:
         with self._lock:
             try:
                 array = self._filled(pieces, size)
-                answer = np.asarray(self._graph.execute(array).get(timeout=self.worker.timeout_s))
+                answers = self._graph.execute(array).get(timeout=self.worker.timeout_s)
             except Exception as error:
                 self.close()
                 raise self.worker.failed(error) from error
             self.worker.count(kind, array.nbytes)
-            return self.worker.decoded([answer])[0]
+            return self.worker.decoded(answers)[0]
 
     def _filled(self, pieces: Pieces, size: int) -> np.ndarray:
         """The frame in memory that was used before: fresh pages would take longer than the copy."""
