@@ -72,7 +72,7 @@ class SessionManager:
     ) -> None:
         self.model, self.store, self.policy = model, store, policy
         self.chunk, self.most, self.clock, self.threaded = chunk, most, clock, threaded
-        # Whoever drives a step takes the first, and the second within it; nobody waits for the first who has the second.
+        # Whoever drives a step takes the first, the second within it; nobody waits for the first who has the second.
         self.driving, self.lock = new_rlock(), new_rlock()
         self.mover = mover(store, self.lock, self.ring)
         self.times = StepTimes()
