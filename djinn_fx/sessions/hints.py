@@ -99,7 +99,7 @@ class Hints:
             else:
                 self._later.pop(said.session.key, None)
                 self._computes(said, now)
-        for one in self.residency.conversations.values():
+        for one in self.residency.conversations.busy.values():
             if one.expected_until and now >= one.expected_until:
                 self._expected_in_vain(one, now)
 
@@ -122,9 +122,13 @@ class Hints:
         one, context = said.session, said.session.context
         if one.turns or context.phase is not Phase.WAITING:
             return
-        one.expected_until = now + EXPECTED_S
+        self._expect(one, now)
         context.phase, context.since = Phase.WANTED, now
         self.residency.policy.began(context, now)
+
+    def _expect(self, one: Conversation, now: float) -> None:
+        one.expected_until = now + EXPECTED_S
+        self.residency.conversations.attend(one)
 
     def _expected_in_vain(self, one: Conversation, now: float) -> None:
         """A turn was announced and did not come."""
@@ -183,7 +187,7 @@ class Hints:
                 return outcome(Answer.ACCEPTED, "it is on the device", one.key)
             free = self.residency.store.device.free
             if not free:
-                one.expected_until = self.clock() + EXPECTED_S
+                self._expect(one, self.clock())
                 return outcome(Answer.DEFERRED, "the device is full: it returns when there is room", one.key)
             short = self.residency.load(one, free)
             size = self.residency.page_bytes
@@ -209,6 +213,7 @@ class Hints:
                 return outcome(Answer.REJECTED, detail, one.key)
             kept = min(float(lease_s), MAX_LEASE_S)
             one.context.pinned_until = now + kept
+            self.residency.conversations.attend(one)
             if lease_s:
                 self.residency.load(one, self.residency.store.device.free)
             if kept < lease_s:
@@ -230,7 +235,7 @@ class Hints:
 
     def pinned_pages(self, now: float, but: Conversation | None = None) -> int:
         """Pages that leases hold and that no turn under way counts."""
-        every = self.residency.conversations.values()
+        every = self.residency.conversations.busy.values()
         held = [one for one in every if one is not but and not one.admitted and now < one.context.pinned_until]
         return sum(len(one.holding) for one in held)
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import InvalidStateError
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from djinn_fx.sessions.policy.base import Policy
 from djinn_fx.sessions.policy.state import Context, Phase
 from djinn_fx.sessions.pools.moves import Mover
 from djinn_fx.sessions.pools.store import Store
+from djinn_fx.sessions.roster import Roster
 from djinn_fx.sessions.steps.loop import Loop
 from djinn_fx.sessions.steps.scheduling import choose, tokens_of_step
 from djinn_fx.sessions.steps.step import Planned, Step, batch_of, make_room_in, next_token, run
@@ -76,13 +78,12 @@ class SessionManager:
         self.driving, self.lock = new_rlock(), new_rlock()
         self.mover = mover(store, self.lock, self.ring)
         self.times = StepTimes()
-        self.conversations: dict[str, Conversation] = {}
-        view = View(store, self.mover, self._seconds, quotas or {}, {})
+        self.conversations = Roster()
+        seconds = partial(self.times.compute_s, chunk=chunk)
+        view = View(store, self.mover, seconds, quotas or {}, {})
         policy.attach(view)
         self.residency = Residency(store, self.mover, policy, view, self.conversations, clock)
-        groups = model.layout.groups
-        shares = model.layout.shares and len(groups) == 1
-        self.prefixes = Prefixes(groups[0].page_tokens(store.device.page_bytes)) if shares else None
+        self.prefixes = Prefixes.of(model.layout)
         if self.prefixes is not None:
             store.forgotten = self.prefixes.forget
         self.hints = Hints(self.residency, self.lock, clock)
@@ -144,7 +145,7 @@ class SessionManager:
         one.context.phase = Phase.CLOSED
         self._give_up(one)
         self.policy.closed(one.context, self.clock())
-        self.conversations.pop(one.key, None)
+        self.conversations.forget(one)
 
     def _give_up(self, one: Conversation) -> None:
         """A session's pages are freed; its tokens stay."""
@@ -175,6 +176,7 @@ class SessionManager:
                 raise DjinnError(f"session {one.key!r} was closed")
             self.provision.check_fits(one, turn)
             one.turns.append(turn)
+            self.conversations.attend(one)
             if len(one.turns) == 1:
                 self._begin(one)
         self.ring()
@@ -255,6 +257,7 @@ class SessionManager:
             self.provision.admit_waiting()
             self.provision.provide()
             self.residency.carry_out(self.policy.due(self.clock()), self.provision.missing())
+            self.conversations.rest(self.clock())
 
     def _heed_weights(self) -> None:
         reason = self.weights.changed()
@@ -267,7 +270,7 @@ class SessionManager:
         self.residency.log.append(reason)
 
     def _cancelled(self) -> None:
-        for one in list(self.conversations.values()):
+        for one in list(self.conversations.busy.values()):
             while one.turns and one.turns[0].future.cancelled():
                 # What was computed of it stays the context's beginning, and a token from which to go on.
                 del one.tokens[one.holding.cached + 1 :]
@@ -279,7 +282,7 @@ class SessionManager:
 
     def _plan(self, sessions: Sequence[str] | None) -> Planned | None:
         if sessions is None:
-            ready = [one for one in self.conversations.values() if one.admitted and self.residency.resident(one)]
+            ready = [one for one in self.conversations.busy.values() if one.admitted and self.residency.resident(one)]
             model = self.model
             kinds = {"few": model.compiled, "exact": model.exact, "encodes": model.traits.encodes}
             members, new = choose(ready, self.chunk, self.most, **kinds)
@@ -379,7 +382,7 @@ class SessionManager:
         """How long the thread may sleep; None: nothing is to be done until somebody rings."""
         with self.lock:
             until = self.policy.wake()
-            busy = any(one.turns or one.moving or one.expected_until for one in self.conversations.values())
+            busy = any(one.turns or one.moving or one.expected_until for one in self.conversations.busy.values())
             if self.closed or not (busy or self.hints.waiting or until < math.inf):
                 return None
             return max(0.0005, until - self.clock())
@@ -390,9 +393,6 @@ class SessionManager:
         self._loop.forked()
 
     # -- for policies and who asks -----------------------------------------------------------------------------------
-
-    def _seconds(self, first: int, last: int) -> float:
-        return self.times.compute_s(first, last, self.chunk)
 
     def reasons(self) -> list[Reason]:
         """Why pages left and returned, the latest last."""

@@ -304,3 +304,25 @@ def test_steps_are_of_few_shapes() -> None:
     assert bucket(0) == 0
     assert all(past <= bucket(past) <= max(16, past * 1.25 + 16) for past in range(1, 5000))
     assert len({bucket(past) for past in range(1, 100_000)}) < 64
+
+
+def test_a_step_looks_at_nobody_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    manager, mover = manual(looked_at("full"), 2000)
+    for key in asked(0):
+        manager.open(key)
+    go_on(manager, mover, asked(0), MADE)
+    assert not manager.conversations.busy
+
+    def every(*_: object) -> None:
+        raise AssertionError("all sessions were looked at")
+
+    monkeypatch.setattr(manager.conversations, "values", every)
+    monkeypatch.setattr(manager.conversations, "items", every)
+    one, other = (manager.conversations[key] for key in ("s0", "s1"))
+    manager.hints.signal(other, "COMPUTE", None, None)
+    made = turn(manager, tokens(8, 99), MADE)
+    manager.submit(one, made)
+    while not made.future.done():
+        assert manager.step() is not None
+    manager.tick()
+    assert set(manager.conversations.busy) == {"s1"}, "whose turn is still expected"

@@ -14,6 +14,7 @@ from djinn_fx.sessions.conversation import Turn
 from djinn_fx.sessions.outcome import Answer
 from djinn_fx.sessions.policy.named import policy_named
 from djinn_fx.sessions.pools.checks import check
+from djinn_fx.sessions.roster import under_way
 from tests.sessions.models import Clock, looked_at, manual, run, tokens, turn
 
 KEYS = ("a", "b", "c", "d")
@@ -151,6 +152,12 @@ class Sessions(RuleBasedStateMachine):
     def pages_are_in_order(self) -> None:
         if hasattr(self, "manager"):
             check(self.manager.store)
+
+    @invariant()
+    def who_is_under_way_is_seen(self) -> None:
+        if hasattr(self, "manager"):
+            roster, now = self.manager.conversations, self.clock.now
+            assert {key for key, one in roster.items() if under_way(one, now)} <= set(roster.busy) <= set(roster)
 
 
 class TestSessions(Sessions.TestCase):  # type: ignore[misc]

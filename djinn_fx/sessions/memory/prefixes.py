@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from djinn_fx.sessions.caches.layout import Layout
+
 #: In place of a page: nothing comes before.
 _START = -1
 
@@ -20,6 +22,13 @@ class Prefixes:
     page_tokens: int
     _pages: dict[tuple[int, tuple[int, ...]], int] = field(default_factory=dict)
     _keys: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, layout: Layout) -> Prefixes | None:
+        """For caches of a layout; None where they cannot be shared by what is in them."""
+        if not layout.shares or len(layout.groups) != 1:
+            return None
+        return cls(layout.groups[0].page_tokens(layout.page_bytes))
 
     def match(self, tokens: Sequence[int]) -> list[int]:
         """Pages that hold the tokens' beginning, all but the last token at most: that one must be computed."""

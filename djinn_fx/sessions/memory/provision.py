@@ -70,7 +70,7 @@ class Provision:
 
     def admit_waiting(self) -> None:
         """Admit turns by the policy's rank."""
-        every = self.residency.conversations.values()
+        every = self.residency.conversations.busy.values()
         waiting = [one for one in every if one.turns and not one.admitted]
         if not waiting:
             return
@@ -110,7 +110,7 @@ class Provision:
         """Pages on the device that turns under way lack, growth of the next tokens considered."""
         device = self.residency.store.table.device
         found = 0
-        for one in self.residency.conversations.values():
+        for one in self.residency.conversations.busy.values():
             if one.admitted:
                 turn, holding = one.turns[0], one.holding
                 more = min(one.left + turn.max_new - len(turn.made), max(_AHEAD, self.chunk))
@@ -121,7 +121,7 @@ class Provision:
 
     def provide(self) -> None:
         """Have pages of turns under way return, and others leave for them."""
-        every = self.residency.conversations.values()
+        every = self.residency.conversations.busy.values()
         served = [one for one in every if one.admitted or one.expected_until > 0]
         if not served:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from djinn_fx.reasons import Reason, ReasonKind
@@ -15,6 +15,7 @@ from djinn_fx.sessions.pools.job import Job
 from djinn_fx.sessions.pools.moves import Mover
 from djinn_fx.sessions.pools.store import Store
 from djinn_fx.sessions.pools.table import NOWHERE, Moving
+from djinn_fx.sessions.roster import Roster
 
 #: How many of the last reasons are kept for who asks.
 _REMEMBERED = 512
@@ -38,7 +39,7 @@ class Residency:
     mover: Mover
     policy: Policy
     view: View
-    conversations: Mapping[str, Conversation]
+    conversations: Roster
     clock: Callable[[], float]
     log: deque[Move | Reason] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     recomputed_tokens: int = 0
@@ -68,6 +69,8 @@ class Residency:
             if self.store.on_device(page):
                 device += 1
                 clean += below
+        if one.moving:
+            self.conversations.attend(one)
         context.size_bytes, context.device_bytes = own * size, device * size
         context.host_bytes, context.disk_bytes, context.clean_bytes = host * size, disk * size, clean * size
         context.loading_bytes = loading * size
@@ -91,7 +94,7 @@ class Residency:
 
     def settle(self) -> None:
         """Look again at sessions with pages under way."""
-        for one in self.conversations.values():
+        for one in list(self.conversations.busy.values()):
             if one.moving:
                 self.refresh(one)
 
@@ -166,7 +169,9 @@ class Residency:
             for one in self.conversations.values()
             if id(one) not in untouched and not one.admitted and not one.stepping and now >= one.context.pinned_until
         ]
-        kept = {page for one in self.conversations.values() if one.admitted or one.stepping for page in one.holding}
+        kept = {
+            page for one in self.conversations.busy.values() if one.admitted or one.stepping for page in one.holding
+        }
         for one in sorted(idle, key=lambda one: one.last_step):
             if won >= pages:
                 break
