@@ -11,6 +11,8 @@ import numpy as np
 #: Shapes that were seen as often as this are predicted by themselves.
 _SEEN = 3
 _REFIT_EVERY = 16
+#: A machine that gets slower or faster by other work does so for all shapes: what the last steps agree on is believed.
+_LATELY, _ODD = 7, 2
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Shape:
 class StepTimes:
     """A median for each shape that was seen, and for the others a law with four coefficients, none below zero.
 
+    Both lag behind a machine that has become slower. So they are multiplied by the least change that all but the two
+    oddest of the last seven steps have seen, if those are on one side.
+
     Attributes:
         recent: shape and seconds of the last steps.
     """
@@ -46,19 +51,36 @@ class StepTimes:
     _by_shape: dict[Shape, deque[float]] = field(default_factory=dict)
     _law: tuple[float, ...] | None = None
     _since: int = 0
+    _lately: deque[float] = field(default_factory=lambda: deque(maxlen=_LATELY))
 
     def add(self, shape: Shape, seconds: float) -> None:
         """A step was carried out."""
+        usual = self._usual(shape)
+        if usual:
+            self._lately.append(seconds / usual)
         self.recent.append((shape, seconds))
         if len(self._by_shape) > 4096:
             self._by_shape.clear()
         self._by_shape.setdefault(shape, deque(maxlen=7)).append(seconds)
         self._since += 1
-        if self._law is None or self._since >= _REFIT_EVERY:
+        if self._since >= min(_REFIT_EVERY, 1 + len(self.recent) // 4):
             self._fit()
 
     def predict(self, shape: Shape) -> float | None:
-        """Seconds that a step of this shape takes; None before the first step."""
+        """Seconds that the next step takes if it has this shape; None before the first step."""
+        usual = self._usual(shape)
+        return None if usual is None else usual * self.pace
+
+    @property
+    def pace(self) -> float:
+        """How much slower than usual steps are of late; 1 where they do not agree."""
+        ordered = sorted(self._lately)
+        if len(ordered) <= 2 * _ODD:
+            return 1.0
+        least, most = ordered[_ODD], ordered[-1 - _ODD]
+        return least if least > 1 else most if most < 1 else 1.0
+
+    def _usual(self, shape: Shape) -> float | None:
         seen = self._by_shape.get(shape)
         if seen is not None and len(seen) >= _SEEN:
             return statistics.median(seen)
@@ -89,6 +111,9 @@ class StepTimes:
         terms = np.array([shape.terms for shape, _ in samples])
         seconds = np.array([max(time, 1e-9) for _, time in samples])
         scaled = terms / seconds[:, None]
+        # Of too few samples each term gets the like share, whatever its unit.
+        sizes = np.maximum(np.abs(scaled).max(axis=0), 1e-300)
+        scaled = scaled / sizes
         active = list(range(terms.shape[1]))
         while active:
             rates = np.linalg.lstsq(scaled[:, active], np.ones(len(seconds)), rcond=None)[0]
@@ -97,5 +122,5 @@ class StepTimes:
             del active[int(np.argmin(rates))]
         law = [0.0] * terms.shape[1]
         for place, rate in zip(active, rates if active else (), strict=True):
-            law[place] = float(rate)
+            law[place] = float(rate / sizes[place])
         self._law = tuple(law)
