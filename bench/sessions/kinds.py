@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from djinn_fx.sessions.conversation import Turn
 from djinn_fx.sessions.manager import SessionManager
 from djinn_fx.sessions.policy.named import policy_named
 from djinn_fx.sessions.pools.arena import Arena
-from djinn_fx.sessions.pools.link import Link
 from djinn_fx.sessions.pools.moves import ThreadMover
 from djinn_fx.sessions.pools.store import Store
 
@@ -74,11 +72,10 @@ def managed(
     """A manager whose steps its caller makes, and whose pages move in threads."""
     size = model.layout.page_bytes
     store = Store(Arena(pages, size, model.device, kept=1), Arena(host, size) if host else None)
-    mover = partial(ThreadMover, link_out=Link(), link_in=Link())
     return SessionManager(
         model,
         store,
-        lambda store, lock, told: mover(store, lock, told=told),
+        ThreadMover,
         policy_named(policy),
         chunk=chunk,
         most=batch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,15 +14,16 @@ import torch
 from djinn_fx.errors import InfeasibleError, SettingsError
 from djinn_fx.files.private import default_cache_dir
 from djinn_fx.pool.limits import available_bytes
+from djinn_fx.runtime.devices.links import Bucket
 from djinn_fx.sessions.caches.model import SessionModel
 from djinn_fx.sessions.manager import SessionManager
 from djinn_fx.sessions.policy.base import Policy
 from djinn_fx.sessions.policy.named import policy_named
 from djinn_fx.sessions.pools.arena import Arena
 from djinn_fx.sessions.pools.disk import Disk
-from djinn_fx.sessions.pools.link import Link
 from djinn_fx.sessions.pools.moves import ThreadMover
 from djinn_fx.sessions.pools.store import Store
+from djinn_fx.settings.devices import DeclaredLink
 from djinn_fx.units import parse_bandwidth, parse_bytes
 
 #: The share of memory that can be had which a pool takes where nobody says how much.
@@ -86,6 +88,8 @@ def open_manager(model: Any, options: SessionOptions) -> SessionManager:
         SettingsError: an option makes no sense.
         InfeasibleError: a pool is smaller than a page.
     """
+    rate = parse_bandwidth(options.link) if isinstance(options.link, str) else options.link
+    link_out, link_in = _link(rate), _link(rate)
     made = SessionModel.of(model, page_tokens=options.page_tokens, quantised=options.cache == "int8")
     size = made.layout.page_bytes
     cuda = made.device.type == "cuda"
@@ -100,12 +104,10 @@ def open_manager(model: Any, options: SessionOptions) -> SessionManager:
         Arena(host // size, size, pinned=cuda) if host >= size else None,
         Disk(folder, disk // size, size) if disk >= size else None,
     )
-    rate = parse_bandwidth(options.link) if isinstance(options.link, str) else options.link
-    mover = partial(ThreadMover, link_out=Link(rate), link_in=Link(rate))
     return SessionManager(
         made,
         store,
-        lambda store, lock, told: mover(store, lock, told=told),
+        partial(ThreadMover, link_out=link_out, link_in=link_in),
         policy_of(options.policy),
         chunk=options.chunk,
         most=options.batch,
@@ -124,6 +126,15 @@ def _bytes(size: int | str) -> int:
     if number < 0:
         raise SettingsError(f"a pool of {number} bytes: give 0 for none, or more")
     return number
+
+
+def _link(rate: float | None) -> Bucket | None:
+    """One direction of the link; None for one that is as fast as memory is."""
+    if rate is None:
+        return None
+    if not (math.isfinite(rate) and rate > 0):
+        raise SettingsError(f"a link of {rate} bytes a second carries nothing: give a positive rate")
+    return Bucket(DeclaredLink(ends=("device", "host"), bandwidth_bytes_s=rate, latency_s=0.0))
 
 
 def _free(device: torch.device) -> int:

@@ -108,6 +108,8 @@ def test_bad_arguments_are_one_clear_error(model: torch.nn.Module) -> None:
         ({"quotas": {"t": 2.0}}, "quota"),
         ({"nonsense": 1}, "nonsense"),
         ({"page_tokens": 0}, "at least one"),
+        ({"link": 0.0}, "positive rate"),
+        ({"link": math.nan}, "positive rate"),
     ],
 )
 def test_bad_options_are_one_clear_error(options: dict[str, Any], match: str) -> None:

@@ -40,6 +40,11 @@ class Bucket:
         self._free = -math.inf
         self._lock = new_lock()
 
+    @property
+    def bandwidth_bytes_s(self) -> float:
+        """Bytes per second."""
+        return self._link.bandwidth_bytes_s
+
     def book(self, nbytes: int) -> float:
         """Send so many bytes now; the time at which the last of them has arrived."""
         with self._lock:

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import torch
 
+from djinn_fx.runtime.devices.links import Bucket
 from djinn_fx.sessions.pools.arena import Arena, paired_runs
 from djinn_fx.sessions.pools.disk import DamagedPage, Disk
 from djinn_fx.sessions.pools.job import Job, Way
-from djinn_fx.sessions.pools.link import Link
 from djinn_fx.sessions.pools.store import Store
 from djinn_fx.threads import ENDING, start_thread
 
@@ -42,18 +42,18 @@ class Mover(Protocol):
         """Begin nothing new."""
 
 
-def carry_out(job: Job, store: Store, link: Link, stream: Any = None) -> None:
+def carry_out(job: Job, store: Store, link: Bucket | None, stream: Any = None) -> None:
     """Copy what ``store.start`` left of a job; called without the lock.
 
     Args:
         job: its failures are written into it.
         store: for its pools' memory.
-        link: which the pages pass, unless they go from host to disk.
+        link: which the pages pass, unless they go from host to disk; None for one as fast as memory is.
         stream: of CUDA, for a device there.
     """
     pairs = [(source, target) for _, source, target in job.moves]
-    if job.way is not Way.HOST_TO_DISK:
-        link.carry(len(pairs) * store.device.page_bytes)
+    if link is not None and job.way is not Way.HOST_TO_DISK:
+        link.wait(link.book(len(pairs) * store.device.page_bytes))
     device = store.device.memory
     if job.way in (Way.TO_HOST, Way.FROM_HOST):
         assert store.host is not None
@@ -107,12 +107,17 @@ class ThreadMover:
     Args:
         store: whose pages are copied.
         lock: the store's.
-        link_out, link_in: what pages pass.
         told: called after each job, without the lock.
+        link_out, link_in: what pages pass; None for links that are as fast as memory is.
     """
 
     def __init__(
-        self, store: Store, lock: AbstractContextManager[Any], link_out: Link, link_in: Link, told: Callable[[], None]
+        self,
+        store: Store,
+        lock: AbstractContextManager[Any],
+        told: Callable[[], None],
+        link_out: Bucket | None = None,
+        link_in: Bucket | None = None,
     ) -> None:
         self._store, self._lock, self._told = store, lock, told
         self._links = {False: link_out, True: link_in}
@@ -142,7 +147,8 @@ class ThreadMover:
 
     def rate(self, into_device: bool) -> float:
         """As in :class:`Mover`."""
-        return self._links[into_device].bytes_per_s or self._rates[into_device]
+        link = self._links[into_device]
+        return self._rates[into_device] if link is None else link.bandwidth_bytes_s
 
     def close(self) -> None:
         """As in :class:`Mover`."""
@@ -176,8 +182,8 @@ class ThreadMover:
 class ManualMover:
     """Carries a job out when it is told to, in two halves: for tests, and where one thread does everything."""
 
-    def __init__(self, store: Store, link: Link | None = None) -> None:
-        self._store, self._link = store, link or Link()
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self.jobs: deque[Job] = deque()
         self.begun: deque[Job] = deque()
 
@@ -191,14 +197,14 @@ class ManualMover:
 
     def rate(self, into_device: bool) -> float:
         """As in :class:`Mover`."""
-        return self._link.bytes_per_s or GUESS
+        return GUESS
 
     def begin(self, place: int = 0) -> None:
         """Copy the pages of a job; they have not arrived yet."""
         job = self.jobs[place]
         del self.jobs[place]
         self._store.start(job)
-        carry_out(job, self._store, self._link)
+        carry_out(job, self._store, None)
         self.begun.append(job)
 
     def end(self) -> None:

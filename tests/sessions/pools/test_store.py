@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from djinn_fx.errors import SettingsError
+from djinn_fx.runtime.devices.links import Bucket
 from djinn_fx.sessions.pools.arena import Arena, paired_runs, runs
 from djinn_fx.sessions.pools.checks import check
 from djinn_fx.sessions.pools.disk import Disk
 from djinn_fx.sessions.pools.job import Job
-from djinn_fx.sessions.pools.link import Link
-from djinn_fx.sessions.pools.moves import ManualMover
+from djinn_fx.sessions.pools.moves import ManualMover, carry_out
 from djinn_fx.sessions.pools.store import Store
+from djinn_fx.settings.devices import DeclaredLink
 
 SIZE = 64
 
@@ -216,23 +216,22 @@ def test_runs_are_copied_together() -> None:
     assert list(paired_runs([(7, 2), (5, 0), (6, 1), (9, 4)])) == [(5, 0, 3), (9, 4, 1)]
 
 
-def test_a_link_lets_through_what_it_declares() -> None:
-    now, slept = [0.0], []
+def test_pages_take_as_long_as_a_declared_link() -> None:
+    now = [0.0]
 
     def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        now[0] += seconds
+        now[0] += max(seconds, 1e-4)  # who waits awake lets time pass as well
 
-    link = Link(100.0, latency_s=0.5, clock=lambda: now[0], sleep=sleep)
-    link.carry(200)
-    link.carry(100)
-    now[0] += 10
-    link.carry(50)
-    assert slept == pytest.approx([2.5, 1.5, 1.0])
-    with pytest.raises(SettingsError):
-        Link(0.0)
-    with pytest.raises(SettingsError):
-        Link(1.0, latency_s=float("nan"))
+    declared = DeclaredLink(ends=("device", "host"), bandwidth_bytes_s=2.0 * SIZE, latency_s=0.0)
+    link = Bucket(declared, clock=lambda: now[0], sleep=sleep)
+    store, _ = pools()
+    _, jobs, without = store.evict(store.allocate(3) or [])
+    assert not without
+    for job in jobs:
+        store.start(job)
+        carry_out(job, store, link)
+        store.finish(job)
+    assert now[0] == pytest.approx(1.5, abs=1e-3), "three pages at two a second"
 
 
 def test_the_page_of_zeros_is_never_handed_out() -> None:
