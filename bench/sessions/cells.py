@@ -7,9 +7,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.sessions.engine import Hint, Server, silent
 from bench.sessions.law import GB, LLAMA_7B, LLAMA_8B, Model, law_of
 from bench.sessions.load import PAGE, Job, Load, in_equilibrium
+from bench.sessions.server import Hint, Server, silent
 
 #: Two H200 that act as one: 282 GB less weights, activations and a tenth for the rest.
 DEVICE, DEVICES, POOL_BYTES = "h200", 2, 236 * GB

@@ -12,9 +12,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.sessions.engine import Server, Simulation
+from bench.sessions.engine import Simulation
 from bench.sessions.law import Law
 from bench.sessions.load import PAGE, Job, Load, Turn
+from bench.sessions.server import Server
 from djinn_fx.sessions.policy.base import Policy
 from djinn_fx.sessions.policy.baselines.clairvoyant import Clairvoyant
 

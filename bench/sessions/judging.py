@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from bench.sessions.engine import Hint, Played, Server, Simulation, silent
+from bench.sessions.engine import Simulation
 from bench.sessions.load import Load
+from bench.sessions.server import Hint, Played, Server, silent
 from djinn_fx.sessions.policy.base import Policy
 from djinn_fx.sessions.policy.named import policy_named
 

@@ -22,10 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.harness.harness import Report, parse, parser, table
 from bench.sessions.cells import HINTS
-from bench.sessions.engine import Server, Simulation
+from bench.sessions.engine import Simulation
 from bench.sessions.judging import percentile
 from bench.sessions.law import GB, LLAMA_7B, law_of
 from bench.sessions.load import PAGE, Job, Load, Turn
+from bench.sessions.server import Server
 from djinn_fx.sessions.policy.named import policy_named
 
 SECONDS, RATE = 368.0, 0.2

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.sessions.engine import Hint, Server, Simulation, silent
+from bench.sessions.engine import Simulation
 from bench.sessions.law import LLAMA_8B, Law, law_of
 from bench.sessions.links import Link, Transfer
 from bench.sessions.load import PAGE, Job, Load, Spawn, Turn, in_equilibrium, on_the_ring
+from bench.sessions.server import Hint, Server, silent
 from djinn_fx.sessions.policy.named import POLICIES, policy_named
 from djinn_fx.sessions.policy.state import Tier
 
@@ -81,7 +82,7 @@ def test_nothing_is_made_or_lost(load: Load, name: str, pages: int, host: int, h
         assert link.busy <= run.now + 1e-6
     # Bytes that were loaded came over the link, but for what is under way when the last turn ends.
     assert run.memory.into.carried <= run.memory.loaded + 100
-    assert run.compute.busy <= run.now + 1e-6
+    assert run.serving.compute.busy <= run.now + 1e-6
 
 
 def two(gap: float) -> Load:
