@@ -123,10 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write. Returns the exit code."""
     arguments = parse(parser(__doc__ or "", runs=1), argv)
     data = arguments.data or default_data()
-    files = found(data, "conversation_trace.jsonl.gz") if data is not None else []
+    files = found(data, "hash_ids") if data is not None else []
     report = Report("sessions_blocks", arguments)
     if not files:
-        print("no conversation_trace.jsonl.gz found: nothing to play (--data)")
+        print("no trace with hashes of blocks found: nothing to play (--data)")
         return report.finish()
     requests = mooncake(files[0])[: 1500 if arguments.quick else None]
     best = infinite(requests)

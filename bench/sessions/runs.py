@@ -26,7 +26,7 @@ LINKLESS, THEIR_LINK = ("recompute", "lru"), 25 * GB
 @cache
 def sessions_of(data: Path | None, generated: int) -> tuple[Job, ...]:
     """Sessions of the open trace, or of a generator that is fitted to it; tenants are given to them in turn."""
-    files = found(data, "sessions.jsonl.gz") if data is not None else []
+    files = found(data, "calls") if data is not None else []
     made = [job for file in files for job in kv_cache_tester(file)] if files else sessions_like(generated, seed=0)
     return tuple(replace(job, tenant=job.tenant or TENANTS[place % 4]) for place, job in enumerate(made))
 

@@ -23,9 +23,10 @@ def lines(path: Path) -> Iterator[Any]:
         yield from (json.loads(line) for line in file if line.strip())
 
 
-def found(data: Path, pattern: str) -> list[Path]:
-    """Files of that name at or below a folder."""
-    return sorted(path for path in data.rglob(pattern) if path.is_file())
+def found(data: Path, field: str) -> list[Path]:
+    """Files of JSON lines at or below a folder, compressed or not, whatever their names, whose objects have a field."""
+    files = sorted(path for path in data.rglob("*.jsonl*") if path.is_file() and path.suffix in (".gz", ".jsonl"))
+    return [path for path in files if field in next(lines(path), {})]
 
 
 # -- kv-cache-tester ---------------------------------------------------------------------------------------------------
@@ -33,10 +34,10 @@ def found(data: Path, pattern: str) -> list[Path]:
 
 def kv_cache_tester(path: Path) -> list[Job]:
     """Sessions of coding agents, with their subagents. It names neither tools nor tenants, nor when a session began."""
-    return [_session(row) for row in lines(path)]
+    return [_session(row, str(row.get("id", number))) for number, row in enumerate(lines(path))]
 
 
-def _session(row: Mapping[str, Any]) -> Job:
+def _session(row: Mapping[str, Any], key: str) -> Job:
     calls = [call for call in row["calls"] if "subagent" not in call]
     turns = _turns(calls)
     spawns: list[Spawn] = []
@@ -44,13 +45,13 @@ def _session(row: Mapping[str, Any]) -> Job:
     for call in row["calls"]:
         if "subagent" in call:
             own = _turns(call["subagent"])
-            if own and after >= 0:
+            if own and 0 <= after < len(turns):
                 base = min(call["subagent"][0].get("h", 0) * PAGE, turns[after].tokens // PAGE * PAGE)
-                job = Job(f"{row['id']}/{len(spawns)}", 0.0, own, base=base, parent=str(row["id"]))
-                spawns.append(Spawn(after, min(60.0, max(0.0, call["t"] - ended)), _beyond(job)))
+                job = Job(f"{key}/{len(spawns)}", 0.0, own, base=base, parent=key)
+                spawns.append(Spawn(after, min(60.0, max(0.0, call.get("t", ended) - ended)), _beyond(job)))
         else:
-            after, ended = after + 1, call["t"] + (call.get("a") or USUAL_BUSY_S)
-    return Job(str(row["id"]), 0.0, turns, spawns=spawns)
+            after, ended = after + 1, call.get("t", ended) + (call.get("a") or USUAL_BUSY_S)
+    return Job(key, 0.0, turns, spawns=spawns)
 
 
 def _turns(calls: list[Mapping[str, Any]]) -> list[Turn]:

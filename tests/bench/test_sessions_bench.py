@@ -22,7 +22,7 @@ from bench.sessions.load import PAGE, Job, Turn
 from bench.sessions.old_load import PRESETS, figures
 from bench.sessions.runs import run_cell
 from bench.sessions.simulate import counts
-from bench.sessions.traces import bfcl, kv_cache_tester
+from bench.sessions.traces import bfcl, found, kv_cache_tester
 from bench.sessions.tuning import best, grid
 from djinn_fx.sessions.policy.named import policy_named
 from djinn_fx.sessions.policy.value import ByValue
@@ -44,6 +44,18 @@ def test_a_trace_is_read_with_its_subagents_and_what_is_in_common(tmp_path: Path
     ]  # fmt: skip
     (spawn,) = job.spawns
     assert (spawn.after, spawn.delay, spawn.job.base) == (0, 3.0, 5 * PAGE)
+
+
+def test_traces_are_known_by_what_is_in_them(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    other = tmp_path / "a" / "other.jsonl"
+    other.write_text(json.dumps({"calls": [{"i": 100, "o": 5}, {"subagent": []}, {"i": 110, "o": 5}]}) + "\n")
+    (tmp_path / "blocks.jsonl.gz").write_bytes(gzip.compress(json.dumps({"hash_ids": [1]}).encode()))
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "LICENSE").write_text("text")
+    assert found(tmp_path, "calls") == [other]
+    (job,) = kv_cache_tester(other)
+    assert (job.key, [turn.common for turn in job.turns]) == ("0", [0, 105]), "what may be missing is"
 
 
 def test_conversations_without_times_are_read(tmp_path: Path) -> None:
