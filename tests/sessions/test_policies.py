@@ -146,6 +146,37 @@ def test_the_clairvoyant_fetches_just_in_time_in_the_place_of_who_is_wanted_late
     assert into.reason.kind is ReasonKind.TRANSFER
 
 
+@pytest.mark.parametrize("name", ["djinn", "clairvoyant"])
+def test_behind_a_long_queue_a_context_is_computed_anew_and_nothing_is_fetched_ahead(name: str) -> None:
+    policy = made(name)
+    own: PlainPools = policy.pools  # type: ignore[assignment]
+    away = waiting(policy, "away", 0.0, size=5 * GB, next_use=0.5)
+    away.device_bytes, away.host_bytes = GB, 5 * GB
+    # 4 GB take 0.16 s over the link, 800 of 1000 tokens 0.08 s to compute.
+    assert policy.recover_bytes(away, 0.0) == 4 * GB
+    own.queued_s = 0.2
+    assert policy.recover_bytes(away, 0.0) == 0, "0.36 s of the link against four times 0.08 s"
+    own.token_s = 0.0
+    assert policy.recover_bytes(away, 0.0) == 4 * GB, "nobody knows yet what computing takes"
+
+
+def test_a_fetch_waits_until_the_link_has_done_what_is_queued() -> None:
+    policy = made("clairvoyant")
+    own: PlainPools = policy.pools  # type: ignore[assignment]
+    away = waiting(policy, "away", 0.0, size=5 * GB, next_use=1.0)
+    away.device_bytes, away.host_bytes = 0, 5 * GB
+    policy.moved(away, Tier.DEVICE, Tier.HOST, 0.0)
+    own.queued_s = 7.0
+    woken = 0
+    while (now := policy.wake()) < 5.0:
+        assert not list(policy.due(now))
+        woken += 1
+    assert woken <= 3, "it sleeps for as long as the queue takes"
+    own.queued_s = 0.0
+    (into,) = policy.due(now)
+    assert (into.context, into.target) == (away, Tier.DEVICE)
+
+
 def taught(hint: float) -> Policy:
     """Tools that take 5 s, people who take from a minute to hours, and estimates that are ``hint`` times that."""
     policy = made("djinn")

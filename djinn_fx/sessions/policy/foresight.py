@@ -23,6 +23,11 @@ AHEAD = 8
 AHEAD_S = 120.0
 #: How many contexts on the host are compared before some are dropped.
 CHOICE = 24
+#: A second of computing delays all that are computed beside it, one of the link those alone that load: so many seconds
+#: more of the link are taken for it.
+DEARER = 4.0
+#: A link that has more seconds queued takes no fetch that nobody waits for: it would hold memory and bring nothing.
+BUSY_S = 2.0
 #: How often a context is fetched in one wait, if it has to leave again meanwhile.
 TRIES = 3
 #: Seconds after which a plan that could not be carried out is looked at again, unless something happens before.
@@ -242,6 +247,15 @@ class Foresight(Policy):
         """By when it came; who needs long to load lets others pass for some multiple of that, no more."""
         return (-context.priority, context.since + self._patience * self.pools.load_s(context, now))
 
+    def recover_bytes(self, context: Context, now: float) -> int:
+        """All that it lacks, or nothing where behind what is queued that takes longer than it is worth computing."""
+        missing = context.size_bytes - context.device_bytes - context.loading_bytes
+        link = self.pools.link(Tier.HOST, Tier.DEVICE)
+        there = context.tokens - round(context.tokens * missing / max(1, context.size_bytes))
+        anew = DEARER * self.pools.compute_s(there, context.tokens)
+        # What computing takes is not known before the first steps: 0.
+        return missing if not anew or link.backlog_s(now) + missing / link.bytes_per_s <= anew else 0
+
     def wake(self) -> float:
         """When the next fetch should begin, or an outlook ends."""
         return min(self._wake, self._reviews[0][0]) if self._reviews else self._wake
@@ -285,6 +299,9 @@ class Foresight(Policy):
                 return
             if context.loading_bytes:
                 continue
+            if (queued := link.backlog_s(now)) > BUSY_S:
+                self._wake = min(self._wake, now + queued)
+                return
             missing = context.size_bytes - context.device_bytes
             # Who would be the next to leave is not fetched in the place of others.
             for move in self._make_way(context, self.outlooks[context.key].at, missing - free, now):

@@ -138,13 +138,14 @@ class Pools(Protocol):
 
 @dataclass(frozen=True)
 class FixedLink:
-    """A link with a rate and nothing queued: for tests and for tiers without one."""
+    """A link with a rate and a queue that stay as they are: for tests and for tiers without one."""
 
     bytes_per_s: float = 0.0
+    queued_s: float = 0.0
 
     def backlog_s(self, now: float) -> float:
-        """Nothing is ever queued."""
-        return 0.0
+        """As given."""
+        return self.queued_s
 
 
 @dataclass
@@ -155,6 +156,7 @@ class PlainPools:
         capacities: bytes by tier.
         used: bytes by tier.
         rate: bytes a second of every link.
+        queued_s: seconds that what is queued on every link takes.
         token_s: seconds to compute one token.
         quotas: by tenant and tier.
         usage: by tenant and tier.
@@ -163,6 +165,7 @@ class PlainPools:
     capacities: dict[Tier, int]
     used: dict[Tier, int] = field(default_factory=dict)
     rate: float = 25e9
+    queued_s: float = 0.0
     token_s: float = 1e-4
     quotas: dict[tuple[str, Tier], int] = field(default_factory=dict)
     usage: dict[tuple[str, Tier], int] = field(default_factory=dict)
@@ -176,8 +179,8 @@ class PlainPools:
         return self.capacity(tier) - self.used.get(tier, 0)
 
     def link(self, source: Tier, target: Tier) -> Link:
-        """One rate for all of them."""
-        return FixedLink(self.rate)
+        """One rate and one queue for all of them."""
+        return FixedLink(self.rate, self.queued_s)
 
     def compute_s(self, first_token: int, last_token: int) -> float:
         """So many seconds a token."""
