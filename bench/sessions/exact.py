@@ -8,8 +8,9 @@ loaded, kept and dropped may be parts of contexts, as pages are; a turn waits as
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.sessions.engine import Simulation
@@ -21,8 +22,10 @@ from djinn_fx.sessions.policy.baselines.clairvoyant import Clairvoyant
 
 TOKEN = 128 * 1024
 PAGE_BYTES = PAGE * TOKEN
-#: Computing takes next to nothing, so that what is compared is memory and link alone.
+#: Computing takes next to nothing, so that what is compared is memory and link alone, ...
 QUICK = Law(token_s=1e-9, pair_s=0.0, weights_s=1e-7, byte_s=0.0, launch_s=0.0)
+#: ... and no policy may compute anew what it could load.
+LOADING = {"dearer": math.inf}
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def played(small: Small, policy: Policy) -> Simulation:
 
 
 def compared(
-    policies: Sequence[tuple[str, type[Policy]]], seeds: int, sessions: int, turns: int
+    policies: Sequence[tuple[str, Callable[[], Policy]]], seeds: int, sessions: int, turns: int
 ) -> list[dict[str, float]]:
     """Of each instance the optimum and what policies come to."""
     found = []
@@ -139,7 +142,7 @@ def compared(
         best = optimum(small)
         if best is not None:
             waits = sum(max(at for at, which in small.uses if which == one) for one in range(sessions))
-            link = played(small, Clairvoyant())
+            link = played(small, Clairvoyant(**LOADING))
             known = {"optimum": best, "waits": waits, "link": link.memory.into.busy / link.now}
             found.append(known | {name: simulated(small, made()) for name, made in policies})
     return found

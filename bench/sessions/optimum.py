@@ -9,18 +9,19 @@ import importlib.util
 import statistics
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.harness.harness import Report, parse, parser, table
 from bench.sessions.cells import SATURATED
-from bench.sessions.exact import compared
+from bench.sessions.exact import LOADING, compared
 from djinn_fx.sessions.policy.baselines.clairvoyant import Clairvoyant
 from djinn_fx.sessions.policy.baselines.lru import LRU
 from djinn_fx.sessions.policy.value import ByValue
 
-POLICIES = (("djinn", ByValue), ("clairvoyant", Clairvoyant), ("lru-host", LRU))
+POLICIES = (("djinn", partial(ByValue, **LOADING)), ("clairvoyant", partial(Clairvoyant, **LOADING)), ("lru-host", LRU))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import pytest
 from bench.sessions.blocks import infinite, play
 from bench.sessions.cells import CELLS, HINTS, QUICK, bursty, lying, noisy, without
 from bench.sessions.engine import Simulation
-from bench.sessions.exact import Small, drawn, optimum, simulated
+from bench.sessions.exact import LOADING, Small, drawn, optimum, simulated
 from bench.sessions.generate import sessions_like
 from bench.sessions.judging import bound_s, by_turn, interval, percentile, unlimited
 from bench.sessions.law import LLAMA_8B, law_of
@@ -132,7 +132,7 @@ def test_the_optimum_of_two_sessions_is_the_time_of_a_load() -> None:
     small = Small((60, 60), ((0.0, 0), (10.0, 1), (11.0, 0)), pool=80, rate=10.0)
     assert optimum(small) == pytest.approx(40 / 10 - 1, abs=1e-3)
     # At the end of its first turn nobody knows yet that b will come: 20 pages of a are there, and must do.
-    assert simulated(small, ByValue()) == pytest.approx(3.0, abs=0.3)
+    assert simulated(small, ByValue(**LOADING)) == pytest.approx(3.0, abs=0.3)
 
 
 def test_no_policy_beats_the_optimum_by_more_than_rounding() -> None:
@@ -141,7 +141,7 @@ def test_no_policy_beats_the_optimum_by_more_than_rounding() -> None:
         small = drawn(4, 4, seed)
         least = optimum(small)
         assert least is not None
-        assert simulated(small, policy_named("clairvoyant")) >= least - 0.3
+        assert simulated(small, policy_named("clairvoyant", **LOADING)) >= least - 0.3
 
 
 def test_the_old_load_fills_a_few_per_cent_and_moves_nothing() -> None:

@@ -23,9 +23,6 @@ AHEAD = 8
 AHEAD_S = 120.0
 #: How many contexts on the host are compared before some are dropped.
 CHOICE = 24
-#: A second of computing delays all that are computed beside it, one of the link those alone that load: so many seconds
-#: more of the link are taken for it.
-DEARER = 4.0
 #: A link that has more seconds queued takes no fetch that nobody waits for: it would hold memory and bring nothing.
 BUSY_S = 2.0
 #: How often a context is fetched in one wait, if it has to leave again meanwhile.
@@ -64,12 +61,22 @@ class Foresight(Policy):
         slack: the same, as a factor on the seconds that fetches take.
         copies: whether new bytes are copied to the host ahead.
         patience: among turns that wait, one goes before another that came so many times its load's seconds earlier.
+        dearer: so many seconds of the link are taken for one of computing: that delays all that are computed beside it,
+            the link those alone that load.
     """
 
     name = "foresight"
 
-    def __init__(self, margin_s: float = 0.5, slack: float = 1.5, copies: bool = True, patience: float = 4.0) -> None:
+    def __init__(
+        self,
+        margin_s: float = 0.5,
+        slack: float = 1.5,
+        copies: bool = True,
+        patience: float = 4.0,
+        dearer: float = 4.0,
+    ) -> None:
         self._margin, self._slack, self._copies, self._patience = margin_s, slack, copies, patience
+        self._dearer = dearer
         self.device, self.host, self.twice, self.absent = Ordered(), Ordered(), Ordered(), Ordered()
         self.outlooks: dict[str, Outlook] = {}
         self._reviews: list[tuple[float, str, int]] = []
@@ -252,9 +259,10 @@ class Foresight(Policy):
         missing = context.size_bytes - context.device_bytes - context.loading_bytes
         link = self.pools.link(Tier.HOST, Tier.DEVICE)
         there = context.tokens - round(context.tokens * missing / max(1, context.size_bytes))
-        anew = DEARER * self.pools.compute_s(there, context.tokens)
+        anew = self.pools.compute_s(there, context.tokens)
         # What computing takes is not known before the first steps: 0.
-        return missing if not anew or link.backlog_s(now) + missing / link.bytes_per_s <= anew else 0
+        loaded = link.backlog_s(now) + missing / link.bytes_per_s
+        return missing if not anew or loaded <= self._dearer * anew else 0
 
     def wake(self) -> float:
         """When the next fetch should begin, or an outlook ends."""

@@ -36,9 +36,9 @@ class ByValue(Foresight):
 
     def __init__(
         self, margin_s: float = 0.5, slack: float = 1.5, copies: bool = True, patience: float = 4.0,
-        trusted: float = 0.6, spread: float = 1.6,
+        dearer: float = 4.0, trusted: float = 0.6, spread: float = 1.6,
     ) -> None:  # fmt: skip
-        super().__init__(margin_s, slack, copies, patience)
+        super().__init__(margin_s, slack, copies, patience, dearer)
         self.trust = Trust()
         self.horizon = HORIZON_S
         self._trusted, self._spread = trusted, spread
