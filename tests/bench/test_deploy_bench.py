@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.deploy.instances import instance
-from bench.deploy.plan import erlang_c
+from bench.deploy.queues import erlang_c
 from bench.deploy.rules import batches, published, switching
 from djinn_fx.solvers.deployment.problem import Cluster, Model, Plan, Problem, Replica, Workflow
 from djinn_fx.solvers.deployment.simulate import simulate
