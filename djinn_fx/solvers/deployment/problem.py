@@ -226,6 +226,15 @@ class Problem:
         return {}
 
     @cached_property
+    def alike(self) -> bool:
+        """Whether servers could change places without anybody noticing."""
+        cluster = self.cluster
+        rows = {
+            (cluster.memory[one.start : one.stop], cluster.slowness[one.start : one.stop]) for one in cluster.servers
+        }
+        return len(rows) == 1 and all(one.allowed is None for one in self.models)
+
+    @cached_property
     def edges(self) -> dict[tuple[int, int], int]:
         """How often a result goes from one model to another, over all requests."""
         found: dict[tuple[int, int], int] = {}

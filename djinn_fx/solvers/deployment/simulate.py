@@ -9,6 +9,8 @@ Transfers between servers, where they take time, keep the device that waits for 
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heapify, heappop, heappush
@@ -40,13 +42,17 @@ class Outcome:
         return float(np.nanmax(self.end)) if np.isfinite(self.end).any() else 0.0
 
 
+#: A copy, a bit for each of its devices in their server, and the first of them and the one after the last.
+_Place = tuple[int, int, int, int]
+
+
 class _Queue:
     """Nodes of one model that wait, those that one server may take.
 
     Attributes:
         heap: places in the order in which they go.
         width: devices of the gang.
-        places: who takes from it, and the devices of the copies there.
+        places: who takes from it, the bits of all copies there, and those of each.
     """
 
     __slots__ = ("heap", "kept", "places", "width")
@@ -54,7 +60,7 @@ class _Queue:
     def __init__(self, width: int) -> None:
         self.heap: list[int] = []
         self.width = width
-        self.places: list[tuple[int, list[tuple[int, int]]]] = []
+        self.places: list[tuple[int, int, list[int]]] = []
         #: Servers that keep devices for it, and when those will be idle: no more of them than nodes wait.
         self.kept: dict[int, float] = {}
 
@@ -87,9 +93,11 @@ class Run:
         self.hosted: list[dict[int, list[int]]] = [{} for _ in cluster.servers]
         for number, replica in enumerate(plan.replicas):
             self.hosted[self.server_of[number]].setdefault(replica.model, []).append(number)
-        self.busy = [False] * cluster.size
         self.free_at = [0.0] * cluster.size
         self.idle = [len(one) for one in cluster.servers]
+        #: A bit for each device of a server that is idle; of each copy those of its devices.
+        self.open = [(1 << len(one)) - 1 for one in cluster.servers]
+        self.bits = [self._bits(number) for number in range(len(self.devices))]
         self.mode = [0] * len(cluster.servers)
         # Lists are indexed several times as fast as arrays.
         self.model_of: list[int] = problem.model_of.tolist()
@@ -113,6 +121,12 @@ class Run:
         self._order()
         self.queues()
 
+    def _bits(self, replica: int) -> int:
+        devices = self.devices[replica]
+        return ((1 << len(devices)) - 1) << (
+            devices.start - self.problem.cluster.servers[self.server_of[replica]].start
+        )
+
     def _order(self) -> None:
         """The place of each node in the order in which they go, and the node at each place."""
         if not self.plan.discipline.by_path:
@@ -128,7 +142,7 @@ class Run:
         """For each kind of workflow and model a queue; for each server those that it takes from."""
         everywhere = tuple(range(len(self.hosted)))
         kinds: dict[tuple[int, ...], dict[int, _Queue]] = {}
-        self.drawn: list[list[tuple[_Queue, list[int]]]] = [[] for _ in self.hosted]
+        self.drawn: list[list[tuple[_Queue, list[_Place], int]]] = [[] for _ in self.hosted]
         self.unbound: list[dict[int, _Queue]] = []
         self.locals: list[tuple[int, ...]] = []
         for one in self.problem.workflows:
@@ -146,14 +160,22 @@ class Run:
         self.bound = [{m: self._queue(m, (s,)) for m in bound & here.keys()} for s, here in enumerate(self.hosted)]
 
     def _queue(self, model: int, servers: tuple[int, ...]) -> _Queue:
-        made = _Queue(self.widths[model])
-        for server in servers:
-            replicas = self.hosted[server].get(model)
-            if replicas:
-                here = [self.devices[one] for one in replicas]
-                made.places.append((server, [(one.start, one.stop) for one in here]))
-                self.drawn[server].append((made, replicas))
+        """A queue and who takes from it: of several that are idle, the copy on the fastest devices."""
+        made, slow = _Queue(self.widths[model]), self.slow.__getitem__
+        rows = [(server, sorted(self.hosted[server].get(model, ()), key=slow)) for server in servers]
+        for server, replicas in sorted((row for row in rows if row[1]), key=lambda row: slow(row[1][0])):
+            here = [(one, self.bits[one], self.devices[one].start, self.devices[one].stop) for one in replicas]
+            some = functools.reduce(operator.or_, [self.bits[one] for one in replicas])
+            made.places.append((server, some, [self.bits[one] for one in replicas]))
+            # A gang that cannot begin has devices kept for it; who needs one device is only looked at if one is idle.
+            self.drawn[server].append((made, here, -1 if made.width > 1 else some))
         return made
+
+    @property
+    def busy(self) -> list[bool]:
+        """Of each device, whether it runs something."""
+        servers = self.problem.cluster.servers
+        return [not self.open[n] >> place & 1 for n, one in enumerate(servers) for place in range(len(one))]
 
     def run(self) -> Outcome:
         """From the first arrival to the last end."""
@@ -203,10 +225,9 @@ class Run:
 
     def free(self, replica: int, touched: dict[int, None]) -> None:
         """A copy's devices are idle."""
-        devices, server = self.devices[replica], self.server_of[replica]
-        for device in devices:
-            self.busy[device] = False
-        self.idle[server] += len(devices)
+        server = self.server_of[replica]
+        self.idle[server] += len(self.devices[replica])
+        self.open[server] |= self.bits[replica]
         touched[server] = None
 
     def _bind(self, request: int, kind: int, now: float) -> None:
@@ -224,14 +245,11 @@ class Run:
         kind = self.unbound[self.workflow[request]] if home < 0 else self.bound[home]
         queue = kind[self.model_of[node]]
         heappush(queue.heap, self.place[node])
-        busy = self.busy
-        for server, places in queue.places:
-            if self.idle[server] < queue.width:
-                continue
-            for first, last in places:
-                if not busy[first] and (queue.width == 1 or True not in busy[first:last]):
-                    touched[server] = None
-                    break
+        idle, single = self.open, queue.width == 1
+        for server, some, copies in queue.places:
+            here = idle[server]
+            if some & here and (single or _some(copies, here)):
+                touched[server] = None
 
     def _begin(self, node: int, replica: int, now: float) -> None:
         request, server, devices = self.request[node], self.server_of[replica], self.devices[replica]
@@ -240,9 +258,9 @@ class Run:
             end += self._moved(node, request, server)
         self.start[node], self.end[node], self.ran[node] = now, end, replica
         for device in devices:
-            self.busy[device] = True
             self.free_at[device] = end
         self.idle[server] -= len(devices)
+        self.open[server] ^= self.bits[replica]
         self.begun(end, node, replica)
 
     def begun(self, end: float, node: int, replica: int) -> None:
@@ -263,13 +281,12 @@ class Run:
     def dispatch(self, server: int, now: float) -> None:
         """Begin what goes first on idle devices, until nothing more can."""
         waiting = [pair for pair in self.drawn[server] if pair[0].heap]
-        busy, at = self.busy, self.at
+        at = self.at
         if len(waiting) == 1:
-            queue, replicas = waiting[0]
-            heap, single = queue.heap, queue.width == 1
-            for replica in replicas:
-                here = self.devices[replica]
-                if not (busy[here.start] if single else True in busy[here.start : here.stop]):
+            queue, replicas, _ = waiting[0]
+            heap = queue.heap
+            for replica, bits, _, _ in replicas:
+                if bits & self.open[server] == bits:
                     self._begin(at[heappop(heap)], replica, now)
                     if not heap:
                         return
@@ -278,17 +295,22 @@ class Run:
             return
         hold, mode = self.plan.discipline.hold, self.mode[server]
         if hold:
-            first = min((pair[0].heap[0] - (hold if pair[0].width == mode else 0), pair[0].width) for pair in waiting)
-            mode = self.mode[server] = first[1]
-        rows = [(pair[0].heap[0] - (hold if pair[0].width == mode else 0), n) for n, pair in enumerate(waiting)]
+            head = min([(pair[0].heap[0] - (hold if pair[0].width == mode else 0), pair[0].width) for pair in waiting])
+            mode = self.mode[server] = head[1]
+        here = self.open[server]
+        rows = [
+            (queue.heap[0] - (hold if queue.width == mode else 0), n)
+            for n, (queue, _, asks) in enumerate(waiting)
+            if asks & here
+        ]
         heapify(rows)
         blocked: dict[int, float] = {}
         while rows and self.idle[server]:
             key, number = heappop(rows)
-            queue, replicas = waiting[number]
+            queue, replicas, _ = waiting[number]
             heap, width = queue.heap, queue.width
             node = at[heap[0]]
-            found = self._idle(replicas, node, now, blocked) if self.idle[server] >= width else -1
+            found = self._idle(replicas, self.open[server], node, now, blocked)
             if found >= 0:
                 place = heappop(heap)
                 queue.kept.pop(server, None)
@@ -298,26 +320,25 @@ class Run:
             elif width > 1:
                 self._reserve(queue, server, replicas, blocked)
 
-    def _idle(self, replicas: list[int], node: int, now: float, blocked: dict[int, float]) -> int:
+    def _idle(self, replicas: list[_Place], idle: int, node: int, now: float, blocked: dict[int, float]) -> int:
         """A copy whose devices are idle, and not reserved for before the node would end; -1: none."""
-        busy = self.busy
-        for replica in replicas:
-            here = self.devices[replica]
-            if busy[here.start] or (len(here) > 1 and True in busy[here.start : here.stop]):
+        for replica, bits, first, last in replicas:
+            if bits & idle != bits:
                 continue
             if blocked:
                 end = now + self.times[node] * self.slow[replica]
-                if any(blocked.get(device, end) < end for device in here):
+                if last - first == 1:
+                    if blocked.get(first, end) < end:
+                        continue
+                elif any(blocked.get(device, end) < end for device in range(first, last)):
                     continue
             return replica
         return -1
 
-    def _reserve(self, queue: _Queue, server: int, replicas: list[int], blocked: dict[int, float]) -> None:
+    def _reserve(self, queue: _Queue, server: int, replicas: list[_Place], blocked: dict[int, float]) -> None:
         """Keep the devices of the copy that will be idle first, unless other servers do so for all that wait."""
-        free_at = self.free_at
-        places = map(self.devices.__getitem__, replicas)
-        until, here = min((max(free_at[one.start : one.stop]), one.start) for one in places)
-        kept = queue.kept
+        free_at, kept = self.free_at, queue.kept
+        until, here = min([(max(free_at[first:last]), first) for _, _, first, last in replicas])
         while len(kept) > len(queue.heap):
             del kept[max(kept, key=kept.__getitem__)]
         if server not in kept and len(kept) == len(queue.heap):
@@ -328,6 +349,13 @@ class Run:
         kept[server] = until
         for device in range(here, here + queue.width):
             blocked[device] = min(until, blocked.get(device, until))
+
+
+def _some(copies: list[int], idle: int) -> bool:
+    for one in copies:  # noqa: SIM110 - several times as fast as a generator
+        if one & idle == one:
+            return True
+    return False
 
 
 def tails(problem: Problem) -> Floats:

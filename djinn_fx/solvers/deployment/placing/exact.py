@@ -10,10 +10,12 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from djinn_fx.errors import SolverError
+from djinn_fx.solvers.deployment.placing.loads import split
 from djinn_fx.solvers.deployment.problem import Plan, Problem, Replica
 
 #: The largest work of a device in whole numbers of the model: rounding is below a millionth of it.
@@ -92,6 +94,7 @@ class _Model:
         self._devices()
         self._counts()
         self._groups()
+        self._order()
 
     def _copies(self) -> None:
         for m, total in self.work.items():
@@ -164,6 +167,17 @@ class _Model:
                 for one, other in itertools.pairwise(there):
                     self.model.add(one == other)
 
+    def _order(self) -> None:
+        """Of servers that are alike the earlier ones do no less work: what differs in their numbers alone is one."""
+        if self.problem.alike:
+            parts = [self._part(devices) for devices in self.problem.cluster.servers]
+            for one, other in itertools.pairwise(parts):
+                self.model.add(one >= other)
+
+    def _part(self, devices: range) -> Any:
+        """Work of a server, a gang's on each of its devices."""
+        return sum(self.problem.models[one.model].gang * self.share[one] for one in self.share if one.first in devices)
+
     # -- solving -------------------------------------------------------------------------------------------------------
 
     def solve(self, seconds: float, hint: Plan | None, workers: int) -> Proved | None:
@@ -171,7 +185,7 @@ class _Model:
         solver = self.cp.CpSolver()
         solver.parameters.num_workers = workers
         if hint is not None:
-            chosen = set(hint.replicas)
+            chosen = set(self._sorted(hint.replicas))
             for one, variable in self.here.items():
                 self.model.add_hint(variable, int(one in chosen))
         self.model.minimize(self.most)
@@ -195,6 +209,18 @@ class _Model:
         back = self.slowest / self.unit
         taken = time.monotonic() - begun
         return Proved(plan, least * back, bound * back, crossed / 1000, crossed_bound / 1000, taken)
+
+    def _sorted(self, replicas: Sequence[Replica]) -> list[Replica]:
+        """Copies with servers in the order of their work, where they are alike."""
+        if not self.problem.alike:
+            return list(replicas)
+        cluster, shares = self.problem.cluster, split(self.problem, replicas).share
+        weight = [0.0] * len(cluster.servers)
+        for one, seconds in zip(replicas, shares, strict=True):
+            weight[cluster.server[one.first]] += seconds * self.problem.models[one.model].gang
+        order = sorted(range(len(weight)), key=lambda server: -weight[server])
+        place = {old: cluster.servers[new].start - cluster.servers[old].start for new, old in enumerate(order)}
+        return [Replica(one.model, one.first + place[cluster.server[one.first]]) for one in replicas]
 
     def _run(self, solver: Any, seconds: float) -> bool:
         if seconds <= 0.05:

@@ -114,7 +114,12 @@ class Room:
     @property
     def sorted(self) -> tuple[Replica, ...]:
         """The copies, in order."""
-        return tuple(sorted(self.replicas))
+        return tuple(sorted(self.replicas, key=_number))
+
+
+def _number(one: Replica) -> tuple[int, int]:
+    """Its order, several times as fast as by the class's own comparison."""
+    return one.model, one.first
 
 
 def best_first(room: Room, model: int, firsts: Ints, load: Floats, *, tight: bool = False) -> Replica:
