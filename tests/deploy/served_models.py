@@ -69,3 +69,54 @@ def _fragile(data: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[torch
 def fragile() -> tuple[torch.nn.Module, Callable[..., Any]]:
     """Twice, or what the request says."""
     return Scale(2.0), _fragile
+
+
+def _marks() -> list[Path]:
+    """A file for each copy of a model of this module that says that it is there."""
+    return list(Path(os.environ["DJINN_TEST_MARKS"]).iterdir())
+
+
+def _patient(data: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
+    while len(_marks()) < data.get("copies", 0):
+        threading.Event().wait(0.01)
+    return prepare(data, results)
+
+
+def patient() -> tuple[torch.nn.Module, Callable[..., Any]]:
+    """Twice, as soon as there are as many copies as the request says."""
+    (Path(os.environ["DJINN_TEST_MARKS"]) / str(os.getpid())).touch()
+    return Scale(2.0), _patient
+
+
+def lonely() -> tuple[torch.nn.Module, Callable[..., Any]]:
+    """Twice, and there can be one copy alone: a further one fails, and is counted."""
+    (Path(os.environ["DJINN_TEST_MARKS"]) / str(os.getpid())).touch()
+    if len(_marks()) > 1:
+        raise RuntimeError("one is enough")
+    return Scale(2.0), _patient
+
+
+def _place(data: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
+    _fragile(data, results)
+    return (torch.tensor([os.getpid() + torch.get_num_threads() / 16], dtype=torch.float64),)
+
+
+def place() -> tuple[torch.nn.Module, Callable[..., Any]]:
+    """The process, and sixteenths by its threads; or what the request says."""
+    return torch.nn.Identity(), _place
+
+
+def prepare_rows(data: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
+    """Results of the node before, or as many rows as the request says."""
+    return tuple(results.values()) or (torch.ones(int(data["rows"]), 256),)
+
+
+def stack() -> tuple[torch.nn.Module, Callable[..., Any]]:
+    """Two products of matrices."""
+    return torch.nn.Sequential(torch.nn.Linear(256, 1024), torch.nn.Linear(1024, 256)), prepare_rows
+
+
+def layer() -> tuple[torch.nn.Module, Callable[..., Any]]:
+    """A layer of a transformer: in evaluation torch has one operator for all of it."""
+    made = torch.nn.TransformerEncoderLayer(256, 4, 512, dropout=0.0, batch_first=True)
+    return torch.nn.Sequential(torch.nn.Unflatten(0, (1, -1)), made, torch.nn.Flatten(0, 1)), prepare_rows

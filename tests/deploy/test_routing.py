@@ -81,7 +81,7 @@ def test_with_copies_lost_every_request_ends_or_fails(seed: int, discipline: Dis
             router.broke(node, f"broken at {now}", touched)
         else:
             router.ended(node, now, touched)
-    assert not router._waiting()
+    assert not router.waiting()
     assert lost
     found = router.outcome()
     done = ~np.isnan(np.maximum.reduceat(found.end, problem.traffic.first[:-1]))

@@ -11,11 +11,13 @@ from djinn_fx.command_line import FOUND_WRONG, OK
 from djinn_fx.deploy.arguments import add_input, workload_of
 from djinn_fx.deploy.planning import Planned, Wish, simulated
 from djinn_fx.deploy.reading.workload import Workload
+from djinn_fx.deploy.running.elastic import QUEUE
 from djinn_fx.deploy.telling import console, files
-from djinn_fx.deploy.telling.plan_file import read_plan
+from djinn_fx.deploy.telling.plan_file import is_exclusive, read_plan
 from djinn_fx.errors import SettingsError
 
 if TYPE_CHECKING:
+    from djinn_fx.deploy.running.crew import Options
     from djinn_fx.deploy.running.runner import Ran
 
 #: Failed requests that are printed.
@@ -38,6 +40,14 @@ def add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     made.add_argument(
         "--node-timeout", type=float, default=600.0, metavar="SECONDS", help="that a node may take (default: 600)"
     )
+    made.add_argument(
+        "--elastic",
+        type=int,
+        nargs="?",
+        const=QUEUE,
+        metavar="N",
+        help=f"load further copies, where memory is left, of models with N waiting nodes for each (N: {QUEUE})",
+    )
     made.add_argument("--out", type=Path, default=Path(), metavar="DIR", help=f"for {files.EXECUTIONS}, {files.LOG}")
     made.set_defaults(run=run)
 
@@ -49,23 +59,27 @@ def run(arguments: argparse.Namespace) -> int:
             raise SettingsError(f"{flag} {value:g}: give seconds above 0")
     if arguments.warm < 0:
         raise SettingsError(f"--warm {arguments.warm}: give a number of at least 0")
+    if arguments.elastic is not None and arguments.elastic < 1:
+        raise SettingsError(f"--elastic {arguments.elastic}: give a number of at least 1")
     if not arguments.out.is_dir():
         raise SettingsError(f"--out {arguments.out}: there is no such directory")
     workload = workload_of(arguments, data=True)
     needs_entries(workload)
     plan, cluster = read_plan(arguments.plan, workload.config)
     planned = simulated(workload, cluster, plan, Wish(offline=arguments.mode == "offline"))
-    code, _ = carried_out(
-        planned,
-        arguments.out,
-        mode=arguments.mode,
+    # With torch, which other commands do without: it takes seconds to import.
+    from djinn_fx.deploy.running.crew import Options
+
+    options = Options(
         compiled=not arguments.eager,
         check=arguments.check,
         warm=arguments.warm,
         load_s=arguments.load_timeout,
         node_s=arguments.node_timeout,
+        queue=arguments.elastic,
+        exclusive=arguments.elastic is not None and is_exclusive(arguments.plan),
     )
-    return code
+    return carried_out(planned, arguments.out, mode=arguments.mode, options=options)[0]
 
 
 def needs_entries(workload: Workload) -> None:
@@ -85,24 +99,15 @@ def needs_entries(workload: Workload) -> None:
 
 
 def carried_out(
-    planned: Planned,
-    folder: Path,
-    *,
-    mode: str,
-    compiled: bool = True,
-    check: bool = False,
-    warm: int = 2,
-    load_s: float = 600.0,
-    node_s: float = 600.0,
-    quiet: bool = False,
+    planned: Planned, folder: Path, *, mode: str, options: Options | None = None, quiet: bool = False
 ) -> tuple[int, Planned]:
     """Run a plan, print and write what came of it; returns the exit code, and the plan with what really happened."""
-    # With torch, which other commands do without: it takes seconds to import.
-    from djinn_fx.deploy.running.runner import Options, execute
+    from djinn_fx.deploy.running.crew import Options
+    from djinn_fx.deploy.running.runner import execute
 
-    options = Options(compiled=compiled, check=check, warm=warm, load_s=load_s, node_s=node_s)
+    options = options or Options()
     ran = execute(planned.workload, planned.problem.cluster, planned.plan, options, offline=mode == "offline")
-    text = "\n\n".join((console.assignment(planned), console.metrics(ran.planned), _told(planned, ran, check)))
+    text = "\n\n".join((console.assignment(planned), console.metrics(ran.planned), _told(planned, ran, options.check)))
     files.write(ran.planned, text, folder, mode=mode, simulate=True, failures=ran.failures)
     if not quiet:
         print(f"{text}\n\nDetailed execution log written to {folder / files.EXECUTIONS}")
@@ -123,6 +128,13 @@ def _told(planned: Planned, ran: Ran, check: bool) -> str:
             f"{len(ran.different)} differ: {', '.join(ran.different[:_SHOWN])}" if ran.different else "none differs"
         )
         lines.append(f"  {ran.checked} results compared with eager: {differ}")
+    names, models = planned.workload.model_names, planned.workload.config.models
+    for one in ran.added:
+        first, gang = one.replica.first, models[names[one.replica.model]].gang
+        lines.append(
+            f"  Added: {names[one.replica.model]} on GPU {', '.join(map(str, range(first, first + gang)))} after "
+            f"{one.at:.2f}s: {one.waiting} nodes waited for {one.copies} at {one.asked:.2f}s"
+        )
     lines += [f"  Lost: {why}" for why in ran.lost]
     lines += [f"  Request {name} did not end: {why}" for name, why in list(ran.failures.items())[:_SHOWN]]
     if len(ran.failures) > _SHOWN:

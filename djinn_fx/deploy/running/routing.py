@@ -1,12 +1,13 @@
-"""The simulator's rule of who runs what, fed with what really happens: ends, and copies that are lost."""
+"""The simulator's rule of who runs what, fed with what really happens: ends, copies that are lost, copies that come."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 
-from djinn_fx.solvers.deployment.problem import Plan, Problem
+from djinn_fx.solvers.deployment.problem import Plan, Problem, Replica
 from djinn_fx.solvers.deployment.simulate import Run
 
 #: Servers at which something may begin.
@@ -86,7 +87,7 @@ class Router(Run):
             servers at which something may begin.
         """
         touched: Touched = dict.fromkeys(range(len(self.hosted)))
-        waiting = self._waiting()
+        waiting = self.waiting()
         for node in [node for node, replica in self.running.items() if replica in replicas]:
             self.free(self.running.pop(node), touched)
             self._undo(node)
@@ -104,19 +105,45 @@ class Router(Run):
             wanted = self.problem.workflows[self.workflow[request]].models
             if home >= 0 and not self.hosted[home].keys() >= set(wanted):
                 self.home[request] = -1
+        self._queue_again(waiting, now, touched)
+        return touched
+
+    def add(self, one: Replica, now: float) -> Touched:
+        """A further copy is there; nothing that runs is touched.
+
+        Args:
+            one: the copy; the plan has it as its last from now on.
+            now: seconds.
+
+        Returns:
+            servers at which something may begin.
+        """
+        number, cluster = len(self.plan.replicas), self.problem.cluster
+        self.plan = replace(self.plan, replicas=(*self.plan.replicas, one))
+        self.devices.append(range(one.first, one.first + self.widths[one.model]))
+        self.server_of.append(cluster.server[one.first])
+        self.bits.append(self._bits(number))
+        self.slow.append(max(cluster.slowness[device] for device in self.devices[number]))
+        self.hosted[self.server_of[number]].setdefault(one.model, []).append(number)
+        touched: Touched = dict.fromkeys(range(len(self.hosted)))
+        self._queue_again(self.waiting(), now, touched)
+        return touched
+
+    def _queue_again(self, waiting: Collection[int], now: float, touched: Touched) -> None:
+        """Queues by who hosts what now, and what waits in them."""
         self.queues()
         for node in waiting:
             ready = self.ready[node]
             self.wait(node, self.request[node], now, touched)
             self.ready[node] = ready
-        return touched
 
     def give_up(self, why: str) -> None:
         """Requests whose nodes wait for nothing that could still happen fail."""
-        for node in self._waiting():
+        for node in self.waiting():
             self.failed.setdefault(self.request[node], why)
 
-    def _waiting(self) -> list[int]:
+    def waiting(self) -> list[int]:
+        """Nodes that could run and wait for a copy, some of failed requests among them."""
         queues = {id(one): one for kind in (*self.unbound, *self.bound) for one in kind.values()}
         return [self.at[place] for one in queues.values() for place in one.heap]
 

@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import torch
 
 from djinn_fx.deploy.planning import Planned
 from djinn_fx.deploy.reading.workload import Workload
+from djinn_fx.deploy.running.answers import answer_of
+from djinn_fx.deploy.running.crew import Crew, Options
+from djinn_fx.deploy.running.elastic import LOOK_S, Added, Elastic
 from djinn_fx.deploy.running.routing import Router, Touched
 from djinn_fx.deploy.running.seat import Seat
-from djinn_fx.deploy.running.values import put_together, same
-from djinn_fx.errors import DeviceLostError, EngineError, ModelFailedError
+from djinn_fx.errors import DeviceLostError, EngineError
 from djinn_fx.remote.wire.frame import Frame
 from djinn_fx.solvers.deployment.bounds import bounds_of
 from djinn_fx.solvers.deployment.measures import measure
-from djinn_fx.solvers.deployment.problem import Cluster, Plan
+from djinn_fx.solvers.deployment.problem import Cluster, Plan, Replica
 from djinn_fx.solvers.deployment.validator import check
 
 #: Seconds that a wait for something to happen takes at most; it is looked at deadlines again then.
 _LOOK_S = 5.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run.
-
-    Attributes:
-        compiled: by the backend "djinn"; else models run as they are.
-        keep: all results, until the end.
-        check: afterwards run every node again, eager, on the same inputs, and compare. Keeps all results.
-        warm: times that every copy runs the first request of each workflow before the clock starts.
-        load_s: seconds that processes have to load their models.
-        node_s: seconds that a node may take; the process is ended then.
-    """
-
-    compiled: bool = True
-    keep: bool = False
-    check: bool = False
-    warm: int = 2
-    load_s: float = 600.0
-    node_s: float = 600.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +37,7 @@ class Ran:
         load_s: seconds until all models were loaded and warm.
         cores: of the processor that were there for them.
         lost: how processes ended that were to go on.
+        added: copies that were loaded while requests ran; the plan has them too, behind its own.
         checked: nodes that were compared with eager.
         different: those whose results differ, as "request/node".
         results: for each request its nodes' results, where they were kept.
@@ -69,17 +48,10 @@ class Ran:
     load_s: float
     cores: int
     lost: tuple[str, ...]
+    added: tuple[Added, ...]
     checked: int
     different: tuple[str, ...]
     results: Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What a node returned, as it travels."""
-
-    tree: Any
-    tensors: Sequence[torch.Tensor]
 
 
 def execute(workload: Workload, cluster: Cluster, plan: Plan, options: Options, *, offline: bool) -> Ran:
@@ -99,106 +71,66 @@ def execute(workload: Workload, cluster: Cluster, plan: Plan, options: Options, 
     problem = workload.problem(cluster, offline=offline)
     router = Router(problem, check(problem, plan))
     with ExitStack() as stack:
-        run = _Execution(workload, router, options)
+        crew = Crew(workload, router, options, stack)
         begun = time.monotonic()
-        run.start(stack)
-        run.warm_up()
+        crew.start()
+        run = _Execution(crew, _elastic(crew))
+        crew.warm_up()
         load_s = time.monotonic() - begun
         run.serve()
-        checked, different = run.compare() if options.check else (0, ())
-    outcome = router.outcome()
+        checked, different = crew.compare() if options.check else (0, ())
+    outcome, plan = router.outcome(), router.plan
     names = workload.requests
     return Ran(
         Planned(workload, problem, plan, outcome, measure(problem, plan, outcome), bounds_of(problem)),
         {names[request]: why for request, why in sorted(router.failed.items())},
         load_s,
-        len(run.cores),
-        tuple(run.lost.values()),
+        len(crew.cores),
+        (*crew.lost.values(), *run.refused),
+        tuple(run.added),
         checked,
         different,
-        run.kept(),
+        crew.kept(),
     )
+
+
+def _elastic(crew: Crew) -> Elastic | None:
+    """Who asks for further copies, if anybody does: a load is taken to last as long as that of the model's copies."""
+    options, router = crew.options, crew.router
+    if options.queue is None:
+        return None
+    infos, loads = list(crew.workload.config.models.values()), dict[int, float]()
+    for one, seat in zip(router.plan.replicas, crew.seats, strict=True):
+        loads[one.model] = max(infos[one.model].load_s, loads.get(one.model, 0.0), seat.ready_s)
+    return Elastic(replace(router.problem, exclusive=options.exclusive), router, options.queue, loads)
+
+
+@dataclass
+class _Growing:
+    """A further copy that is being loaded, and runs a node a few times before it takes any."""
+
+    replica: Replica
+    seat: Seat
+    asked: float
+    waiting: int
+    copies: int
+    until: float
+    left: int
 
 
 @dataclass
 class _Execution:
-    workload: Workload
-    router: Router
-    options: Options
-    seats: dict[range, Seat] = field(default_factory=dict)
-    lost: dict[range, str] = field(default_factory=dict)
-    results: dict[int, _Result] = field(default_factory=dict)
+    crew: Crew
+    elastic: Elastic | None
     deadline: dict[int, float] = field(default_factory=dict)
-    cores: tuple[int, ...] = ()
+    growing: _Growing | None = None
+    added: list[Added] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
-    # -- before the clock starts
-
-    def start(self, stack: ExitStack) -> None:
-        """A process for each device, and for each gang; all load at the same time."""
-        names, infos = self.workload.model_names, self.workload.config.models
-        hosted: dict[range, dict[str, str]] = {}
-        for number, replica in enumerate(self.router.plan.replicas):
-            name = names[replica.model]
-            hosted.setdefault(self.router.devices[number], {})[name] = infos[name].entry
-        self.cores = _cores()
-        rank = {device: n for n, device in enumerate(sorted({d for devices in hosted for d in devices}))}
-        for devices, models in hosted.items():
-            cores = sorted({self.cores[rank[d] % len(self.cores)] for d in devices}) if self.cores else []
-            seat = Seat(devices, models, cores, compiled=self.options.compiled, timeout_s=self.options.node_s)
-            stack.callback(seat.end)
-            self.seats[devices] = seat
-        until = time.monotonic() + self.options.load_s
-        for seat in self.seats.values():
-            seat.channel.settimeout(max(0.01, until - time.monotonic()))
-            try:
-                frame = seat.hear()
-            except DeviceLostError as error:
-                raise ModelFailedError(f"{', '.join(seat.models)} cannot be loaded: {error}") from error
-            if frame.kind != "ready":
-                raise ModelFailedError(f"{seat.name}: {frame.fields['why']}")
-            seat.channel.settimeout(self.options.node_s)
-
-    def warm_up(self) -> None:
-        """Every copy runs the first request of each workflow: what is compiled or read late is there before."""
-        seen: set[int] = set()
-        for request, workflow in enumerate(self.router.workflow):
-            if workflow not in seen and self.options.warm:
-                seen.add(workflow)
-                base = self.router.first[request]
-                nodes = range(base, self.router.first[request + 1])
-                if not all(self._warm(node) for node in nodes):
-                    continue  # it fails or ends a process: that is told of the requests that meet it
-        self.results.clear()
-
-    def _warm(self, node: int) -> bool:
-        model, good = self.router.model_of[node], True
-        there = [self.router.devices[n] for n, one in enumerate(self.router.plan.replicas) if one.model == model]
-        for _ in range(self.options.warm):
-            asked = []
-            for devices in there:
-                if devices not in self.lost:
-                    try:
-                        self._ask(self.seats[devices], node)
-                        asked.append(devices)
-                    except DeviceLostError as error:
-                        self._lost_early(devices, error)
-                    except (EngineError, KeyError):
-                        good = False
-            for devices in asked:
-                try:
-                    frame = self.seats[devices].hear()
-                except DeviceLostError as error:
-                    self._lost_early(devices, error)
-                    continue
-                if frame.kind == "done":
-                    self.results[node] = _result(frame)
-                else:
-                    good = False
-        return good and node in self.results
-
-    def _lost_early(self, devices: range, error: DeviceLostError) -> None:
-        self.seats[devices].end()
-        self.lost[devices] = str(error)
+    @property
+    def router(self) -> Router:
+        """Who runs what."""
+        return self.crew.router
 
     # -- while it runs
 
@@ -208,16 +140,18 @@ class _Execution:
         touched: Touched = {}
         origin = time.monotonic()
         with selectors.DefaultSelector() as selector:
-            for devices, seat in self.seats.items():
-                if devices not in self.lost:
+            for seat in dict.fromkeys(self.crew.seats):
+                if seat not in self.crew.lost:
                     selector.register(seat.channel, selectors.EVENT_READ, seat)
-            for devices, why in self.lost.items():
-                touched.update(self._gone(devices, why, 0.0))
+            for seat, why in self.crew.lost.items():
+                touched.update(self._gone(seat, why, 0.0))
             coming = 0
             while True:
                 now = time.monotonic() - origin
                 # With nobody left there is nothing to wait for: what is still to come fails at once.
-                while coming < len(arrival) and (arrival[coming] <= now or not selector.get_map()):
+                while coming < len(arrival) and (
+                    arrival[coming] <= now or len(self.crew.lost) == len(set(self.crew.seats))
+                ):
                     router.arrive(coming, arrival[coming], touched)
                     coming += 1
                 while touched:
@@ -227,19 +161,22 @@ class _Execution:
                         self._send(node, replica, now, selector, touched)
                 if coming == len(arrival) and not router.running:
                     break
+                self._grow(now, selector)
                 later = [arrival[coming]] if coming < len(arrival) else []
-                soonest = min([*later, *self.deadline.values()], default=now + _LOOK_S)
-                found = selector.select(max(0.0, min(soonest - now, _LOOK_S)))
+                found = selector.select(max(0.0, min([*later, *self.deadline.values(), now + self._look_s()]) - now))
                 for key, _ in found:
                     self._hear(key.data, time.monotonic() - origin, selector, touched)
                 self._late(time.monotonic() - origin, selector, touched)
         router.give_up("nothing that could still happen would let it run")
 
+    def _look_s(self) -> float:
+        return _LOOK_S if self.elastic is None else LOOK_S
+
     def _send(self, node: int, replica: int, now: float, selector: selectors.BaseSelector, touched: Touched) -> None:
-        seat = self.seats[self.router.devices[replica]]
+        seat = self.crew.seats[replica]
         try:
-            self._ask(seat, node)
-            self.deadline[node] = now + self.options.node_s
+            self.crew.ask(seat, node)
+            self.deadline[node] = now + self.crew.options.node_s
         except DeviceLostError as error:
             self._drop(seat, str(error), now, selector, touched)
         except EngineError as error:
@@ -247,9 +184,12 @@ class _Execution:
 
     def _hear(self, seat: Seat, now: float, selector: selectors.BaseSelector, touched: Touched) -> None:
         """What a process says: the node that it ran has ended, or failed; or it is there no more."""
-        running = [n for n, r in self.router.running.items() if self.router.devices[r] == seat.devices]
+        running = [n for n, r in self.router.running.items() if self.crew.seats[r] is seat]
         try:
             frame = seat.hear()
+            if self.growing is not None and seat is self.growing.seat:
+                self._further(self.growing, frame, now, touched)
+                return
             if not running:
                 raise DeviceLostError(f"the process of {seat.name} said something unasked")
         except DeviceLostError as error:
@@ -258,123 +198,87 @@ class _Execution:
         node = running[0]
         self.deadline.pop(node, None)
         if frame.kind == "done":
-            self.results[node] = _result(frame)
+            self.crew.results[node] = answer_of(frame)
             self.router.ended(node, now, touched)
+            if self.elastic is not None:
+                self.elastic.ended(node)
         else:
-            self.router.broke(node, f"{self._name(node)}: {frame.fields['why']}", touched)
+            self.router.broke(node, f"{self.crew.name(node)}: {frame.fields['why']}", touched)
         self._forget(self.router.request[node])
 
     def _late(self, now: float, selector: selectors.BaseSelector, touched: Touched) -> None:
-        """Processes whose node takes too long are ended."""
+        """Processes whose node, or load, takes too long are ended."""
         for node in [node for node, until in self.deadline.items() if until < now]:
-            seat = self.seats[self.router.devices[self.router.running[node]]]
-            why = f"{self._name(node)} took more than {self.options.node_s:g}s; the process of {seat.name} was ended"
+            seat = self.crew.seats[self.router.running[node]]
+            late = f"{self.crew.name(node)} took more than {self.crew.options.node_s:g}s"
+            why = f"{late}; the process of {seat.name} was ended"
             self._drop(seat, why, now, selector, touched)
+        if self.growing is not None and self.growing.until < now:
+            seat = self.growing.seat
+            self._drop(seat, f"the process of {seat.name} was not ready in time and was ended", now, selector, touched)
 
     def _drop(self, seat: Seat, why: str, now: float, selector: selectors.BaseSelector, touched: Touched) -> None:
         selector.unregister(seat.channel)
         seat.end()
-        self.lost[seat.devices] = why
-        touched.update(self._gone(seat.devices, why, now))
+        if self.growing is not None and seat is self.growing.seat:
+            assert self.elastic is not None
+            self.elastic.refuse(self.growing.replica.model)
+            self.refused.append(f"a further copy of {', '.join(seat.models)} did not come: {why}")
+            self.growing = None
+            return
+        self.crew.lost[seat] = why
+        touched.update(self._gone(seat, why, now))
 
-    def _gone(self, devices: range, why: str, now: float) -> Touched:
-        gone = {number for number, there in enumerate(self.router.devices) if there == devices}
+    def _gone(self, seat: Seat, why: str, now: float) -> Touched:
+        gone = {number for number, there in enumerate(self.crew.seats) if there is seat}
         for node, replica in self.router.running.items():
             if replica in gone:
                 self.deadline.pop(node, None)
         return self.router.lose(gone, why, now)
 
-    # -- nodes and their results
+    # -- further copies
 
-    def _ask(self, seat: Seat, node: int, kind: str = "run") -> None:
-        """Send a node; raises as :meth:`Seat.ask`, and KeyError where a result before it is missing."""
-        request, router = self.router.request[node], self.router
-        base, workflow = router.first[request], router.workflow[request]
-        names = [one.name for one in self._nodes(request)]
-        tensors: list[torch.Tensor] = []
-        results = []
-        for early in router.problem.workflows[workflow].before[node - base]:
-            one = self.results[base + early]
-            results.append([names[early], _moved(one.tree, len(tensors))])
-            tensors += one.tensors
-        fields = {
-            "model": self.workload.model_names[router.model_of[node]],
-            "data": self.workload.data[request] if self.workload.data else {},
-            "results": results,
-        }
-        seat.ask(kind, fields, tensors)
+    def _grow(self, now: float, selector: selectors.BaseSelector) -> None:
+        """Begin to load a further copy where one is wanted, in a process of its own: what is there goes on."""
+        wanted = self.elastic.wanted(now) if self.elastic is not None and self.growing is None else None
+        if wanted is None:
+            return
+        replica, waiting, copies = wanted
+        devices = range(replica.first, replica.first + self.router.widths[replica.model])
+        seat = self.crew.seat(devices, [self.crew.workload.model_names[replica.model]])
+        selector.register(seat.channel, selectors.EVENT_READ, seat)
+        until = now + self.crew.options.load_s
+        self.growing = _Growing(replica, seat, now, waiting, copies, until, self.crew.options.warm)
 
-    def _nodes(self, request: int) -> Sequence[Any]:
-        return self.workload.config.workflows[self.workload.workflow_names[self.router.workflow[request]]]
-
-    def _name(self, node: int) -> str:
-        request = self.router.request[node]
-        return f"node {self._nodes(request)[node - self.router.first[request]].name!r}"
+    def _further(self, growing: _Growing, frame: Frame, now: float, touched: Touched) -> None:
+        """A further copy is loaded, or warmer: it runs a node that waits, for nobody, or takes nodes from now on."""
+        if frame.kind == "failed":
+            raise DeviceLostError(str(frame.fields["why"]))
+        model = growing.replica.model
+        node = next((n for n in self.router.waiting() if self.router.model_of[n] == model), None)
+        if growing.left and node is not None and self.router.request[node] not in self.router.failed:
+            growing.left, growing.until = growing.left - 1, now + self.crew.options.node_s
+            try:
+                self.crew.ask(growing.seat, node)
+                return
+            except DeviceLostError:
+                raise
+            except EngineError:
+                pass  # its inputs cannot be sent: told where the node's turn comes
+        self.growing = None
+        self.crew.seats.append(growing.seat)
+        touched.update(self.router.add(growing.replica, now))
+        self.added.append(Added(growing.replica, now, growing.asked, growing.waiting, growing.copies))
 
     def _forget(self, request: int) -> None:
         """Results of a request that has ended are let go."""
         router = self.router
         nodes = range(router.first[request], router.first[request + 1])
-        if self.options.keep or self.options.check or any(n in router.running for n in nodes):
+        if self.crew.options.keep or self.crew.options.check or any(n in router.running for n in nodes):
             return
-        if request in router.failed or all(n in self.results for n in nodes):
+        if request in router.failed or all(n in self.crew.results for n in nodes):
             for node in nodes:
-                self.results.pop(node, None)
-
-    # -- afterwards
-
-    def compare(self) -> tuple[int, tuple[str, ...]]:
-        """Every node again, eager, by the copy that ran it; how many, and those that differ."""
-        count, different = 0, []
-        for node, result in self.results.items():
-            seat = self.seats[self.router.devices[self.router.ran[node]]]
-            if seat.devices in self.lost:
-                continue
-            count += 1
-            try:
-                self._ask(seat, node, "check")
-                frame = seat.hear()
-            except DeviceLostError as error:
-                self.lost[seat.devices] = str(error)
-                frame = None
-            if frame is None or frame.kind != "done" or not _equal(result, _result(frame)):
-                request = self.router.request[node]
-                different.append(
-                    f"{self.workload.requests[request]}/{self._nodes(request)[node - self.router.first[request]].name}"
-                )
-        return count, tuple(different)
-
-    def kept(self) -> dict[str, dict[str, Any]]:
-        """All results by request and node."""
-        found: dict[str, dict[str, Any]] = {}
-        for node, one in self.results.items():
-            request = self.router.request[node]
-            name = self._nodes(request)[node - self.router.first[request]].name
-            found.setdefault(self.workload.requests[request], {})[name] = put_together(one.tree, one.tensors)
-        return found
-
-
-def _cores() -> tuple[int, ...]:
-    """Cores that this process may use; none where the system does not say."""
-    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
-
-
-def _result(frame: Frame) -> _Result:
-    return _Result(frame.fields["tree"], list(frame.tensors.values()))
-
-
-def _equal(left: _Result, right: _Result) -> bool:
-    return same(put_together(left.tree, left.tensors), put_together(right.tree, right.tensors))
-
-
-def _moved(tree: Any, by: int) -> Any:
-    """A tree whose tensors come after others."""
-    (kind, content), *_ = tree.items()
-    if kind == "tensor":
-        return {kind: content + by}
-    if kind == "dict":
-        return {kind: [[key, _moved(one, by)] for key, one in content]}
-    return tree if kind == "value" else {kind: [_moved(one, by) for one in content]}
+                self.crew.results.pop(node, None)
 
 
 __all__ = ["Options", "Ran", "execute"]

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class Seat:
         self, devices: range, models: Mapping[str, str], cores: Sequence[int], *, compiled: bool, timeout_s: float
     ) -> None:
         self.devices, self.models = devices, models
+        #: When it was started, by the monotonic clock, and seconds until it had loaded its models.
+        self.begun, self.ready_s = time.monotonic(), 0.0
         self.channel, theirs = socket.socketpair()
         self.channel.settimeout(timeout_s)
         given = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def content(planned: Planned) -> dict[str, Any]:
                 "load_s": info.load_s,
                 "expected_s": info.expected_s,
                 "entry": info.entry,
+                **({"price": asdict(info.price)} if info.price is not None else {}),
             }
             for info in workload.config.models.values()
         },
@@ -84,6 +85,26 @@ def read_plan(path: Path, config: Config) -> tuple[Plan, Cluster]:
     except (KeyError, TypeError, ValueError) as error:
         raise SettingsError(f"{path}: a plan lacks or misspells {error}") from error
     return Plan(replicas, discipline, str(path)), cluster
+
+
+def weighed_by(path: Path, config: Config) -> Config:
+    """A configuration whose models without a memory of their own have that of a plan's file."""
+    top = read_file(path, "a plan")
+    told = top.plain.get("models", {}) if top is not None else {}
+    models = {
+        name: replace(one, memory=int(told[name]["memory_bytes"]), weighed=True)
+        if not one.weighed and name in told
+        else one
+        for name, one in config.models.items()
+    }
+    return replace(config, models=models)
+
+
+def is_exclusive(path: Path) -> bool:
+    """Whether a plan was made for one model a device."""
+    top = read_file(path, "a plan")
+    parts = top.mapping("a plan") if top is not None else {}
+    return "exclusive" in parts and parts["exclusive"].value is True
 
 
 def _cluster(value: dict[str, Any]) -> Cluster:
