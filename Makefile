@@ -86,6 +86,7 @@ demo: $(READY)
 
 # The long examination: op_db and module_db through torch.compile, model families at real sizes.
 exam: $(READY)
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) --no-build-isolation $(TORCH) -e '.[serve]'
 	$(BIN)/python -m tests.exam.run
 	$(BIN)/python -m tests.exam.values_run
 	$(BIN)/python -m pytest -q -m exam

@@ -104,6 +104,8 @@ setup(
         "openvino": OPENVINO,
         "onnxruntime": ONNXRUNTIME,
         "ray": RAY,
+        # To deploy what `djinn deploy emit --ray-serve` writes: with a web server and its own clients of Google's.
+        "serve": ["ray[serve]>=2.60,<2.61"],
         "wire": WIRE,
         # Bounds of placements that need not be contiguous, and proofs of deployments; everything works without.
         "solve": ["highspy>=1.11", "ortools>=9.12"],
