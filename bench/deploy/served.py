@@ -83,13 +83,13 @@ Made = tuple[torch.nn.Module, Callable[..., Any]]
 
 
 def embed() -> Made:
-    """A short stack."""
-    return Layers(6), prepare
+    """A stack."""
+    return Layers(24), prepare
 
 
 def vision() -> Made:
     """Convolutions."""
-    return Convolutions(6), prepare
+    return Convolutions(16), prepare
 
 
 def draft() -> Made:
@@ -99,17 +99,17 @@ def draft() -> Made:
 
 def judge() -> Made:
     """A long stack."""
-    return Layers(20), prepare
+    return Layers(36), prepare
 
 
 def polish() -> Made:
     """A transformer."""
-    return Attention(5), prepare
+    return Attention(8), prepare
 
 
 def tone() -> Made:
-    """A stack."""
-    return Layers(10), prepare
+    """A shorter stack."""
+    return Layers(20), prepare
 
 
 def config() -> Config:
