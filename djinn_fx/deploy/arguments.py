@@ -68,6 +68,8 @@ def workload_of(arguments: argparse.Namespace, *, data: bool = False) -> Workloa
     Raises:
         SettingsError: anything is wrong with them, all of it in one error.
     """
+    if arguments.first is not None and arguments.first < 1:
+        raise SettingsError(f"--first {arguments.first}: give a number of at least 1")
     faults = Faults()
     if is_muxserve(arguments.config):
         config, rates = read_muxserve(arguments.config, faults)
@@ -77,7 +79,7 @@ def workload_of(arguments: argparse.Namespace, *, data: bool = False) -> Workloa
                 raise SettingsError(f"{arguments.config}: no model has a rate: give one, or --requests FILE")
             return requests_at_rates(config, rates, 60 * arguments.minutes)
     else:
-        config = read_config(arguments.config, faults)
+        config = read_config(arguments.config, faults, workflows=not arguments.comfyui)
     config = with_comfyui(config, arguments.comfyui, faults)
     return read_requests(arguments.requests or Path(REQUESTS), config, faults, first=arguments.first, data=data)
 
@@ -105,5 +107,7 @@ def wish_of(arguments: argparse.Namespace) -> Wish:
     word = arguments.replicas
     if word != "auto" and not (word.isdecimal() and int(word) > 0):
         raise SettingsError(f"--replicas {word}: give a number of at least 1, or auto")
+    if arguments.effort < 0:
+        raise SettingsError(f"--effort {arguments.effort}: give a number of at least 0")
     copies = None if word == "auto" else int(word)
     return Wish(aim, arguments.exclusive, arguments.mode == "offline", arguments.effort, arguments.seed, copies)

@@ -11,16 +11,20 @@ from djinn_fx.solvers.deployment.problem import Cluster
 
 #: What is sent to learn how fast servers are joined, in bytes.
 _SMALL, _LARGE = 1, 10**9
+#: Devices at most.
+MOST = 2**16
 
 
 def uniform(devices: int, per_server: int, memory: int) -> Cluster:
     """Devices that are alike.
 
     Raises:
-        SettingsError: there is none of them.
+        SettingsError: there is none of them, or more than are planned for.
     """
     if devices < 1 or per_server < 1:
         raise SettingsError(f"--gpus {devices} --gpus-per-server {per_server}: both must be at least 1")
+    if devices > MOST:
+        raise SettingsError(f"--gpus {devices}: {MOST} at most are planned for")
     return Cluster.uniform(devices, per_server, memory)
 
 

@@ -67,7 +67,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     else:
         planned = make_plan(workload, cluster, wish)
     if not target.quiet:
-        parts = [part(planned) for part in (console.assignment, console.proof, console.front)]
+        parts = [part(planned) for part in (console.assignment, console.prices, console.proof, console.front)]
         parts += [_proved(planned, arguments.exact)] if arguments.exact is not None else []
         print("\n\n".join(text for text in (*parts, console.metrics(planned)) if text))
     target.write(plan_file.text(planned))

@@ -45,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     if real:
         code, planned = carried_out(planned, Path(), mode=arguments.mode, quiet=target.quiet)
     else:
-        text = "\n\n".join((console.assignment(planned), console.proof(planned), console.metrics(planned)))
+        parts = (console.assignment, console.prices, console.proof, console.metrics)
+        text = "\n\n".join(filter(None, (part(planned) for part in parts)))
         files.write(planned, text, Path(), mode=arguments.mode, simulate=False)
         if not target.quiet:
             print(f"{text}\n\nDetailed execution log written to {files.EXECUTIONS}")

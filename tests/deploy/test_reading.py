@@ -103,6 +103,10 @@ BAD_CONFIGS = {
     "a cycle: draw -> draw": _set("workflows.illustrate.edges.0.from", "draw"),
     "has no nodes": _set("workflows.illustrate.nodes", []),
     "groups: unknown model 'painer'; did you mean 'painter'": _set("groups", [["painer", "writer"]]),
+    "memory_gb must be 1e+09 at most": _set("models.writer.memory_gb", 1e300),
+    "entry must be package.module:name, not 7": _set("models.writer.entry", 7),
+    """unknown model "['writer']"; did you mean 'writer'""": _set("workflows.illustrate.nodes.0.model", ["writer"]),
+    """an edge's 'from' is "['expand']", which is no node""": _set("workflows.illustrate.edges.0.from", ["expand"]),
     "expected whole numbers of at least 0": _set("models.writer.devices", [-1]),
 }
 
@@ -121,6 +125,25 @@ def test_a_bad_configuration_is_told_with_its_place(tmp_path: Path, message: str
     assert int(line[len(str(path)) + 1 :].split(":")[0]) > 1
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_set("models", {}), "there are no models"),
+        (_set("workflows", {}), "there are no workflows"),
+        (lambda config: config.update(workflow=config.pop("workflows")), "no workflows; did you mean 'workflow'?"),
+    ],
+)
+def test_without_models_or_workflows_that_is_all_that_is_told(
+    tmp_path: Path, change: Callable[[Any], object], told: str
+) -> None:
+    config = copy.deepcopy(CONFIG)
+    change(config)
+    with pytest.raises(SettingsError) as error:
+        read(write(tmp_path / "c.json", config), write(tmp_path / "r.json", requests()))
+    (line,) = str(error.value).splitlines()
+    assert told in line
+
+
 BAD_REQUESTS = {
     "takes -1; seconds": _set("1.node_execution_times.plan", -1),
     "takes 'soon'; seconds": _set("1.node_execution_times.plan", "soon"),
@@ -132,7 +155,12 @@ BAD_REQUESTS = {
     "unknown workflow 'debat'; did you mean 'debate'": _set("1.workflow_id", "debat"),
     "'req_0' is there twice": _set("1.request_id", "req_0"),
     "is no time such as": _set("1.timestamp", "noon"),
-    "some timestamps have a time zone": _set("1.timestamp", "2026-03-02T09:00:10+01:00"),
+    "is a date with a time zone, earlier ones are a date without": _set("1.timestamp", "2026-03-02T09:00:10+01:00"),
+    "is a number, earlier ones are a date": _set("1.timestamp", 12.5),
+    "1e+300 is no time such as": _set("1.timestamp", 1e300),
+    "takes 1e+300; seconds are wanted, 1e+09 at most": _set("1.node_execution_times.plan", 1e300),
+    "has node_execution_times without nodes' names": _set("1.node_execution_times", [1, 2]),
+    """unknown workflow ['debate']; did you mean 'debate'""": _set("1.workflow_id", ["debate"]),
     "has no timestamp": _set("1.timestamp", None),
     "must be keys and values": _set("1", 7),
 }

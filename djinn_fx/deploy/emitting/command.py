@@ -14,7 +14,7 @@ from djinn_fx.deploy.emitting import kubernetes, ray_serve
 from djinn_fx.deploy.reading.comfyui import with_comfyui
 from djinn_fx.deploy.reading.config import read_config
 from djinn_fx.deploy.reading.faults import Faults
-from djinn_fx.deploy.telling.plan_file import read_plan
+from djinn_fx.deploy.telling.plan_file import read_plan, weighed_by
 from djinn_fx.errors import SettingsError
 
 
@@ -38,9 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.ray_serve is None and arguments.kubernetes is None:
         raise SettingsError("emit what? --ray-serve FILE, --kubernetes DIR")
     faults = Faults()
-    config = with_comfyui(read_config(arguments.config, faults), arguments.comfyui, faults)
+    config = with_comfyui(
+        read_config(arguments.config, faults, workflows=not arguments.comfyui), arguments.comfyui, faults
+    )
     faults.tell()
     plan, cluster = read_plan(arguments.plan, config)
+    config = weighed_by(arguments.plan, config)
     if arguments.ray_serve is not None:
         made = ray_serve.content(config, plan, cluster, resource=arguments.resource, compiled=not arguments.eager)
         target.write(_text(made).rstrip("\n"))

@@ -10,8 +10,9 @@
         nodes: [{id: expand, model: wren7b}, {id: draw, model: painter}]
         edges: [{from: expand, to: draw}]
 
-Ours besides: of a model ``entry``, ``devices`` and ``servers`` (lists of numbers: where it may be); of an edge
-``bytes``; ``groups``, lists of models that stay in one server. Other keys are left alone.
+Ours besides: of a model ``entry`` (with it, memory and times may be left out: they are priced), ``devices`` and
+``servers`` (lists of numbers: where it may be); of an edge ``bytes``; ``groups``, lists of models that stay in one
+server. Other keys are left alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from djinn_fx.errors import did_you_mean
 from djinn_fx.files.yaml_bounds import read_text
 from djinn_fx.hardware.yaml_places import Entry, read_entries
 
+#: Gigabytes of a model; larger numbers are slips, and would not be numbers of bytes any more.
+_MOST_GB = 1e9
+
 
 def read_file(path: Path, what: str) -> Entry | None:
     """A small YAML or JSON file with the places of its values.
@@ -39,11 +43,16 @@ def read_file(path: Path, what: str) -> Entry | None:
     return read_entries(text, str(path))
 
 
-def read_config(path: Path, faults: Faults) -> Config:
+def read_config(path: Path, faults: Faults, *, workflows: bool = True) -> Config:
     """A configuration; what is wrong with it is added to the faults, and left out.
 
+    Args:
+        path: of the file.
+        faults: what is wrong is added here.
+        workflows: whether it must have some; else they come from other files.
+
     Raises:
-        SettingsError: it is no YAML or JSON at all, or has no models.
+        SettingsError: it is no YAML or JSON at all, or has no models or no workflows.
     """
     top = read_file(path, "a configuration")
     if top is None:
@@ -51,15 +60,17 @@ def read_config(path: Path, faults: Faults) -> Config:
         faults.tell()
     assert top is not None
     parts = top.mapping("a configuration")
-    if "models" not in parts:
-        faults.add(top, f"there are no models{did_you_mean('models', parts)}")
-        faults.tell()
+    for key in ("models", "workflows") if workflows else ("models",):
+        if key not in parts or not parts[key].value:
+            hint = "" if key in parts else did_you_mean(key, parts)
+            faults.add(parts.get(key, top), f"there are no {key}{hint}")
+            faults.tell()
     models = read_models(parts["models"], faults)
-    workflows: dict[str, tuple[NodeInfo, ...]] = {}
+    found: dict[str, tuple[NodeInfo, ...]] = {}
     if "workflows" in parts:
         for name, entry in parts["workflows"].mapping("workflows").items():
-            workflows[name] = _workflow(name, entry, models, faults)
-    return Config(str(path), models, workflows, _groups(parts.get("groups"), models, faults))
+            found[name] = _workflow(name, entry, models, faults)
+    return Config(str(path), models, found, _groups(parts.get("groups"), models, faults))
 
 
 def read_models(entry: Entry, faults: Faults) -> dict[str, ModelInfo]:
@@ -102,20 +113,27 @@ def number(
 def _model(name: str, entry: Entry, faults: Faults) -> ModelInfo:
     what = f"model {name!r}"
     parts = entry.mapping(what)
-    if "memory_gb" not in parts:
-        faults.add(entry, f"{what}: memory_gb is missing{did_you_mean('memory_gb', parts)}")
+    entry_of = str(parts["entry"].value) if "entry" in parts else ""
+    misspelt = did_you_mean("memory_gb", parts)
+    if "memory_gb" not in parts and (misspelt or not entry_of):
+        faults.add(entry, f"{what}: memory_gb is missing{misspelt}")
     memory = number(parts, "memory_gb", what, faults, 0.0) or 0.0
     gang = number(parts, "gpus_required", what, faults, 1.0, above=1.0) or 1.0
+    if memory > _MOST_GB:
+        faults.add(parts["memory_gb"], f"{what}: memory_gb must be {_MOST_GB:g} at most, not {memory:g}")
+    if entry_of and not isinstance(parts["entry"].value, str):
+        faults.add(parts["entry"], f"{what}: entry must be package.module:name, not {entry_of}")
     if gang != int(gang):
         faults.add(parts["gpus_required"], f"{what}: gpus_required must be a whole number, not {gang:g}")
     return ModelInfo(
         name=name,
         place=f"{entry.file}:{entry.line}",
-        memory=round(memory * 1e9),
+        memory=round(min(memory, _MOST_GB) * 1e9),
         gang=int(gang),
         load_s=number(parts, "load_time_seconds", what, faults, 0.0) or 0.0,
         expected_s=_expected(parts, what, faults),
-        entry=str(parts["entry"].value) if "entry" in parts else "",
+        entry=entry_of,
+        weighed="memory_gb" in parts,
         devices=_numbers(parts.get("devices"), f"{what}: devices", faults),
         servers=_numbers(parts.get("servers"), f"{what}: servers", faults),
     )
@@ -175,10 +193,9 @@ def _workflow(name: str, entry: Entry, models: Mapping[str, ModelInfo], faults: 
             faults.add(one, f"{what}: the node {node!r} is there twice")
         elif model is None:
             faults.add(one, f"{what}: the node {node!r} names no model")
-        elif model.value not in models:
-            faults.add(
-                model, f"{what}: the node {node!r}: unknown model {model.value!r}{did_you_mean(model.value, models)}"
-            )
+        elif str(model.value) not in models:
+            word = str(model.plain)
+            faults.add(model, f"{what}: the node {node!r}: unknown model {word!r}{did_you_mean(word, models)}")
         found[node] = str(model.value) if model is not None else ""
         outputs = one.mapping(what).get("outputs")
         for output in outputs.value if outputs is not None and isinstance(outputs.value, list) else []:
@@ -203,8 +220,8 @@ def _edge(
         if key not in ends:
             faults.add(edge, f"{what}: an edge has no {key!r}")
             good = False
-        elif ends[key].value not in nodes:
-            word = str(ends[key].value)
+        elif str(ends[key].value) not in nodes:
+            word = str(ends[key].plain)
             hint = (
                 f": it is an output of {makers[word]!r}, name that node"
                 if word in makers

@@ -19,6 +19,8 @@ from djinn_fx.solvers.deployment.problem import Traffic
 
 #: Requests that are read at most: what is planned for and simulated is held in memory, about 200 bytes a node.
 MOST = 2_000_000
+#: Seconds of a node, and of a timestamp, at most: beyond are slips, and sums that are not exact.
+LONGEST, LATEST = 1e9, 1e13
 
 
 def read_requests(
@@ -49,7 +51,12 @@ def read_requests(
     if not reader.names and not faults.found:
         faults.add(str(path), "there are no requests: nothing to plan for")
     faults.tell()
-    return reader.workload()
+    found = reader.workload()
+    if np.isnan(found.traffic.times).any() or not all(one.weighed for one in config.models.values()):
+        from djinn_fx.deploy.reading.priced import priced  # which may ask torch
+
+        return priced(found)
+    return found
 
 
 class _Reader:
@@ -58,9 +65,14 @@ class _Reader:
         self.data: list[Mapping[str, Any]] | None = [] if data else None
         self.numbers = {name: n for n, name in enumerate(config.workflows)}
         self.nodes = {name: [one.name for one in nodes] for name, nodes in config.workflows.items()}
+        self.priced = {
+            name: {one.name for one in nodes if one.model in config.models and config.models[one.model].entry}
+            for name, nodes in config.workflows.items()
+        }
+        self.samples: dict[str, Mapping[str, Any]] = {}
         self.names: dict[str, int] = {}
         self.arrival, self.workflow, self.times, self.first = array("d"), array("q"), array("d"), array("q", [0])
-        self.zoned: bool | None = None
+        self.kind = ""
 
     def take(self, item: Item) -> None:
         """Add one request, or what is wrong with it."""
@@ -73,13 +85,16 @@ class _Reader:
         self.names[name] = item.line
         arrival = self._arrival(item, name)
         workflow = item.value.get("workflow_id")
-        if workflow not in self.numbers:
+        if str(workflow) not in self.numbers:
             what = "names no workflow_id" if workflow is None else f"unknown workflow {workflow!r}"
             self._fault(item, "workflow_id", f"request {name!r}: {what}{did_you_mean(workflow, self.numbers)}")
             return
         times = self._times(item, name, str(workflow))
-        if self.data is not None:
-            self.data.append(self._data(item, name))
+        if self.data is not None or str(workflow) not in self.samples:
+            data = self._data(item, name)
+            self.samples.setdefault(str(workflow), data)
+            if self.data is not None:
+                self.data.append(data)
         self.arrival.append(arrival)
         self.workflow.append(self.numbers[str(workflow)])
         self.times.extend(times)
@@ -100,7 +115,8 @@ class _Reader:
         if value is None:
             self._fault(item, "", f"request {name!r} has no timestamp: when does it come?")
             return 0.0
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LATEST:
+            self._alike(item, name, "a number")
             return float(value)
         try:
             moment = datetime.fromisoformat(str(value).replace("Z", "+00:00"))
@@ -108,17 +124,26 @@ class _Reader:
             self._fault(item, "timestamp", f"request {name!r}: {value!r} is no time such as 2026-03-02T09:00:01.5")
             return 0.0
         zoned = moment.tzinfo is not None
-        if self.zoned not in (None, zoned):
-            self._fault(item, "timestamp", f"request {name!r}: some timestamps have a time zone and some have none")
-        self.zoned = zoned if self.zoned is None else self.zoned
+        self._alike(item, name, "a date with a time zone" if zoned else "a date without a time zone")
         return (moment if zoned else moment.replace(tzinfo=timezone.utc)).timestamp()
 
+    def _alike(self, item: Item, name: str, kind: str) -> None:
+        """Times of two kinds are not of one clock."""
+        if self.kind not in ("", kind):
+            self._fault(item, "timestamp", f"request {name!r}: its timestamp is {kind}, earlier ones are {self.kind}")
+        self.kind = self.kind or kind
+
     def _times(self, item: Item, name: str, workflow: str) -> list[float]:
-        """Seconds of each node, in the workflow's order."""
+        """Seconds of each node, in the workflow's order; no number where its model is to be priced."""
+        nodes, priced = self.nodes[workflow], self.priced[workflow]
+        if not nodes:
+            return []  # its fault has been told
         given = item.value.get("node_execution_times")
-        nodes = self.nodes[workflow]
+        if given is None and priced.issuperset(nodes):
+            return [math.nan] * len(nodes)
         if not isinstance(given, dict):
-            self._fault(item, "node_execution_times", f"request {name!r} has no node_execution_times")
+            what = "has no node_execution_times" if given is None else "has node_execution_times without nodes' names"
+            self._fault(item, "node_execution_times", f"request {name!r} {what}")
             return [0.0] * len(nodes)
         for key in given:
             if key not in nodes:
@@ -127,12 +152,17 @@ class _Reader:
         found = []
         for node in nodes:
             value: Any = given.get(node)
+            if node not in given and node in priced:
+                found.append(math.nan)
+                continue
             if node not in given:
                 text = f"request {name!r}: node_execution_times lacks the node {node!r} of workflow {workflow!r}"
                 self._fault(item, "node_execution_times", text)
             elif not _is_time(value):
                 self._fault(
-                    item, node, f"request {name!r}: node {node!r} takes {value!r}; seconds of at least 0 are wanted"
+                    item,
+                    node,
+                    f"request {name!r}: node {node!r} takes {value!r}; seconds are wanted, {LONGEST:g} at most",
                 )
             found.append(float(value) if _is_time(value) else 0.0)
         return found
@@ -153,11 +183,11 @@ class _Reader:
             names = tuple(names[n] for n in order.tolist())
             data = tuple(data[n] for n in order.tolist()) if data else ()
         arrival = arrival - arrival[0]
-        return Workload(self.config, names, Traffic(arrival, workflow, first, times), data)
+        return Workload(self.config, names, Traffic(arrival, workflow, first, times), data, self.samples)
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST
 
 
 def made_requests(config: Config, rows: Iterable[tuple[float, str]], means: Mapping[str, float]) -> Workload:

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from djinn_fx.solvers.deployment.problem import Cluster, Model, Problem, Traffic, Workflow
+
+
+@dataclass(frozen=True)
+class Price:
+    """What cost models say of one call of a model.
+
+    Attributes:
+        time_s: seconds.
+        low_s: lower end of the time's 80 % interval.
+        high_s: its upper end.
+        provenance: where the time comes from: ``datasheet``, ``calibrated``, ``learned``, ``measured``, ``mixed``.
+        device: that it is priced for.
+        memory: bytes, foretold for the peak, weights included.
+    """
+
+    time_s: float
+    low_s: float
+    high_s: float
+    provenance: str
+    device: str
+    memory: int
 
 
 @dataclass(frozen=True)
@@ -23,6 +44,8 @@ class ModelInfo:
         devices: numbers of the devices on which it may be; None: all.
         servers: likewise of servers.
         place: file and line, for errors.
+        weighed: whether its memory is known; else it has an entry, and is weighed before anything is planned.
+        price: what cost models say of the dearest call of it; None where nobody asked them.
     """
 
     name: str
@@ -34,6 +57,8 @@ class ModelInfo:
     devices: frozenset[int] | None = None
     servers: frozenset[int] | None = None
     place: str = ""
+    weighed: bool = True
+    price: Price | None = None
 
 
 @dataclass(frozen=True)
@@ -79,12 +104,14 @@ class Workload:
         requests: their names, in the order of arrival.
         traffic: arrivals and times, numbered as in the configuration.
         data: of each request, what its models are given; empty where it was not to be read.
+        samples: for each workflow what its first request gives to its models.
     """
 
     config: Config
     requests: tuple[str, ...]
     traffic: Traffic
     data: tuple[Mapping[str, Any], ...] = ()
+    samples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def model_names(self) -> tuple[str, ...]:

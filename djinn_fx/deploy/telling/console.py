@@ -23,6 +23,18 @@ def assignment(planned: Planned) -> str:
     return "\n".join(lines)
 
 
+def prices(planned: Planned) -> str:
+    """What cost models said of models that came without times or memory; empty where they were not asked."""
+    rows = [(one.name, one.price) for one in planned.workload.config.models.values() if one.price is not None]
+    if not rows:
+        return ""
+    lines = ["Priced by cost models, one call (80 % interval, source):"]
+    for name, one in rows:
+        times = f"{1e3 * one.time_s:.3g} ms ({1e3 * one.low_s:.3g} to {1e3 * one.high_s:.3g}, {one.provenance})"
+        lines.append(f"  {name}: {times} on {one.device}; {format_bytes(one.memory)} at its peak")
+    return "\n".join(lines)
+
+
 def metrics(planned: Planned) -> str:
     """What came of it."""
     found, rows = planned.measures, device_rows(planned)
