@@ -17,7 +17,7 @@ from typing import Any
 
 from djinn_fx.errors import DjinnError, SettingsError
 from djinn_fx.sessions.hints import COMPUTE, IO_WAIT
-from djinn_fx.sessions.outcome import Answer, Outcome, outcome
+from djinn_fx.sessions.outcome import Answer, Outcome
 from djinn_fx.sessions.session import Session, find
 from djinn_fx.threads import new_lock
 
@@ -148,26 +148,26 @@ def receive(message: str | bytes | Envelope) -> str:
 def _carry_out(action: Action, envelope: Envelope) -> Outcome:
     if envelope.protocol_version != PROTOCOL:
         detail = f"protocol {envelope.protocol_version!r} is not known here, {PROTOCOL!r} is: without effect"
-        return outcome(Answer.REJECTED, detail)
+        return Outcome(Answer.REJECTED, detail)
     verb = _VERBS.get(action.action_type)
     if verb is None or action.action_version not in (VERSION, f"{VERSION}.0"):
         detail = f"{action.action_type!r} of version {action.action_version!r} is not known here: without effect"
-        return outcome(Answer.REJECTED, detail)
+        return Outcome(Answer.REJECTED, detail)
     id = action.payload.get("session_id")
     if not isinstance(id, str):
-        return outcome(Answer.MISSING, "the payload names no session_id")
+        return Outcome(Answer.MISSING, "the payload names no session_id")
     found = find(id)
     if isinstance(found, Outcome):
         return found
     try:
         return verb(Session(*found), action.payload)
     except (DjinnError, TypeError, ValueError, OverflowError) as error:
-        return outcome(Answer.REJECTED, f"{action.action_type}: {error}", id)
+        return Outcome(Answer.REJECTED, f"{action.action_type}: {error}", id)
 
 
 def _share(session: Session, payload: Mapping[str, Any]) -> Outcome:
     made = session.share(payload.get("new_session_id", ""))
-    return outcome(Answer.ACCEPTED, f"session {made.id!r} begins with its context", session.id)
+    return Outcome(Answer.ACCEPTED, f"session {made.id!r} begins with its context", session.id)
 
 
 def _signal(session: Session, payload: Mapping[str, Any]) -> Outcome:

@@ -10,11 +10,11 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from djinn_fx.sessions.conversation import Conversation
 from djinn_fx.sessions.memory.residency import Residency
-from djinn_fx.sessions.outcome import Answer, Outcome, outcome
+from djinn_fx.sessions.outcome import Answer, Outcome
 from djinn_fx.sessions.policy.state import Phase, Tier
 
 #: Bounds of what may be asked: what lies beyond is clipped to them, and the answer says so.
@@ -27,8 +27,7 @@ PINNED_SHARE = 0.5
 IO_WAIT, COMPUTE = "IO_WAIT", "COMPUTE"
 
 
-@dataclass(frozen=True)
-class Signal:
+class Signal(NamedTuple):
     """What was said of a session's phase.
 
     Attributes:
@@ -69,16 +68,16 @@ class Hints:
         waits = phase == IO_WAIT
         bad = _bad_time(estimate_ms, "estimated_resume_ms")
         if bad is not None:
-            return outcome(Answer.REJECTED, bad, one.key)
+            return Outcome(Answer.REJECTED, bad, one.key)
         if one.closed:
-            return outcome(Answer.MISSING, f"session {one.key!r} was closed", one.key)
+            return Outcome(Answer.MISSING, f"session {one.key!r} was closed", one.key)
         estimate_s = None if estimate_ms is None else min(float(estimate_ms) / 1000, MAX_ESTIMATE_S)
         self._inbox.append(Signal(one, waits, estimate_s, str(tool or "")[:200], self.clock()))
         if waits and one.turns:
-            return outcome(Answer.DEFERRED, "a turn of it is under way: it counts from the turn's end on", one.key)
+            return Outcome(Answer.DEFERRED, "a turn of it is under way: it counts from the turn's end on", one.key)
         if estimate_ms is not None and estimate_ms / 1000 > MAX_ESTIMATE_S:
-            return outcome(Answer.CLIPPED, f"taken as {MAX_ESTIMATE_S:.0f} s, the longest wait", one.key)
-        return outcome(Answer.ACCEPTED, "it waits" if waits else "it is about to compute", one.key)
+            return Outcome(Answer.CLIPPED, f"taken as {MAX_ESTIMATE_S:.0f} s, the longest wait", one.key)
+        return Outcome(Answer.ACCEPTED, "it waits" if waits else "it is about to compute", one.key)
 
     @property
     def waiting(self) -> bool:
@@ -143,7 +142,7 @@ class Hints:
         """Drop nothing of a session for so long, wherever it lies; and say how important it is."""
         bad = _bad_time(ttl_s, "ttl")
         if bad is not None:
-            return outcome(Answer.REJECTED, bad, one.key)
+            return Outcome(Answer.REJECTED, bad, one.key)
         with self.lock:
             if one.closed:
                 return _gone(one)
@@ -155,8 +154,8 @@ class Hints:
                 if one.context.priority != priority:
                     clipped.append(f"priority is {one.context.priority}, the outermost")
             if clipped:
-                return outcome(Answer.CLIPPED, "; ".join(clipped), one.key)
-            return outcome(Answer.ACCEPTED, f"nothing of it is dropped for {kept:g} s", one.key)
+                return Outcome(Answer.CLIPPED, "; ".join(clipped), one.key)
+            return Outcome(Answer.ACCEPTED, f"nothing of it is dropped for {kept:g} s", one.key)
 
     def demote(self, one: Conversation) -> Outcome:
         """Have a session leave the device now."""
@@ -165,17 +164,17 @@ class Hints:
                 return _gone(one)
             store = self.residency.store
             if store.host is None and store.disk is None:
-                return outcome(Answer.REJECTED, "there is no pool below the device", one.key)
+                return Outcome(Answer.REJECTED, "there is no pool below the device", one.key)
             if one.turns:
-                return outcome(Answer.REJECTED, "a turn of it is under way", one.key)
+                return Outcome(Answer.REJECTED, "a turn of it is under way", one.key)
             self._waits(Signal(one, True, None, one.context.tool, self.clock()), self.clock())
             own, left = one.context.device_bytes, one.context.device_bytes
             if own:
                 self.residency.evict(one, len(one.holding), Tier.HOST)
                 left = one.context.device_bytes
             if left:
-                return outcome(Answer.CLIPPED, f"{own - left} of {own} bytes leave: below there is no room", one.key)
-            return outcome(Answer.ACCEPTED, f"{own} bytes leave the device", one.key)
+                return Outcome(Answer.CLIPPED, f"{own - left} of {own} bytes leave: below there is no room", one.key)
+            return Outcome(Answer.ACCEPTED, f"{own} bytes leave the device", one.key)
 
     def prefetch(self, one: Conversation) -> Outcome:
         """Have a session return to the device, as far as there is room that no turn needs."""
@@ -184,23 +183,23 @@ class Hints:
                 return _gone(one)
             missing = sum(1 for page in one.holding if not self.residency.store.on_device(page))
             if not missing:
-                return outcome(Answer.ACCEPTED, "it is on the device", one.key)
+                return Outcome(Answer.ACCEPTED, "it is on the device", one.key)
             free = self.residency.store.device.free
             if not free:
                 self._expect(one, self.clock())
-                return outcome(Answer.DEFERRED, "the device is full: it returns when there is room", one.key)
+                return Outcome(Answer.DEFERRED, "the device is full: it returns when there is room", one.key)
             short = self.residency.load(one, free)
             size = self.residency.page_bytes
             if short:
                 detail = f"{(missing - short) * size} of {missing * size} bytes return: there is no more room"
-                return outcome(Answer.CLIPPED, detail, one.key)
-            return outcome(Answer.ACCEPTED, f"{missing * size} bytes return", one.key)
+                return Outcome(Answer.CLIPPED, detail, one.key)
+            return Outcome(Answer.ACCEPTED, f"{missing * size} bytes return", one.key)
 
     def pin(self, one: Conversation, lease_s: float) -> Outcome:
         """Keep a session on the device for so long; a lease of 0 ends one."""
         bad = _bad_time(lease_s, "lease")
         if bad is not None:
-            return outcome(Answer.REJECTED, bad, one.key)
+            return Outcome(Answer.REJECTED, bad, one.key)
         with self.lock:
             if one.closed:
                 return _gone(one)
@@ -210,15 +209,15 @@ class Hints:
                 size = self.residency.page_bytes
                 left = (most - others) * size
                 detail = f"it has {len(one.holding) * size} bytes, and of those that may be pinned {left} are left"
-                return outcome(Answer.REJECTED, detail, one.key)
+                return Outcome(Answer.REJECTED, detail, one.key)
             kept = min(float(lease_s), MAX_LEASE_S)
             one.context.pinned_until = now + kept
             self.residency.conversations.attend(one)
             if lease_s:
                 self.residency.load(one, self.residency.store.device.free)
             if kept < lease_s:
-                return outcome(Answer.CLIPPED, f"the lease is {kept:.0f} s, the longest", one.key)
-            return outcome(Answer.ACCEPTED, f"it stays on the device for {kept:g} s", one.key)
+                return Outcome(Answer.CLIPPED, f"the lease is {kept:.0f} s, the longest", one.key)
+            return Outcome(Answer.ACCEPTED, f"it stays on the device for {kept:g} s", one.key)
 
     def release(self, one: Conversation) -> Outcome:
         """Free a session's pages wherever they are; its tokens stay, and are computed again when it goes on."""
@@ -227,11 +226,11 @@ class Hints:
                 return _gone(one)
             if one.turns or one.stepping:
                 one.release_after = True
-                return outcome(Answer.DEFERRED, "a turn of it is under way: its pages are freed at its end", one.key)
+                return Outcome(Answer.DEFERRED, "a turn of it is under way: its pages are freed at its end", one.key)
             pages = len(one.holding)
             if pages:
                 self.residency.cut_before(one, set(one.holding))
-            return outcome(Answer.ACCEPTED, f"{pages} pages are freed", one.key)
+            return Outcome(Answer.ACCEPTED, f"{pages} pages are freed", one.key)
 
     def pinned_pages(self, now: float, but: Conversation | None = None) -> int:
         """Pages that leases hold and that no turn under way counts."""
@@ -254,4 +253,4 @@ def _bad_time(value: float | None, name: str) -> str | None:
 
 
 def _gone(one: Conversation) -> Outcome:
-    return outcome(Answer.MISSING, f"session {one.key!r} was closed", one.key)
+    return Outcome(Answer.MISSING, f"session {one.key!r} was closed", one.key)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from djinn_fx.reasons import Reason, ReasonKind
 
@@ -23,19 +23,23 @@ class Answer(str, Enum):
     """There is no such session here."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """An answer, and why.
+class Outcome(NamedTuple):
+    """An answer, and why. A signal's caller waits while it is made: the reason is made when somebody reads it.
 
     Attributes:
         answer: what became of it.
-        reason: why.
+        detail: why, in a sentence.
         session: whose; None where no session was named and none is current.
     """
 
     answer: Answer
-    reason: Reason
+    detail: str
     session: str | None = None
+
+    @property
+    def reason(self) -> Reason:
+        """Why, of the kind that fits the answer."""
+        return Reason(kind=_KINDS[self.answer], detail=self.detail, node=self.session)
 
     @property
     def ok(self) -> bool:
@@ -54,8 +58,3 @@ _KINDS = {
     Answer.REJECTED: ReasonKind.DECLINED,
     Answer.MISSING: ReasonKind.DECLINED,
 }
-
-
-def outcome(answer: Answer, detail: str, session: str | None = None) -> Outcome:
-    """An outcome whose reason is of the kind that fits the answer."""
-    return Outcome(answer, Reason(kind=_KINDS[answer], detail=detail, node=session), session)

@@ -18,7 +18,7 @@ from djinn_fx.sessions.conversation import Answered, Conversation, Turn
 from djinn_fx.sessions.hints import COMPUTE, IO_WAIT
 from djinn_fx.sessions.manager import SessionManager
 from djinn_fx.sessions.opening import SessionOptions, open_manager
-from djinn_fx.sessions.outcome import Answer, Outcome, outcome
+from djinn_fx.sessions.outcome import Answer, Outcome
 from djinn_fx.sessions.status import SessionsStatus, Teller, status_of
 from djinn_fx.threads import new_lock
 
@@ -157,7 +157,7 @@ class Session:
     def signal_phase(self, phase: str, estimated_resume_ms: float | None = None, tool: str | None = None) -> Outcome:
         """As :func:`djinn_fx.signal_phase`, of this session."""
         if phase not in (IO_WAIT, COMPUTE):
-            return outcome(Answer.REJECTED, f"phase is {phase!r}: give {IO_WAIT!r} or {COMPUTE!r}", self.id)
+            return Outcome(Answer.REJECTED, f"phase is {phase!r}: give {IO_WAIT!r} or {COMPUTE!r}", self.id)
         said = self.manager.hints.signal(self._one, phase, estimated_resume_ms, tool)
         self.manager.ring(soon=phase == COMPUTE)
         return said
@@ -295,15 +295,15 @@ def find(id: str | None) -> tuple[SessionManager, Conversation] | Outcome:
         current = _current.get()
         if current is None:
             detail = "no session is current here (a new thread has none): name it by session_id"
-            return outcome(Answer.MISSING, detail)
+            return Outcome(Answer.MISSING, detail)
         return current.manager, current._one
     found = [
         (manager, one) for manager in list(_managers.values()) if (one := manager.conversations.get(id)) is not None
     ]
     if not found:
-        return outcome(Answer.MISSING, f"there is no session {id!r} in this process", str(id)[:_MAX_KEY])
+        return Outcome(Answer.MISSING, f"there is no session {id!r} in this process", str(id)[:_MAX_KEY])
     if len(found) > 1:
-        return outcome(Answer.REJECTED, f"two models have a session {id!r}: call its own signal_phase", id)
+        return Outcome(Answer.REJECTED, f"two models have a session {id!r}: call its own signal_phase", id)
     return found[0]
 
 
@@ -331,7 +331,7 @@ def signal_phase(
         return found
     manager, one = found
     if phase not in (IO_WAIT, COMPUTE):
-        return outcome(Answer.REJECTED, f"phase is {phase!r}: give {IO_WAIT!r} or {COMPUTE!r}", one.key)
+        return Outcome(Answer.REJECTED, f"phase is {phase!r}: give {IO_WAIT!r} or {COMPUTE!r}", one.key)
     said = manager.hints.signal(one, phase, estimated_resume_ms, tool)
     manager.ring(soon=phase == COMPUTE)  # that it waits is heeded within a tenth of a second
     return said
