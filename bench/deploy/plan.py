@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.deploy import cells, days, proofs, queues
 from bench.deploy.workloads import read
-from bench.harness.harness import Report, parse, parser
+from bench.harness.harness import Journal, Report, parse, parser
 
 PARTS: dict[str, Any] = {
     "exclusive": cells.exclusive,
@@ -43,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write. Returns the exit code."""
     made = parser(__doc__ or "", runs=1)
     made.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    made.add_argument("--seeds", nargs=2, type=int, default=(0, 200), metavar=("FIRST", "END"), help="of part exact")
     made.add_argument("--large-child", action="store_true", help=argparse.SUPPRESS)
     arguments = parse(made, argv)
     if arguments.large_child:
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = arguments.data or Path(os.environ.get("DJINN_BENCH_DATA", default)) / "deploy"
     data = read(folder / "workflows")
     for part in arguments.only:
-        more = {"seeds": range(*arguments.seeds)} if part == "exact" else {}
+        more = {"journal": Journal(arguments)} if part == "exact" else {}
         PARTS[part](report, data, folder, arguments.quick, **more)
     return report.finish()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -321,3 +322,23 @@ def test_a_comfyui_workflow_of_unknown_files_or_nodes_is_told(tmp_path: Path) ->
     text = "\n".join(faults.found)
     assert "'33', which is no node" in text
     assert "no model 'painter.safetensors'; did you mean 'paintr'" in text
+
+
+@pytest.mark.parametrize("text", ["- request_id: ", '- {request_id: "', "# ", "- {request_id: |\n", "metadata: "])
+def test_yaml_of_one_endless_value_is_refused_before_it_is_in_memory(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text + "x" * (20 * 2**20) + "\n")
+    tracemalloc.start()
+    with pytest.raises(SettingsError, match=r"r\.yaml(:\d+)?: "):
+        read(write(tmp_path / "c.json", CONFIG), path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 16 * 2**20
+
+
+def test_what_is_told_of_a_long_text_is_short(tmp_path: Path) -> None:
+    asked = requests(2)
+    asked[1] |= {"request_id": "x" * 100_000, "workflow_id": "y" * 100_000}
+    with pytest.raises(SettingsError) as told:
+        read(write(tmp_path / "c.json", CONFIG), write(tmp_path / "r.json", asked))
+    assert len(str(told.value)) < 2_000

@@ -9,6 +9,8 @@ from djinn_fx.hardware.yaml_places import Entry
 
 #: Faults that are told; of more, how many there are.
 MOST = 20
+#: Characters of one that are told: what stands in a file may be long.
+LONGEST = 500
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Faults:
             place: where, or text such as ``requests.yaml:12``.
             text: what is wrong, what to do.
         """
+        text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
         where = place if isinstance(place, str) else f"{place.file}:{place.line}:{place.column}"
         if len(self.found) < MOST:
             self.found.append(f"{where}: {text}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from djinn_fx.files.yaml_bounds import MAX_DEPTH, Loader
 #: Characters of one request, and of what is before the list, at most.
 MOST_CHARS = 4 * 2**20
 _CHUNK = 2**16
+_WHITE = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,10 @@ class _Buffer:
     def peek(self) -> str:
         """The next character that is not white space; empty at the end."""
         while True:
-            while self.place < len(self.text) and self.text[self.place] in " \t\r\n":
-                self.line += self.text[self.place] == "\n"
-                self.place += 1
+            after = _WHITE.match(self.text, self.place)
+            assert after is not None
+            self.line += self.text.count("\n", self.place, after.end())
+            self.place = after.end()
             if self.place < len(self.text) or not self.more():
                 return self.text[self.place : self.place + 1]
 
@@ -177,18 +180,40 @@ def _yaml(stream: IO[str], path: Path) -> Iterator[Item]:
         events.loader.dispose()
 
 
+class _Bounded:
+    """A stream of which the parser may not read much without finding anything."""
+
+    def __init__(self, stream: IO[str], path: Path) -> None:
+        self.stream, self.path, self.since = stream, path, 0
+
+    def read(self, size: int) -> str:
+        """Characters, of which there are not too many since the last event.
+
+        Raises:
+            SettingsError: there are.
+        """
+        if self.since > MOST_CHARS:
+            raise SettingsError(f"{self.path}: more than {MOST_CHARS} characters in one value: that is no request")
+        found = self.stream.read(size)
+        self.since += len(found)
+        return found
+
+
 class _Events:
     """Values made of YAML's events, without ever holding more of them than one request has."""
 
     def __init__(self, stream: IO[str], path: Path) -> None:
         self.path = path
-        self.loader = Loader(stream)
+        self.source = _Bounded(stream, path)
+        self.loader = Loader(self.source)
         self.anchors: dict[str, Any] = {}
         self.lines: dict[str, int] = {}
         self.start = 0
 
     def next(self) -> Any:
-        return self.loader.get_event()
+        event = self.loader.get_event()
+        self.source.since = 0
+        return event
 
     def error(self, event: Any, message: str) -> SettingsError:
         return SettingsError(f"{self.path}:{event.start_mark.line + 1}: {message}")

@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.deploy.instances import instance
 from djinn_fx.errors import SolverError
 from djinn_fx.solvers.deployment.bounds import bounds_of, placement_bound
 from djinn_fx.solvers.deployment.exhaustive import best_makespan, every_plan
 from djinn_fx.solvers.deployment.measures import measure
 from djinn_fx.solvers.deployment.placing.fewest import fewest
+from djinn_fx.solvers.deployment.placing.greedy import first_room
 from djinn_fx.solvers.deployment.placing.inside import inside_servers, other_workflows
 from djinn_fx.solvers.deployment.placing.loads import crossing, split
 from djinn_fx.solvers.deployment.placing.packed import packed
@@ -183,3 +185,10 @@ def test_what_is_no_problem_is_refused() -> None:
     with pytest.raises(SolverError, match="order of their arrival"):
         Problem((Model(1), Model(1)), workflows, Cluster.uniform(1, 1, 1), late)
     assert bounds_of(Problem((Model(1),), (), Cluster.uniform(1, 1, 1), Traffic(*map(np.array, ([], [], [0], [])))))
+
+
+def test_one_copy_each_is_found_where_memory_is_tight_and_gangs_stand_askew() -> None:
+    problem = replace(instance(80), copies=1)
+    room = first_room(problem)
+    assert room is not None
+    assert not validate(problem, Plan(room.sorted))

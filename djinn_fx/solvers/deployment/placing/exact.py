@@ -55,7 +55,14 @@ def available() -> bool:
     return importlib.util.find_spec("ortools") is not None
 
 
-def solve(problem: Problem, seconds: float = 10.0, *, hint: Plan | None = None, workers: int = 2) -> Proved | None:
+def solve(
+    problem: Problem,
+    seconds: float = 10.0,
+    *,
+    hint: Plan | None = None,
+    workers: int = 2,
+    load_alone: bool = False,
+) -> Proved | None:
     """The best placement within a time, with its bound; None where none exists or none was found.
 
     Args:
@@ -63,13 +70,14 @@ def solve(problem: Problem, seconds: float = 10.0, *, hint: Plan | None = None, 
         seconds: in all.
         hint: a plan to begin with.
         workers: threads.
+        load_alone: all of the time is for the load; crossings and copies are as they come.
 
     Raises:
         SolverError: CP-SAT is not installed.
     """
     if not available():
         raise SolverError("an exact plan needs CP-SAT: pip install 'djinn-fx[solve]'")
-    return _Model(problem).solve(seconds, hint, workers)
+    return _Model(problem).solve(seconds, hint, workers, load_alone=load_alone)
 
 
 class _Model:
@@ -180,7 +188,7 @@ class _Model:
 
     # -- solving -------------------------------------------------------------------------------------------------------
 
-    def solve(self, seconds: float, hint: Plan | None, workers: int) -> Proved | None:
+    def solve(self, seconds: float, hint: Plan | None, workers: int, *, load_alone: bool) -> Proved | None:
         begun = time.monotonic()
         solver = self.cp.CpSolver()
         solver.parameters.num_workers = workers
@@ -189,14 +197,15 @@ class _Model:
             for one, variable in self.here.items():
                 self.model.add_hint(variable, int(one in chosen))
         self.model.minimize(self.most)
-        if not self._run(solver, SHARES[0] * seconds):
+        if not self._run(solver, (1.0 if load_alone else SHARES[0]) * seconds):
             return None
         least, bound = int(solver.objective_value), float(solver.best_objective_bound)
         found = self._taken(solver)
         self.model.add(self.most <= least)
         crossing = self._crossing()
         crossed = crossed_bound = 0.0
-        for aim, until in ((crossing, SHARES[1]), (sum(self.here.values()), SHARES[2])):
+        aims = () if load_alone else ((crossing, SHARES[1]), (sum(self.here.values()), SHARES[2]))
+        for aim, until in aims:
             self._hint(solver)
             self.model.minimize(aim)
             if not self._run(solver, until * seconds - (time.monotonic() - begun)):

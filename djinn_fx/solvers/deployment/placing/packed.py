@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from djinn_fx.solvers.deployment.placing.room import Room
-from djinn_fx.solvers.deployment.problem import Problem
+from djinn_fx.solvers.deployment.problem import Problem, Replica
 
 #: Copies that are tried at most.
 STEPS = 20_000
@@ -12,13 +12,33 @@ STEPS = 20_000
 def packed(problem: Problem, steps: int = STEPS) -> tuple[bool | None, Room]:
     """Whether there is a placement of one copy each, by trying all that differ, and that placement.
 
+    The largest first, then the widest first, each where it leaves least: either may find at once what the other does
+    not find for long.
+
     Args:
         problem: what is deployed.
         steps: copies to try; None is the answer where they do not suffice to know.
     """
     models = problem.models
-    order = sorted(problem.used, key=lambda m: (-models[m].gang, -models[m].share))
+    orders = (
+        sorted(problem.used, key=lambda m: (-models[m].gang * models[m].share, m)),
+        sorted(problem.used, key=lambda m: (-models[m].gang, -models[m].share)),
+    )
+    room = Room(problem)
+    for order in orders:
+        found, room = _tried(problem, order, steps // len(orders))
+        if found is not None:
+            return found, room
+    return None, room
+
+
+def _tried(problem: Problem, order: list[int], steps: int) -> tuple[bool | None, Room]:
+    """The same, in one order of models."""
+    models = problem.models
     room, left = Room(problem), [steps]
+
+    def least_left(one: Replica) -> tuple[int, int]:
+        return int(room.free[one.first : one.first + models[one.model].gang].sum()), one.first
 
     def place(number: int) -> bool | None:
         if number == len(order):
@@ -28,7 +48,7 @@ def packed(problem: Problem, steps: int = STEPS) -> tuple[bool | None, Room]:
             return None
         unknown = False
         tried = set()
-        for one in room.candidates(order[number]):
+        for one in sorted(room.candidates(order[number]), key=least_left):
             server = problem.cluster.servers[problem.cluster.server[one.first]]
             # Servers that look the same from the inside are the same, unless somebody may not be on all of them.
             alike = (
@@ -45,6 +65,8 @@ def packed(problem: Problem, steps: int = STEPS) -> tuple[bool | None, Room]:
                 return True
             room.take(one)
             unknown = unknown or found is None
+            if left[0] < 0:
+                return None
         return None if unknown else False
 
     return place(0), room
