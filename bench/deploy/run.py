@@ -47,7 +47,7 @@ LOAD = 0.7
 #: Simulations with drawn times, of which the mean is what is foretold.
 DRAWS = 40
 #: Runs of every copy before a clock starts: contests of engines are over then.
-WARM = 12
+WARM = 6
 #: How far real figures may be from the simulated ones.
 BOUND = 0.15
 
