@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -58,7 +58,7 @@ class Holding:
         self._users: Counter[str] = Counter()
         self._states: dict[tuple[Any, ...], tuple[weakref.ref[Any], State]] = {}
         self._versions = itertools.count(1)
-        self._to_release: list[str] = []
+        self._unused: deque[Sequence[str]] = deque()
         self._states_to_release: list[str] = []
 
     # Graphs and their weights
@@ -95,16 +95,21 @@ class Holding:
         self._users.update(names)
 
     def unused(self, names: Sequence[str]) -> None:
-        """... by one less; those that nobody uses are let go of with the next request. From any thread."""
-        with self.lock:
-            self._users.subtract(names)
-            self._to_release += [name for name in names if self._users[name] <= 0]
+        """... by one less; those that nobody uses are let go of with the next request.
+
+        Garbage may be collected in any thread, in the middle of anything: this waits for no lock.
+        """
+        self._unused.append(names)
 
     def releases(self) -> Iterator[tuple[str, Pieces]]:
         """A request to let go of what nobody uses any more, if there is such."""
         with self.lock:
-            names = [name for name in dict.fromkeys(self._to_release) if self._users[name] <= 0]
-            states, self._states_to_release, self._to_release = self._states_to_release, [], []
+            unused: list[str] = []
+            while self._unused:
+                unused += self._unused.popleft()
+            self._users.subtract(unused)
+            names = [name for name in dict.fromkeys(unused) if self._users[name] <= 0]
+            states, self._states_to_release = self._states_to_release, []
         if names or states:
             self._sender.released(names)
             for name in names:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from djinn_fx.engines.bound.watch import Watch
+from djinn_fx.engines.bound.holders import SWEEPERS
+from djinn_fx.engines.bound.watch import Watch, addresses
 from djinn_fx.engines.keys import Guards
 from djinn_fx.errors import EngineError
 from djinn_fx.remote.delta.graph import GraphForm, graph_form
@@ -19,9 +21,20 @@ from djinn_fx.remote.wire.frame import encode
 from djinn_fx.remote.wire.payload import Payload, payload_of
 from djinn_fx.remote.workers import requests
 
+#: Sets of weights of which a part's worker is known to have them: models of one structure share a graph.
+MOST_SETS = 16
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Weights that were sent: the graph with them, and what tells whether they are as they were; None: nothing does."""
+
+    form: GraphForm
+    watch: Watch | None
+
 
 class PlacedPart:
-    """A part on its worker.
+    """A part on its worker. Models of one structure may share it: it remembers the weights of each.
 
     Args:
         part: the region.
@@ -36,12 +49,12 @@ class PlacedPart:
         self.part, self.holding = part, holding
         self._about = {**about, "kinds": list(part.kinds), "label": part.label}
         self._form: GraphForm | None = None
-        self._watch: Watch | None = None
+        self._sets: dict[tuple[int, ...] | None, _Set] = {}  # the one that was used last is the last
         self.prepared = ""
         self.told: Mapping[str, Any] = {}
         self._guards: str | None = None
-        self._names: list[str] = []
-        weakref.finalize(self, _let_go, holding, self._names)
+        weakref.finalize(self, _let_go, holding, self._sets)
+        SWEEPERS.add(self)
 
     @property
     def graph(self) -> str:
@@ -61,7 +74,11 @@ class PlacedPart:
             DeviceLostError: the worker is lost.
             EngineError: it cannot have it.
         """
-        if not anew and self._watch is not None and self._watch.holds(weights):
+        key = addresses(weights)
+        known = self._sets.get(key)
+        if not anew and known is not None and known.watch is not None and known.watch.unchanged(weights):
+            self._sets[key] = self._sets.pop(key, known)
+            self._form = known.form
             return
         plain = [weight.detach() for weight in weights]
         watch = Watch(plain)  # before they are read: what is written from here on is seen
@@ -69,20 +86,44 @@ class PlacedPart:
         for payload, digest in zip(payloads.values(), DIGESTS.of(plain), strict=True):
             if digest is not None:  # by another graph of the model, or by this one on a worker that is lost
                 vars(payload)["digest"] = digest
-        self._send(graph_form(self.part.form, payloads, self.part.hints, self.part.devices), payloads.values())
+        form = graph_form(self.part.form, payloads, self.part.hints, self.part.devices)
+        self._send(form, payloads.values())
+        if watch.untraceable is None:
+            DIGESTS.note(watch, plain, [payload.digest for payload in payloads.values()])
+            self._keep(key, _Set(form, watch))
+        else:
+            self._keep(None, _Set(form, None))
         if anew:
             self.prepare()
-        self._watch = watch if watch.untraceable is None else None
-        if self._watch is not None:
-            DIGESTS.note(watch, plain, [payload.digest for payload in payloads.values()])
 
     def _send(self, form: GraphForm, payloads: Iterable[Payload]) -> None:
-        before = list(self._names)
         self.holding.use(list(form.weights))
-        self._names[:] = form.weights
-        self.holding.send(form, {one.digest: one for one in payloads})
-        self.holding.unused(before)
+        try:
+            self.holding.send(form, {one.digest: one for one in payloads})
+        except BaseException:
+            self.holding.unused(list(form.weights))
+            raise
         self._form = form
+
+    def _keep(self, key: tuple[int, ...] | None, made: _Set) -> None:
+        """Remember what was sent; what it takes the place of is in use no more."""
+        gone = [self._sets.pop(key, None)]
+        self._sets[key] = made
+        while len(self._sets) > MOST_SETS:
+            gone.append(self._sets.pop(next(iter(self._sets)), None))
+        for one in gone:
+            if one is not None:
+                self.holding.unused(list(one.form.weights))
+        self.sweep()
+
+    def sweep(self) -> int:
+        """Let go of weights that nobody else holds any more; how many sets. From any thread, at any moment."""
+        dead = [key for key, one in list(self._sets.items()) if one.watch is not None and one.watch.orphaned]
+        for key in dead:
+            one = self._sets.pop(key, None)
+            if one is not None:
+                self.holding.unused(list(one.form.weights))
+        return len(dead)
 
     def prepare(self) -> None:
         """Have it compiled; its weights, which the code does not depend on, may come later.
@@ -112,5 +153,6 @@ class PlacedPart:
             raise EngineError(f"{self.part.label}: the worker compiled it for other sizes")
 
 
-def _let_go(holding: Holding, names: list[str]) -> None:
-    holding.unused(names)
+def _let_go(holding: Holding, sets: dict[Any, _Set]) -> None:
+    for one in list(sets.values()):
+        holding.unused(list(one.form.weights))
