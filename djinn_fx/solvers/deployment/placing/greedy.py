@@ -126,20 +126,19 @@ def filled(room: Room, *, seed: int = 0, servers: dict[int, set[int]] | None = N
     problem, chance = room.problem, random.Random(seed)
     work = problem.work
     load = np.array(split(problem, room.sorted).device)
-    waiting = set(problem.used) - grouped(problem)
-    while waiting:
-        weight = {m: work[m] * problem.models[m].gang ** 0.5 / room.copies[m] for m in waiting if room.copies[m]}
-        if not weight:
-            break
-        model = max(sorted(weight), key=lambda m: weight[m] * (chance.uniform(0.5, 1) if seed else 1.0))
+    waiting = sorted(set(problem.used) - grouped(problem))
+    weight = {m: float(work[m]) * problem.models[m].gang ** 0.5 / room.copies[m] for m in waiting if room.copies[m]}
+    while weight:
+        model = max(weight, key=lambda m: weight[m] * (chance.uniform(0.5, 1) if seed else 1.0))
         found = room.firsts(model, aligned=True)
         if servers is not None:
             found = found[np.isin(problem.servers[found], list(servers[model]))]
         if not len(found):
-            waiting.discard(model)
+            del weight[model]
             continue
         order = np.lexsort((found, room.over(load, model, found), room.near(model, found)))
         _place(room, Replica(model, int(found[order[0]])), load, room.copies[model] + 1)
+        weight[model] = float(work[model]) * problem.models[model].gang ** 0.5 / room.copies[model]
     return room
 
 
