@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,31 @@ def test_a_plan_is_rebalanced_for_other_requests(here: Path, capsys: pytest.Capt
     plan = json.loads((here / "new_plan.json").read_text())
     jsonschema.validate(plan, schema("plan"))
     assert plan["measures"]["completed"] == len(asked)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda plan: plan["replicas"][0].update(gpu_ids=[99]), "numbers from 0 to 7 are wanted"),
+        (lambda plan: plan["replicas"][0].update(gpu_ids=[]), "numbers from 0 to 7 are wanted"),
+        (lambda plan: plan["replicas"][0].update(gpu_ids=["a"]), "numbers from 0 to 7 are wanted"),
+        (lambda plan: plan["replicas"][-1].update(gpu_ids=[0, 2, 4, 6, 7]), "that follow each other are wanted"),
+        (lambda plan: plan["replicas"][0].update(model="writr"), "did you mean 'writer'"),
+        (lambda plan: plan["cluster"].update(servers=[10**9] * 8), "servers: a number from 0 for each device"),
+        (lambda plan: plan["discipline"].update(hold="long"), "hold is a number of at least 0"),
+        (lambda plan: plan["discipline"].pop("hold") and plan["discipline"].update(held=1), "held"),
+        (lambda plan: plan.update(cluster=None), "a plan lacks or misspells"),
+    ],
+)
+def test_a_plan_that_was_edited_badly_is_told(
+    here: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Any], object], told: str
+) -> None:
+    assert main(["plan", "--gpus", "8", "--effort", "500", "--json", "plan.json"]) == 0
+    plan = json.loads((here / "plan.json").read_text())
+    change(plan)
+    (here / "plan.json").write_text(json.dumps(plan))
+    capsys.readouterr()
+    assert main(["simulate", "plan.json"]) == 2
+    error = capsys.readouterr().err
+    assert "plan.json" in error
+    assert told in error

@@ -43,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     faults.tell()
     plan, cluster = read_plan(arguments.plan, config)
+    if not plan.replicas:
+        raise SettingsError(f"{arguments.plan}: the plan has no copies: there is nothing to emit")
     config = weighed_by(arguments.plan, config)
     if arguments.ray_serve is not None:
         made = ray_serve.content(config, plan, cluster, resource=arguments.resource, compiled=not arguments.eager)

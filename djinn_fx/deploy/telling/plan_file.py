@@ -80,9 +80,9 @@ def read_plan(path: Path, config: Config) -> tuple[Plan, Cluster]:
     try:
         cluster = _cluster(parts["cluster"].plain)
         number = {name: n for n, name in enumerate(config.models)}
-        replicas = tuple(sorted(_replica(one, number) for one in parts["replicas"].items("replicas")))
-        discipline = Discipline(**parts["discipline"].plain)
-    except (KeyError, TypeError, ValueError) as error:
+        replicas = tuple(sorted(_replica(one, number, cluster, config) for one in parts["replicas"].items("replicas")))
+        discipline = _discipline(parts["discipline"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SettingsError(f"{path}: a plan lacks or misspells {error}") from error
     return Plan(replicas, discipline, str(path)), cluster
 
@@ -90,7 +90,10 @@ def read_plan(path: Path, config: Config) -> tuple[Plan, Cluster]:
 def weighed_by(path: Path, config: Config) -> Config:
     """A configuration whose models without a memory of their own have that of a plan's file."""
     top = read_file(path, "a plan")
-    told = top.plain.get("models", {}) if top is not None else {}
+    parts = top.mapping("a plan") if top is not None else {}
+    told = parts["models"].plain if "models" in parts else {}
+    if not isinstance(told, dict):
+        raise parts["models"].error("models: expected keys and values")
     models = {
         name: replace(one, memory=int(told[name]["memory_bytes"]), weighed=True)
         if not one.weighed and name in told
@@ -107,9 +110,20 @@ def is_exclusive(path: Path) -> bool:
     return "exclusive" in parts and parts["exclusive"].value is True
 
 
+def _discipline(entry: Entry) -> Discipline:
+    found = Discipline(**entry.plain)
+    if type(found.hold) is not int or found.hold < 0 or {type(found.local), type(found.by_path)} != {bool}:
+        raise entry.error("discipline: hold is a number of at least 0, local and by_path are true or false")
+    return found
+
+
 def _cluster(value: dict[str, Any]) -> Cluster:
+    servers = tuple(map(int, value["servers"]))
+    # Servers are counted: a number of one that is not there would be as many lists of devices.
+    if not servers or list(servers) != sorted(servers) or not 0 <= servers[0] <= servers[-1] < len(servers):
+        raise ValueError("servers: a number from 0 for each device, in order")
     return Cluster(
-        tuple(map(int, value["servers"])),
+        servers,
         tuple(map(int, value["memory_bytes"])),
         tuple(map(float, value["slowness"])),
         float(value["latency_s"]),
@@ -117,9 +131,15 @@ def _cluster(value: dict[str, Any]) -> Cluster:
     )
 
 
-def _replica(entry: Entry, number: dict[str, int]) -> Replica:
+def _replica(entry: Entry, number: dict[str, int], cluster: Cluster, config: Config) -> Replica:
     parts = entry.mapping("a copy")
     name = parts["model"].text("a copy's model")
     if name not in number:
         raise parts["model"].error(f"unknown model {name!r}{did_you_mean(name, number)}")
-    return Replica(number[name], int(parts["gpu_ids"].items("gpu_ids")[0].value))
+    devices = [one.value for one in parts["gpu_ids"].items("gpu_ids")]
+    if not devices or any(type(one) is not int or not 0 <= one < cluster.size for one in devices):
+        raise parts["gpu_ids"].error(f"gpu_ids of {name!r}: numbers from 0 to {cluster.size - 1} are wanted")
+    gang = config.models[name].gang
+    if devices != list(range(devices[0], devices[0] + gang)):
+        raise parts["gpu_ids"].error(f"gpu_ids of {name!r}: {gang} that follow each other are wanted")
+    return Replica(number[name], devices[0])
