@@ -37,7 +37,7 @@ def djinn(
     from djinn_fx.threads import old_objects_left_alone
 
     with old_objects_left_alone():
-        from djinn_fx.compiling.graph import compile_graph
+        from djinn_fx.compiling.entry.door import compile_graph
         from djinn_fx.settings.table import Settings
 
         return compile_graph(gm, example_inputs, Settings.load(mode, options))
@@ -133,6 +133,6 @@ def compile_exported(
     Raises:
         SettingsError: as for :func:`djinn`.
     """
-    from djinn_fx.compiling.graph import compile_program
+    from djinn_fx.compiling.entry.door import compile_program
 
     return compile_program(program, mode, options)

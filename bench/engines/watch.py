@@ -20,9 +20,9 @@ from typing import Any
 
 #: What is watched in djinn-fx, and what its time is called. A name that does not exist is listed as missing.
 TARGETS = {
-    "djinn_fx.compiling.graph:compile_graph": "djinn: other",
-    "djinn_fx.compiling.graph:GraphCompiler.through_aot": "AOTAutograd",
-    "djinn_fx.compiling.graph:GraphCompiler._compile": "djinn: other",
+    "djinn_fx.compiling.entry.door:compile_graph": "djinn: other",
+    "djinn_fx.compiling.entry.tracing:through_aot": "AOTAutograd",
+    "djinn_fx.compiling.graph:GraphCompiler.compile_traced": "djinn: other",
     "djinn_fx.compiling.graph:lower": "djinn: lowering",
     "djinn_fx.compiling.graph:run_passes": "djinn: passes",
     "djinn_fx.dispatch.build:Builder.build": "djinn: region builds",

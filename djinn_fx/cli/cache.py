@@ -81,7 +81,7 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 
 #: What an entry holds that is no engine's artefact, before its label.
-_WHAT = {"times": "times of ", "decision": "outcome of a trial: "}
+_WHAT = {"times": "times of ", "decision": "outcome of a trial: ", "graph": "kept graph: "}
 
 
 def _holds(entry: EntryInfo) -> str:

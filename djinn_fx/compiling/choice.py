@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from djinn_fx.compiling.captured import CapturedGraph, device_of
+from djinn_fx.compiling.entry.contenders import contenders
 from djinn_fx.compiling.forecast import by_forecast, expected, forecast, left_out
 from djinn_fx.compiling.learning import Learner
 from djinn_fx.costmodels.choose import Pricing
@@ -34,25 +35,13 @@ from djinn_fx.passes.pipeline import DEFAULT, parse_passes
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import program_of, with_arena
-from djinn_fx.settings.engines import BOUND, EAGER, STANDBY, WHOLE
+from djinn_fx.settings.engines import EAGER, STANDBY, WHOLE
 from djinn_fx.settings.table import Settings
 from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.plan import Plan, Region
 from djinn_fx.srg.record import GraphKind
 from djinn_fx.store.opening import open_store
 from djinn_fx.threads import start_thread
-
-
-def contenders(settings: Settings, kind: GraphKind, device: str) -> tuple[str, ...]:
-    """The engines of :data:`BOUND` that the settings want for such a graph and that are installed.
-
-    An engine that the settings name is in even if its library is missing: that is then said.
-    """
-    if kind is not GraphKind.INFERENCE or not device.startswith("cpu"):
-        return ()
-    if settings.engine == "auto":
-        return tuple(name for name in WHOLE if engine(name, settings).capability().can_run)
-    return tuple(name for name in settings.engines if name in BOUND)
 
 
 def passes_for(settings: Settings) -> tuple[Pass, ...]:

@@ -20,7 +20,7 @@ import torch
 from torch._guards import TracingContext, tracing
 from torch.fx import GraphModule
 
-from djinn_fx.compiling.session import compile_session
+from djinn_fx.compiling.entry.session import compile_session
 from djinn_fx.costmodels.laws.build_time import PLAN_PER_OP_S
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
 import weakref
 from collections import deque
@@ -11,35 +9,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch._functorch.config
 from functorch.compile import make_boxed_func
-from torch._dynamo.backends.common import aot_autograd
-from torch._guards import TracingContext
 from torch.fx import GraphModule
 
 from djinn_fx.compiling.captured import CapturedGraph, device_of, in_arena, make_boxed_func_from, put_into_trace
-from djinn_fx.compiling.choice import contenders, in_one_piece, outlook, passes_for, passes_of, planned_whole
-from djinn_fx.compiling.deferred import DeferredGraph, deferrable
+from djinn_fx.compiling.choice import in_one_piece, outlook, passes_for, passes_of, planned_whole
 from djinn_fx.compiling.devices.elsewhere import unexecuted
 from djinn_fx.compiling.devices.homes import HOMES
-from djinn_fx.compiling.devices.modules import check_pins
 from djinn_fx.compiling.devices.placer import Placer
-from djinn_fx.compiling.graph_inputs import input_kinds, place_of
+from djinn_fx.compiling.entry.contenders import contenders
+from djinn_fx.compiling.entry.session import compile_session
+from djinn_fx.compiling.entry.tracing import keepable, tag_of, through_aot
+from djinn_fx.compiling.graph_inputs import place_of
 from djinn_fx.compiling.learning import learning
-from djinn_fx.compiling.memory.share import or_infeasible, planned_memory, within_budget
+from djinn_fx.compiling.memory.share import held_to_budget, or_infeasible, planned_memory, within_budget
 from djinn_fx.compiling.memory.slices import Parted, parted
 from djinn_fx.compiling.pricing import pricing_for
-from djinn_fx.compiling.readiness import HANDLES, GraphHandle, held_to_budget
-from djinn_fx.compiling.session import compile_session
+from djinn_fx.compiling.readiness import HANDLES, GraphHandle
 from djinn_fx.compiling.training.budget import partition_of
 from djinn_fx.dispatch.build import Builder, Whole
 from djinn_fx.dispatch.memory import MEMORY
 from djinn_fx.dispatch.refusals import told_of_refusals
 from djinn_fx.dispatch.region import RegionBuild
-from djinn_fx.dispatch.tier import tier_names
-from djinn_fx.engines.here import here_digest
-from djinn_fx.engines.registry import prewarm
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.passes.base import Pass, run_passes
 from djinn_fx.passes.pipeline import plan_of
@@ -47,9 +38,7 @@ from djinn_fx.reasons import Reason
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import Program, program_of
 from djinn_fx.runtime.slices import InSlices
-from djinn_fx.settings.engines import EAGER, STANDBY
 from djinn_fx.settings.table import Settings
-from djinn_fx.srg.layout_rules import decompositions
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.memory import MemoryPlan
 from djinn_fx.srg.record import GraphKind, Residency
@@ -81,41 +70,15 @@ def forget() -> None:
     _HISTORY.clear()
 
 
-def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Settings) -> Callable[..., Any]:
-    """Compile one of Dynamo's graphs.
+def compiler_for(
+    settings: Settings, kinds: Sequence[Residency], handle: GraphHandle | None = None, *, ahead: Ahead | None = None
+) -> GraphCompiler:
+    """A compiler with the pipeline that the settings ask for.
 
     Raises:
         SettingsError: the option ``passes`` names no pass.
-        EngineError: an engine failed and ``on_failure`` is ``"raise"``.
     """
-    passes = passes_for(settings)
-    check_pins(settings)
-    kinds = input_kinds(gm, example_inputs)
-    if ahead_of_time():
-        from djinn_fx.saved.file import compile_ahead
-
-        return compile_ahead(gm, example_inputs, settings, functools.partial(GraphCompiler, passes=passes, kinds=kinds))
-    weights = [one for one, kind in zip(example_inputs, kinds, strict=False) if kind is not Residency.INPUT]
-    handle = GraphHandle(gm, [one for one in weights if isinstance(one, torch.Tensor)], example_inputs)
-    compiler = GraphCompiler(settings, passes, kinds, handle)
-    # What does not fit into a budget must be told before anything runs; what workers rely on guards this graph.
-    at_once = settings.memory_budget is not None or settings.workers is not None
-    waits = settings.compile == "blocking" or settings.engine == EAGER or at_once
-    fakes = deferrable(gm, example_inputs) if not waits else None
-    HANDLES.append(handle)
-    if fakes is None:
-        return compiler.compile(gm, example_inputs)
-    deferred = DeferredGraph(
-        gm, fakes, TracingContext.get(), compiler.compile, at_second_call=settings.compile == "background"
-    )
-    handle.deferred = weakref.ref(deferred)
-    return deferred
-
-
-def ahead_of_time() -> bool:
-    """Whether torch's ``aot_compile`` asks for a function that can be saved."""
-    config = torch._functorch.config
-    return bool(getattr(config, "force_autograd_cache", False) and getattr(config, "bypass_autograd_cache_key", False))
+    return GraphCompiler(settings, passes_for(settings), kinds, handle, ahead=ahead)
 
 
 class GraphCompiler:
@@ -151,15 +114,9 @@ class GraphCompiler:
         self._residency: dict[str, Residency] = {}
         self._placer = Placer(settings, handle, passes, note, saved=ahead is not None, builds=builds)
         self._builders: dict[Any, Builder] = {}
-        self._partition = partition_of(settings, passes, self._placeholder_kinds)
+        self.partition = partition_of(settings, passes, self._placeholder_kinds)
         self._ahead, self._note, self._builds = ahead, note, builds
-        self._cacheable = (
-            keeps
-            and settings.cache
-            and settings.engine != EAGER
-            and settings.passes is None
-            and not torch.compiler.config.force_disable_caches
-        )
+        self._cacheable = keeps and keepable(settings)
 
     def _builder(self, settings: Settings, bound: Sequence[str]) -> Builder:
         # A graph for which the budget has no room has other engines than the next one.
@@ -168,56 +125,17 @@ class GraphCompiler:
             self._builders[key] = Builder(settings, bound)
         return self._builders[key]
 
-    def compile(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        """Trace, plan and build one of Dynamo's graphs, or take it whole from torch's cache."""
-        if self._inductor_is_next():
-            prewarm(STANDBY, example_inputs)
-        if not self._cacheable:
-            return self.through_aot(gm, example_inputs)
-        from djinn_fx.saved.torch_cache import keeping
-
-        with keeping(self.settings, self.tag()) as loaded:
-            compiled = self.through_aot(gm, example_inputs)
-        if self._handle is not None:
-            self._handle.add(loaded)
-        return compiled
-
-    def _inductor_is_next(self) -> bool:
-        """Whether the caller will wait for Inductor, as far as can be told before tracing."""
-        competing = contenders(self.settings, GraphKind.INFERENCE, "cpu") and not torch.is_grad_enabled()
-        first = tier_names(self.settings)[:1]
-        return self.settings.compile == "blocking" and not competing and first == (STANDBY,)
-
     def tag(self) -> str:
         """What a kept graph depends on besides the settings."""
-        from djinn_fx.store.store import default_cache_dir
-
-        directory = self.settings.cache_dir or default_cache_dir()
-        # Code made for wider vectors or other threads must not be picked up, nor one that takes an argument for a
-        # weight; torch's key has none of these.
-        kinds = hashlib.sha256("-".join(kind.value for kind in self._kinds).encode()).hexdigest()[:16]
-        return f"{here_digest()}-{kinds}-{directory}"
+        return tag_of(self.settings, self._kinds)
 
     def through_aot(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        compilers = {
-            "inference_compiler": functools.partial(self._compile, GraphKind.INFERENCE),
-            "fw_compiler": functools.partial(self._compile, GraphKind.FORWARD),
-            "bw_compiler": functools.partial(self._compile, GraphKind.BACKWARD),
-        }
-        if self._cacheable or self._ahead is not None:
-            from djinn_fx.saved.torch_cache import cacheable
+        """Trace, plan and build one of Dynamo's graphs."""
+        kept = self._cacheable or self._ahead is not None
+        return through_aot(self.compile_traced, self.partition, gm, example_inputs, kept=kept)
 
-            compilers = {name: cacheable(compiler) for name, compiler in compilers.items()}
-        backend = aot_autograd(
-            **compilers,
-            partition_fn=self._partition,
-            keep_inference_input_mutations=True,
-            decompositions=decompositions(),
-        )
-        compiled: Callable[..., Any] = backend(gm, example_inputs)
-        return compiled
-
-    def _compile(self, kind: GraphKind, gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
+    def compile_traced(self, kind: GraphKind, gm: GraphModule, example_inputs: Sequence[Any]) -> Any:
+        """Compile one of the graphs that AOTAutograd makes: what it is to call."""
         with compile_session():  # a backward graph comes on the first backward pass, in whichever thread that is
             if not self._builds:
                 self._note(self._outlook(kind, gm))
@@ -361,7 +279,7 @@ class GraphCompiler:
         if not plan.order:
             plan = replace(plan, order=tuple(range(len(plan.regions))))
         if kind is GraphKind.FORWARD:
-            plan = replace(plan, reasons=(*plan.reasons, *self._partition.reasons))
+            plan = replace(plan, reasons=(*plan.reasons, *self.partition.reasons))
         put_into_trace(srg, plan)
         for reason in plan.reasons:
             log.info("%s", reason)
@@ -378,13 +296,3 @@ class GraphCompiler:
             found[node.name] = self._kinds[index] if index < len(self._kinds) else Residency.INPUT
         self._residency.update(found)
         return found
-
-
-def compile_program(program: Any, mode: str | None, options: Mapping[str, Any] | None) -> Callable[..., Any]:
-    """See :func:`djinn_fx.backend.compile_exported`."""
-    settings = Settings.load(mode, options)
-    passes_for(settings)
-    backend = functools.partial(compile_graph, settings=settings)
-    dynamic = True if program.range_constraints else None
-    compiled: Callable[..., Any] = torch.compile(program.module(), backend=backend, dynamic=dynamic)
-    return compiled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import weakref
 from collections import Counter, deque
@@ -22,16 +21,13 @@ from djinn_fx.dispatch.contests.contestants import ContestBySize
 from djinn_fx.dispatch.entrant import CHANGED, OF_BUILDING, DispatchStatus, EntrantStatus, State
 from djinn_fx.dispatch.lazy import LazyRegion
 from djinn_fx.dispatch.standby import Standby
-from djinn_fx.engines.base import RegionCallable
 from djinn_fx.engines.bound.write_protection import table, why_not
 from djinn_fx.errors import DjinnError
 from djinn_fx.files.signing import why_alone
 from djinn_fx.reasons import Reason
 from djinn_fx.runtime.arena.arena import Arena, ArenaStatus
-from djinn_fx.runtime.budget import Limit, WithinBudget
 from djinn_fx.runtime.layouts import Strays
 from djinn_fx.saved.contested import EnginesLater
-from djinn_fx.srg.graph import SRG
 from djinn_fx.store.ledger import told_of_caches
 from djinn_fx.units import format_bytes, format_seconds
 
@@ -286,18 +282,6 @@ def note_planned(handle: GraphHandle | None, fitting: Fitting) -> PlannedMemory:
             one.planned = [replace(each, copies=0, engines=0) for each in one.planned]
     handle.planned.append(planned)
     return planned
-
-
-def held_to_budget(
-    run: RegionCallable, srg: SRG, planned: Sequence[PlannedMemory], callables: Sequence[RegionCallable]
-) -> RegionCallable:
-    """A graph's callable that looks whether it fits at each new set of sizes; itself where sizes do not differ."""
-    limits = {
-        one.need.peak.device: Limit(budget=one.budget, beside=one.foretold - one.need.peak.nbytes, copies=one.copies)
-        for one in planned
-    }
-    held = WithinBudget(run, srg, limits, functools.partial(evict, callables))
-    return held if planned and held.needed else run
 
 
 def _family(handle: GraphHandle) -> list[GraphHandle]:

@@ -26,7 +26,7 @@ from djinn_fx.dispatch.checks import has_passed, note_key
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import ContestBySize, Made, contest_between
 from djinn_fx.dispatch.contests.decisions import Decision, Outcomes, decision_key, fingerprints_of
-from djinn_fx.dispatch.entrant import CHANGED
+from djinn_fx.dispatch.entrant import CHANGED, State
 from djinn_fx.dispatch.memory import BUILDING, MEMORY, load_entry
 from djinn_fx.dispatch.region import RegionBuild, RegionWork
 from djinn_fx.dispatch.tier import Prepared, Tier
@@ -120,8 +120,11 @@ class EnginesLater:
 
     def __init__(self, own: RegionCallable, make: Callable[[], OnEngines], *, waits: bool = False) -> None:
         self._own, self._make, self._waits = own, make, waits
+        #: The graph on engines, and the same once calls go to it.
+        self._loaded: RegionCallable | None = None
         self._run: RegionCallable | None = None
-        self._started, self._lock = False, new_lock()
+        self._started = self._called = self._unwanted = False
+        self._lock = new_lock()
         #: Why the engines cannot be used.
         self.reason: Reason | None = None
         self._contests: tuple[Contest | ContestBySize, ...] = ()
@@ -131,34 +134,45 @@ class EnginesLater:
         """Run the graph; empties the list."""
         if self._run is not None:
             return self._run(args)
-        if self._started or not self._first():
+        if self._called or not self._first():
             return self._own(args)
-        prepare = functools.partial(self._prepare, list(args))
-        begin = functools.partial(start_thread, prepare, "djinn loads engines", beside=True)
-        if self._waits and begin() is not None:
-            run = self._awaited()
-            return self._own(args) if run is None else run(args)
-        results = self._own(args)
         if not self._waits:
-            begin()
-        return results
+            given = list(args)
+            results = self._own(args)
+            self._start(given)
+            return results
+        run = self._awaited() if self._start(args) else None
+        self._run = self._loaded
+        return self._own(args) if run is None else run(args)
+
+    def begin(self, args: Sequence[Any]) -> None:
+        """Have the engines made ready before the first call, if it would wait for them; with arguments such as its."""
+        if self._waits:
+            self._start(args)
+
+    def _start(self, args: Sequence[Any]) -> bool:
+        """Have the engines loaded in a thread, unless that is done already; whether there is something to wait for."""
+        with self._lock:
+            started, self._started = self._started, True
+        prepare = functools.partial(self._prepare, list(args))
+        return started or start_thread(prepare, "djinn loads engines", beside=True) is not None
 
     def _awaited(self) -> RegionCallable | None:
         """The graph on engines, if they are ready soon."""
         until = time.monotonic() + PATIENCE_S
         with CHANGED:
-            while self._run is None or any(one.pending for one in self.distinct):
+            while self._loaded is None or any(one.pending for one in self.distinct):
                 left = until - time.monotonic()
                 if left <= 0 or self.reason is not None:
                     return None
                 CHANGED.wait(left)
-        return self._run
+        return self._loaded
 
     def _first(self) -> bool:
         """Whether this call is the first: of several at once, one is."""
         with self._lock:
-            started, self._started = self._started, True
-        return not started
+            called, self._called = self._called, True
+        return not called
 
     def load(self, args: Sequence[Any] | None = None) -> None:
         """Make the graph on engines, here and now; with the arguments of a call, have them made ready for such calls.
@@ -169,10 +183,20 @@ class EnginesLater:
         self._started = True
         run, contests = self._make()
         self._contests = tuple(one for one, _ in contests)
-        if args is not None:
+        if args is not None and not self._unwanted:
             for contest, places in contests:
                 contest.make_ready([args[place] for place in places])
-        self._run = run
+        self._loaded = run
+        if self._called or args is None:  # else the first call waits for what was begun before it
+            self._run = run
+
+    def let_go(self) -> None:
+        """It was made in vain: release the copies of weights that it made, if it made any."""
+        self._unwanted = True
+        for contest in self.distinct:
+            for entrant in contest.entrants:
+                entrant.state = State.BEATEN  # who is being opened is let go of when that is done
+                entrant.run.release()
 
     @property
     def distinct(self) -> list[Contest]:
@@ -182,11 +206,11 @@ class EnginesLater:
     @property
     def loading(self) -> bool:
         """Whether calls run on own ops while the engines are loaded."""
-        return self._started and self._run is None and self.reason is None
+        return self._started and self._loaded is None and self.reason is None
 
     def after_fork(self) -> None:
         """In a forked process: whoever was loading the engines is not there."""
-        self._started = self.reason is not None
+        self._started = self._called = self.reason is not None
 
     def _prepare(self, args: list[Any]) -> None:
         try:

@@ -31,6 +31,7 @@ from djinn_fx.engines.base import RegionCallable
 from djinn_fx.errors import StoreError
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.program import Program, program_from_json, program_to_json
+from djinn_fx.saved.early import Early
 from djinn_fx.settings.table import Settings
 from djinn_fx.version import VERSION
 
@@ -39,6 +40,8 @@ log = logging.getLogger("djinn_fx.runtime")
 
 #: Callables of graphs that torch has found in its cache, since :func:`keeping` was entered.
 _LOADED: ContextVar[list[RegionCallable] | None] = ContextVar("djinn_fx_loaded", default=None)
+#: What is being opened meanwhile.
+_EARLY: ContextVar[Early | None] = ContextVar("djinn_fx_early", default=None)
 
 
 class DjinnGraph(OutputCode):
@@ -70,6 +73,9 @@ class DjinnGraph(OutputCode):
         if self._stored is None:
             raise BypassAOTAutogradCache("a djinn graph with eager regions or constants")
         self._run = None
+        early = _EARLY.get()
+        if early is not None:
+            early.note(self._stored)
 
     def post_compile(self, example_inputs: Any, constants: Any, graph_kwargs: Any) -> None:
         """After loading: fetch the regions' artefacts.
@@ -80,11 +86,13 @@ class DjinnGraph(OutputCode):
         if self._run is not None:
             return
         assert self._stored is not None, "only kept graphs are loaded"
-        form = json.loads(self._stored)
+        early = _EARLY.get()
+        self._run = early.taken(self._stored) if early is not None else None
+        form: dict[str, Any] = json.loads(self._stored) if self._run is None else {"table": ()}
         if "table" in form:  # compiled ahead of time, or engines compete for it
             from djinn_fx.saved.form import restore
 
-            self._run = restore(form)
+            self._run = self._run or restore(form)
             loaded = _LOADED.get()
             if loaded is not None:
                 loaded.append(self._run)
@@ -133,8 +141,13 @@ def cacheable(compiler: Callable[..., Any]) -> Any:
 
 
 @contextlib.contextmanager
-def keeping(settings: Settings, engine_tag: str) -> Iterator[list[RegionCallable]]:
+def keeping(settings: Settings, engine_tag: str, early: Early | None = None) -> Iterator[list[RegionCallable]]:
     """Let torch keep whole graphs, under a tag that changes with our version, settings and engine.
+
+    Args:
+        settings: in force.
+        engine_tag: what else they depend on.
+        early: what is opened meanwhile for the graph that torch looks for.
 
     Yields:
         The callables of those that torch has found in its cache meanwhile and for which engines compete.
@@ -146,11 +159,21 @@ def keeping(settings: Settings, engine_tag: str) -> Iterator[list[RegionCallable
         _keys_without_code_generators(),
     ):
         loaded: list[RegionCallable] = []
-        token = _LOADED.set(loaded)
+        token, other = _LOADED.set(loaded), _EARLY.set(early)
         try:
             yield loaded
         finally:
             _LOADED.reset(token)
+            _EARLY.reset(other)
+            if early is not None:
+                early.end()
+
+
+def hash_torch_beside() -> None:
+    """Have torch read its own source files, whose hash is part of every key, in a thread."""
+    prefetch = getattr(codecache.torch_key, "prefetch", None)
+    if prefetch is not None:
+        prefetch()
 
 
 #: What torch's key holds of Inductor's code generators: for each kind of device None, or what a user has registered.

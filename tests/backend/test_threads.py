@@ -14,7 +14,7 @@ from torch.fx._symbolic_trace import is_fx_tracing
 
 import djinn_fx
 from djinn_fx.backend import compilations
-from djinn_fx.compiling.session import compile_session
+from djinn_fx.compiling.entry.session import compile_session
 from djinn_fx.srg.record import GraphKind
 from tests.backend.hammering import MODES, many_models, model, one_model, training
 from tests.backend.support import Options, several_trace

@@ -102,3 +102,22 @@ def test_after_a_fork_the_engines_are_loaded_anew() -> None:
     assert later([1]) == ["own"]
     wait_for(later)
     assert made == [1]
+
+
+def test_engines_that_were_begun_early_answer_the_first_call_and_are_loaded_once() -> None:
+    made = []
+
+    def make() -> OnEngines:
+        made.append(1)
+        return (lambda args: ["engine"]), []
+
+    later = EnginesLater(own, make, waits=True)
+    later.begin([1])
+    wait_for(later)
+    assert later([1]) == ["engine"]
+    assert later([1]) == ["engine"]
+    assert made == [1]
+    patient = EnginesLater(own, make)  # its first call would not wait
+    patient.begin([1])
+    assert made == [1]
+    assert patient([1]) == ["own"]

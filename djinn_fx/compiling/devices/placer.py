@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from djinn_fx.compiling.captured import CapturedGraph, device_of
-from djinn_fx.compiling.choice import contenders
 from djinn_fx.compiling.devices.cuda import cuda_placing, not_spread
 from djinn_fx.compiling.devices.elsewhere import placing_elsewhere
 from djinn_fx.compiling.devices.homes import HOMES
+from djinn_fx.compiling.entry.contenders import contenders
+from djinn_fx.compiling.entry.session import compile_session
 from djinn_fx.compiling.learning import Learner, engines_of, sizes_differ
 from djinn_fx.compiling.readiness import GraphHandle
-from djinn_fx.compiling.session import compile_session
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.dispatch.build import Builder, Built
 from djinn_fx.dispatch.entrant import Dispatcher

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torch.fx import GraphModule
 
 from djinn_fx.compiling.captured import CapturedGraph
-from djinn_fx.compiling.choice import contenders
+from djinn_fx.compiling.entry.contenders import contenders
 from djinn_fx.compiling.readiness import GraphHandle, note_planned, others_of
 from djinn_fx.costmodels.memory.plan import memory_plan
-from djinn_fx.dispatch.budget import Fitting, PlannedMemory, need_of
+from djinn_fx.dispatch.budget import Fitting, PlannedMemory, evict, need_of
+from djinn_fx.engines.base import RegionCallable
 from djinn_fx.errors import InfeasibleError
 from djinn_fx.passes.base import Pass, PassContext, run_passes
 from djinn_fx.passes.memory.order_ops import OrderOps
 from djinn_fx.passes.plan_memory import PlanMemory
 from djinn_fx.reasons import Reason, ReasonKind
+from djinn_fx.runtime.budget import Limit, WithinBudget
 from djinn_fx.settings.table import Settings
+from djinn_fx.srg.graph import SRG
 from djinn_fx.srg.lower import lower
 from djinn_fx.srg.memory import MemoryPlan
 from djinn_fx.srg.record import GraphKind, Residency
@@ -74,3 +78,15 @@ def planned_memory(
     run_passes(srg, [*(one for one in passes if one.name == OrderOps.name), PlanMemory()], PassContext())
     assert srg.memory is not None, "plan-memory makes it"
     return srg.memory
+
+
+def held_to_budget(
+    run: RegionCallable, srg: SRG, planned: Sequence[PlannedMemory], callables: Sequence[RegionCallable]
+) -> RegionCallable:
+    """A graph's callable that looks whether it fits at each new set of sizes; itself where sizes do not differ."""
+    limits = {
+        one.need.peak.device: Limit(budget=one.budget, beside=one.foretold - one.need.peak.nbytes, copies=one.copies)
+        for one in planned
+    }
+    held = WithinBudget(run, srg, limits, functools.partial(evict, callables))
+    return held if planned and held.needed else run

@@ -10,9 +10,9 @@ from torch.fx import GraphModule
 
 from djinn_fx.compiling.captured import CapturedGraph
 from djinn_fx.compiling.choice import passes_for
+from djinn_fx.compiling.entry.session import compile_session
 from djinn_fx.compiling.graph import GraphCompiler
 from djinn_fx.compiling.readiness import GraphHandle
-from djinn_fx.compiling.session import compile_session
 from djinn_fx.compiling.workers.told import kinds_of, settings_of
 from djinn_fx.engines.base import Runner, as_runner
 from djinn_fx.engines.keys import Guards, symbolic_inputs

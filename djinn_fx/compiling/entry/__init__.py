@@ -1,0 +1,1 @@
+"""A graph of Dynamo on its way to AOTAutograd, with no more imported than that takes."""
