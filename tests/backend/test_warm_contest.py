@@ -20,6 +20,8 @@ from djinn_fx.compiling.graph import forget
 from djinn_fx.engines.bound.holders import SWEEPERS
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.errors import EngineError
+from djinn_fx.saved.contested import EnginesLater
+from djinn_fx.saved.early import Early
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.opening import open_store
 
@@ -89,6 +91,12 @@ def first_process(module: nn.Module, options: dict[str, Any], dynamic: bool | No
     counters.clear()
 
 
+def joined(name: str) -> None:
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(30)
+
+
 def second_process(module: nn.Module, options: dict[str, Any], dynamic: bool | None = None) -> Any:
     return torch.compile(module, backend="djinn", options=options, dynamic=dynamic)
 
@@ -107,6 +115,30 @@ class TestKept:
         (contest,) = djinn_fx.status(run).contests
         assert len(contest.entrants) == 1
         assert contest.entrants[0].answers
+
+    def test_the_engine_is_opened_while_torch_looks_for_the_graph(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module, options, taken = words(), {"engine": [*LOOKING, "packed"]}, []
+        first_process(module, options)
+        joined("djinn notes a graph")
+        begin, take = Early.begin, Early.taken
+
+        def begin_first(early: Early) -> None:
+            begin(early)
+            joined("djinn opens early")
+
+        def taken_by_torch(early: Early, text: str) -> Any:
+            taken.append(take(early, text))
+            return taken[-1]
+
+        monkeypatch.setattr(Early, "begin", begin_first)
+        monkeypatch.setattr(Early, "taken", taken_by_torch)
+        run = second_process(module, options)
+        same(run, module, inputs())
+        assert [type(one) for one in taken] == [EnginesLater]
+        assert counters["aot_autograd"]["autograd_cache_hit"] == 1
+        until(lambda: decided(run), lambda: same(run, module, inputs()))
+        module.layers[0].weight.data.mul_(2.0)  # what was opened early is watched too
+        until(lambda: decided(run), lambda: same(run, module, inputs()))
 
     @pytest.mark.parametrize("engine", [LOOKING[0] if LOOKING else "", [*LOOKING, "packed"]], ids=["one", "several"])
     def test_what_the_engine_declines_is_torchs_to_answer(self, engine: Any) -> None:
