@@ -23,8 +23,8 @@ AHEAD = 8
 AHEAD_S = 120.0
 #: How many contexts on the host are compared before some are dropped.
 CHOICE = 24
-#: A link that has more seconds queued takes no fetch that nobody waits for: it would hold memory and bring nothing.
-BUSY_S = 2.0
+#: A link with more seconds queued than that takes no fetch that nobody waits for: it would only hold memory.
+BUSY_S = 0.5
 #: How often a context is fetched in one wait, if it has to leave again meanwhile.
 TRIES = 3
 #: Seconds after which a plan that could not be carried out is looked at again, unless something happens before.
