@@ -241,14 +241,12 @@ def decide(row: Row, placing: Placing, solver: Solver = shared_out) -> Decision 
     alone = _best([solver(row, [place]) for place in places])
     found = [solver(row, group) for group in _groups(placing)]
     several = _best([one for one in found if one is not None and len(one.used) > 1])
-    if several is not None and placing.abroad:
-        several = _evened(row, several, solver)
     if several is None and alone is None:
         way = along(row)
         return Decision(chosen=way, runner_up=None) if way is not None and _fits(row, way) else None
     if alone is None or (several is not None and several.figure_s < alone.figure_s * WORTH):
         assert several is not None, "one of the two is there"
-        return Decision(chosen=several, runner_up=alone)
+        return Decision(chosen=_evened(row, several, solver) if placing.abroad else several, runner_up=alone)
     return Decision(chosen=alone, runner_up=several)
 
 
