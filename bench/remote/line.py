@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-import numpy as np
-
 from djinn_fx.errors import EngineError
+from djinn_fx.remote.wire.carried import carried
 from djinn_fx.remote.wire.frame import Frame
 from djinn_fx.remote.workers.client import Pieces, WorkerClient
 from djinn_fx.remote.workers.cluster import imported
@@ -36,7 +35,6 @@ class Line:
     def __init__(self, worker: WorkerClient, frame_bytes: int) -> None:
         self.worker, self.frame_bytes = worker, frame_bytes
         self._lock = new_lock()
-        self._buffer = np.zeros(frame_bytes, dtype=np.uint8)
         self._graph: Any = None
         try:
             dag = imported("ray.dag")
@@ -67,21 +65,12 @@ class Line:
         self.worker.check()
         with self._lock:
             try:
-                array = self._filled(pieces, size)
-                answers = self._graph.execute(array).get(timeout=self.worker.timeout_s)
+                answers = self._graph.execute(carried(pieces)).get(timeout=self.worker.timeout_s)
             except Exception as error:
                 self.close()
                 raise self.worker.failed(error) from error
-            self.worker.count(kind, array.nbytes)
+            self.worker.count(kind, size)
             return self.worker.decoded(answers)[0]
-
-    def _filled(self, pieces: Pieces, size: int) -> np.ndarray:
-        """The frame in memory that was used before: fresh pages would take longer than the copy."""
-        place = 0
-        for piece in pieces:
-            self._buffer[place : place + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
-            place += len(piece)
-        return self._buffer[:size]
 
     def close(self) -> None:
         """Give back what is reserved. Any number of times."""

@@ -92,7 +92,7 @@ def _next(read_into: _ReadInto, limits: Limits, verify: bool) -> Frame | None:
         got = _fill(read_into, part)
         if got < len(part):
             raise EngineError(f"a frame that was cut short: {got} bytes of {len(part)} came")
-    return read_frame(prefix, bytes(header), payload.data, limits=limits, verify=verify)
+    return read_frame(prefix, bytes(header), [payload.data], limits=limits, verify=verify)
 
 
 def _fill(read_into: _ReadInto, into: memoryview) -> int:

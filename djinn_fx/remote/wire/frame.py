@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ from djinn_fx.errors import EngineError
 from djinn_fx.remote.wire.header import Entry, header_text, read_header
 from djinn_fx.remote.wire.limits import LIMITS, Limits
 from djinn_fx.remote.wire.packed import unpacked
-from djinn_fx.remote.wire.payload import ALIGNMENT, Payload, digest_of, tensor_of
+from djinn_fx.remote.wire.payload import ALIGNMENT, Payload, digest_of, parted, tensor_of
 
 MAGIC = b"DJINNWR\n"
 #: Raised with every change of what a frame looks like.
@@ -40,8 +39,7 @@ _LARGE_BYTES = 4 * 2**20
 PREFIX_BYTES = _NUMBERS.size + _DIGEST_BYTES
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frame:
+class Frame(NamedTuple):
     """A message that came.
 
     Attributes:
@@ -132,19 +130,28 @@ def decode(buffer: Any, *, limits: Limits = LIMITS, verify: bool = True) -> Fram
     """The frame in a buffer, which must hold it and nothing else; its tensors lie in the buffer's memory.
 
     Args:
-        buffer: bytes, an array of bytes, or anything else contiguous with memory.
+        buffer: bytes, an array of bytes, or anything else contiguous with memory; or a list of such, in which a frame
+            lies apart as :func:`djinn_fx.remote.wire.carried.carried` has it.
         limits: what is taken at most.
         verify: hold each tensor that came with a digest against it.
 
     Raises:
         EngineError: it is no frame, of another version, damaged, cut short, too long, or larger than allowed.
     """
-    raw = memoryview(buffer).cast("B")
-    prefix = read_prefix(raw[:PREFIX_BYTES], limits)
+    pieces = [_bytes_of(one) for one in buffer or (b"",)] if type(buffer) is list else [_bytes_of(buffer)]
+    first = pieces[0]
+    prefix = read_prefix(first[:PREFIX_BYTES], limits)
     begins = PREFIX_BYTES + prefix.header_bytes
-    if len(raw) != begins + prefix.payload_bytes:
-        raise EngineError(f"a frame of {begins + prefix.payload_bytes} bytes of which {len(raw)} are there")
-    return read_frame(prefix, raw[PREFIX_BYTES:begins], raw[begins:], limits=limits, verify=verify)
+    there = sum(map(len, pieces))
+    if there != begins + prefix.payload_bytes or len(first) < begins:
+        raise EngineError(f"a frame of {begins + prefix.payload_bytes} bytes of which {there} are there")
+    pieces[0] = first[begins:]
+    return read_frame(prefix, first[PREFIX_BYTES:begins], pieces, limits=limits, verify=verify)
+
+
+def _bytes_of(buffer: Any) -> memoryview:
+    raw = memoryview(buffer)
+    return raw if raw.ndim == 1 and raw.format == "B" else raw.cast("B")
 
 
 def read_prefix(raw: bytes | memoryview, limits: Limits = LIMITS) -> Prefix:
@@ -168,9 +175,14 @@ def read_prefix(raw: bytes | memoryview, limits: Limits = LIMITS) -> Prefix:
 
 
 def read_frame(
-    prefix: Prefix, header: bytes | memoryview, payload: memoryview, *, limits: Limits = LIMITS, verify: bool = True
+    prefix: Prefix,
+    header: bytes | memoryview,
+    payload: Sequence[memoryview],
+    *,
+    limits: Limits = LIMITS,
+    verify: bool = True,
 ) -> Frame:
-    """A frame whose three parts were read; arguments as for :func:`decode`.
+    """A frame whose three parts were read, the last one in as many buffers as it lies in; the rest as :func:`decode`.
 
     Raises:
         EngineError: it is damaged, or not what a frame looks like.
@@ -182,35 +194,22 @@ def read_frame(
     tensors: dict[str, torch.Tensor] = {}
     digests: dict[str, str] = {}
     unpacked_bytes = 0
-    for entry, part in _parts(entries, payload):
+    for entry, head, data in _parts(entries, payload):
         name, told = entry.name, entry.sha256
         if name in tensors:
             raise EngineError(f"a frame with two tensors {name[:80]!r}")
-        if entry.codec is not None:
-            part = _unpacked(part, entry, limits.payload_bytes - unpacked_bytes)
-            unpacked_bytes += len(part)
-        if told is not None and verify:
-            if digest_of(entry.dtype, entry.axes, part) != told:
-                raise EngineError(f"a damaged frame: its tensor {name[:80]!r} has another digest than it says")
-            digests[name] = told
         try:
-            tensors[name] = tensor_of(part, entry.dtype, entry.axes)
+            if entry.codec is not None:
+                data = unpacked(head, data, entry.dtype, entry.codec, limits.payload_bytes - unpacked_bytes)
+                unpacked_bytes += len(head) + len(data)
+            if told is not None and verify:
+                if digest_of(entry.dtype, entry.axes, head, data) != told:
+                    raise EngineError("damaged: it has another digest than it says")
+                digests[name] = told
+            tensors[name] = tensor_of(head, data, entry.dtype, entry.axes)
         except EngineError as error:
             raise EngineError(f"a frame's tensor {name[:80]!r}: {error}") from error
-    return Frame(kind=kind, fields=fields, tensors=tensors, digests=digests, readonly=payload.readonly)
-
-
-def _unpacked(part: memoryview, entry: Entry, max_bytes: int) -> memoryview:
-    """The ``.npy`` bytes of a packed tensor.
-
-    Raises:
-        EngineError: they are larger than allowed, or cannot be had.
-    """
-    assert entry.codec is not None
-    try:
-        return unpacked(part, entry.dtype, entry.codec, max_bytes)
-    except EngineError as error:
-        raise EngineError(f"a frame's tensor {entry.name[:80]!r}: {error}") from error
+    return Frame(kind, fields, tensors, digests, any(one.readonly for one in payload))
 
 
 def _check_sizes(header_bytes: int, payload_bytes: int, limits: Limits) -> None:
@@ -220,21 +219,33 @@ def _check_sizes(header_bytes: int, payload_bytes: int, limits: Limits) -> None:
         raise EngineError(f"a frame with {payload_bytes} bytes of tensors; at most {limits.payload_bytes} are allowed")
 
 
-def _parts(entries: tuple[Entry, ...], payload: memoryview) -> Iterator[tuple[Entry, memoryview]]:
-    """Each entry of the header with its bytes.
+def _parts(entries: Sequence[Entry], payload: Sequence[memoryview]) -> Iterator[tuple[Entry, memoryview, memoryview]]:
+    """Each entry of the header with its ``.npy`` header and what follows that.
 
     Raises:
-        EngineError: the lengths do not make up the payload.
+        EngineError: the lengths do not make up the payload, or it is cut elsewhere than before what follows a header.
     """
-    place, there = 0, len(payload)
+    buffers, raw = iter(payload), memoryview(b"")
     for entry in entries:
+        raw = raw if len(raw) else next(buffers, raw)
         size = entry.nbytes
-        if size > there - place:
-            raise EngineError(f"a frame's tensor of {size} bytes where {there - place} are left")
-        yield entry, payload[place : place + size]
-        place += size + -size % ALIGNMENT
-    if place != there:
-        raise EngineError(f"a frame whose tensors take {place} bytes of {there}")
+        if size <= len(raw):
+            yield (entry, *parted(raw[:size]))
+            raw = raw[size:]
+        else:
+            head, rest = parted(raw)
+            raw, left = next(buffers, raw[:0]), size - len(head)
+            if len(rest) or left > len(raw):
+                raise EngineError(f"a frame's tensor of {size} bytes where {len(head) + len(rest) + len(raw)} are left")
+            yield entry, head, raw[:left]
+            raw = raw[left:]
+        if filled := -size % ALIGNMENT:
+            raw = raw if len(raw) else next(buffers, raw)
+            if filled > len(raw):
+                raise EngineError(f"a frame's tensor of {size} bytes that is not filled up to {ALIGNMENT}")
+            raw = raw[filled:]
+    if over := len(raw) + sum(map(len, buffers)):
+        raise EngineError(f"a frame with {over} bytes after its tensors")
 
 
 __all__ = ["FRAME_VERSION", "Frame", "Prefix", "decode", "encode", "joined", "read_frame", "read_prefix"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from djinn_fx.errors import EngineError
 from djinn_fx.remote.wire.codecs import Codec, codec_of
-from djinn_fx.remote.wire.payload import Payload, head_of
+from djinn_fx.remote.wire.payload import Payload, sizes_of
 
 BLOCK_BYTES = 256 * 2**10
 _LENGTH = struct.Struct("<I")
@@ -43,40 +43,40 @@ def packed_by(payload: Payload, name: str) -> Payload:
     return Payload(payload.dtype, payload.axes, payload.head, data, codec=name, of=payload)
 
 
-def unpacked(raw: memoryview, dtype: str, name: str, max_bytes: int) -> memoryview:
-    """The ``.npy`` bytes of a packed payload, in memory of their own.
+def unpacked(head: memoryview, data: memoryview, dtype: str, name: str, max_bytes: int) -> memoryview:
+    """The elements of a packed payload, in memory of their own.
 
     Args:
-        raw: the payload.
+        head: its ``.npy`` header.
+        data: what follows it.
         dtype: torch's name of the element type.
         name: of the codec.
-        max_bytes: that they may take; whether they do is known before memory is reserved.
+        max_bytes: that header and elements may take; whether they do is known before memory is reserved.
 
     Raises:
         EngineError: no such codec, larger than allowed, or no such payload.
     """
     codec = codec_of(name)
-    start, nbytes, item = head_of(raw, dtype)
-    if start + nbytes > max_bytes:
-        raise EngineError(f"it becomes {start + nbytes} bytes; at most {max_bytes} are allowed")
+    nbytes, item = sizes_of(head, dtype)
+    if len(head) + nbytes > max_bytes:
+        raise EngineError(f"it becomes {len(head) + nbytes} bytes; at most {max_bytes} are allowed")
     blocks = -(-nbytes // BLOCK_BYTES)
-    if len(raw) - start <= blocks * _LENGTH.size and blocks:
-        raise EngineError(f"{len(raw) - start} bytes are no {blocks} blocks")
-    made = np.empty(start + nbytes, dtype=np.uint8)
-    made[:start] = np.frombuffer(raw[:start], dtype=np.uint8)
-    place = start
-    for begins in range(start, start + nbytes, BLOCK_BYTES):
+    if len(data) <= blocks * _LENGTH.size and blocks:
+        raise EngineError(f"{len(data)} bytes are no {blocks} blocks")
+    made = np.empty(nbytes, dtype=np.uint8)
+    place = 0
+    for begins in range(0, nbytes, BLOCK_BYTES):
         into = made[begins : begins + BLOCK_BYTES]
-        if place + _LENGTH.size > len(raw):
+        if place + _LENGTH.size > len(data):
             raise EngineError("a packed tensor that was cut short")
-        (length,) = _LENGTH.unpack_from(raw, place)
+        (length,) = _LENGTH.unpack_from(data, place)
         place += _LENGTH.size
-        if not 0 < length <= min(len(into), len(raw) - place):
+        if not 0 < length <= min(len(into), len(data) - place):
             raise EngineError(f"a packed tensor with a block of {length} bytes")
-        _fill(into, codec, raw[place : place + length], item)
+        _fill(into, codec, data[place : place + length], item)
         place += length
-    if place != len(raw):
-        raise EngineError(f"a packed tensor with {len(raw) - place} bytes after its last block")
+    if place != len(data):
+        raise EngineError(f"a packed tensor with {len(data) - place} bytes after its last block")
     return made.data
 
 

@@ -173,40 +173,55 @@ def _header(code: str, fortran: bool, shape: tuple[int, ...]) -> bytes:
     return into.getvalue()
 
 
-def tensor_of(buffer: Any, dtype: str, axes: Sequence[int] | None = None) -> torch.Tensor:
-    """The tensor of a payload, over the buffer's own memory unless that is badly aligned or of the other byte order.
+def parted(buffer: Any) -> tuple[memoryview, memoryview]:
+    """The ``.npy`` header that a buffer begins with, and what follows it.
+
+    Raises:
+        EngineError: no such header.
+    """
+    raw = buffer if type(buffer) is memoryview else memoryview(buffer).cast("B")
+    length_code = _LENGTHS.get(bytes(raw[:8]))
+    if length_code is None:
+        raise EngineError("a payload that is no .npy array of version 1 to 3")
+    begins = 8 + length_code.size
+    length = length_code.unpack_from(raw, 8)[0] if len(raw) >= begins else _MAX_HEADER + 1
+    if length > min(_MAX_HEADER, len(raw) - begins):
+        raise EngineError("a .npy array whose header is cut short or too long")
+    return raw[: begins + length], raw[begins + length :]
+
+
+def tensor_of(head: memoryview, data: memoryview, dtype: str, axes: Sequence[int] | None = None) -> torch.Tensor:
+    """The tensor of a payload, over the data's own memory unless that is badly aligned or of the other byte order.
 
     A tensor over memory that must not be written (``bytes``, an array of an object store) does not know it: whoever
     writes into tensors copies first (:attr:`djinn_fx.remote.wire.frame.Frame.readonly`).
 
     Args:
-        buffer: the ``.npy`` bytes, and nothing else.
+        head: the ``.npy`` header.
+        data: what follows it, and nothing else.
         dtype: torch's name of the element type.
         axes: as :attr:`Payload.axes`.
 
     Raises:
         EngineError: these bytes are no array of that type, or not a whole one.
     """
-    raw = memoryview(buffer).cast("B")
-    start = _head_bytes(raw)
-    stored = _stored(bytes(raw[:start]), dtype, None if axes is None else tuple(axes))
-    if len(raw) - start != stored.nbytes:
-        raise EngineError(f"a tensor of shape {stored.shape} takes {stored.nbytes} bytes; {len(raw) - start} are there")
-    tensor = torch.from_numpy(_array(raw, start, stored)) if stored.nbytes else _empty(stored)
+    stored = _stored(bytes(head), dtype, None if axes is None else tuple(axes))
+    if len(data) != stored.nbytes:
+        raise EngineError(f"a tensor of shape {stored.shape} takes {stored.nbytes} bytes; {len(data)} are there")
+    tensor = torch.from_numpy(_array(data, stored)) if stored.nbytes else _empty(stored)
     if CARRIERS[dtype] != dtype:
         tensor = tensor.view(TORCH_TYPES[dtype])
     return tensor if stored.order is None else tensor.permute(stored.order)
 
 
-def head_of(raw: memoryview, dtype: str) -> tuple[int, int, int]:
-    """Of a payload: bytes of its header, of all its elements, and of one.
+def sizes_of(head: memoryview, dtype: str) -> tuple[int, int]:
+    """Bytes of all elements that a header tells of, and of one.
 
     Raises:
-        EngineError: it has no header of a tensor of that type.
+        EngineError: it is no header of a tensor of that type.
     """
-    start = _head_bytes(raw)
-    stored = _stored(bytes(raw[:start]), dtype, None)
-    return start, stored.nbytes, stored.dtype.itemsize
+    stored = _stored(bytes(head), dtype, None)
+    return stored.nbytes, stored.dtype.itemsize
 
 
 class _Stored(NamedTuple):
@@ -225,22 +240,6 @@ class _Stored(NamedTuple):
     shape: tuple[int, ...]
     nbytes: int
     order: tuple[int, ...] | None
-
-
-def _head_bytes(raw: memoryview) -> int:
-    """Where the data begin.
-
-    Raises:
-        EngineError: no such header.
-    """
-    length_code = _LENGTHS.get(bytes(raw[:8]))
-    if length_code is None:
-        raise EngineError("a payload that is no .npy array of version 1 to 3")
-    begins = 8 + length_code.size
-    length = length_code.unpack_from(raw, 8)[0] if len(raw) >= begins else _MAX_HEADER + 1
-    if length > min(_MAX_HEADER, len(raw) - begins):
-        raise EngineError("a .npy array whose header is cut short or too long")
-    return int(begins + length)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -276,13 +275,11 @@ class _Memory:
         self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
 
 
-def _array(raw: memoryview, start: int, stored: _Stored) -> np.ndarray:
+def _array(raw: memoryview, stored: _Stored) -> np.ndarray:
     """The array over these bytes, or over a copy if torch could not read them there."""
-    if stored.dtype.kind == "b" and int(np.frombuffer(raw, dtype=np.uint8, offset=start).max()) > 1:
+    if stored.dtype.kind == "b" and int(np.frombuffer(raw, dtype=np.uint8).max()) > 1:
         raise EngineError("a tensor of truth values with bytes that are neither 0 nor 1")
-    array: np.ndarray[Any, Any] = np.ndarray(
-        stored.shape, stored.dtype, raw, start, order="F" if stored.fortran else "C"
-    )
+    array: np.ndarray[Any, Any] = np.ndarray(stored.shape, stored.dtype, raw, order="F" if stored.fortran else "C")
     if not stored.dtype.isnative:
         array = array.astype(stored.dtype.newbyteorder("="))
     elif not array.flags.aligned:

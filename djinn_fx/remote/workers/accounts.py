@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from djinn_fx.errors import EngineError
+from djinn_fx.remote.wire.carried import begin_of, size_of
 from djinn_fx.remote.wire.frame import PREFIX_BYTES, SCHEMA, read_prefix
 
 #: What stands in a header behind its kind. Texts in a header have their quotes escaped, so that none holds this.
@@ -43,7 +44,7 @@ class Accounts:
 
 def kind_of(frame: Any) -> str:
     """The kind that a frame says it is of, found without reading the rest; :data:`UNREADABLE` for what is none."""
-    raw = memoryview(frame).cast("B")
+    raw = begin_of(frame)
     try:
         header = bytes(raw[PREFIX_BYTES : PREFIX_BYTES + read_prefix(raw[:PREFIX_BYTES]).header_bytes])
     except EngineError:
@@ -55,4 +56,4 @@ def kind_of(frame: Any) -> str:
 
 def _add(counter: Counter[str], frames: Iterable[Any]) -> None:
     for frame in frames:
-        counter[kind_of(frame)] += memoryview(frame).nbytes
+        counter[kind_of(frame)] += size_of(frame)

@@ -14,6 +14,7 @@ from typing import Any
 
 from djinn_fx.hardware.workers import part_bytes
 from djinn_fx.pool.limits import available_bytes, total_bytes
+from djinn_fx.remote.wire.carried import size_of
 from djinn_fx.remote.workers.accounts import Accounts
 from djinn_fx.settings.devices import DeclaredLink
 
@@ -48,8 +49,8 @@ class WorkerActor:
         self._lock = threading.Lock()
         self._busy_since: float | None = None
 
-    def take(self, *frames: Any) -> list[Any]:
-        """Answer requests; see :meth:`Serving.take`."""
+    def take(self, *frames: Any) -> Any:
+        """Answer requests; see :meth:`Serving.take`. One answer comes alone, several in a list."""
         self._busy_since = time.monotonic()
         try:
             self._come(frames)
@@ -57,7 +58,7 @@ class WorkerActor:
                 self._accounts.came(frames)
                 answers = list(self._serving.take(frames))
                 self._accounts.leave(answers)
-                return answers
+                return answers[0] if len(answers) == 1 else answers
         finally:
             self._busy_since = None
 
@@ -78,10 +79,10 @@ class WorkerActor:
         finally:
             self._busy_since = None
 
-    def _come(self, arrays: Sequence[Any]) -> None:
+    def _come(self, frames: Sequence[Any]) -> None:
         """Wait until these have come over the declared link."""
         if self._link is not None:
-            self._link.wait(self._link.book(sum(array.nbytes for array in arrays)))
+            self._link.wait(self._link.book(sum(map(size_of, frames))))
 
     def health(self) -> str:
         """A sign of life: a JSON object with the process, what it holds, and for how long it has been at work."""

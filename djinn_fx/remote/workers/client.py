@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from djinn_fx.errors import DeviceLostError, EngineError, useful_line
-from djinn_fx.remote.wire.frame import Frame, decode, joined
+from djinn_fx.remote.wire.carried import Carried, carried, size_of
+from djinn_fx.remote.wire.frame import Frame, decode
 from djinn_fx.remote.workers import requests
 from djinn_fx.remote.workers.cluster import imported
 from djinn_fx.runtime.devices.links import Bucket
@@ -156,7 +155,7 @@ class WorkerClient:
             DeviceLostError: the worker is lost.
         """
         self.check()
-        return self._sent(lambda arrays: Waiting(self, self.actor.take.remote(*arrays)), frames)
+        return self._sent(lambda sent: Waiting(self, self.actor.take.remote(*sent)), frames)
 
     def relay(self, frame: Pieces, upstream: Sequence[Any]) -> Waiting:
         """Send a call whose inputs other workers make, or whose outputs others want. Returns at once.
@@ -170,8 +169,8 @@ class WorkerClient:
         """
         self.check()
 
-        def send(arrays: list[np.ndarray]) -> Waiting:
-            ref, passed = self.actor.relay.options(num_returns=2).remote(arrays[0], *upstream)
+        def send(sent: Sequence[Carried]) -> Waiting:
+            ref, passed = self.actor.relay.remote(sent[0], *upstream)
             return Waiting(self, ref, passed)
 
         return self._sent(send, [(requests.CALL, frame)])
@@ -189,7 +188,7 @@ class WorkerClient:
 
     def sign_of_life(self) -> Any:
         """Ask for one; Ray's name for the answer."""
-        return self.actor.health.options(concurrency_group=HEALTH).remote()
+        return self.actor.health.remote()
 
     def status(self) -> WorkerStatus:
         """As it was known last; asks nothing."""
@@ -223,13 +222,13 @@ class WorkerClient:
             raise DeviceLostError(f"{self.name} is lost: {self._lost}")
 
     def _sent(self, send: Any, frames: Sequence[tuple[str, Pieces]]) -> Waiting:
-        arrays = [joined(list(pieces)) for _, pieces in frames]
+        sent = [carried(pieces) for _, pieces in frames]
         try:
-            made: Waiting = send(arrays)
+            made: Waiting = send(sent)
         except Exception as error:
             raise self.failed(error) from error
-        for (kind, _), array in zip(frames, arrays, strict=True):
-            self.count(kind, array.nbytes)
+        for (kind, _), one in zip(frames, sent, strict=True):
+            self.count(kind, size_of(one))
         return made
 
     def count(self, kind: str, nbytes: int) -> None:
@@ -247,7 +246,7 @@ class WorkerClient:
         ray = imported()
         begun = time.monotonic()
         until = begun + (most_s if most_s is not None else PATIENCE * self.timeout_s)
-        asked: tuple[Any, float] | None = None
+        asked, silent_s = None, 0.0
         while True:
             self.check()
             now = time.monotonic()
@@ -258,23 +257,25 @@ class WorkerClient:
                 except ray.exceptions.GetTimeoutError:
                     if time.monotonic() >= until:
                         raise self.lose(f"a request is not done after {time.monotonic() - begun:.0f} s") from None
-                asked = self._beat(asked)
+                # Time in which this process itself did not run, being stopped or short of a processor, is no silence.
+                silent_s += min(pause, time.monotonic() - now)
+                asked, silent_s = self._beat(asked, silent_s)
             except EngineError:
                 raise
             except Exception as error:
                 raise self.failed(error) from error
 
-    def _beat(self, asked: tuple[Any, float] | None) -> tuple[Any, float]:
-        """Ask for a sign of life, or look whether the one that was asked for came; when it was asked for."""
-        ray = imported()
+    def _beat(self, asked: Any, silent_s: float) -> tuple[Any, float]:
+        """Ask for a sign of life, or look whether the one that was asked for came; which, and how long it did not."""
         if asked is not None:
-            ready, _ = ray.wait([asked[0]], timeout=0)
+            ray = imported()
+            ready, _ = ray.wait([asked], timeout=0)
             if not ready:
-                if time.monotonic() - asked[1] > self.timeout_s:
+                if silent_s > self.timeout_s:
                     raise self.lose(f"no sign of life for {self.timeout_s:g} s")
-                return asked
-            self.note(json.loads(ray.get(asked[0])))
-        return self.sign_of_life(), time.monotonic()
+                return asked, silent_s
+            self.note(json.loads(ray.get(asked)))
+        return self.sign_of_life(), 0.0
 
     def decoded(self, answers: Any) -> list[Frame]:
         """The frames of an answer, counted.
@@ -282,17 +283,17 @@ class WorkerClient:
         Raises:
             EngineError: one says that the worker could not do what it was asked, or is none.
         """
-        arrays = answers if isinstance(answers, (list, tuple)) else [answers]
+        came = answers if isinstance(answers, list) else [answers]
         if self._link is not None:
-            self._link.wait(self._link.book(sum(array.nbytes for array in arrays)))
+            self._link.wait(self._link.book(sum(map(size_of, came))))
         frames = []
-        for array in arrays:
+        for one in came:
             try:
-                frame = decode(array, verify=False)
+                frame = decode(one, verify=False)
             except EngineError as error:
                 raise EngineError(f"{self.name} sends what is no answer: {error}") from error
             with self._lock:
-                self.received[frame.kind] += array.nbytes
+                self.received[frame.kind] += size_of(one)
             frames.append(frame)
         for frame in frames:
             if frame.kind == requests.FAILED:

@@ -10,14 +10,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from djinn_fx.errors import DjinnError, EngineError, useful_line
 from djinn_fx.remote.delta.graph import GraphForm
 from djinn_fx.remote.delta.messages import Answer, Delta, Full, Message, Refuses, Weights, from_frame, to_frame
 from djinn_fx.remote.delta.receiver import WEIGHT_BYTES, Receiver
-from djinn_fx.remote.wire.frame import Frame, decode, encode, joined
+from djinn_fx.remote.wire.carried import Carried, kept
+from djinn_fx.remote.wire.frame import Frame, decode, encode
 from djinn_fx.remote.wire.limits import LIMITS, Limits
 from djinn_fx.remote.wire.payload import payload_of
 from djinn_fx.remote.workers import requests
@@ -96,29 +96,29 @@ class Serving:
 
     # What it is asked
 
-    def take(self, frames: Sequence[Any]) -> list[np.ndarray]:
+    def take(self, frames: Sequence[Any]) -> list[Carried]:
         """Answer requests one after the other. Raises nothing: what goes wrong is an answer."""
-        return [joined(answer) for frame in frames for answer in self._answered(frame)]
+        return [kept(answer) for frame in frames for answer in self._answered(frame)]
 
-    def relay(self, frame: Any, upstream: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    def relay(self, frame: Any, upstream: Sequence[Any]) -> tuple[Carried, Carried]:
         """Answer a call some of whose inputs other workers made: the answer, and what others want of it.
 
         Args:
             frame: the call.
             upstream: frames with outputs that other workers passed on.
         """
-        passed = joined(encode(requests.RESULT, {"graph": ""}))
+        passed = kept(encode(requests.RESULT, {"graph": ""}))
         try:
             call = decode(frame, limits=self._limits)
             others = [decode(one, limits=self._limits, verify=False) for one in upstream]
             gave = next((one for one in others if one.kind != requests.RESULT), None)
             if gave is not None:  # the worker before this one lacked something: nothing was done here
-                return joined(encode(requests.LACKS, {"upstream": True})), passed
+                return kept(encode(requests.LACKS, {"upstream": True})), passed
             answer, passing = self._called(call_of(call.fields), call, others)
-            return joined(answer), joined(passing) if passing is not None else _not_run(answer)
+            return kept(answer), kept(passing) if passing is not None else _not_run()
         except Exception as error:  # noqa: BLE001 - told to the client
             answer = _failed(error)
-            return joined(answer), _not_run(answer)
+            return kept(answer), _not_run()
 
     def _answered(self, raw: Any) -> list[list[bytes | memoryview]]:
         try:
@@ -370,7 +370,6 @@ def _failed(error: BaseException) -> list[bytes | memoryview]:
     return encode(requests.FAILED, {"error": type(error).__name__, "text": text[:4000], "memory": out_of_memory})
 
 
-def _not_run(answer: list[bytes | memoryview]) -> np.ndarray:
+def _not_run() -> Carried:
     """In the place of what is passed on: nothing was."""
-    del answer
-    return joined(encode(requests.LACKS, {"upstream": True}))
+    return kept(encode(requests.LACKS, {"upstream": True}))

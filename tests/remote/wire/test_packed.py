@@ -20,7 +20,7 @@ from djinn_fx.remote.wire.codecs import Codec, codec_of, known, register
 from djinn_fx.remote.wire.frame import decode, encode, joined
 from djinn_fx.remote.wire.limits import Limits
 from djinn_fx.remote.wire.packed import BLOCK_BYTES, packed_by, unpacked
-from djinn_fx.remote.wire.payload import Payload, payload_of
+from djinn_fx.remote.wire.payload import Payload, parted, payload_of
 from djinn_fx.remote.wire.types import TORCH_TYPES
 from tests.examples import examples
 from tests.remote.wire.test_payload import bits, layouts
@@ -139,7 +139,7 @@ def test_a_bomb_is_told_before_memory_is_reserved(name: str, shape: str) -> None
     tracemalloc.start()
     try:
         with pytest.raises(EngineError, match=r"allowed|blocks"):
-            unpacked(raw, "float32", name, 2**31)
+            unpacked(*parted(raw), "float32", name, 2**31)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
@@ -160,7 +160,7 @@ def test_a_block_of_another_size_than_it_should_have_is_told(name: str, wrong: i
     payload = payload_of(few_values(BLOCK_BYTES // 4))
     raw = stated(payload, f"{wrong},", name)
     with pytest.raises(EngineError):
-        unpacked(raw, "float32", name, 2**31)
+        unpacked(*parted(raw), "float32", name, 2**31)
 
 
 def test_what_zstd_says_of_itself_is_not_believed() -> None:
@@ -171,7 +171,7 @@ def test_what_zstd_says_of_itself_is_not_believed() -> None:
     for block in (bomb, unknown):
         raw = memoryview(head + struct.pack("<I", len(block)) + block)
         with pytest.raises(EngineError, match="zstd"):
-            unpacked(raw, "float32", "zstd", 2**31)
+            unpacked(*parted(raw), "float32", "zstd", 2**31)
 
 
 # Whether it pays

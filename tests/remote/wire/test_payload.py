@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from djinn_fx.errors import EngineError
-from djinn_fx.remote.wire.payload import Payload, payload_of, tensor_of
+from djinn_fx.remote.wire.payload import Payload, parted, payload_of, tensor_of
 from djinn_fx.remote.wire.types import CARRIERS, TORCH_TYPES
 from tests.examples import examples
 
@@ -49,7 +49,7 @@ def test_numpy_alone_reads_every_type(name: str, shape: tuple[int, ...]) -> None
     array = np.load(io.BytesIO(raw(payload)), allow_pickle=False)
     assert (array.dtype, array.shape) == (np.dtype(CARRIERS[name]), shape)
     assert array.tobytes() == bits(tensor).numpy().tobytes()
-    back = tensor_of(raw(payload), payload.dtype, payload.axes)
+    back = tensor_of(*parted(raw(payload)), payload.dtype, payload.axes)
     assert (back.dtype, back.shape, back.stride()) == (tensor.dtype, tensor.shape, tensor.stride())
     assert torch.equal(bits(back), bits(tensor))
 
@@ -61,7 +61,7 @@ def test_the_bytes_are_those_of_numpys_save(name: str, order: Any) -> None:
     saved = io.BytesIO()
     np.save(saved, array, allow_pickle=False)
     assert raw(payload_of(torch.from_numpy(array))) == saved.getvalue()
-    assert tensor_of(saved.getvalue(), name).stride() == torch.from_numpy(array).stride()
+    assert tensor_of(*parted(saved.getvalue()), name).stride() == torch.from_numpy(array).stride()
 
 
 @st.composite
@@ -84,7 +84,7 @@ def layouts(draw: st.DrawFn) -> torch.Tensor:
 @given(layouts())
 def test_any_layout_comes_back_equal(tensor: torch.Tensor) -> None:
     payload = payload_of(tensor)
-    back = tensor_of(raw(payload), payload.dtype, payload.axes)
+    back = tensor_of(*parted(raw(payload)), payload.dtype, payload.axes)
     assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape)
     assert torch.equal(bits(back), bits(tensor))
     assert payload_of(back).digest == payload.digest
@@ -107,7 +107,7 @@ def test_dense_memory_is_not_copied_and_keeps_its_strides(tensor: torch.Tensor) 
     payload = payload_of(tensor)
     assert np.frombuffer(payload.data, dtype=np.uint8).ctypes.data == tensor.data_ptr()
     received = raw(payload)
-    back = tensor_of(received, payload.dtype, payload.axes)
+    back = tensor_of(*parted(received), payload.dtype, payload.axes)
     assert back.stride() == tensor.stride()
     start = np.frombuffer(received, dtype=np.uint8).ctypes.data
     assert back.data_ptr() == start + len(payload.head)
@@ -117,14 +117,14 @@ def test_lazy_conjugates_and_negatives_are_computed() -> None:
     tensor = torch.randn(3, dtype=torch.complex64)
     for lazy in (tensor.conj(), tensor.conj().imag):
         payload = payload_of(lazy)
-        assert torch.equal(tensor_of(raw(payload), payload.dtype), lazy.clone().resolve_neg().resolve_conj())
+        assert torch.equal(tensor_of(*parted(raw(payload)), payload.dtype), lazy.clone().resolve_neg().resolve_conj())
 
 
 def test_memory_that_must_not_be_written_is_read_without_a_copy_or_a_warning() -> None:
     sent = bytes(raw(payload_of(torch.arange(100.0))))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tensor = tensor_of(sent, "float32")
+        tensor = tensor_of(*parted(sent), "float32")
     assert tensor.data_ptr() == np.frombuffer(sent, dtype=np.uint8).ctypes.data + 128
     del sent
     assert torch.equal(tensor, torch.arange(100.0))
@@ -133,10 +133,10 @@ def test_memory_that_must_not_be_written_is_read_without_a_copy_or_a_warning() -
 def test_memory_of_an_odd_address_and_another_byte_order_is_copied() -> None:
     sent = bytes(raw(payload_of(torch.arange(7.0))))
     odd = memoryview(b"x" + sent)[1:]
-    assert torch.equal(tensor_of(odd, "float32"), torch.arange(7.0))
+    assert torch.equal(tensor_of(*parted(odd), "float32"), torch.arange(7.0))
     swapped = io.BytesIO()
     np.save(swapped, np.arange(7, dtype=">f4"))
-    assert torch.equal(tensor_of(swapped.getvalue(), "float32"), torch.arange(7.0))
+    assert torch.equal(tensor_of(*parted(swapped.getvalue()), "float32"), torch.arange(7.0))
 
 
 def test_the_digest_knows_type_axes_and_values() -> None:
@@ -202,14 +202,14 @@ def with_header(text: bytes, data: bytes = b"") -> bytes:
 )
 def test_what_is_no_array_of_the_type_is_one_error(content: bytes) -> None:
     with pytest.raises(EngineError):
-        tensor_of(content, "float32")
+        tensor_of(*parted(content), "float32")
 
 
 def test_truth_values_are_0_or_1() -> None:
     sent = raw(payload_of(torch.tensor([True, False])))
     sent[-1] = 7
     with pytest.raises(EngineError, match="neither 0 nor 1"):
-        tensor_of(sent, "bool")
+        tensor_of(*parted(sent), "bool")
 
 
 @examples(100)
@@ -223,7 +223,7 @@ def test_any_bytes_are_a_tensor_or_an_error(data: st.DataObject) -> None:
             break
     name = data.draw(st.sampled_from(list(CARRIERS)))
     try:
-        tensor = tensor_of(good, name, data.draw(st.none() | st.permutations(range(2))))
+        tensor = tensor_of(*parted(good), name, data.draw(st.none() | st.permutations(range(2))))
     except EngineError:
         return
     assert tensor.dtype is TORCH_TYPES[name]
