@@ -26,7 +26,7 @@ from djinn_fx.remote.wire.frame import encode, joined
 from djinn_fx.remote.wire.payload import payload_of
 from djinn_fx.remote.workers import requests
 from djinn_fx.remote.workers.cluster import imported
-from djinn_fx.remote.workers.pool import Pool
+from djinn_fx.remote.workers.pool import Pool, Wanted
 
 SMALL_MOST, LARGE = 4096, 4 * 2**20
 #: Seconds that a request may take at the median.
@@ -37,7 +37,7 @@ def main() -> int:
     """See the module's text."""
     arguments = parse(parser(__doc__ or ""))
     times = 100 if arguments.quick else 1000
-    pool = Pool("local:1", build="djinn_fx.compiling.workers.running:build", threads=1)
+    pool = Pool("local:1", Wanted(build="djinn_fx.compiling.workers.running:build", threads=1))
     try:
         found = measured(pool, times)
     finally:

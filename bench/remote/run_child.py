@@ -15,7 +15,7 @@ import djinn_fx
 from bench.harness.models import build
 from djinn_fx.compiling.workers.spread import workers_of
 from djinn_fx.remote.graphs.executor import OverWorkers
-from djinn_fx.remote.workers.pool import close_all, pool_of
+from djinn_fx.remote.workers.pool import Wanted, close_all, pool_of
 from djinn_fx.settings.devices import DeclaredLink
 from djinn_fx.settings.table import Settings
 
@@ -38,7 +38,7 @@ class Client:
         self._quick = quick
         self._options = {"workers": "local:2", "engine": engine, "verify": "off"}
         link = DeclaredLink(ends=("", ""), bandwidth_bytes_s=bandwidth_bytes_s, latency_s=latency_s)
-        pool_of("local:2", build=_BUILD, link=link if bandwidth_bytes_s else None)
+        pool_of("local:2", Wanted(build=_BUILD, link=link if bandwidth_bytes_s else None))
         self._links = workers_of(Settings.load(options=self._options)).links
 
     def links(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from djinn_fx.remote.graphs.holding import Holding
 from djinn_fx.remote.graphs.parts import CannotRebuild, part_of
 from djinn_fx.remote.graphs.placed import PlacedPart
 from djinn_fx.remote.workers.measure import measured_link
-from djinn_fx.remote.workers.pool import Pool, pool_of
+from djinn_fx.remote.workers.pool import Pool, Wanted, pool_of
 from djinn_fx.runtime.devices.modes import watched
 from djinn_fx.runtime.executor import executable
 from djinn_fx.runtime.layouts import Strays
@@ -71,7 +71,7 @@ def workers_of(settings: Settings) -> _Known:
     with _LOCK, unset_fake_temporarily():  # what goes to workers has values
         pool = pool_of(
             settings.workers,
-            build=_BUILD,
+            Wanted(build=_BUILD),
             timeout_s=parse_seconds(settings.worker_timeout),  # worker_memory is for each model, and the placement's
         )
         known = _KNOWN.get(id(pool))

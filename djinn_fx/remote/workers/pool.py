@@ -2,7 +2,7 @@
 
 The small interface that others use::
 
-    pool = pool_of("local:2", build="djinn_fx.compiling.workers.running:build")
+    pool = pool_of("local:2", Wanted(build="djinn_fx.compiling.workers.running:build"))
     pool.workers                     # WorkerClient by name: "worker:0", "worker:1"
     pool.workers["worker:0"].health()        # WorkerStatus: alive, pid, bytes by kind, resident weights and state
     pool.lost()                      # names of those that are lost
@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from djinn_fx.errors import EngineError, SettingsError
@@ -32,16 +33,37 @@ START_S = 120.0
 CLIENTS = 16
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What workers are to be like. What is None is as it comes, or as it is there already.
+
+    Attributes:
+        build: "module:function" that compiles graphs there, see :data:`djinn_fx.remote.workers.serving.Build`.
+        memory_bytes: what weights and state of all models may take on each; as it comes: its machine's, shared out.
+        threads: of each; as it comes: the processors of its machine, shared out.
+        link: a declared one that stands before each worker, both ways; for benches. As it comes: none.
+    """
+
+    build: str
+    memory_bytes: int | None = None
+    threads: int | None = None
+    link: DeclaredLink | None = None
+
+    def besides(self, there: Wanted) -> str:
+        """In what workers that are there are others, in words; empty: they do."""
+        found = {one.name: (getattr(self, one.name), getattr(there, one.name)) for one in fields(self)}
+        return ", ".join(
+            f"{name}={wanted} for {is_!r}" for name, (wanted, is_) in found.items() if wanted not in (None, is_)
+        )
+
+
 class Pool:
     """Workers on one Ray instance.
 
     Args:
         at: as the setting ``workers`` has it.
-        build: "module:function" that compiles graphs there, see :data:`djinn_fx.remote.workers.serving.Build`.
+        wanted: what they are to be like.
         timeout_s: how long a worker may be silent.
-        memory_bytes: what weights and state of all models may take on each; None: its machine's memory, shared out.
-        threads: of each; None: the processors of its machine, shared out.
-        link: a declared one that stands before each worker, both ways; for benches.
 
     Raises:
         EngineError: Ray or a worker does not start.
@@ -50,29 +72,19 @@ class Pool:
     Attributes:
         workers: by name, those that are lost too.
         threads: of each.
+        wanted: what they were to be like.
     """
 
-    def __init__(
-        self,
-        at: str,
-        *,
-        build: str,
-        timeout_s: float = 60.0,
-        memory_bytes: int | None = None,
-        threads: int | None = None,
-        link: DeclaredLink | None = None,
-    ) -> None:
+    def __init__(self, at: str, wanted: Wanted, *, timeout_s: float = 60.0) -> None:
         self.workers: dict[str, WorkerClient] = {}
-        told = {"bandwidth_bytes_s": link.bandwidth_bytes_s, "latency_s": link.latency_s} if link else None
-        self._given: dict[str, Any] = {"build": build, "memory_bytes": memory_bytes, "link": told}
-        self._link = link
+        self.wanted = wanted
         self._timeout_s = timeout_s
         self._group: Any = None
         self.at = at
         self.cluster = Cluster(read_workers(at))
         try:
-            self.threads = threads or _threads_each()
-            self._given |= {"sharing": max(_sharing(), default=1), "others": not self.cluster.ours}
+            self.threads = wanted.threads or _threads_each()
+            self._sharing = max(_sharing(), default=1)
             ours = self.cluster.ours
             self._takes = {RESOURCE: 1.0 if ours else 1 / CLIENTS, "CPU": float(self.threads) if ours else 0.0}
             self._start([worker_name(number) for number in range(self.cluster.workers)])
@@ -112,7 +124,19 @@ class Pool:
         ray = imported()
         strategy = imported("ray.util.scheduling_strategies").PlacementGroupSchedulingStrategy
         incarnation = next_incarnation()
-        given = {**self._given, "name": name, "threads": self.threads, "incarnation": incarnation}
+        link = self.wanted.link
+        given = {
+            "build": self.wanted.build,
+            "name": name,
+            "incarnation": incarnation,
+            "threads": self.threads,
+            "memory_bytes": self.wanted.memory_bytes,
+            "sharing": self._sharing,
+            "others": not self.cluster.ours,
+            "link": {"bandwidth_bytes_s": link.bandwidth_bytes_s, "latency_s": link.latency_s} if link else None,
+        }
+        ray.method(num_returns=2)(WorkerActor.relay)  # said once: each call that says it takes longer
+        ray.method(concurrency_group=HEALTH)(WorkerActor.health)
         made = ray.remote(concurrency_groups={HEALTH: 1})(WorkerActor).options(
             name=name_on_ray(name, incarnation),
             namespace=NAMESPACE,
@@ -122,7 +146,7 @@ class Pool:
             max_task_retries=0,
             scheduling_strategy=strategy(self._group, placement_group_bundle_index=place),
         )
-        return WorkerClient(name, made.remote(json.dumps(given)), incarnation, self._timeout_s, link=self._link)
+        return WorkerClient(name, made.remote(json.dumps(given)), incarnation, self._timeout_s, link=link)
 
     def restart(self, name: str) -> WorkerClient:
         """A new worker in the place of one that is lost: it has nothing of what that one held.
@@ -169,41 +193,31 @@ class Pool:
         self.cluster.close()
 
 
-_POOLS: dict[tuple[Any, ...], Pool] = {}
+_POOLS: dict[tuple[int, str], Pool] = {}
 _LOCK = new_lock()
 
 
-def pool_of(
-    at: str,
-    *,
-    build: str,
-    timeout_s: float = 60.0,
-    memory_bytes: int | None = None,
-    threads: int | None = None,
-    link: DeclaredLink | None = None,
-) -> Pool:
+def pool_of(at: str, wanted: Wanted, *, timeout_s: float = 60.0) -> Pool:
     """The pool of a place, started if it is not there; arguments and errors as for :class:`Pool`.
 
     Raises:
-        SettingsError: this process has workers elsewhere: Ray has one connection in a process.
+        SettingsError: this process has workers elsewhere, as Ray has one connection in a process, or workers that are
+            not like that.
     """
-    key = (os.getpid(), at, build)
     with _LOCK:
-        known = _POOLS.get(key)
-        other = next((one.at for one in _POOLS.values() if one is not known and one.cluster.alive), None)
-        if other is not None:
+        there = next((one for (pid, _), one in _POOLS.items() if pid == os.getpid() and one.cluster.alive), None)
+        if there is None:
+            close_all()
+            there = _POOLS[os.getpid(), at] = Pool(at, wanted, timeout_s=timeout_s)
+        other = f"at {there.at!r} for {at!r}" if there.at != at else wanted.besides(there.wanted)
+        if other:
             raise SettingsError(
-                f"workers: this process has workers at {other!r} and cannot have others at {at!r} beside them; "
+                f"workers: this process has workers {other}, and cannot have others beside them; "
                 "djinn_fx.remote.workers.pool.close_all() ends them"
             )
-        if known is None or not known.cluster.alive:
-            close_all()
-            known = _POOLS[key] = Pool(
-                at, build=build, timeout_s=timeout_s, memory_bytes=memory_bytes, threads=threads, link=link
-            )
-        for worker in known.workers.values():
+        for worker in there.workers.values():
             worker.timeout_s = timeout_s
-        return known
+        return there
 
 
 def close_all() -> None:

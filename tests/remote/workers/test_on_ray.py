@@ -13,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'djin
 
 from djinn_fx.compiling.workers.spread import workers_of  # noqa: E402
 from djinn_fx.remote.workers.guardian import marked  # noqa: E402
-from djinn_fx.remote.workers.pool import Pool, close_all  # noqa: E402
+from djinn_fx.remote.workers.pool import Pool, Wanted, close_all, pool_of  # noqa: E402
 from djinn_fx.remote.workers.there import look, workers_there  # noqa: E402
+from djinn_fx.settings.devices import DeclaredLink  # noqa: E402
 from djinn_fx.settings.table import Settings  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -353,11 +355,11 @@ class TestRay:
 
     def test_another_one_is_refused_while_this_process_is_connected(self) -> None:
         with pytest.raises(SettingsError, match="connected"):
-            Pool("local:1", build="json:loads")
+            Pool("local:1", Wanted(build="json:loads"))
 
     def test_who_has_no_token_is_not_let_in(self, pool: Pool, tmp_path: Path) -> None:
         address = ray.get_runtime_context().gcs_address
-        code = f"from djinn_fx.remote.workers.pool import Pool; Pool({address!r}, build='json:loads')"
+        code = f"from djinn_fx.remote.workers.pool import Pool, Wanted; Pool({address!r}, Wanted(build='json:loads'))"
         done = other_process(code, tmp_path)
         assert "SettingsError" in done.stderr
         assert "RAY_AUTH_TOKEN" in done.stderr
@@ -366,8 +368,8 @@ class TestRay:
     def test_with_the_process_everything_ends(self, tmp_path: Path, end: str) -> None:
         code = f"""
             import os, signal, sys
-            from djinn_fx.remote.workers.pool import Pool
-            pool = Pool("local:1", build="djinn_fx.compiling.workers.running:build", threads=1)
+            from djinn_fx.remote.workers.pool import Pool, Wanted
+            pool = Pool("local:1", Wanted(build="djinn_fx.compiling.workers.running:build", threads=1))
             print(pool.cluster._mark, pool.cluster._folder, flush=True)
             {end}
         """
@@ -434,17 +436,26 @@ class TestRoom:
         with pytest.raises(Exception, match="close_all"), torch.no_grad():
             compiled(layers(), workers="local:1")(torch.ones(3, 32))
 
+    def test_workers_that_are_not_as_wanted_are_no_answer(self, pool: Pool) -> None:
+        there = pool.wanted
+        assert pool_of(pool.at, Wanted(build=there.build), timeout_s=5.0) is pool
+        link = DeclaredLink(ends=("", ""), bandwidth_bytes_s=1e6, latency_s=0.0)
+        for other in ({"memory_bytes": 2**20}, {"threads": 7}, {"link": link}, {"build": "json:loads"}):
+            with pytest.raises(SettingsError, match=rf"{next(iter(other))}=.*close_all"):
+                pool_of(pool.at, replace(there, **other))
+            assert not pool.lost()
+
 
 @contextlib.contextmanager
 def restarted(pool: Pool, memory_bytes: int) -> Iterator[None]:
     """With workers that hold no more than so much, of all models together."""
     try:
-        pool._given["memory_bytes"] = memory_bytes
+        pool.wanted = replace(pool.wanted, memory_bytes=memory_bytes)
         for name in pool.workers:
             pool.restart(name)
         yield
     finally:
-        pool._given["memory_bytes"] = None
+        pool.wanted = replace(pool.wanted, memory_bytes=None)
         for one in pool.workers.values():
             one.lose("the next test has others")
 
