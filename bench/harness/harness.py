@@ -27,6 +27,7 @@ from bench.harness.measuring import (
     Bar,
     Ratio,
     bar,
+    floor,
     interleave,
     no_gc,
     ratio,
@@ -38,7 +39,7 @@ from bench.harness.measuring import (
 
 __all__ = [
     "SCHEMA", "Bar", "Caches", "ChildFailedError", "Journal", "Ratio", "Report", "bar", "call_child", "device",
-    "fresh_caches", "interleave", "load_average", "no_gc", "parse", "parser", "positive", "ratio", "rotated",
+    "floor", "fresh_caches", "interleave", "load_average", "no_gc", "parse", "parser", "positive", "ratio", "rotated",
     "successive", "table", "time_block", "time_calls", "versions", "write_json",
 ]  # fmt: skip
 

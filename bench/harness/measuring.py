@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,6 +87,20 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
         raise ValueError("no samples")
     pairs = tuple(a / b for a, b in zip(numerators, denominators, strict=True))
     return Ratio(median=statistics.median(pairs), low=min(pairs), high=max(pairs), pairs=pairs)
+
+
+def floor(noise: Ratio) -> float:
+    """How far from 1 the median of a thing against itself may be, 19 times in 20: a ratio within it is none.
+
+    By order statistics, which suppose nothing of how times are spread; of fewer than six pairs all.
+    """
+    ordered, count = sorted(noise.pairs), len(noise.pairs)
+    cut, tail = 0, 0.5**count
+    while tail <= 0.025:
+        cut += 1
+        tail += math.comb(count, cut) * 0.5**count
+    low, high = (ordered[place] for place in (max(0, cut - 1), min(count - 1, count - cut)))
+    return max(high, 1 / low)
 
 
 def successive(samples: Sequence[float]) -> Ratio | None:

@@ -46,6 +46,13 @@ class TestArguments:
 
 
 class TestStatistics:
+    @pytest.mark.parametrize(("count", "low", "high"), [(1, 0, 0), (3, 0, 2), (6, 0, 5), (15, 3, 11)])
+    def test_the_noise_floor_is_where_the_median_is_19_times_in_20(self, count: int, low: int, high: int) -> None:
+        """By a table of order statistics for the median."""
+        pairs = [0.9 + place / 64 for place in range(count)]
+        found = measuring.floor(measuring.ratio(pairs[::-1], [1.0] * count))
+        assert found == max(pairs[high], 1 / pairs[low])
+
     def test_ratio_is_the_median_of_pairs_not_the_ratio_of_medians(self) -> None:
         found = harness.ratio([1.0, 20.0, 3.0], [2.0, 10.0, 3.0])
         assert found.pairs == (0.5, 2.0, 1.0)
