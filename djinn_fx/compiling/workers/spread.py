@@ -27,7 +27,7 @@ from djinn_fx.remote.graphs.executor import OverWorkers
 from djinn_fx.remote.graphs.holding import Holding
 from djinn_fx.remote.graphs.parts import CannotRebuild, part_of
 from djinn_fx.remote.graphs.placed import PlacedPart
-from djinn_fx.remote.workers.measure import measured_link
+from djinn_fx.remote.workers.measure import learned_links
 from djinn_fx.remote.workers.pool import Pool, Wanted, pool_of
 from djinn_fx.runtime.devices.modes import watched
 from djinn_fx.runtime.executor import executable
@@ -76,7 +76,7 @@ def workers_of(settings: Settings) -> _Known:
         )
         known = _KNOWN.get(id(pool))
         if known is None or known.pool is not pool:
-            links = {name: measured_link(worker) for name, worker in pool.workers.items()}
+            links = learned_links(pool.workers)
             holdings = {name: Holding(worker) for name, worker in pool.workers.items()}
             _KNOWN.clear()
             known = _KNOWN[id(pool)] = _Known(pool=pool, holdings=holdings, links=links)

@@ -158,7 +158,7 @@ class OverWorkers:
             if frames:
                 _all_kept(holding.worker.ask(frames).wait())
             call, payloads, upstream = self._call(one, inputs, sent)
-            request = encode(requests.CALL, call.to_fields(), payloads, digests=False)
+            request = encode(requests.CALL, call.to_fields(), holding.worker.packed(payloads), digests=False)
             if upstream or call.passes:
                 one.waiting = holding.worker.relay(request, upstream)
             else:

@@ -6,13 +6,14 @@ import itertools
 import weakref
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from djinn_fx.errors import EngineError
 from djinn_fx.remote.delta.graph import GraphForm
-from djinn_fx.remote.delta.messages import Answer, Message, Needs, Ready, Refuses, from_frame, to_frame
+from djinn_fx.remote.delta.messages import Answer, Message, Needs, Ready, Refuses, Weights, from_frame, to_frame
 from djinn_fx.remote.delta.sender import Sender
 from djinn_fx.remote.wire.frame import Frame, encode
 from djinn_fx.remote.wire.payload import Payload, payload_of
@@ -83,12 +84,17 @@ class Holding:
 
     def _exchanged(self, messages: Sequence[Message]) -> list[Answer]:
         found = []
-        for group in _grouped([(one.kind, to_frame(one)) for one in messages]):
+        for group in _grouped([(one.kind, to_frame(self._packed(one))) for one in messages]):
             for frame in self.worker.ask(group).wait():
                 answer = from_frame(frame)
                 if isinstance(answer, (Ready, Needs, Refuses)):
                     found.append(answer)
         return found
+
+    def _packed(self, message: Message) -> Message:
+        if not isinstance(message, Weights):
+            return message
+        return replace(message, payloads=self.worker.packed(message.payloads))
 
     def use(self, names: Sequence[str]) -> None:
         """Weights are in use by one graph more."""
@@ -155,7 +161,8 @@ class Holding:
             state.seen = count_of(tensor)
             state.version = versions[name] = next(self._versions)
             payloads[name] = payload_of(tensor)
-        return requests.STATE, encode(requests.STATE, {"versions": versions}, payloads, digests=False)
+        packed = self.worker.packed(payloads)
+        return requests.STATE, encode(requests.STATE, {"versions": versions}, packed, digests=False)
 
     def next_version(self) -> int:
         """Of a state that a call writes."""

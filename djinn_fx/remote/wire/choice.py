@@ -75,12 +75,16 @@ class Packer:
         self._trial_s = 1e-3
         #: Payloads by codec, "" for those that went as they are.
         self.counts: Counter[str] = Counter()
+        #: Bytes of those that were packed, as they were and as they went.
+        self.before = self.after = 0
 
     def pack(self, payload: Payload) -> Payload:
         """The payload as it is to be sent."""
         name = self.chosen(payload)
         found = payload if name is None else packed_by(payload, name)
         self.counts[found.codec or ""] += 1
+        if found is not payload:
+            self.before, self.after = self.before + payload.nbytes, self.after + found.nbytes
         return found
 
     def chosen(self, payload: Payload) -> str | None:

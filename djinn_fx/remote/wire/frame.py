@@ -48,6 +48,7 @@ class Frame(NamedTuple):
         tensors: by name, over the memory the frame was read from.
         digests: by name, of those that were sent with one and were found right.
         readonly: that memory must not be written: whoever writes into a tensor copies it first.
+        packed: bytes of the tensors that came packed, as they are and as they came.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Frame(NamedTuple):
     tensors: Mapping[str, torch.Tensor]
     digests: Mapping[str, str]
     readonly: bool
+    packed: tuple[int, int] = (0, 0)
 
 
 class Prefix(NamedTuple):
@@ -193,7 +195,7 @@ def read_frame(
     kind, fields, entries = read_header(header, SCHEMA, limits)
     tensors: dict[str, torch.Tensor] = {}
     digests: dict[str, str] = {}
-    unpacked_bytes = 0
+    unpacked_bytes = packed_bytes = 0
     for entry, head, data in _parts(entries, payload):
         name, told = entry.name, entry.sha256
         if name in tensors:
@@ -202,6 +204,7 @@ def read_frame(
             if entry.codec is not None:
                 data = unpacked(head, data, entry.dtype, entry.codec, limits.payload_bytes - unpacked_bytes)
                 unpacked_bytes += len(head) + len(data)
+                packed_bytes += entry.nbytes
             if told is not None and verify:
                 if digest_of(entry.dtype, entry.axes, head, data) != told:
                     raise EngineError("damaged: it has another digest than it says")
@@ -209,7 +212,8 @@ def read_frame(
             tensors[name] = tensor_of(head, data, entry.dtype, entry.axes)
         except EngineError as error:
             raise EngineError(f"a frame's tensor {name[:80]!r}: {error}") from error
-    return Frame(kind, fields, tensors, digests, any(one.readonly for one in payload))
+    readonly = any(one.readonly for one in payload)
+    return Frame(kind, fields, tensors, digests, readonly, (unpacked_bytes, packed_bytes))
 
 
 def _check_sizes(header_bytes: int, payload_bytes: int, limits: Limits) -> None:

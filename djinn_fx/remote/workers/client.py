@@ -13,7 +13,9 @@ from typing import Any
 
 from djinn_fx.errors import DeviceLostError, EngineError, useful_line
 from djinn_fx.remote.wire.carried import Carried, carried, size_of
-from djinn_fx.remote.wire.frame import Frame, decode
+from djinn_fx.remote.wire.choice import Packer
+from djinn_fx.remote.wire.frame import Frame, decode, encode
+from djinn_fx.remote.wire.payload import Payload
 from djinn_fx.remote.workers import requests
 from djinn_fx.remote.workers.cluster import imported
 from djinn_fx.runtime.devices.links import Bucket
@@ -51,6 +53,7 @@ class WorkerStatus:
         graphs: how many it has compiled.
         sent: bytes of frames that went to it, by kind; ``received``: that came from it. As this process counts them;
             of a worker of which this process is no client, as the worker does, other workers' results with them.
+        unpacked_bytes: of tensors that went there or came from it packed, as they are; ``packed_bytes``: as they went.
         why: what it was lost for, if it was.
     """
 
@@ -69,6 +72,8 @@ class WorkerStatus:
     graphs: int = 0
     sent: Mapping[str, int] = field(default_factory=dict)
     received: Mapping[str, int] = field(default_factory=dict)
+    unpacked_bytes: int = 0
+    packed_bytes: int = 0
     why: str = ""
 
     def __str__(self) -> str:
@@ -79,6 +84,21 @@ class WorkerStatus:
             f"{format_bytes(self.state_bytes)} of state; {format_bytes(sum(self.sent.values()))} went there, "
             f"{format_bytes(sum(self.received.values()))} came back"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Over:
+    """A way to a worker and back, for whoever packs what goes there.
+
+    Attributes:
+        latency_s: to the first byte.
+        bandwidth_bytes_s: from then on.
+        codecs: that all who read what is packed know.
+    """
+
+    latency_s: float
+    bandwidth_bytes_s: float
+    codecs: tuple[str, ...]
 
 
 class Waiting:
@@ -127,6 +147,10 @@ class WorkerClient:
         self._lock = new_lock()
         self.sent: Counter[str] = Counter()
         self.received: Counter[str] = Counter()
+        self.codecs: tuple[str, ...] = ()
+        self.over: Over | None = None
+        self._packer: Packer | None = None
+        self._unpacked, self._packed = 0, 0
         self._last: WorkerStatus | None = None
 
     @property
@@ -142,6 +166,23 @@ class WorkerClient:
             with contextlib.suppress(Exception):  # it is dead already, or the whole Ray is
                 imported().kill(self.actor, no_restart=True)
         return DeviceLostError(f"{self.name} is lost: {self._lost}")
+
+    def packs(self, over: Over) -> None:
+        """Pack tensors from now on, there and back, where that is sooner there.
+
+        Raises:
+            DeviceLostError: the worker is lost.
+            EngineError: it does not know of that.
+        """
+        told = {"latency_s": over.latency_s, "bandwidth_bytes_s": over.bandwidth_bytes_s, "codecs": over.codecs}
+        self.ask([(requests.LINK, encode(requests.LINK, told))]).wait()
+        self._packer = Packer(lambda nbytes: over.latency_s + nbytes / over.bandwidth_bytes_s, over.codecs)
+        self.over = over
+
+    def packed(self, payloads: Mapping[str, Payload]) -> Mapping[str, Payload]:
+        """Tensors as they are to be sent there."""
+        packer = self._packer
+        return payloads if packer is None else {name: packer.pack(one) for name, one in payloads.items()}
 
     # Requests
 
@@ -196,11 +237,15 @@ class WorkerClient:
         alive = not self._lost
         if last is None:
             return WorkerStatus(name=self.name, incarnation=self.incarnation, alive=alive, why=self._lost)
-        counted = {"sent": dict(self.sent), "received": dict(self.received)} if self.sent else {}
+        counted: dict[str, Any] = {"sent": dict(self.sent), "received": dict(self.received)} if self.sent else {}
+        packer = self._packer
+        if packer is not None:
+            counted |= {"unpacked_bytes": self._unpacked + packer.before, "packed_bytes": self._packed + packer.after}
         return WorkerStatus(**{**vars(last), **counted, "alive": alive, "why": self._lost})
 
     def note(self, told: dict[str, Any]) -> None:
         """Keep a sign of life that came."""
+        self.codecs = tuple(told.get("codecs", ()))
         self._last = self._status(told)
 
     def _status(self, told: dict[str, Any]) -> WorkerStatus:
@@ -294,6 +339,7 @@ class WorkerClient:
                 raise EngineError(f"{self.name} sends what is no answer: {error}") from error
             with self._lock:
                 self.received[frame.kind] += size_of(one)
+                self._unpacked, self._packed = self._unpacked + frame.packed[0], self._packed + frame.packed[1]
             frames.append(frame)
         for frame in frames:
             if frame.kind == requests.FAILED:

@@ -9,14 +9,32 @@ from collections.abc import Mapping
 import torch
 
 from djinn_fx.hardware.workers import WorkerLink
+from djinn_fx.remote.wire.codecs import known
 from djinn_fx.remote.wire.frame import encode
 from djinn_fx.remote.wire.payload import Payload, payload_of
 from djinn_fx.remote.workers import requests
-from djinn_fx.remote.workers.client import WorkerClient
+from djinn_fx.remote.workers.client import Over, WorkerClient
 
 #: What is sent to know the bandwidth.
 PROBE_BYTES = 4 * 2**20
 _TIMES = 7
+
+
+def learned_links(workers: Mapping[str, WorkerClient]) -> dict[str, WorkerLink]:
+    """Each worker's link, by the clock. What goes over it is packed from now on where that is sooner there.
+
+    Raises:
+        DeviceLostError: a worker is lost.
+        EngineError: its machine has no memory for the probe.
+    """
+    found = {name: measured_link(worker) for name, worker in workers.items()}
+    # Workers read what others pass on to them too.
+    codecs = tuple(name for name in known() if all(name in worker.codecs for worker in workers.values()))
+    if codecs:
+        for name, link in found.items():
+            over = Over(latency_s=link.latency_s, bandwidth_bytes_s=link.bandwidth_bytes_s, codecs=codecs)
+            workers[name].packs(over)
+    return found
 
 
 def measured_link(worker: WorkerClient) -> WorkerLink:

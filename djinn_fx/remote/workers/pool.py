@@ -161,6 +161,9 @@ class Pool:
         found = worker.health(START_S)
         if not found.alive:
             raise EngineError(f"workers: {name} does not start again: {found.why}")
+        over = self.workers[name].over
+        if over is not None:
+            worker.packs(over)
         self.workers[name] = worker
         return worker
 

@@ -7,7 +7,9 @@ Kinds of requests: those of :mod:`djinn_fx.remote.delta.messages`, and
 * ``state``: the contents of what a graph writes and the worker keeps; answered by ``kept``;
 * ``release``: let go of weights, states, graphs; answered by ``released``;
 * ``status``: what it holds; answered by ``status``;
-* ``probe``: read what comes with it and forget it, to time the link; answered by ``probed``.
+* ``probe``: read what comes with it and forget it, to time the link; answered by ``probed``;
+* ``link``: what bytes take from it to others, and which codecs these read: from then on it packs tensors by them where
+  that is sooner there; answered by ``linked``.
 
 Whatever goes wrong with a request is answered by ``failed``. Inputs and outputs of a graph go by their numbers: tensors
 of a frame are named ``i0`` (input), ``o0`` (output), ``w0`` (what an input that was written holds now, or the rows that
@@ -16,6 +18,7 @@ were) and ``x0`` (which rows).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +27,7 @@ from djinn_fx.errors import EngineError
 from djinn_fx.remote.delta.graph import is_digest
 
 PREPARE, CALL, STATE, RELEASE, STATUS, PROBE = "prepare", "call", "state", "release", "status", "probe"
+LINK, LINKED = "link", "linked"
 PREPARED, RESULT, LACKS, KEPT, RELEASED, FAILED = "prepared", "result", "lacks", "kept", "released", "failed"
 PROBED = "probed"
 
@@ -109,6 +113,18 @@ def call_of(fields: Mapping[str, Any]) -> Call:
     if not is_digest(call.graph) or not is_digest(call.prepared):
         raise EngineError("a call of a graph without a digest")
     return call
+
+
+def link_of(fields: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds to the first byte, and bytes per second, of a link in a frame's fields.
+
+    Raises:
+        EngineError: it is none.
+    """
+    told: list[Any] = [fields.get("latency_s"), fields.get("bandwidth_bytes_s")]
+    if not all(type(one) in (int, float) and 0 <= one < math.inf for one in told) or not told[1]:
+        raise EngineError("a link that is none")
+    return float(told[0]), float(told[1])
 
 
 def names_of(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:

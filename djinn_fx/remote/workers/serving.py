@@ -17,11 +17,13 @@ from djinn_fx.remote.delta.graph import GraphForm
 from djinn_fx.remote.delta.messages import Answer, Delta, Full, Message, Refuses, Weights, from_frame, to_frame
 from djinn_fx.remote.delta.receiver import WEIGHT_BYTES, Receiver
 from djinn_fx.remote.wire.carried import Carried, kept
+from djinn_fx.remote.wire.choice import Packer
+from djinn_fx.remote.wire.codecs import known
 from djinn_fx.remote.wire.frame import Frame, decode, encode
 from djinn_fx.remote.wire.limits import LIMITS, Limits
 from djinn_fx.remote.wire.payload import payload_of
 from djinn_fx.remote.workers import requests
-from djinn_fx.remote.workers.requests import Call, Written, call_of, names_of
+from djinn_fx.remote.workers.requests import Call, Written, call_of, link_of, names_of
 from djinn_fx.srg.form.hashing import digest
 
 log = logging.getLogger("djinn_fx.remote")
@@ -93,6 +95,7 @@ class Serving:
         self._receiver = Receiver(incarnation, graphs=KEPT, weight_bytes=WEIGHT_BYTES, limits=limits)
         self._states: OrderedDict[str, _State] = OrderedDict()  # the one that was used last is the last
         self._made: OrderedDict[str, Running] = OrderedDict()
+        self._packer: Packer | None = None
 
     # What it is asked
 
@@ -142,6 +145,10 @@ class Serving:
             for tensor in frame.tensors.values():
                 tensor.clone()  # as of weights and state: what came is the carrier's
             return encode(requests.PROBED, {})
+        if frame.kind == requests.LINK:
+            latency_s, bandwidth = link_of(frame.fields)
+            self._packer = Packer(lambda nbytes: latency_s + nbytes / bandwidth, names_of(frame.fields, "codecs"))
+            return encode(requests.LINKED, {})
         if frame.kind == requests.STATUS:
             return encode(requests.STATUS, self.status())
         raise EngineError(f"a request of the unknown kind {frame.kind[:40]!r}")
@@ -257,6 +264,8 @@ class Serving:
         tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
         numbers = [[name, value] for name, value in values.items() if not isinstance(value, torch.Tensor)]
         payloads = {name: payload_of(tensor) for name, tensor in tensors.items()}
+        if self._packer is not None:
+            payloads = {name: self._packer.pack(one) for name, one in payloads.items()}
         told = {"graph": call.graph, "numbers": numbers, **fields}
         return encode(requests.RESULT, told, payloads, digests=False, limits=self._limits)
 
@@ -323,6 +332,7 @@ class Serving:
             "copied_bytes": self.copied_bytes,
             "memory_bytes": self._memory_bytes,
             "graphs": len(self._made),
+            "codecs": known(),
         }
 
 

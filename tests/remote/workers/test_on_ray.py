@@ -25,6 +25,7 @@ from djinn_fx.cli.main import main
 from djinn_fx.errors import DeviceLostError, EngineError, SettingsError
 from djinn_fx.hardware.topology.file import read_topology
 from djinn_fx.reasons import ReasonKind
+from djinn_fx.remote.wire.codecs import known
 from djinn_fx.remote.wire.frame import encode
 from djinn_fx.remote.workers import requests
 
@@ -273,6 +274,40 @@ class TestFaults:
         with pytest.raises(DeviceLostError, match="the test says so"):
             worker.ask([("status", encode(requests.STATUS, {}))])
         assert not worker.health().alive
+
+
+class TestPacking:
+    """Tensors travel packed where the link's law says that it pays; what it is, they were told or have measured."""
+
+    X = torch.zeros(20_000, 32)  # of which little is left
+
+    def went(self, pool: Pool) -> tuple[int, int]:
+        """Bytes that a call takes there and back."""
+        worker, run = pool.workers["worker:0"], compiled(layers(), pin={"0-3": "worker:0"})
+        with torch.no_grad():
+            run(self.X)
+            before = worker.sent[requests.CALL], worker.received[requests.RESULT]
+            torch.testing.assert_close(run(self.X), layers()(self.X))
+        self.status = next(one for one in djinn_fx.status(run).workers if one.name == "worker:0")
+        return worker.sent[requests.CALL] - before[0], worker.received[requests.RESULT] - before[1]
+
+    @pytest.mark.skipif(not known(), reason="neither lz4 nor zstandard is installed: pip install 'djinn-fx[wire]'")
+    def test_over_a_slow_link_and_not_over_a_fast_one(self, pool: Pool) -> None:
+        worker = pool.workers["worker:0"]
+        assert worker.over is not None, "its link was measured"
+        assert worker.over.codecs == known() == worker.codecs
+        measured, size = worker.over, self.X.nbytes
+        try:
+            worker.packs(replace(measured, bandwidth_bytes_s=1e12))
+            assert all(size < one < 1.01 * size for one in self.went(pool))
+            unpacked, packed = self.status.unpacked_bytes, self.status.packed_bytes
+            worker.packs(replace(measured, bandwidth_bytes_s=1e6))
+            assert all(one < 0.5 * size for one in self.went(pool))
+            # Twice there and twice back, and weights.
+            assert self.status.unpacked_bytes - unpacked > 4 * size
+            assert self.status.packed_bytes - packed < 2 * size
+        finally:
+            worker.packs(measured)
 
 
 class TestAccounts:

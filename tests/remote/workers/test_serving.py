@@ -14,6 +14,7 @@ from djinn_fx.errors import EngineError
 from djinn_fx.remote.delta.graph import GraphForm, graph_form
 from djinn_fx.remote.delta.messages import Ready, from_frame, to_frame
 from djinn_fx.remote.delta.sender import Sender
+from djinn_fx.remote.wire.codecs import known
 from djinn_fx.remote.wire.frame import Frame, decode, encode, joined
 from djinn_fx.remote.wire.payload import payload_of
 from djinn_fx.remote.workers import requests
@@ -124,6 +125,33 @@ class TestCalls:
         answer = decode(worker.serving.take([frame])[0])
         assert answer.tensors["w0"].tolist() == [1, 1]
         assert (frame == before).all()
+
+    @pytest.mark.skipif(not known(), reason="neither lz4 nor zstandard is installed: pip install 'djinn-fx[wire]'")
+    @pytest.mark.parametrize(("bandwidth", "pays"), [(1e6, True), (1e12, False)])
+    def test_an_answer_is_packed_where_the_link_says_that_it_pays(self, bandwidth: float, pays: bool) -> None:
+        worker, x = Worker(Running()), torch.ones(200_000)
+        graph, payloads = form(1)
+        call = Call(graph=graph.digest, prepared=worker.have(graph, payloads), gives=(0,))
+        told = {"latency_s": 1e-3, "bandwidth_bytes_s": bandwidth, "codecs": list(known())}
+        assert [one.kind for one in worker.ask(encode(requests.LINK, told))] == [requests.LINKED]
+        answer = worker.call(call, {"i0": x})
+        assert torch.equal(answer.tensors["o0"], x)
+        unpacked, packed = answer.packed
+        assert (unpacked > x.nbytes > 2 * packed > 0) if pays else (unpacked, packed) == (0, 0)
+
+    @pytest.mark.parametrize(
+        "told",
+        [
+            {},
+            {"latency_s": -1, "bandwidth_bytes_s": 1e6, "codecs": []},
+            {"latency_s": 0, "bandwidth_bytes_s": 0, "codecs": []},
+            {"latency_s": 0, "bandwidth_bytes_s": True, "codecs": []},
+            {"latency_s": 0, "bandwidth_bytes_s": 1e6, "codecs": [1]},
+        ],
+    )
+    def test_a_link_that_is_none_is_an_error(self, told: Any) -> None:
+        (answer,) = Worker(Running()).ask(encode(requests.LINK, told))
+        assert answer.kind == requests.FAILED
 
     def test_a_missing_input_is_an_error_and_nothing_runs(self) -> None:
         worker = Worker(Running())
