@@ -30,8 +30,9 @@ from djinn_fx.remote.workers import client as clients
 from djinn_fx.remote.workers import guardian
 from djinn_fx.remote.workers import pool as pools
 
-#: How long a worker may be silent here, and what any call may take after a fault, with all that is planned anew.
-SILENT_S, BOUND_S = 2.0, 40.0
+#: How long a worker may be silent here (on a busy machine one that is well was for 2 s), and what any call may take
+#: after a fault, with all that is planned anew.
+SILENT_S, BOUND_S = 4.0, 40.0
 WIDTH, ROWS, LARGE = 64, 8, 200_000
 
 

@@ -53,7 +53,7 @@ class WorkerStatus:
         graphs: how many it has compiled.
         sent: bytes of frames that went to it, by kind; ``received``: that came from it. As this process counts them;
             of a worker of which this process is no client, as the worker does, other workers' results with them.
-        unpacked_bytes: of tensors that went there or came from it packed, as they are; ``packed_bytes``: as they went.
+        unpacked_bytes: of tensors that went packed from here to it or back, as they are; ``packed_bytes``: as sent.
         why: what it was lost for, if it was.
     """
 
@@ -176,8 +176,10 @@ class WorkerClient:
         """
         told = {"latency_s": over.latency_s, "bandwidth_bytes_s": over.bandwidth_bytes_s, "codecs": over.codecs}
         self.ask([(requests.LINK, encode(requests.LINK, told))]).wait()
-        self._packer = Packer(lambda nbytes: over.latency_s + nbytes / over.bandwidth_bytes_s, over.codecs)
-        self.over = over
+        packer = Packer(lambda nbytes: over.latency_s + nbytes / over.bandwidth_bytes_s, over.codecs)
+        if self._packer is not None:
+            packer.before, packer.after = self._packer.before, self._packer.after
+        self._packer, self.over = packer, over
 
     def packed(self, payloads: Mapping[str, Payload]) -> Mapping[str, Payload]:
         """Tensors as they are to be sent there."""

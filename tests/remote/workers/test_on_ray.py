@@ -279,33 +279,40 @@ class TestFaults:
 class TestPacking:
     """Tensors travel packed where the link's law says that it pays; what it is, they were told or have measured."""
 
-    X = torch.zeros(20_000, 32)  # of which little is left
-
-    def went(self, pool: Pool) -> tuple[int, int]:
-        """Bytes that a call takes there and back."""
-        worker, run = pool.workers["worker:0"], compiled(layers(), pin={"0-3": "worker:0"})
-        with torch.no_grad():
-            run(self.X)
-            before = worker.sent[requests.CALL], worker.received[requests.RESULT]
-            torch.testing.assert_close(run(self.X), layers()(self.X))
-        self.status = next(one for one in djinn_fx.status(run).workers if one.name == "worker:0")
-        return worker.sent[requests.CALL] - before[0], worker.received[requests.RESULT] - before[1]
-
     @pytest.mark.skipif(not known(), reason="neither lz4 nor zstandard is installed: pip install 'djinn-fx[wire]'")
     def test_over_a_slow_link_and_not_over_a_fast_one(self, pool: Pool) -> None:
-        worker = pool.workers["worker:0"]
+        worker, model, x = pool.workers["worker:0"], layers(), torch.zeros(20_000, 32)  # of which little is left
+        run, size = compiled(model, pin={"0-3": "worker:0"}), x.nbytes
+
+        def went(bandwidth: float) -> tuple[int, int, int, int]:
+            """Of a call over such a link: bytes there, bytes back, of tensors that were packed before and after."""
+            worker.packs(replace(measured, bandwidth_bytes_s=bandwidth))
+            before = worker.sent[requests.CALL], worker.received[requests.RESULT], worker.status()
+            with torch.no_grad():
+                torch.testing.assert_close(run(x), model(x))
+            (after,) = [one for one in djinn_fx.status(run).workers if one.name == "worker:0"]
+            return (
+                worker.sent[requests.CALL] - before[0],
+                worker.received[requests.RESULT] - before[1],
+                after.unpacked_bytes - before[2].unpacked_bytes,
+                after.packed_bytes - before[2].packed_bytes,
+            )
+
         assert worker.over is not None, "its link was measured"
         assert worker.over.codecs == known() == worker.codecs
-        measured, size = worker.over, self.X.nbytes
+        measured = worker.over
         try:
-            worker.packs(replace(measured, bandwidth_bytes_s=1e12))
-            assert all(size < one < 1.01 * size for one in self.went(pool))
-            unpacked, packed = self.status.unpacked_bytes, self.status.packed_bytes
-            worker.packs(replace(measured, bandwidth_bytes_s=1e6))
-            assert all(one < 0.5 * size for one in self.went(pool))
-            # Twice there and twice back, and weights.
-            assert self.status.unpacked_bytes - unpacked > 4 * size
-            assert self.status.packed_bytes - packed < 2 * size
+            with torch.no_grad():
+                run(x)
+            there, back, unpacked, packed = went(1e12)
+            assert size < there < 1.01 * size
+            assert size < back < 1.01 * size
+            assert unpacked == packed == 0
+            there, back, unpacked, packed = went(1e6)
+            assert there < 0.1 * size  # zeros
+            assert back < 0.5 * size  # rows that are alike
+            assert 2 * size < unpacked < 2.01 * size
+            assert 0 < packed < there + back
         finally:
             worker.packs(measured)
 
