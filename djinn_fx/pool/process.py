@@ -15,9 +15,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from djinn_fx.files import interpreter
 from djinn_fx.pool import procfs
 from djinn_fx.pool.jobs import BuildFailed, BuildJob, BuildOutcome, FailureKind
 from djinn_fx.pool.limits import PoolLimits
@@ -26,22 +26,8 @@ from djinn_fx.pool.wire import Message, Reader, WireError, encode
 
 log = logging.getLogger("djinn_fx.pool")
 
-#: Run by a new interpreter. The package is the one of the parent whatever else is on the path, and the current
-#: directory is not on it. A failure in here reaches the pool as the warden's last event.
-_BOOT = """
-import sys, json, typing
-given = json.loads(sys.argv[1])
-try:
-    sys.path[:] = [given["home"], *given["path"]]
-    import djinn_fx
-    sys.path[:] = given["path"]
-    from djinn_fx.pool.warden import main
-    main(given)
-except Exception:
-    import os, traceback
-    event = {"event": "exit", "status": None, "peak": 0, "tail": traceback.format_exc()[-4096:]}
-    os.write(given["control"], json.dumps(event).encode() + b"\\n")
-"""
+#: A failure to run the warden reaches the pool as its last event.
+_FAILING = {"event": "exit", "status": None, "peak": 0}
 #: Environment variable of all that a child starts; not one of the settings, which begin with DJINN_.
 MARK = "_DJINN_BUILD_CHILD"
 #: Seconds a dead child's warden has to say how it died.
@@ -107,16 +93,11 @@ class Child:
             "control": control.fileno(),
             "channel": channel.fileno(),
             "parent": os.getpid(),
-            "home": str(Path(__file__).absolute().parents[2]),
-            "path": _absolute([*extra_path, *sys.path]),
         }
-        flags = ["-I", *(["-B"] if sys.dont_write_bytecode else [])]
-        # What -I makes the child ignore in the environment and what still matters to it.
-        flags += ["-X", "utf8"] if sys.flags.utf8_mode else []
-        flags += ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else []
+        path, failing = [*extra_path, *sys.path], (control.fileno(), _FAILING)
         try:
             self._warden = subprocess.Popen(
-                [sys.executable, *flags, "-c", _BOOT, json.dumps(settings)],
+                interpreter.command("djinn_fx.pool.warden:main", settings, path, failing=failing),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -382,8 +363,3 @@ class Child:
     def _say(self, **message: Any) -> None:
         with suppress(OSError):  # the warden is gone: whoever reads from it next will notice
             self._control.send(json.dumps(message).encode() + b"\n")
-
-
-def _absolute(entries: Sequence[str]) -> list[str]:
-    """A path without the current directory and what is relative to it: nothing there can shadow a module."""
-    return list(dict.fromkeys(entry for entry in entries if isinstance(entry, str) and os.path.isabs(entry)))

@@ -285,7 +285,7 @@ FAULTS: dict[str, tuple[Fault, int]] = {
     "another version": (another_version, 1),
     "raylet killed": (_end_of_ray("raylet/raylet"), 1),
     "gcs killed": (_end_of_ray("gcs_server"), 1),
-    "guardian killed": (_end_of_ray("guardian import main"), 1),
+    "guardian killed": (_end_of_ray("workers.guardian:main"), 1),
 }
 
 

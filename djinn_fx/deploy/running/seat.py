@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -17,18 +16,10 @@ from typing import Any
 import torch
 
 from djinn_fx.errors import DeviceLostError, EngineError
+from djinn_fx.files import interpreter
 from djinn_fx.remote.wire import channel
 from djinn_fx.remote.wire.frame import Frame, encode
 from djinn_fx.remote.wire.payload import payload_of
-
-#: Of a new interpreter. Entries are looked for where the parent would look for them.
-_BOOT = """
-import json, sys
-given = json.loads(sys.argv[1])
-sys.path[:] = given["path"]
-from djinn_fx.deploy.running.worker import main
-main(given)
-"""
 
 
 class Seat:
@@ -57,11 +48,11 @@ class Seat:
             "threads": len(devices),
             "models": dict(models),
             "compiled": compiled,
-            "path": [str(Path(one).absolute()) for one in (*sys.path, ".")],
         }
+        path = [str(Path(one).absolute()) for one in (*sys.path, ".")]  # entries are found where they are from here
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(given)],
+                interpreter.command("djinn_fx.deploy.running.worker:main", given, path),
                 stdin=subprocess.DEVNULL,
                 stdout=sys.__stderr__,  # what models print is no part of a command's output
                 pass_fds=(theirs.fileno(),),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from djinn_fx.errors import EngineError, SettingsError
+from djinn_fx.files import interpreter
 from djinn_fx.remote.workers import guardian
 from djinn_fx.settings.workers import WorkersAt
 from djinn_fx.threads import at_end
@@ -45,14 +46,6 @@ _QUIET = {
 }
 #: What a process that connects to a Ray is told besides: to outlive it. Ray would end it after a minute without.
 _OUTLIVES = {"RAY_gcs_rpc_server_reconnect_timeout_s": "1000000000"}
-#: Run by a new interpreter: the package is this process's, whatever is on the path.
-_BOOT = """
-import json, sys
-given = json.loads(sys.argv[1])
-sys.path[:] = given["path"]
-from djinn_fx.remote.workers.guardian import main
-main(given)
-"""
 #: Whether a Ray lets a process in, tried in one that can be ended.
 _PROBE = """
 import json, sys
@@ -117,12 +110,13 @@ class Cluster:
             "object_store_bytes": max(128 * 2**20, min(_STORE_BYTES, _memory_bytes() // 10)),
             "resource": RESOURCE,
             "out": writes,
-            "path": [str(Path(__file__).absolute().parents[3]), *(os.path.abspath(one) for one in sys.path)],
         }
         environment = {**os.environ, **_QUIET, _MODE: "token", _TOKEN: token, guardian.MARK: self._mark}
         try:
             self._guardian = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, json.dumps(given)],
+                interpreter.command(
+                    "djinn_fx.remote.workers.guardian:main", given, list(map(os.path.abspath, sys.path))
+                ),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
