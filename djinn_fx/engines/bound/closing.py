@@ -18,7 +18,8 @@ from djinn_fx.threads import ENDING, at_end, new_lock, start_thread, tell_of_for
 
 #: Those that follow within so many seconds are of the same batch.
 BATCH_S = 0.2
-#: So long after the last, pages of weights are given back once more: a comparison that was under way has read them.
+#: So long after the last, memory and pages are given back once more: what was under way, such as a comparison or the
+#: opening of an engine that was beaten meanwhile, has let go of its memory since, or has read those pages.
 AGAIN_S = 5.0
 
 
@@ -75,15 +76,20 @@ def _close(gone: queue.SimpleQueue[Any]) -> None:
         try:
             first = [gone.get(timeout=patience)]
         except queue.Empty:
-            filed.page_out()
+            _give_back()
             patience = None
             continue
         waiting = _batch(first, gone)
         if not ENDING.is_set():
-            procfs.give_back()
-            patience = AGAIN_S if filed.page_out() else None
+            _give_back()
+            patience = AGAIN_S
         for one in waiting:
             one.set()
+
+
+def _give_back() -> None:
+    procfs.give_back()
+    filed.page_out()
 
 
 def _batch(first: list[Any], gone: queue.SimpleQueue[Any]) -> list[threading.Event]:

@@ -127,12 +127,8 @@ def present(spans: Iterable[Span], mappings: Mappings) -> Iterator[None]:
         yield
 
 
-def page_out() -> bool:
-    """Give back the pages of files that show weights; reading brings them back.
-
-    Returns:
-        Whether there are any.
-    """
+def page_out() -> None:
+    """Give back the pages of files that show weights; reading brings them back."""
     with _LOCK:
         _forget_them()
         mappings = Mappings(_FILED)
@@ -143,7 +139,6 @@ def page_out() -> bool:
                 continue
             start, end = span
             _LIBRARY.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _PAGEOUT)
-        return bool(_FILED)
 
 
 def forget(dead: Dead) -> None:

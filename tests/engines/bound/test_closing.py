@@ -61,6 +61,20 @@ def test_what_somebody_else_freed_is_given_back_too(given_back: list[int]) -> No
     assert len(given_back) == 1
 
 
+def test_what_was_still_under_way_is_given_back_a_little_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = threading.Semaphore(0)
+    monkeypatch.setattr(closing, "AGAIN_S", 0.01)
+    monkeypatch.setattr(closing.procfs, "give_back", twice.release)
+    closer = Closer()
+
+    closer.let_go()
+    closer.wait()
+
+    assert twice.acquire(timeout=20)
+    assert twice.acquire(timeout=20)
+    assert not twice.acquire(timeout=0.2)
+
+
 def test_nothing_is_closed_where_it_is_let_go_of_even_before_there_is_a_thread(given_back: list[int]) -> None:
     closer, closed = Closer(), []
 
