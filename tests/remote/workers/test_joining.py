@@ -104,7 +104,14 @@ def test_two_processes_have_their_workers_side_by_side(there: tuple[str, str]) -
             one.communicate()
 
 
-@pytest.mark.parametrize("address", ["", "127.0.0.1:1", "auto"], ids=["wrong token", "nobody there", "auto"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        pytest.param("", id="wrong token"),
+        pytest.param("127.0.0.1:1", id="nobody there", marks=pytest.mark.exam),
+        pytest.param("auto", id="auto", marks=pytest.mark.exam),
+    ],
+)
 def test_who_is_not_let_in_has_one_error(there: tuple[str, str], address: str, tmp_path: Path) -> None:
     joining = started(_JOINING, address or there[0], RAY_AUTH_TOKEN="0" * 64, RAY_TMPDIR=str(tmp_path))
     _, said = joining.communicate(timeout=100)
