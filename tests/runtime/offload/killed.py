@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -27,4 +28,5 @@ def answer(folder: Path, calls: int | None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without it
     answer(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
