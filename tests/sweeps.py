@@ -1,4 +1,4 @@
-"""Parts of wide sweeps: a fixed third in ``make test``, the others in ``make exam``."""
+"""Parts of wide sweeps: a fixed part in ``make test``, the others in ``make exam``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 
-def third_of(cases: Sequence[Any]) -> list[Any]:
-    """As parameters of a test: every third for ``make test``, the others marked ``exam``."""
-    return [pytest.param(one, marks=() if number % 3 == 0 else pytest.mark.exam) for number, one in enumerate(cases)]
+def some_of(cases: Sequence[Any], *, every: int = 3) -> list[Any]:
+    """As parameters of a test: every third, or so many-th, for ``make test``, the others marked ``exam``."""
+    return [
+        pytest.param(one, marks=() if number % every == 0 else pytest.mark.exam) for number, one in enumerate(cases)
+    ]
 
 
 def in_turn(rows: Sequence[Any], columns: Sequence[Any]) -> list[Any]:

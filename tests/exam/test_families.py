@@ -102,7 +102,7 @@ def test_training_steps(cut: list[Answer], step: int) -> None:
 
 @pytest.mark.slow
 def test_forward_with_inductor(step: int) -> None:
-    names = COMPILED if step == 1 else COMPILED[:: 4 * step]
+    names = COMPILED if step == 1 else COMPILED[:: 6 * step]
     asked = [f"forward:{name}" for name in names]
     answers = _right("forward:", ask(asked, options=INDUCTOR, processes=_processes(step), timeout=300.0))
     assert len(_passed(answers)) >= 0.9 * len(names)

@@ -30,7 +30,7 @@ from djinn_fx.saved.file import SavedGraph
 from djinn_fx.saved.form import restore
 from djinn_fx.saved.guards import saveable_guards
 from djinn_fx.settings.table import Settings
-from tests.sweeps import third_of
+from tests.sweeps import some_of
 
 SIDE = 8
 
@@ -223,7 +223,7 @@ def _contests() -> list[Contest]:
     return [one for one in gc.get_objects() if type(one) is Contest]
 
 
-@pytest.mark.parametrize("engine", third_of(["openvino", "onnxruntime", "packed"]))
+@pytest.mark.parametrize("engine", some_of(["openvino", "onnxruntime", "packed"]))
 @torch.no_grad()
 def test_an_engine_that_binds_weights_is_carried_and_checked_anew(engine: str) -> None:
     if not engine_of(engine, Settings()).capability().can_run:

@@ -20,7 +20,7 @@ from djinn_fx.costmodels.work.work_of import work_graph, work_of
 from djinn_fx.srg import SRG, lower
 from tests import families
 from tests.capture import capture
-from tests.sweeps import third_of
+from tests.sweeps import some_of
 
 
 def unpriced(srg: SRG) -> dict[str, str]:
@@ -79,7 +79,7 @@ _KNOWN = {case.name for case in families.all_cases()}
 CASES = ("llama/prefill", "gpt2/decode-growing", "bert/encode", "vit/encode", "t5/encode", "mamba/prefill")
 
 
-@pytest.mark.parametrize("name", third_of([name for name in CASES if name in _KNOWN]))
+@pytest.mark.parametrize("name", some_of([name for name in CASES if name in _KNOWN]))
 def test_every_op_of_a_family_is_priced(name: str) -> None:
     module, args, kwargs = families.case_named(name).make()
     graphs = capture(module, args, kwargs)
@@ -87,7 +87,7 @@ def test_every_op_of_a_family_is_priced(name: str) -> None:
     assert [unpriced(srg) for srg in graphs] == [{}] * len(graphs)
 
 
-@pytest.mark.parametrize("name", third_of(["bert/encode", "llama/prefill"]))
+@pytest.mark.parametrize("name", some_of(["bert/encode", "llama/prefill"]))
 def test_formulas_of_a_graph_are_its_work_at_any_sizes(name: str) -> None:
     module, args, kwargs = families.case_named(name).make()
     graphs = capture(module, args, kwargs, dynamic=True)
