@@ -11,6 +11,7 @@ import functools
 import math
 import operator
 import types
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -241,7 +242,8 @@ class Products:
     """Writes products as they were chosen to be done. To be set as ``Writer.special``."""
 
     def __init__(self, writer: Writer, choices: Mapping[Node, Choice]) -> None:
-        self._writer, self._choices = writer, choices
+        # The writer holds this one: a circle would keep packed weights until Python looks for garbage.
+        self._writer, self._choices = weakref.proxy(writer), choices
 
     def sources(self, node: Node) -> list[Node] | None:
         """What is read of a product's arguments: a packed weight is none of them. None for other ops."""

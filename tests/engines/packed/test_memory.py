@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
 from djinn_fx.calibrate.live_memory import measured
+from djinn_fx.engines.bound.closing import CLOSER
 from djinn_fx.engines.packed.engine import PackedEngine, speeds_in
 from djinn_fx.engines.packed.graph import rewritten
 from djinn_fx.engines.packed.session import PackedPlan
 from djinn_fx.srg.memory import Holds
 from djinn_fx.srg.record import Residency
 from tests import graphs
+from tests.concrete import concrete
+from tests.engines.packed.packing import engine_of, region_of
 
 
 def test_live_bytes_are_those_of_the_rewritten_graph() -> None:
@@ -31,3 +38,29 @@ def test_live_bytes_are_those_of_the_rewritten_graph() -> None:
     assert found.peak("cpu").nbytes - called == truth.peak
     assert PackedEngine().name == "packed"
     assert {row.name for row in found.rows if row.holds is Holds.WEIGHT} <= {"arg1_1", "arg2_1"}
+
+
+@pytest.mark.parametrize("way", ["onednn", "mkl"])
+def test_copies_go_with_their_session_and_need_no_garbage_collection(way: str) -> None:
+    """A loser of a trial is let go of, and with it a copy of the weights."""
+    region = region_of(nn.Sequential(nn.Linear(24, 40), nn.Linear(40, 24)), torch.randn(3, 24))
+    args = concrete(region.example_inputs)
+    run: Any = engine_of(way).compile(region).ready
+    gc.collect()
+    gc.disable()
+    try:
+        before = _packed()
+        with torch.no_grad():
+            run(list(args))
+        assert run.memory_bytes > 0
+        assert _packed() > before
+        run.release()
+        CLOSER.wait()
+        assert _packed() == before
+    finally:
+        gc.enable()
+
+
+def _packed() -> int:
+    """How many packed tensors are alive."""
+    return sum(type(one) is Tensor and one.layout is torch._mkldnn for one in gc.get_objects())
