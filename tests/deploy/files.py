@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,12 @@ def write(path: Path, value: Any) -> Path:
     text = json.dumps(value, indent=1) if path.suffix == ".json" else yaml.safe_dump(value, sort_keys=False)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def write_served(folder: Path, module: str) -> None:
+    """The configuration above and its requests, under the names of the older form; a module has each model's entry."""
+    config = copy.deepcopy(CONFIG)
+    for name, model in config["models"].items():
+        model["entry"] = f"{module}:{name}"
+    write(folder / "simple_config.json", config)
+    write(folder / "simple_requests.yaml", requests())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 import threading
 import urllib.error
@@ -21,7 +20,7 @@ from djinn_fx.deploy.serving.entry import load_entry
 from djinn_fx.deploy.serving.host import server_of
 from djinn_fx.deploy.serving.ray_app import Router, deployment_name
 from djinn_fx.errors import ModelFailedError, ModelFileError
-from tests.deploy.files import CONFIG, requests, write
+from tests.deploy.files import CONFIG, write, write_served
 
 MODELS = "tests.deploy.served_models"
 
@@ -29,11 +28,7 @@ MODELS = "tests.deploy.served_models"
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a configuration whose models have entries."""
-    config = copy.deepcopy(CONFIG)
-    for name, model in config["models"].items():
-        model["entry"] = f"{MODELS}:{name}"
-    write(tmp_path / "simple_config.json", config)
-    write(tmp_path / "simple_requests.yaml", requests())
+    write_served(tmp_path, MODELS)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

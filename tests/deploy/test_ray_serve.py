@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import json
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 
 from djinn_fx.deploy.command import main
 from djinn_fx.deploy.serving.ray_app import deployment_name
-from tests.deploy.files import CONFIG, requests, write
+from tests.deploy.files import CONFIG, write, write_served
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,16 +34,12 @@ def test_a_deployed_file_answers_every_workflow_from_the_planned_copies(
 ) -> None:
     if lacks := missing():
         pytest.skip(lacks)
-    config = copy.deepcopy(CONFIG)
-    for name, model in config["models"].items():
-        model["entry"] = f"tests.deploy.served_models:{name}"
-    write(tmp_path / "simple_config.json", config)
-    write(tmp_path / "simple_requests.yaml", requests())
+    write_served(tmp_path, "tests.deploy.served_models")
     monkeypatch.chdir(tmp_path)
     # Two copies of a model at most: each is a process, and this machine may be small.
     assert main(["plan", "--gpus", "8", "--replicas", "2", "--effort", "1500", "--json", "plan.json"]) == 0
     assert main(["emit", "plan.json", "--ray-serve", "serve.yaml", "--eager"]) == 0
-    asked = [{"workflow": name, "data": {"number": n}} for n in (2, 3) for name in config["workflows"]]
+    asked = [{"workflow": name, "data": {"number": n}} for n in (2, 3) for name in CONFIG["workflows"]]
     write(tmp_path / "asked.json", asked)
     done = subprocess.run(
         [sys.executable, "-m", "tests.deploy.serve_here", str(tmp_path / "serve.yaml"), str(tmp_path / "asked.json")],
@@ -57,7 +52,7 @@ def test_a_deployed_file_answers_every_workflow_from_the_planned_copies(
     there = Counter((name, server) for name, servers in found["replicas"].items() for server in servers)
     assert there - Counter({("router", server): 1 for server in "01"}) == wanted
     for request, answer in zip(asked, found["answers"], strict=True):
-        nodes = {one["id"]: one["model"] for one in config["workflows"][request["workflow"]]["nodes"]}
+        nodes = {one["id"]: one["model"] for one in CONFIG["workflows"][request["workflow"]]["nodes"]}
         assert answer.keys() == nodes.keys()
         for node, one in answer.items():
             assert one["place"] in {name for name, _ in wanted if name.startswith(f"{nodes[node]}-server-")}

@@ -38,10 +38,7 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
         SettingsError: the option ``passes`` names no pass.
         EngineError: an engine failed and ``on_failure`` is ``"raise"``.
     """
-    if settings.passes is not None:
-        from djinn_fx.compiling.choice import passes_for
-
-        passes_for(settings)
+    _check_passes(settings)
     check_pins(settings)
     kinds = input_kinds(gm, example_inputs)
     if ahead_of_time():
@@ -69,14 +66,19 @@ def compile_graph(gm: GraphModule, example_inputs: Sequence[Any], settings: Sett
 def compile_program(program: Any, mode: str | None, options: Mapping[str, Any] | None) -> Callable[..., Any]:
     """See :func:`djinn_fx.backend.compile_exported`."""
     settings = Settings.load(mode, options)
-    if settings.passes is not None:
-        from djinn_fx.compiling.choice import passes_for
-
-        passes_for(settings)
+    _check_passes(settings)
     backend = functools.partial(compile_graph, settings=settings)
     dynamic = True if program.range_constraints else None
     compiled: Callable[..., Any] = torch.compile(program.module(), backend=backend, dynamic=dynamic)
     return compiled
+
+
+def _check_passes(settings: Settings) -> None:
+    """Whether there are the passes that are asked for; the default ones need not be imported to be told."""
+    if settings.passes is not None:
+        from djinn_fx.compiling.choice import passes_for
+
+        passes_for(settings)
 
 
 def ahead_of_time() -> bool:

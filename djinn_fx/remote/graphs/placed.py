@@ -53,7 +53,7 @@ class PlacedPart:
         self.prepared = ""
         self.told: Mapping[str, Any] = {}
         self._guards: str | None = None
-        weakref.finalize(self, _let_go, holding, self._sets)
+        weakref.finalize(self, _let_go, holding, self._sets.values())
         SWEEPERS.add(self)
 
     @property
@@ -111,18 +111,13 @@ class PlacedPart:
         self._sets[key] = made
         while len(self._sets) > MOST_SETS:
             gone.append(self._sets.pop(next(iter(self._sets)), None))
-        for one in gone:
-            if one is not None:
-                self.holding.unused(list(one.form.weights))
+        _let_go(self.holding, gone)
         self.sweep()
 
     def sweep(self) -> int:
         """Let go of weights that nobody else holds any more; how many sets. From any thread, at any moment."""
         dead = [key for key, one in list(self._sets.items()) if one.watch is not None and one.watch.orphaned]
-        for key in dead:
-            one = self._sets.pop(key, None)
-            if one is not None:
-                self.holding.unused(list(one.form.weights))
+        _let_go(self.holding, [self._sets.pop(key, None) for key in dead])
         return len(dead)
 
     def prepare(self) -> None:
@@ -153,6 +148,7 @@ class PlacedPart:
             raise EngineError(f"{self.part.label}: the worker compiled it for other sizes")
 
 
-def _let_go(holding: Holding, sets: dict[Any, _Set]) -> None:
-    for one in list(sets.values()):
-        holding.unused(list(one.form.weights))
+def _let_go(holding: Holding, sets: Iterable[_Set | None]) -> None:
+    for one in list(sets):
+        if one is not None:
+            holding.unused(list(one.form.weights))
