@@ -125,6 +125,7 @@ class Told(Product):
 def test_a_session_is_closed_and_memory_given_back_beside_the_caller(
     x: Tensor, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(closing, "BATCH_S", 60.0)
     monkeypatch.setattr(closing, "AGAIN_S", 60.0)
     CLOSER.wait()
     given_back: list[int] = []
