@@ -74,6 +74,15 @@ def there() -> Iterator[tuple[str, str]]:
     guardian.remove(folder)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def wrong(there: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """A process with another token, begun first: it waits for twelve seconds, in which the others are asked."""
+    joining = started(_JOINING, there[0], RAY_AUTH_TOKEN="0" * 64, RAY_TMPDIR=str(tmp_path_factory.mktemp("wrong")))
+    yield joining
+    joining.kill()
+    joining.communicate()
+
+
 def started(code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
@@ -112,8 +121,10 @@ def test_two_processes_have_their_workers_side_by_side(there: tuple[str, str]) -
         pytest.param("auto", id="auto", marks=pytest.mark.exam),
     ],
 )
-def test_who_is_not_let_in_has_one_error(there: tuple[str, str], address: str, tmp_path: Path) -> None:
-    joining = started(_JOINING, address or there[0], RAY_AUTH_TOKEN="0" * 64, RAY_TMPDIR=str(tmp_path))
+def test_who_is_not_let_in_has_one_error(
+    there: tuple[str, str], wrong: subprocess.Popen[str], address: str, tmp_path: Path
+) -> None:
+    joining = started(_JOINING, address, RAY_AUTH_TOKEN="0" * 64, RAY_TMPDIR=str(tmp_path)) if address else wrong
     _, said = joining.communicate(timeout=100)
     assert joining.returncode == 1
     assert f"EngineError: the Ray at {address or there[0]} does not let us in: " in said.splitlines()[-1]

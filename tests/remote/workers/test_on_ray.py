@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from djinn_fx.remote.workers.pool import Pool, Wanted, close_all, pool_of  # noq
 from djinn_fx.remote.workers.there import look, workers_there  # noqa: E402
 from djinn_fx.settings.devices import DeclaredLink  # noqa: E402
 from djinn_fx.settings.table import Settings  # noqa: E402
+from tests.exam.worker_faults import FAULTS, Session  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -51,12 +53,41 @@ def pool() -> Iterator[Pool]:
     close_all()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def ended(
+    pool: Pool, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Future[subprocess.CompletedProcess[str]]]]:
+    """Processes with a Ray of their own, one killed, one at its end; begun first, as a Ray starts slowly."""
+    code = """
+        import os, signal, sys
+        from djinn_fx.remote.workers.pool import Pool, Wanted
+        pool = Pool("local:1", Wanted(build="djinn_fx.compiling.workers.running:build", threads=1))
+        print(pool.cluster._mark, pool.cluster._folder, flush=True)
+    """
+    with ThreadPoolExecutor(2) as threads:
+        yield [
+            threads.submit(other_process, textwrap.dedent(code) + end, tmp_path_factory.mktemp("ended"))
+            for end in ("os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(0)")
+        ]
+
+
+@pytest.fixture
+def own_workers() -> None:
+    """For a test that starts its workers anew: nobody need do it before."""
+
+
 @pytest.fixture(autouse=True)
-def _whole(pool: Pool) -> None:
+def _whole(pool: Pool, request: pytest.FixtureRequest) -> None:
     """Each test begins with both workers."""
-    for name in sorted(pool.lost()):
-        pool.restart(name)
+    if "own_workers" not in request.fixturenames:
+        begun_again(pool, sorted(pool.lost()))
     torch._dynamo.reset()
+
+
+def begun_again(pool: Pool, names: Sequence[str]) -> None:
+    """Side by side: a worker takes seconds to import what it needs."""
+    with ThreadPoolExecutor(2) as threads:
+        assert [one.lost for one in threads.map(pool.restart, names)] == [""] * len(names)
 
 
 def layers(count: int = 4, width: int = 32, seed: int = 0) -> torch.nn.Sequential:
@@ -81,11 +112,11 @@ def sent(pool: Pool, kind: str) -> int:
     return sum(worker.sent[kind] for worker in pool.workers.values())
 
 
-def llama(layers: int = 4) -> Any:
+def llama() -> Any:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
+        vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=128,
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(config).eval()
@@ -93,7 +124,7 @@ def llama(layers: int = 4) -> Any:
     return model
 
 
-LLAMA_PINS = {"model.layers.0-1": "worker:0", "model.layers.2-3": "worker:1"}
+LLAMA_PINS = {"model.layers.0": "worker:0", "model.layers.1": "worker:1"}
 
 
 class TestLlama:
@@ -268,13 +299,6 @@ class TestFaults:
             worker.ask([("call", encode("call", {}))]).wait()
         assert worker.health().alive
 
-    def test_a_lost_worker_refuses_at_once(self, pool: Pool) -> None:
-        worker = pool.workers["worker:0"]
-        worker.lose("the test says so")
-        with pytest.raises(DeviceLostError, match="the test says so"):
-            worker.ask([("status", encode(requests.STATUS, {}))])
-        assert not worker.health().alive
-
 
 class TestPacking:
     """Tensors travel packed where the link's law says that it pays; what it is, they were told or have measured."""
@@ -318,7 +342,7 @@ class TestPacking:
 
 
 class TestAccounts:
-    def test_a_models_status_has_its_workers(self, pool: Pool) -> None:
+    def test_a_models_status_has_its_workers_and_a_lost_one_refuses_at_once(self, pool: Pool) -> None:
         model, x = layers(), torch.ones(3, 32)
         run = compiled(model, pin=PINS)
         assert djinn_fx.status(run).workers == ()
@@ -336,6 +360,9 @@ class TestAccounts:
         pool.workers["worker:1"].lose("the test says so")
         lost = djinn_fx.status(run).workers[1]
         assert (lost.alive, lost.why) == (False, "the test says so")
+        with pytest.raises(DeviceLostError, match="the test says so"):
+            pool.workers["worker:1"].ask([("status", encode(requests.STATUS, {}))])
+        assert not pool.workers["worker:1"].health().alive
 
     def test_another_process_sees_what_the_client_counts(self, pool: Pool) -> None:
         with torch.no_grad():
@@ -406,22 +433,16 @@ class TestRay:
         assert "SettingsError" in done.stderr
         assert "RAY_AUTH_TOKEN" in done.stderr
 
-    @pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(0)"])
-    def test_with_the_process_everything_ends(self, tmp_path: Path, end: str) -> None:
-        code = f"""
-            import os, signal, sys
-            from djinn_fx.remote.workers.pool import Pool, Wanted
-            pool = Pool("local:1", Wanted(build="djinn_fx.compiling.workers.running:build", threads=1))
-            print(pool.cluster._mark, pool.cluster._folder, flush=True)
-            {end}
-        """
-        done = other_process(textwrap.dedent(code), tmp_path)
-        mark, folder = done.stdout.split()
-        until = time.monotonic() + 30
-        while (marked(mark) or Path(folder).exists()) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert not marked(mark)
-        assert not Path(folder).exists()
+    def test_with_the_process_everything_ends(self, ended: list[Future[subprocess.CompletedProcess[str]]]) -> None:
+        done = [one.result() for one in ended]
+        assert [one.returncode for one in done] == [-signal.SIGKILL, 0]
+        for one in done:
+            mark, folder = one.stdout.split()
+            until = time.monotonic() + 30
+            while (marked(mark) or Path(folder).exists()) and time.monotonic() < until:
+                time.sleep(0.1)
+            assert not marked(mark)
+            assert not Path(folder).exists()
 
 
 class TestRoom:
@@ -435,8 +456,9 @@ class TestRoom:
             torch.testing.assert_close(compiled(model, worker_memory="12kB")(x), model(x))
         assert set(devices()) == {"worker:0", "worker:1"}
 
+    @pytest.mark.usefixtures("own_workers")
     def test_a_llama_that_one_cannot_hold_decodes_on_two_within_their_memory(self, pool: Pool) -> None:
-        model, ids = llama(2), torch.arange(9).view(1, -1)
+        model, ids = llama(), torch.arange(9).view(1, -1)
         size = sum(one.nbytes for one in model.parameters())
         bound = int(0.8 * size)
         how = {"max_new_tokens": 3, "do_sample": False, "cache_implementation": "static", "disable_compile": True}
@@ -448,6 +470,7 @@ class TestRoom:
         assert all(one.weight_bytes > 0 and one.weight_bytes + one.state_bytes <= bound for one in held)
         assert sum(one.weight_bytes for one in held) < size * 1.01  # no layer is on both
 
+    @pytest.mark.usefixtures("own_workers")
     def test_models_and_threads_share_workers_that_cannot_hold_all_of_them(self, pool: Pool) -> None:
         models, x = [layers(seed=seed) for seed in range(3)], torch.ones(3, 32)
         part = sum(one.nbytes for one in models[0].parameters()) // 2
@@ -488,13 +511,56 @@ class TestRoom:
             assert not pool.lost()
 
 
+@pytest.fixture(scope="module")
+def session(pool: Pool) -> Session:
+    """A model over both workers."""
+    return Session(0)
+
+
+class TestWorse:
+    """The quickest faults of ``tests.exam.worker_faults``: one call is lost to each at most, and never wrong.
+
+    The last tests of this file: at the end of them there is no Ray.
+    """
+
+    @pytest.fixture(autouse=True)
+    def _compiled(self, session: Session, _whole: None) -> None:
+        """Each fault meets calls, not the compilation that the last test left to be made again."""
+        session.whole()
+
+    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("name", ["half a message", "flipped", "another version"])
+    def test_what_is_no_frame_is_one_error_and_the_next_call_is_right(
+        self, session: Session, name: str, seed: int
+    ) -> None:
+        found = FAULTS[name][0](session, random.Random(seed))
+        wrong = [one for one in found if one != "right"]
+        assert len(wrong) == 1
+        assert wrong[0].startswith("EngineError: worker:")
+        assert found[-1] == "right"
+        assert not session.pool.lost()
+
+    def test_a_worker_that_has_no_memory_left_says_so_and_goes_on(self, session: Session) -> None:
+        found = FAULTS["memory full"][0](session, random.Random(0))
+        assert "memory" in found[0]
+        assert found[1:] == ["right", "right"]
+        assert not session.pool.lost()
+
+    def test_a_worker_that_stops_for_a_while_is_waited_for(self, session: Session) -> None:
+        assert FAULTS["frozen a while"][0](session, random.Random(0)) == ["right", "right"]
+
+    def test_where_ray_itself_ends_what_is_left_is_this_process(self, session: Session) -> None:
+        pool = session.pool
+        assert FAULTS["raylet killed"][0](session, random.Random(0)) == ["right"] * 4
+        assert pool.lost() == set(pool.workers)
+
+
 @contextlib.contextmanager
 def restarted(pool: Pool, memory_bytes: int) -> Iterator[None]:
     """With workers that hold no more than so much, of all models together."""
     try:
         pool.wanted = replace(pool.wanted, memory_bytes=memory_bytes)
-        for name in pool.workers:
-            pool.restart(name)
+        begun_again(pool, sorted(pool.workers))
         yield
     finally:
         pool.wanted = replace(pool.wanted, memory_bytes=None)
