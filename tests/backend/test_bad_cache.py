@@ -45,7 +45,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-MODULE = stacked(layers=8)
+MODULE = stacked(layers=4)
 X = torch.randn(5, 6)
 
 

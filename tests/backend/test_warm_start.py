@@ -65,7 +65,7 @@ def test_second_process_builds_nothing(world: World) -> None:
 
 def test_more_layers_use_the_layers_artefact(world: World) -> None:
     """Another model, of which only the number of layers is different: its regions are all there."""
-    report = world.run("--layers", "14")
+    report = world.run("--layers", "7")
     assert report["graphs"] == 1
     assert report["outcomes"] == ["store"]
 

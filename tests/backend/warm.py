@@ -10,6 +10,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from djinn_fx.backend import compilations
+from djinn_fx.passes import find_regions
 from tests.backend.support import stacked
 
 
@@ -18,10 +19,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--scale", type=float, default=1.0, help="multiply the weights")
-    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--options", type=json.loads, default={})
     given = parser.parse_args()
+    find_regions.FIXED_S = 0.01  # else only more layers, which take longer, would be worth a cut
     module = stacked(layers=given.layers, width=64)
     with torch.no_grad():
         for parameter in module.parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from djinn_fx.reasons import ReasonKind
 from djinn_fx.srg.effects import is_random
 from djinn_fx.srg.record import GraphKind
 from djinn_fx.units import format_bytes
+from tests.sweeps import in_turn
 
-WIDTH, ROWS, LAYERS = 64, 128, 6
+WIDTH, ROWS, LAYERS = 64, 128, 4
 #: What one layer's activations take, in bytes.
 ONE = 4 * WIDTH * ROWS
 
@@ -41,6 +43,12 @@ def peaks(budget: str | None) -> list[int]:
     return [activation_peak(one.run, one.args, one.given_away, one.captured.srg.kind) for one in graphs]
 
 
+@cache
+def free() -> int:
+    """The higher of the two without a budget."""
+    return max(peaks(None))
+
+
 def trained(model: nn.Module, call: Any) -> list[Tensor]:
     """The loss and all gradients of one step."""
     model.zero_grad()
@@ -58,25 +66,23 @@ def compiled(model: nn.Module, budget: str) -> Any:
 
 
 def test_the_peak_falls_with_the_budget_and_stays_below_it() -> None:
-    free = max(peaks(None))
     for share in (0.9, 0.65):
-        budget = int(free * share)
+        budget = int(free() * share)
         assert max(peaks(f"{budget}B")) <= budget
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize("share", [0.9, 0.65])
+@pytest.mark.parametrize(("dropout", "share"), in_turn([0.0, 0.5], [0.9, 0.65]))
 def test_gradients_are_those_of_eager_to_the_last_bit(dropout: float, share: float) -> None:
     model = stacked(dropout)
     expected = trained(model, model)
-    budget = int(max(peaks(None)) * share + 2 * ONE * bool(dropout))
+    budget = int(free() * share + 2 * ONE * bool(dropout))
     found = trained(model, compiled(model, f"{budget}B"))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_no_random_number_is_drawn_twice() -> None:
     model = stacked(0.5)
-    trained(model, compiled(model, f"{int(0.6 * max(peaks(None)) + 2 * ONE)}B"))
+    trained(model, compiled(model, f"{int(0.6 * free() + 2 * ONE)}B"))
     graphs = {one.srg.kind: one.srg for one in history()}
     assert any(is_random(node) for node in graphs[GraphKind.FORWARD].ops)
     assert not any(is_random(node) for node in graphs[GraphKind.BACKWARD].ops)
@@ -86,7 +92,7 @@ def test_no_random_number_is_drawn_twice() -> None:
 
 def test_what_was_decided_is_told() -> None:
     model = stacked()
-    for budget, other in ((f"{10 * LAYERS * ONE}B", None), (f"{int(0.65 * max(peaks(None)))}B", "without a budget")):
+    for budget, other in ((f"{10 * LAYERS * ONE}B", None), (f"{int(0.65 * free())}B", "without a budget")):
         trained(model, compiled(model, budget))
         (reason,) = [one for graph in history() for one in graph.plan.reasons if one.kind is ReasonKind.BUDGET]
         assert (reason.runner_up is None) == (other is None)
