@@ -106,6 +106,10 @@ INDUCTOR: Options = {"progress": False}
 INDUCTOR_REPEATS: Options = {"progress": False, "passes": AT_REPEATS, "expected_calls": 1}
 
 WAYS: dict[str, Options] = {"whole": WHOLE, "cut": CUT}
+#: As parameters of a fixture: each test runs with its graphs cut to pieces, in ``make exam`` with whole ones too.
+CUT_OR_WHOLE = [pytest.param("whole", marks=pytest.mark.exam), "cut"]
+#: A test that runs both ways in ``make test``.
+both_ways = pytest.mark.parametrize("options", list(WAYS), indirect=True)
 
 
 def djinn(function: Callable[..., Any], options: Mapping[str, Any] = WHOLE, **others: Any) -> Callable[..., Any]:

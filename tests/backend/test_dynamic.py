@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.backend.support import INDUCTOR, WAYS, Noted, check, djinn, same, stacked
+from tests.backend.support import CUT_OR_WHOLE, INDUCTOR, WAYS, Noted, both_ways, check, djinn, same, stacked
 
 
-@pytest.fixture(params=list(WAYS))
+@pytest.fixture(params=CUT_OR_WHOLE)
 def options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Each test runs once with the graph whole, once cut to pieces."""
+    """Each test runs with its graphs cut to pieces, some and those of ``make exam`` with whole ones too."""
     return WAYS[request.param]
 
 
@@ -44,6 +44,7 @@ def check_calls(
     return wanted
 
 
+@both_ways
 def test_automatic(options: dict[str, Any]) -> None:
     """The second size makes the dimension dynamic, all later ones reuse that graph."""
     calls = [(torch.randn(batch, 6),) for batch in (3, 5, 7, 11, 2)]
@@ -82,6 +83,7 @@ def test_mark_dynamic(options: dict[str, Any]) -> None:
     assert len(noted.graphs) == 1
 
 
+@both_ways
 def test_mark_unbacked(options: dict[str, Any]) -> None:
     compiled = djinn(lambda x: (x * 2).sum(1) + 1, options)
     noted = Noted()
@@ -124,6 +126,7 @@ def test_views_of_dynamic_sizes(options: dict[str, Any]) -> None:
     assert check_calls(function, calls, options, dynamic=True) == 1
 
 
+@both_ways
 def test_guards_on_sizes_hold(options: dict[str, Any]) -> None:
     """A branch on a size: each side gets its graph, and the right one is called."""
 
@@ -170,6 +173,7 @@ def test_nonzero_inside_the_graph(options: dict[str, Any]) -> None:
     assert len(noted.graphs) >= 1
 
 
+@both_ways
 def test_item_inside_the_graph(options: dict[str, Any]) -> None:
     def function(x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
         length = n.item()

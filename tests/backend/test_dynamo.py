@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from djinn_fx.backend import compilations, reset
 from tests.backend.support import (
+    CUT_OR_WHOLE,
     INDUCTOR,
     REPEATS,
     WAYS,
     WHOLE,
     Noted,
+    both_ways,
     check,
     check_training,
     djinn,
@@ -26,9 +28,9 @@ from tests.backend.support import (
 )
 
 
-@pytest.fixture(params=list(WAYS))
+@pytest.fixture(params=CUT_OR_WHOLE)
 def options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Each test runs once with the graph whole, once cut to pieces."""
+    """Each test runs with its graphs cut to pieces, some and those of ``make exam`` with whole ones too."""
     return WAYS[request.param]
 
 
@@ -82,6 +84,7 @@ def test_error_of_the_users_code_comes_through(options: dict[str, Any]) -> None:
     same(compiled(torch.ones(2)), torch.full((2,), 2.0))
 
 
+@both_ways
 def test_error_at_run_time_comes_through(options: dict[str, Any]) -> None:
     """An index out of range is eager's IndexError, and the compiled function goes on working."""
     compiled = djinn(lambda x, at: x[at] * 2, options)
@@ -214,6 +217,7 @@ def test_nested_compile_region_with_inductor() -> None:
         same(djinn(function, INDUCTOR, fullgraph=True)(x), function(x), rtol=1e-4, atol=1e-5)
 
 
+@both_ways
 def test_cond(options: dict[str, Any]) -> None:
     w = torch.randn(4)
 
@@ -300,6 +304,7 @@ def test_gradient_of_a_custom_op(options: dict[str, Any]) -> None:
     check_training(Net(), torch.randn(5, 6), options=options)
 
 
+@both_ways
 def test_compiled_inside_compiled(options: dict[str, Any]) -> None:
     inner = djinn(lambda x: x.sin() + 1, options)
     check(lambda x: inner(x) * 2, torch.randn(3), options=options)

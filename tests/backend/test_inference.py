@@ -8,15 +8,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.backend.support import INDUCTOR, INDUCTOR_REPEATS, REPEATS, WAYS, WHOLE, Noted, check, djinn, same, stacked
+from tests.backend.support import (
+    CUT_OR_WHOLE,
+    INDUCTOR,
+    INDUCTOR_REPEATS,
+    REPEATS,
+    WAYS,
+    WHOLE,
+    Noted,
+    both_ways,
+    check,
+    djinn,
+    same,
+    stacked,
+)
 
 
-@pytest.fixture(params=list(WAYS))
+@pytest.fixture(params=CUT_OR_WHOLE)
 def options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Each test runs once with the graph whole, once cut to pieces."""
+    """Each test runs with its graphs cut to pieces, some and those of ``make exam`` with whole ones too."""
     return WAYS[request.param]
 
 
+@both_ways
 def test_module(options: dict[str, Any]) -> None:
     check(stacked(), torch.randn(5, 6), options=options)
 
@@ -42,6 +56,7 @@ def test_no_grad(options: dict[str, Any]) -> None:
         check(stacked(), torch.randn(5, 6), options=options)
 
 
+@both_ways
 def test_inference_mode(options: dict[str, Any]) -> None:
     with torch.inference_mode():
         check(stacked(), torch.randn(5, 6), options=options)
@@ -122,6 +137,7 @@ def test_batch_of_zero(options: dict[str, Any]) -> None:
         check(stacked(), torch.randn(0, 6), options=options)
 
 
+@both_ways
 def test_no_ops(options: dict[str, Any]) -> None:
     check(lambda x: x, torch.randn(3), options=options)
     check(lambda x, y: (y, x, y), torch.randn(3), torch.randn(4), options=options)
@@ -134,6 +150,7 @@ def test_no_tensor_inputs(options: dict[str, Any]) -> None:
     check(function, 5, options=options)
 
 
+@both_ways
 def test_none_outputs(options: dict[str, Any]) -> None:
     check(lambda x: (None, x * 2 + 1, None, 3, "text"), torch.randn(3), options=options)
 
@@ -145,6 +162,7 @@ class Pair(NamedTuple):
     second: list[Tensor]
 
 
+@both_ways
 def test_nested_outputs(options: dict[str, Any]) -> None:
     def function(x: Tensor) -> dict[str, Any]:
         a, b = x.sin(), x.cos() + 1
@@ -208,6 +226,7 @@ def test_non_contiguous_inputs(options: dict[str, Any]) -> None:
     check(function, *args, options=options)
 
 
+@both_ways
 def test_strides_of_results(options: dict[str, Any]) -> None:
     """A result has the strides eager gives it."""
 
@@ -229,6 +248,7 @@ def test_constants_in_the_graph(options: dict[str, Any]) -> None:
     check(function, torch.randn(3), options=options)
 
 
+@both_ways
 def test_only_constants_are_returned(options: dict[str, Any]) -> None:
     check(lambda x: (torch.tensor([1, 2, 3]), torch.zeros(2), 5), torch.randn(3), options=options)
 
@@ -273,6 +293,7 @@ def test_tied_weights(options: dict[str, Any]) -> None:
         check(Tied(), torch.tensor([[1, 2, 3], [4, 5, 6]]), options=options)
 
 
+@both_ways
 def test_two_inputs_are_one_tensor(options: dict[str, Any]) -> None:
     def function(x: Tensor, y: Tensor) -> Tensor:
         return x * 2 + y.sin()

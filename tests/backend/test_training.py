@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.backend.support import (
+    CUT_OR_WHOLE,
     INDUCTOR,
     INDUCTOR_REPEATS,
     REPEATS,
     WAYS,
     Noted,
+    both_ways,
     check,
     check_training,
     djinn,
@@ -22,12 +24,13 @@ from tests.backend.support import (
 )
 
 
-@pytest.fixture(params=list(WAYS))
+@pytest.fixture(params=CUT_OR_WHOLE)
 def options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Each test runs once with the graphs whole, once cut to pieces."""
+    """Each test runs with its graphs cut to pieces, some and those of ``make exam`` with whole ones too."""
     return WAYS[request.param]
 
 
+@both_ways
 def test_stack_of_layers(options: dict[str, Any]) -> None:
     check_training(stacked(), torch.randn(5, 6), options=options)
 
@@ -44,6 +47,7 @@ def test_gradients_of_inputs(options: dict[str, Any]) -> None:
     check_training(stacked(), torch.randn(5, 6, requires_grad=True), options=options)
 
 
+@both_ways
 def test_batch_norm_and_its_counters(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(
@@ -75,6 +79,7 @@ def test_dropout_draws_what_eager_draws(options: dict[str, Any]) -> None:
     check_training(module, torch.randn(9, 6), options=options)
 
 
+@both_ways
 def test_random_numbers(options: dict[str, Any]) -> None:
     def function(x: Tensor) -> tuple[Tensor, ...]:
         a = torch.rand_like(x)
@@ -160,6 +165,7 @@ def test_several_losses_and_retained_graph(options: dict[str, Any]) -> None:
     same(results[1], results[0])
 
 
+@both_ways
 def test_only_one_of_two_results_is_used(options: dict[str, Any]) -> None:
     def function(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         h = (x @ w).tanh()

@@ -23,7 +23,7 @@ def _tool() -> ModuleType:
 
 TOOL = _tool()
 #: In make test; make exam looks at all.
-SOME = ("two_devices", "training")
+SOME = ("two_devices",)
 
 
 def test_every_example_has_a_report_and_a_place_in_the_index() -> None:

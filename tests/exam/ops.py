@@ -7,12 +7,13 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.testing._internal.common_methods_invocations import op_db
-from torch.testing._internal.opinfo.core import OpInfo
 from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    from torch.testing._internal.opinfo.core import OpInfo
 
 #: In the order in which they are tried; the first that an op knows is used.
 DTYPES = (torch.float32, torch.int64, torch.complex64, torch.bool)
@@ -59,7 +60,9 @@ def full_name(op: OpInfo) -> str:
 
 
 def all_ops() -> list[OpInfo]:
-    """In the database's order."""
+    """In the database's order. Imported here, as it takes seconds and who asks for models does not need it."""
+    from torch.testing._internal.common_methods_invocations import op_db
+
     return list(op_db)
 
 

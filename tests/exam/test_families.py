@@ -43,7 +43,7 @@ GENERATING = tuple(
 Answer = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=[6, pytest.param(1, marks=pytest.mark.exam)], ids=["a sixth", "all"])
+@pytest.fixture(scope="module", params=[12, pytest.param(1, marks=pytest.mark.exam)], ids=["a twelfth", "all"])
 def step(request: pytest.FixtureRequest) -> int:
     """One name of so many is asked for."""
     found: int = request.param
@@ -102,7 +102,7 @@ def test_training_steps(cut: list[Answer], step: int) -> None:
 
 @pytest.mark.slow
 def test_forward_with_inductor(step: int) -> None:
-    names = COMPILED if step == 1 else COMPILED[:: 6 * step]
+    names = COMPILED if step == 1 else COMPILED[:: 3 * step]
     asked = [f"forward:{name}" for name in names]
     answers = _right("forward:", ask(asked, options=INDUCTOR, processes=_processes(step), timeout=300.0))
     assert len(_passed(answers)) >= 0.9 * len(names)

@@ -50,7 +50,7 @@ def test_zoo_is_large_enough() -> None:
     assert len(families.TRAINABLE) >= 10
 
 
-@pytest.mark.parametrize("case", some_of(CORE, every=6), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", some_of(CORE, every=12), ids=lambda case: case.name)
 def test_family(case: families.Case) -> None:
     row = row_of(case)
     print(row)
