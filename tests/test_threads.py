@@ -170,8 +170,9 @@ def test_who_asked_is_told_for_as_long_as_it_lives() -> None:
 
 
 @pytest.fixture
-def _nothing_frozen() -> Iterator[None]:
+def _nothing_frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a user's process; whoever runs the tests may have frozen what it has loaded."""
+    monkeypatch.setattr(threads._Garbage, "not_ours", False)
     frozen = gc.get_freeze_count()
     gc.unfreeze()
     yield
@@ -200,14 +201,24 @@ class TestOldObjects:
             assert gc.get_freeze_count()
         assert not gc.get_freeze_count()
 
-    def test_what_somebody_else_has_frozen_stays_frozen(self) -> None:
+    def test_what_somebody_else_has_frozen_stays_frozen_and_is_counted_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         gc.freeze()
         try:
             count = gc.get_freeze_count()
-            with threads.old_objects_left_alone():
-                pass
+            for _ in range(2):
+                with threads.old_objects_left_alone():
+                    pass
             # Of a million some may die meanwhile, by whatever thread an earlier test has left.
             assert 0.99 * count < gc.get_freeze_count() <= count
+
+            def counted() -> int:
+                raise AssertionError("they were counted again")
+
+            monkeypatch.setattr(gc, "get_freeze_count", counted)
+            with threads.old_objects_left_alone():
+                pass
         finally:
             gc.unfreeze()
 

@@ -12,6 +12,7 @@ from collections import Counter
 import pytest
 
 from bench.compiling import faulty
+from djinn_fx.pool import process, supervisor
 from djinn_fx.pool.jobs import BuildDone, BuildFailed, FailureKind
 from djinn_fx.pool.supervisor import BuildPool
 from tests.pool.support import MIB, Waiter, alive, job, pool_of
@@ -121,7 +122,11 @@ def test_large_requests_and_replies_arrive_whole(pool: BuildPool) -> None:
     assert Waiter(pool, job(blobs=blobs)).artefact().payload == b"".join(blobs)
 
 
-def test_a_large_request_to_a_child_that_does_not_read_it_is_bounded_in_time(pool: BuildPool, mark: str) -> None:
+def test_a_large_request_to_a_child_that_does_not_read_it_is_bounded_in_time(
+    pool: BuildPool, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, patience in ((process, "_LAST_WORDS_S"), (supervisor, "_BURY_S")):  # a stopped warden says nothing
+        monkeypatch.setattr(module, patience, 0.2)
     Waiter(pool, job()).artefact()
     for pid in alive(mark):
         os.kill(pid, signal.SIGSTOP)  # the worker, and its warden too
