@@ -71,13 +71,13 @@ def pytest_collection_finish() -> None:
 
 
 def _dearest_files_first(items: list[pytest.Item]) -> None:
-    """By what they took for bench/results/suite.json: a dear one begun last would keep one process alone.
+    """By the time they took for bench/results/suite.json: a long one begun last would keep one process alone.
 
-    Those that were not measured come first: they may be dear.
+    On the clock, as some wait more than they compute. Those that were not measured come first: they may be long.
     """
     with contextlib.suppress(OSError, ValueError, KeyError):
         files = json.loads((ROOT / "bench" / "results" / "suite.json").read_text("utf-8"))["after"]["files"]
-        items.sort(key=lambda item: -files.get(item.nodeid.partition("::")[0], {"cpu": math.inf})["cpu"])
+        items.sort(key=lambda item: -files.get(item.nodeid.partition("::")[0], {"wall": math.inf})["wall"])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -60,6 +60,7 @@ def ended(
     """Processes with a Ray of their own, one killed, one at its end; begun first, as a Ray starts slowly."""
     code = """
         import os, signal, sys
+        os.nice(10)  # nobody waits for it
         from djinn_fx.remote.workers.pool import Pool, Wanted
         pool = Pool("local:1", Wanted(build="djinn_fx.compiling.workers.running:build", threads=1))
         print(pool.cluster._mark, pool.cluster._folder, flush=True)
