@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from djinn_fx.freed import give_back_own
+
 #: Seconds that the end of the interpreter waits for threads of ours, all together.
 PATIENCE_S = 0.7
 #: Priority of what is done beside the user's calls: a thirtieth of a busy processor. Less would be a risk: who holds
@@ -79,6 +81,8 @@ def start_thread(
             with _Beside.turn() if beside else contextlib.nullcontext(True) as its_turn:
                 if its_turn:
                     work()
+            if not ENDING.is_set():
+                give_back_own()  # nobody comes by it later
         finally:
             _running.discard(thread)
 

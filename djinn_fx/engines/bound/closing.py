@@ -12,6 +12,7 @@ import queue
 import threading
 from typing import Any
 
+from djinn_fx import freed
 from djinn_fx.engines.bound import filed
 from djinn_fx.pool import procfs
 from djinn_fx.threads import ENDING, at_end, new_lock, start_thread, tell_of_fork
@@ -89,6 +90,7 @@ def _close(gone: queue.SimpleQueue[Any]) -> None:
 
 def _give_back() -> None:
     procfs.give_back()
+    freed.give_back_idle()
     filed.page_out()
 
 

@@ -132,8 +132,10 @@ class PackedPlan:
         values: dict[Node, Any] = dict(given)
         bound = all(self._node(place) in given for place in self.watched)
         choices: dict[Node, Choice] = {}
-        packs = Packs()
-        for node, how in self._ways().items():
+        packs, ways = Packs(), self._ways()
+        if "mkl" in ways.values():
+            packed_ops.make_room_for_mkl()
+        for node, how in ways.items():
             right: Any = node.args[1]
             may = bound and all(self._places[one] in self.watched for one in self._made_of(right))
             choices[node] = self._choice(node, how if may else "aten", values, packs)
@@ -178,7 +180,7 @@ class PackedPlan:
         right: Any = node.args[1]
         fresh = right not in values
         weight = self._value(right, values)
-        # MKL reserves 8 MB more than it writes to, which stay untouched: the weight's own size is what is used.
+        # What MKL is given and does not write to holds no memory (make_room_for_mkl): the weight's size is the measure.
         size = weight.numel() * weight.element_size()
         if fresh and right.op == "call_function":
             del values[right]  # it is big, and seldom wanted twice

@@ -190,6 +190,8 @@ def _open(run: RegionCallable, packings: Sequence[Packing], given: Mapping[int, 
     if any(one.place not in given for one in packings):
         return _Session(run, packings, (), 0, packs)
     with packed_ops.real_values():
+        if any(one.how == "mkl" for one in packings):
+            packed_ops.make_room_for_mkl()
         packed = [one.pack(given[one.place], packs) for one in packings]
     own = [given[one.place] for one in packings if one.how == "mkl"]
     return _Session(run, packings, packed, sum(one.numel() * one.element_size() for one in own), packs)

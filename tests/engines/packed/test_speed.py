@@ -31,6 +31,8 @@ class Figures:
     [
         ({"aten": 1.0, "mkl": 0.9, "onednn": 0.8}, "onednn"),
         ({"aten": 1.0, "mkl": 0.8, "onednn": 0.9}, "mkl"),
+        ({"aten": 1.0, "mkl": 0.8, "onednn": 0.8 + MARGIN / 2}, "onednn"),
+        ({"aten": 1.0, "mkl": 0.8, "onednn": 0.99}, "mkl"),
         ({"aten": 1.0, "mkl": 1.0 - MARGIN / 2, "onednn": 1.2}, "aten"),
         ({"aten": 0.5, "mkl": 0.8, "onednn": 0.9}, "aten"),
         ({"aten": 1.0}, "aten"),
