@@ -32,7 +32,8 @@ def give_back_own() -> int:
     """
     if _LIBRARY is None:
         return 0
-    blocks, found = [], 0
+    blocks: list[int] = []
+    found = 0
     try:
         while len(blocks) - found < _EMPTY and len(blocks) < _MOST:
             at = _LIBRARY.malloc(_BLOCK)
@@ -50,7 +51,8 @@ def give_back_idle() -> None:
     """Give back what is free in the arenas of threads that are over: other threads have freed it since."""
     if _LIBRARY is None:
         return
-    done, threads = threading.Event(), []
+    done = threading.Event()
+    threads: list[threading.Thread] = []
 
     def work() -> None:
         give_back_own()

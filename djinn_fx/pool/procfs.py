@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from djinn_fx.files.control_groups import text_of
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _PROC = Path("/proc")
+_DONTNEED = 4
 
 
 def has_children_files() -> bool:
@@ -129,3 +131,30 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+def give_back_code(libraries: Collection[str]) -> int:
+    """Give back the pages of shared libraries that are as they are on the disk; who needs one is shown it again.
+
+    Libraries that build read ten times as much of their code as they need later. Where a process has changed a page
+    of a mapping, or has had it swapped out, all of the mapping stays.
+
+    Args:
+        libraries: the folders that they lie in, somewhere in their paths.
+
+    Returns:
+        The bytes of those that were in memory.
+    """
+    known = "|".join(re.escape(one) for one in sorted(libraries))
+    if not known or sys.platform != "linux":
+        return 0
+    found, library = 0, ctypes.CDLL(None)
+    lines = rf"^([0-9a-f]+)-([0-9a-f]+) r-.p [^\n]*/(?:{known})/[^\n]*\n((?:[A-Z][^\n]*\n)+)"
+    for start, end, fields in re.findall(lines, text_of(_PROC / "self" / "smaps"), re.MULTILINE):
+        kept = dict(line.split(":", 1) for line in fields.splitlines())
+        resident, *changed = (int(kept.get(name, "1 kB").split()[0]) for name in ("Rss", "Anonymous", "Swap"))
+        if resident and not any(changed):
+            begin = int(start, 16)
+            failed = library.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(int(end, 16) - begin), _DONTNEED)
+            found += 0 if failed else resident * 1024
+    return found

@@ -3,7 +3,8 @@
 Closing a session with copies of weights takes as long as a call, and what it frees stays with the C library until that
 is told to give it back, which takes as long again. So neither is done where a session is let go of: that may be in a
 call, or in the middle of any line (garbage collection). Memory is given back once for all that go at about the same
-time, and with it the pages of weights that lie in files (``filed.py``): who reads them brings them back.
+time, and with it the pages of weights that lie in files (``filed.py``): who reads them brings them back. When nothing
+follows for a while, pages of the runtimes' code go too: opening reads ten times as much of it as answering.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ BATCH_S = 0.2
 #: So long after the last, memory and pages are given back once more: what was under way, such as a comparison or the
 #: opening of an engine that was beaten meanwhile, has let go of its memory since, or has read those pages.
 AGAIN_S = 5.0
+
+#: Folders of libraries that open sessions.
+LIBRARIES: set[str] = set()
 
 
 class Closer:
@@ -78,6 +82,7 @@ def _close(gone: queue.SimpleQueue[Any]) -> None:
             first = [gone.get(timeout=patience)]
         except queue.Empty:
             _give_back()
+            procfs.give_back_code(LIBRARIES)
             patience = None
             continue
         waiting = _batch(first, gone)

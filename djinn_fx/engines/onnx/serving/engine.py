@@ -20,6 +20,7 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from djinn_fx.engines.base import Artefact, BuildRequest, Capability, RegionCallable, RegionGraph
+from djinn_fx.engines.bound.closing import LIBRARIES
 from djinn_fx.engines.bound.region import BoundRegion, Session
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
@@ -120,6 +121,7 @@ class OnnxEngine:
             weights, label = [int(place) for place in header["weights"]], str(header.get("label", ""))
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(f"{self.name}: an artefact's header cannot be read: {error}") from error
+        LIBRARIES.update(self.libraries)
         return BoundRegion(
             engine=self.name,
             label=label,
