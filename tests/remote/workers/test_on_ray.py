@@ -13,7 +13,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,25 +51,6 @@ def pool() -> Iterator[Pool]:
     """Two workers on this machine."""
     yield workers_of(Settings.load(options=OPTIONS)).pool
     close_all()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ended(
-    pool: Pool, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[Future[subprocess.CompletedProcess[str]]]]:
-    """Processes with a Ray of their own, one killed, one at its end; begun first, as a Ray starts slowly."""
-    code = """
-        import os, signal, sys
-        os.nice(10)  # nobody waits for it
-        from djinn_fx.remote.workers.pool import Pool, Wanted
-        pool = Pool("local:1", Wanted(build="djinn_fx.compiling.workers.running:build", threads=1))
-        print(pool.cluster._mark, pool.cluster._folder, flush=True)
-    """
-    with ThreadPoolExecutor(2) as threads:
-        yield [
-            threads.submit(other_process, textwrap.dedent(code) + end, tmp_path_factory.mktemp("ended"))
-            for end in ("os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(0)")
-        ]
 
 
 @pytest.fixture
@@ -434,8 +415,17 @@ class TestRay:
         assert "SettingsError" in done.stderr
         assert "RAY_AUTH_TOKEN" in done.stderr
 
-    def test_with_the_process_everything_ends(self, ended: list[Future[subprocess.CompletedProcess[str]]]) -> None:
-        done = [one.result() for one in ended]
+    def test_with_the_process_everything_ends(self, tmp_path: Path) -> None:
+        """Killed, or at its own end; both at once, as a Ray takes seconds to start."""
+        code = """
+            import os, signal, sys
+            from djinn_fx.remote.workers.pool import Pool, Wanted
+            pool = Pool("local:1", Wanted(build="djinn_fx.compiling.workers.running:build", threads=1))
+            print(pool.cluster._mark, pool.cluster._folder, flush=True)
+        """
+        ends = ("os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(0)")
+        with ThreadPoolExecutor(len(ends)) as threads:
+            done = list(threads.map(lambda end: other_process(textwrap.dedent(code) + end, tmp_path), ends))
         assert [one.returncode for one in done] == [-signal.SIGKILL, 0]
         for one in done:
             mark, folder = one.stdout.split()
