@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from djinn_fx.engines.base import as_runner
+from djinn_fx.engines.bound.closing import CLOSER
 from djinn_fx.guard.examine import reused, wrong_in
 from djinn_fx.guard.guarded import GuardedRegion
 from djinn_fx.guard.later import ShapeCalls
@@ -133,6 +134,7 @@ class RehearsedRegion(GuardedRegion):
         if wrong:
             log.debug("%s: %s: the next call is compared by itself: %s", self.label, self.engine, wrong)
             shape.due = 0
+        CLOSER.let_go()  # what comparing took goes back to the system
 
     def _stray(self, before: Sequence[Any], after: Sequence[Any]) -> str:
         """Whether an argument was written that must be left alone."""

@@ -181,6 +181,19 @@ def test_who_was_right_in_an_earlier_process_answers_at_once_and_is_compared_soo
     assert of.eager_calls[0] == 1
 
 
+def test_what_a_later_comparison_took_is_given_back(
+    started: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(module.CLOSER, "let_go", lambda: given_back.append(threading.get_ident()))
+    of = one(passed=True)
+    for _ in range(SOON):
+        assert call(of)
+    started[0].join(60)
+    assert len(given_back) == 1
+    assert given_back[0] != threading.get_ident()
+
+
 def test_a_parameter_may_be_swapped_while_its_values_are_rehearsed() -> None:
     """torch refuses that while an op of any thread uses the tensor; one over the same memory is no hindrance."""
     weight = torch.nn.Parameter(torch.randn(4, 4))
