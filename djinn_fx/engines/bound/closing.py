@@ -3,8 +3,8 @@
 Closing a session with copies of weights takes as long as a call, and what it frees stays with the C library until that
 is told to give it back, which takes as long again. So neither is done where a session is let go of: that may be in a
 call, or in the middle of any line (garbage collection). Memory is given back once for all that go at about the same
-time, and with it the pages of weights that lie in files (``filed.py``): who reads them brings them back. When nothing
-follows for a while, pages of the runtimes' code go too: opening reads ten times as much of it as answering.
+time, and with it the pages of weights that lie in files (``filed.py``): who reads them brings them back. So
+do pages of the runtimes' code: opening reads ten times as much of it as answering.
 """
 
 from __future__ import annotations
@@ -82,7 +82,6 @@ def _close(gone: queue.SimpleQueue[Any]) -> None:
             first = [gone.get(timeout=patience)]
         except queue.Empty:
             _give_back()
-            procfs.give_back_code(LIBRARIES)
             patience = None
             continue
         waiting = _batch(first, gone)
@@ -96,6 +95,7 @@ def _close(gone: queue.SimpleQueue[Any]) -> None:
 def _give_back() -> None:
     procfs.give_back()
     freed.give_back_idle()
+    procfs.give_back_code(LIBRARIES)
     filed.page_out()
 
 
