@@ -34,6 +34,8 @@ PATIENCE_S = 0.7
 #: Priority of what is done beside the user's calls: a thirtieth of a busy processor. Less would be a risk: who holds
 #: the interpreter, or a lock of the C library's, must get on.
 NICE = 15
+#: A threshold of full collections that is not reached.
+_NEVER = 1 << 30
 #: See ``_Beside``; what the interpreter does by itself.
 SWITCH_S, _USUAL_S = 0.0005, 0.005
 #: Set when the interpreter ends: who waits in a thread of ours waits for this too.
@@ -41,6 +43,7 @@ ENDING = threading.Event()
 
 _running: set[threading.Thread] = set()
 _compiling: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_awaited: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 _last_deeds: list[Callable[[], None]] = []
 #: See :func:`inherit`.
 Inherited = Callable[[bool], Callable[[], None] | None]
@@ -58,7 +61,13 @@ def inherit(given: Inherited) -> None:
 
 
 def start_thread(
-    work: Callable[[], None], name: str, *, compiles: bool = False, serves: bool = False, beside: bool = False
+    work: Callable[[], None],
+    name: str,
+    *,
+    compiles: bool = False,
+    serves: bool = False,
+    beside: bool = False,
+    awaited: bool = False,
 ) -> threading.Thread | None:
     """Do something in a thread; None if none can be started any more (the interpreter ends, or there are too many).
 
@@ -69,6 +78,7 @@ def start_thread(
         serves: it makes something ready for the thread that starts it: where that is a device's, it is one too.
         beside: it is one piece of work beside the user's calls: such are done one after the other, and hand over the
             interpreter at once. Must not wait for another one.
+        awaited: a call waits for it: others do not go first (:func:`let_others_go_first`).
     """
     if ENDING.is_set():
         return None
@@ -90,6 +100,8 @@ def start_thread(
     _running.add(thread)
     if compiles:
         _compiling.add(thread)
+    if awaited:
+        _awaited.add(thread)
     # Exit handlers run in the opposite order: ours before those of the libraries that are there now.
     atexit.unregister(_end)
     atexit.register(_end)
@@ -102,12 +114,13 @@ def start_thread(
 
 
 def let_others_go_first() -> None:
-    """Lower the priority of this thread, for good, if it is one of ours.
+    """Lower the priority of this thread, for good, if it is one of ours and no call waits for it.
 
     Threads that it starts from here on have that priority too: a library whose threads are to answer calls must have
     started them before.
     """
-    if sys.platform == "linux" and threading.current_thread() in _running:
+    thread = threading.current_thread()
+    if sys.platform == "linux" and thread in _running and thread not in _awaited:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
@@ -157,17 +170,53 @@ def collect_beside() -> None:
 
 
 class _Garbage:
-    """What is known of garbage collection in this process.
+    """Full collections of garbage in this process.
 
     Attributes:
-        put_off: a full collection is about to happen, since few objects were counted in the last one.
-        frozen: by us, at this moment.
+        put_off: there was none for a while.
+        holders: who wants none now.
+        before: the thresholds of older generations without them.
         not_ours: somebody else has frozen objects. Remembered, as counting these looks at each: 0.06 s where torch is.
     """
 
     put_off = False
-    frozen = False
+    holders = 0
+    before = (10, 10)
     not_ours = False
+    lock = threading.Lock()
+
+    @classmethod
+    def hold(cls) -> None:
+        """No full one from here on, nor of the middle generation, whose survivors bring the next full one nearer."""
+        with cls.lock:
+            cls.holders += 1
+            young, *older = gc.get_threshold()
+            if cls.holders == 1 and older != [_NEVER, _NEVER]:
+                cls.before = older[0], older[1]
+                gc.set_threshold(young, _NEVER, _NEVER)
+
+    @classmethod
+    def let_go(cls) -> None:
+        """As before, once nobody wants none; what was made meanwhile counts as old."""
+        with cls.lock:
+            cls.holders = max(0, cls.holders - 1)
+            young, *older = gc.get_threshold()
+            if cls.holders or older != [_NEVER, _NEVER]:  # somebody has set others meanwhile
+                return
+            gc.set_threshold(young, *cls.before)
+            cls.put_off = True
+            cls.not_ours = cls.not_ours or gc.get_freeze_count() > 0
+            if not cls.not_ours:
+                gc.freeze()
+                gc.unfreeze()
+
+    @classmethod
+    def forked(cls) -> None:
+        """Whoever wanted none may not be there."""
+        cls.lock = threading.Lock()
+        if cls.holders:
+            cls.holders = 0
+            cls.let_go()
 
 
 def _collect() -> None:
@@ -281,6 +330,7 @@ def renew(lock: Any) -> None:
 def _after_fork() -> None:
     _running.clear()
     _Beside.forked()
+    _Garbage.forked()
     for lock in list(_locks):
         renew(lock)
     for one in list(_to_tell):
@@ -291,28 +341,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-_freezing = new_lock()
-
-
 @contextlib.contextmanager
 def old_objects_left_alone() -> Iterator[None]:
     """Collect no garbage among what is there already, for as long as this lasts.
 
     A model, torch and what Dynamo has traced are so many objects that looking through them takes 0.2 to 0.4 s, and what
-    we make meanwhile would have that done more than once. New garbage is collected as always. Where somebody else has
-    frozen objects (``gc.freeze``) they stay as they are, and nothing is done.
+    we make meanwhile would have that done more than once. New garbage is collected as always.
     """
-    ours = False
-    with _freezing:
-        if not _Garbage.frozen and not _Garbage.not_ours:
-            ours = gc.get_freeze_count() == 0
-            _Garbage.frozen, _Garbage.not_ours = ours, not ours
-            if ours:
-                gc.freeze()
+    _Garbage.hold()
     try:
         yield
     finally:
-        if ours:
-            with _freezing:
-                gc.unfreeze()
-                _Garbage.frozen, _Garbage.put_off = False, True
+        _Garbage.let_go()

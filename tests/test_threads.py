@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -169,18 +169,6 @@ def test_who_asked_is_told_for_as_long_as_it_lives() -> None:
     assert one.told == 0
 
 
-@pytest.fixture
-def _nothing_frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As in a user's process; whoever runs the tests may have frozen what it has loaded."""
-    monkeypatch.setattr(threads._Garbage, "not_ours", False)
-    frozen = gc.get_freeze_count()
-    gc.unfreeze()
-    yield
-    if frozen:
-        gc.freeze()
-
-
-@pytest.mark.usefixtures("_nothing_frozen")
 class TestOldObjects:
     def test_they_are_collected_again_afterwards_and_new_garbage_meanwhile(self) -> None:
         class Thing:
@@ -191,36 +179,43 @@ class TestOldObjects:
             one.itself = one
             return weakref.ref(one)
 
+        before = gc.get_threshold()
         with threads.old_objects_left_alone():
-            assert gc.get_freeze_count()
+            assert gc.get_threshold() == (before[0], threads._NEVER, threads._NEVER)
             made = cycle()
-            gc.collect()
+            gc.collect(0)
             assert made() is None
             with threads.old_objects_left_alone():  # another thread's, say
                 pass
-            assert gc.get_freeze_count()
-        assert not gc.get_freeze_count()
+            assert gc.get_threshold()[2] == threads._NEVER
+        assert gc.get_threshold() == before
 
     def test_what_somebody_else_has_frozen_stays_frozen_and_is_counted_once(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        gc.freeze()
+        monkeypatch.setattr(threads._Garbage, "not_ours", False)
+        monkeypatch.setattr(gc, "get_freeze_count", lambda: 7)
+        monkeypatch.setattr(gc, "unfreeze", lambda: pytest.fail("thawed"))
+        with threads.old_objects_left_alone():
+            pass
+        monkeypatch.setattr(gc, "get_freeze_count", lambda: pytest.fail("counted again"))
+        with threads.old_objects_left_alone():
+            pass
+
+    def test_a_threshold_that_somebody_sets_meanwhile_stays(self) -> None:
+        before = gc.get_threshold()
         try:
-            count = gc.get_freeze_count()
-            for _ in range(2):
-                with threads.old_objects_left_alone():
-                    pass
-            # Of a million some may die meanwhile, by whatever thread an earlier test has left.
-            assert 0.99 * count < gc.get_freeze_count() <= count
-
-            def counted() -> int:
-                raise AssertionError("they were counted again")
-
-            monkeypatch.setattr(gc, "get_freeze_count", counted)
             with threads.old_objects_left_alone():
-                pass
+                gc.set_threshold(500, 5, 7)
+            assert gc.get_threshold() == (500, 5, 7)
         finally:
-            gc.unfreeze()
+            gc.set_threshold(*before)
+
+    def test_a_forked_process_collects_them_though_its_parent_does_not(self) -> None:
+        before = gc.get_threshold()
+        with threads.old_objects_left_alone():
+            assert in_fork(lambda: gc.get_threshold() == before)
+            assert gc.get_threshold() != before
 
 
 # Beside the calls

@@ -20,7 +20,7 @@ from djinn_fx.compiling.learning import Learner
 from djinn_fx.costmodels.choose import Pricing
 from djinn_fx.costmodels.graph_work import graph_work
 from djinn_fx.dispatch.build import Builder, Built, Whole
-from djinn_fx.dispatch.contests.decisions import Outcomes, chosen_before, decision_key, fingerprints_of
+from djinn_fx.dispatch.contests.decisions import Outcomes, chosen_before, decision_key, fingerprints_of, guess_key
 from djinn_fx.dispatch.lazy import LazyRegion
 from djinn_fx.dispatch.region import RegionWork, distinct_first, region_graph
 from djinn_fx.dispatch.standby import Outlook, Standby
@@ -164,7 +164,9 @@ class _Choice:
         return tuple(dict.fromkeys((*self._names, *tier_names(self._settings))))
 
     def _memory(self, sizes: Sequence[int]) -> Outcomes:
-        return Outcomes(self._store, self._key(sizes), self._work.region.label)
+        key, graph = self._key(sizes), self._work.graph
+        guess = guess_key(graph.structural_hash, graph.weights) if key and not sizes else ""
+        return Outcomes(self._store, key, self._work.region.label, guess=guess)
 
     @property
     def _tries_inductor(self) -> bool:

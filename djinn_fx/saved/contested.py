@@ -13,9 +13,11 @@ being opened take many times as long as usual. Where the settings name one engin
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,12 +27,12 @@ from djinn_fx.dispatch.build import Builder
 from djinn_fx.dispatch.checks import has_passed, note_key
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import ContestBySize, Made, contest_between
-from djinn_fx.dispatch.contests.decisions import Decision, Outcomes, decision_key, fingerprints_of
+from djinn_fx.dispatch.contests.decisions import Decision, Outcomes, decision_key, fingerprints_of, guess_key, recall
 from djinn_fx.dispatch.entrant import CHANGED, State
-from djinn_fx.dispatch.memory import BUILDING, MEMORY, load_entry
+from djinn_fx.dispatch.memory import BUILDING, MEMORY, Loaded, load_entry
 from djinn_fx.dispatch.region import RegionBuild, RegionWork
 from djinn_fx.dispatch.tier import Prepared, Tier
-from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph
+from djinn_fx.engines.base import Artefact, RegionCallable, RegionGraph, Runner, as_runner
 from djinn_fx.engines.keys import EngineKey
 from djinn_fx.engines.registry import engine
 from djinn_fx.errors import EngineError
@@ -261,7 +263,7 @@ def contest_of(
     mode = "blocking" if waits_for_engine(settings) else "background"
     settings = settings.model_copy(update={"compile": mode})
     store, _ = open_store(settings if kept else Settings.load())
-    made = [_made(one, graph, carried, settings, store if kept else None) for one in row["entrants"]]
+    made = [_loaded(one, carried, settings, store if kept else None).of(graph) for one in row["entrants"]]
     if kept:
         fingerprints = fingerprints_of(row["competing"], settings)
     else:
@@ -271,26 +273,66 @@ def contest_of(
 
     def outcomes(sizes: Sequence[int]) -> Outcomes:
         key = decision_key(graph.structural_hash, graph.weights, sizes, fingerprints)
-        return Outcomes(store, key, graph.label, proofs)
+        guess = guess_key(graph.structural_hash, graph.weights) if kept and not sizes else ""
+        return Outcomes(store, key, graph.label, proofs, guess)
 
     return contest_between(graph, made, reference, settings, outcomes=outcomes)
 
 
-def _made(
-    one: Mapping[str, str], graph: RegionGraph, carried: Carried, settings: Settings, store: Store | None
-) -> Made:
-    key = one["key"]
+@dataclass(frozen=True, kw_only=True)
+class _Entrant:
+    """An engine's artefact, loaded."""
+
+    tier: Tier
+    key: EngineKey
+    loaded: Loaded
+
+    def of(self, graph: RegionGraph) -> Made:
+        """As a contest wants it."""
+        return Made(tier=self.tier, prepared=Prepared(graph=graph, key=self.key), loaded=self.loaded)
+
+
+def _loaded(one: Mapping[str, str], carried: Carried, settings: Settings, store: Store | None) -> _Entrant:
     tier = Tier(engine(one["engine"], settings), store)
-    entry = carried.get(key)
+    entry = carried.get(one["key"])
     assert entry is not None, "looked for before"
-    prepared = Prepared(graph=graph, key=EngineKey(digest=key, fields=entry.header.get("fields", {})))
-    wrong = tier.quarantined(prepared.key) if prepared.key is not None else None
+    key = EngineKey(digest=one["key"], fields=entry.header.get("fields", {}))
+    wrong = tier.quarantined(key)
     if wrong is not None:
         raise EngineError(wrong.detail)
     artefact = Artefact(header=entry.header, payload=entry.payload)
-    with BUILDING.of(key):
-        known = MEMORY.exactly(key) or load_entry(tier.engine, artefact, key)
-    return Made(tier=tier, prepared=prepared, loaded=known)
+    with BUILDING.of(key.digest):
+        known = MEMORY.exactly(key.digest) or load_entry(tier.engine, artefact, key.digest)
+    return _Entrant(tier=tier, key=key, loaded=known)
+
+
+def open_winner(row: Mapping[str, Any], args: Sequence[Any], settings: Settings) -> Runner | None:
+    """Open the engine that won an earlier trial of a kept graph, for these arguments of its.
+
+    Takes as long as that takes, nearly all of it in the engine's library. Which engine won is guessed, so that nothing
+    of the others is imported before.
+
+    Returns:
+        It; None if none has won.
+
+    Raises:
+        EngineError: it cannot be opened.
+    """
+    store, _ = open_store(settings)
+    carried, known = Carried(store), recall(store, guess_key(row["hash"], row["weights"]))
+    guess = known.engine if known is not None else row["entrants"][0]["engine"] if waits_for_engine(settings) else None
+    one = next((one for one in row["entrants"] if one["engine"] == guess), None)
+    if one is None or carried.get(one["key"]) is None:
+        return None
+    run = as_runner(_loaded(one, carried, settings, store).loaded.run)
+    work = run.prepare(args)
+    if work is not None:
+        work()
+    known = known_winner(row, settings)
+    if known is None or known.engine != guess:
+        run.release()
+        return None
+    return run
 
 
 def _graph(row: Mapping[str, Any], gm: GraphModule) -> RegionGraph:
@@ -306,9 +348,14 @@ def _graph(row: Mapping[str, Any], gm: GraphModule) -> RegionGraph:
     else:
         values = [value for value, _ in form["inputs"]] + [op[3] for op in form["ops"]]
         nodes = [node for node in gm.graph.nodes if node.op in ("placeholder", "call_function")]
-        for node, value in zip(nodes, values, strict=True):
-            node.meta["val"] = _like(value)
-        inputs = tuple(node.meta["val"] for node in nodes[: len(form["inputs"])])
+        # Layers repeat: what ops give is made once for all that give the like. Each of torch's ops hands over the
+        # interpreter, for which the caller may be waiting.
+        like = {json.dumps(value): value for value in values[len(form["inputs"]) :]}
+        given = {text: _like(value) for text, value in like.items()}
+        inputs = tuple(map(_like, values[: len(form["inputs"])]))
+        made_of_ops = (given[json.dumps(value)] for value in values[len(form["inputs"]) :])
+        for node, value in zip(nodes, (*inputs, *made_of_ops), strict=True):
+            node.meta["val"] = value
     return RegionGraph(
         gm=gm,
         structural_hash=row["hash"],

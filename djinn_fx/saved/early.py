@@ -3,8 +3,8 @@
 Torch hashes a graph, loads what it kept of it and makes guards, which takes a second for a model of 24 layers. Opening
 the engine that won takes nearly as long, in a library that needs no interpreter. So both are done at once. What is to
 be opened is found by a key that takes milliseconds and may be wrong: it leads to the text of the kept graph that it led
-to last time. Only if torch then finds that very text is what was made of it used; else it is let go of. The engine
-itself knows which weights it was opened for.
+to last time. Only if torch then finds that very text is what was opened kept; else it is let go of. The engine itself
+knows which weights it was opened for: who makes it ready for a call finds it open.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from djinn_fx.engines.base import RegionCallable
-from djinn_fx.saved.contested import EnginesLater
+from djinn_fx.engines.base import RegionCallable, Runner
+from djinn_fx.saved.contested import EnginesLater, open_winner
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.opening import open_store
 from djinn_fx.store.store import Store
-from djinn_fx.threads import new_lock, old_objects_left_alone, start_thread
+from djinn_fx.threads import new_lock, start_thread
 
 log = logging.getLogger("djinn_fx.runtime")
 
@@ -44,27 +44,26 @@ class Early:
     def __init__(self, store: Store | None, key: str, inputs: Sequence[Any]) -> None:
         self._store, self._key, self._inputs = store, key, list(inputs)
         self._text: str | None = None
-        self._made: RegionCallable | None = None
-        self._over, self._lock = False, new_lock()
+        self._opened: Runner | None = None
+        self._wanted = self._over = False
+        self._lock = new_lock()
 
     def begin(self) -> None:
-        """Start opening what served such a graph last time, if one did."""
+        """Start opening what served such a graph last time, if that is known."""
         entry = self._store.get(self._key) if self._store is not None else None
         if entry is None or entry.header.get("schema") != _SCHEMA:
             return
         self._text = entry.payload.decode()
-        start_thread(self._make, "djinn opens early", beside=True)
+        start_thread(functools.partial(self._open, self._text), "djinn opens early", serves=True, awaited=True)
 
-    def taken(self, text: str) -> RegionCallable | None:
-        """What was made of this text; None if that is still to be done. Notes the text for the next process."""
-        with self._lock:  # waits while it is being made
-            self._over, made, self._made = True, self._made, None
-        self._inputs = []
-        if text == self._text:
-            return made
-        self.note(text)
-        _let_go(made)
-        return None
+    def found(self, text: str, made: RegionCallable) -> None:
+        """Torch has found this text, and this was made of it. Notes the text for the next process."""
+        with self._lock:
+            self._wanted = text == self._text
+        if not self._wanted:
+            self.note(text)
+        elif isinstance(made, EnginesLater) and _are_of(json.loads(text), self._inputs):
+            made.begin(self._inputs)
 
     def note(self, text: str) -> None:
         """The next process that meets the graph is to begin with this text."""
@@ -76,35 +75,29 @@ class Early:
     def end(self) -> None:
         """Torch is done. What it did not ask for is let go of."""
         with self._lock:
-            self._over, made, self._made = True, self._made, None
+            self._over, opened = True, self._opened
         self._inputs = []
-        _let_go(made)
+        if opened is not None and not self._wanted:
+            opened.release()
 
-    def _make(self) -> None:
+    def _open(self, text: str) -> None:
+        try:
+            form, inputs = json.loads(text), self._inputs
+            if not _are_of(form, inputs):
+                return
+            given = [inputs[place] for place in form["program"]["steps"][0][1]]
+            run = open_winner(form["table"][0], given, Settings(**form["settings"]))
+        except Exception as error:  # noqa: BLE001  (who makes it ready does it again, and has this as its Reason)
+            log.debug("an engine was not opened early: %s", error)
+            return
         with self._lock:
-            if self._over:
-                return
-            assert self._text is not None, "begun with a text"
-            from djinn_fx.saved.form import restore
-
-            try:
-                with old_objects_left_alone():
-                    form = json.loads(self._text)
-                    self._made = restore(form)
-            except Exception as error:  # noqa: BLE001  (who asks for it makes it itself, and raises this with its Reason)
-                log.debug("a kept graph was not made early: %s", error)
-                return
-            if isinstance(self._made, EnginesLater) and _are_of(form, self._inputs):
-                self._made.begin(self._inputs)
+            self._opened, unwanted = run, self._over and not self._wanted
+        if run is not None and unwanted:
+            run.release()
 
 
 def _put(store: Store, key: str, header: dict[str, Any], text: str) -> None:
     store.put(key, header, text.encode())
-
-
-def _let_go(made: RegionCallable | None) -> None:
-    if isinstance(made, EnginesLater):
-        made.let_go()
 
 
 def _in_one_piece(form: Any) -> bool:

@@ -87,12 +87,13 @@ class DjinnGraph(OutputCode):
             return
         assert self._stored is not None, "only kept graphs are loaded"
         early = _EARLY.get()
-        self._run = early.taken(self._stored) if early is not None else None
-        form: dict[str, Any] = json.loads(self._stored) if self._run is None else {"table": ()}
+        form: dict[str, Any] = json.loads(self._stored)
         if "table" in form:  # compiled ahead of time, or engines compete for it
             from djinn_fx.saved.form import restore
 
-            self._run = self._run or restore(form)
+            self._run = restore(form)
+            if early is not None:
+                early.found(self._stored, self._run)
             loaded = _LOADED.get()
             if loaded is not None:
                 loaded.append(self._run)

@@ -20,7 +20,7 @@ from djinn_fx.compiling.graph import forget
 from djinn_fx.engines.bound.holders import SWEEPERS
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.errors import EngineError
-from djinn_fx.saved.contested import EnginesLater
+from djinn_fx.saved import early
 from djinn_fx.saved.early import Early
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.opening import open_store
@@ -117,24 +117,32 @@ class TestKept:
         assert contest.entrants[0].answers
 
     def test_the_engine_is_opened_while_torch_looks_for_the_graph(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        module, options, taken = words(), {"engine": [*LOOKING, "packed"]}, []
+        module, options = words(), {"engine": LOOKING}
         first_process(module, options)
         joined("djinn notes a graph")
-        begin, take = Early.begin, Early.taken
+        begin, open_winner, bind = Early.begin, early.open_winner, BoundRegion._bind
+        opened: list[Any] = []
+        bound: list[str] = []
 
-        def begin_first(early: Early) -> None:
-            begin(early)
+        def begin_first(one: Early) -> None:
+            begin(one)
             joined("djinn opens early")
 
-        def taken_by_torch(early: Early, text: str) -> Any:
-            taken.append(take(early, text))
-            return taken[-1]
+        def opening(*args: Any) -> Any:
+            opened.append(open_winner(*args))
+            return opened[-1]
+
+        def binding(region: BoundRegion, weights: Any) -> Any:
+            bound.append(region.engine)
+            return bind(region, weights)
 
         monkeypatch.setattr(Early, "begin", begin_first)
-        monkeypatch.setattr(Early, "taken", taken_by_torch)
+        monkeypatch.setattr(early, "open_winner", opening)
+        monkeypatch.setattr(BoundRegion, "_bind", binding)
         run = second_process(module, options)
         same(run, module, inputs())
-        assert [type(one) for one in taken] == [EnginesLater]
+        assert [one.sets for one in opened] == [1]
+        assert bound == [opened[0].engine]
         assert counters["aot_autograd"]["autograd_cache_hit"] == 1
         until(lambda: decided(run), lambda: same(run, module, inputs()))
         module.layers[0].weight.data.mul_(2.0)  # what was opened early is watched too

@@ -13,18 +13,20 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, symbolic_trace
 
-from djinn_fx.saved import form
+from djinn_fx.engines.base import Runner
+from djinn_fx.saved import early
 from djinn_fx.saved.contested import EnginesLater, OnEngines
 from djinn_fx.saved.early import Early, early_key
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.store import Store
+from tests.waiting import LONG
 
 
 def text(label: str = "whole graph", sizes: Sequence[int] = (2, 3), symbols: Sequence[Any] = ()) -> str:
     """As much of a kept graph as is looked at: one region with one input."""
     value = ["float32", list(sizes), [sizes[-1], 1], "cpu:0", "strided"]
     row = {"label": label, "competing": ["a", "b"], "form": {"symbols": list(symbols), "inputs": [[value, None]]}}
-    return json.dumps({"table": [row], "program": {"arguments": 1, "steps": [[0, [0], [1], []]]}})
+    return json.dumps({"settings": {}, "table": [row], "program": {"arguments": 1, "steps": [[0, [0], [1], []]]}})
 
 
 def joined(name: str) -> None:
@@ -33,35 +35,50 @@ def joined(name: str) -> None:
             thread.join(10)
 
 
-class Restored:
-    """Stands for what makes graphs of texts; each begins with what it was called with."""
+class Opened(Runner):
+    """Stands for the engine that won."""
+
+    def __init__(self, args: Sequence[Any]) -> None:
+        self.args, self.released = list(args), 0
+
+    def release(self) -> None:
+        self.released += 1
+
+
+class Opener:
+    """Stands for what opens it: tells what for, and may be made to take its time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.texts: list[str] = []
-        self.begun: list[Sequence[Any]] = []
-        self.dropped = 0
-        monkeypatch.setattr(form, "restore", self)
+        self.rows: list[str] = []
+        self.opened: list[Opened] = []
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        monkeypatch.setattr(early, "open_winner", self)
 
-    def __call__(self, made_of: Any) -> EnginesLater:
-        self.texts.append(json.dumps(made_of))
-        restored = self
+    def __call__(self, row: Any, args: Sequence[Any], settings: Settings) -> Opened:
+        self.rows.append(row["label"])
+        self.opened.append(Opened(args))
+        self.may_go_on.wait(LONG)
+        return self.opened[-1]
 
-        class Later(EnginesLater):
-            def begin(self, args: Sequence[Any]) -> None:
-                restored.begun.append(list(args))
 
-            def let_go(self) -> None:
-                restored.dropped += 1
+class Later(EnginesLater):
+    """What is made of a text: tells what it was begun with."""
 
+    def __init__(self) -> None:
         def make() -> OnEngines:
             return (lambda args: ["engine"]), []
 
-        return Later(lambda args: ["own"], make, waits=True)
+        super().__init__(lambda args: ["own"], make, waits=True)
+        self.begun: list[Sequence[Any]] = []
+
+    def begin(self, args: Sequence[Any]) -> None:
+        self.begun.append(list(args))
 
 
 @pytest.fixture
-def restored(monkeypatch: pytest.MonkeyPatch) -> Restored:
-    return Restored(monkeypatch)
+def opener(monkeypatch: pytest.MonkeyPatch) -> Opener:
+    return Opener(monkeypatch)
 
 
 @pytest.fixture
@@ -80,63 +97,80 @@ def noted(store: Store, one: str) -> None:
     joined("djinn notes a graph")
 
 
-def begun(store: Store, given: torch.Tensor = INPUT) -> Early:
+def begun(store: Store, given: torch.Tensor = INPUT, *, wait: bool = True) -> Early:
     made = Early(store, KEY, [given])
     made.begin()
-    joined("djinn opens early")
+    if wait:
+        joined("djinn opens early")
     return made
 
 
-def test_the_text_that_torch_finds_is_made_once_and_early(store: Store, restored: Restored) -> None:
+def test_the_engine_of_the_text_that_torch_finds_is_opened_early_and_kept(store: Store, opener: Opener) -> None:
     noted(store, text())
-    early = begun(store)
-    assert restored.texts == [text()]
-    assert [one.data_ptr() for (one,) in restored.begun] == [INPUT.data_ptr()]
-    assert early.taken(text()) is not None
-    early.end()
-    assert not restored.dropped
+    one, made = begun(store), Later()
+    assert [given.data_ptr() for (given,) in (only.args for only in opener.opened)] == [INPUT.data_ptr()]
+    one.found(text(), made)
+    one.end()
+    assert [given.data_ptr() for (given,) in made.begun] == [INPUT.data_ptr()]
+    assert not opener.opened[0].released
 
 
-def test_another_text_is_not_answered_by_it_and_is_what_the_next_process_begins_with(
-    store: Store, restored: Restored
-) -> None:
+def test_another_text_has_it_let_go_of_and_is_what_the_next_process_begins_with(store: Store, opener: Opener) -> None:
     noted(store, text("old"))
-    early = begun(store)
-    assert early.taken(text("new")) is None
-    assert restored.dropped == 1
+    one, made = begun(store), Later()
+    one.found(text("new"), made)
+    one.end()
+    assert opener.opened[0].released == 1
+    assert not made.begun
     joined("djinn notes a graph")
     begun(store)
-    assert restored.texts == [text("old"), text("new")]
+    assert opener.rows == ["old", "new"]
 
 
-def test_what_torch_does_not_ask_for_is_let_go_of(store: Store, restored: Restored) -> None:
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_torch_does_not_ask_for_is_let_go_of_also_if_it_is_still_being_opened(
+    store: Store, opener: Opener, asked: bool
+) -> None:
     noted(store, text())
-    begun(store).end()
-    assert restored.dropped == 1
+    opener.may_go_on.clear()
+    one = begun(store, wait=False)
+    if asked:
+        one.found(text(), Later())
+    one.end()
+    opener.may_go_on.set()
+    joined("djinn opens early")
+    assert opener.opened[0].released == (0 if asked else 1)
 
 
-def test_inputs_that_are_not_the_graph_s_own_open_nothing(store: Store, restored: Restored) -> None:
+def test_inputs_that_are_not_the_graph_s_own_open_nothing(store: Store, opener: Opener) -> None:
     noted(store, text())
     for given in (torch.ones(3, 2), torch.ones(2, 3, dtype=torch.float64), torch.ones(3, 2).T):
-        begun(store, given)
-    assert len(restored.texts) == 3
-    assert not restored.begun
+        one, made = begun(store, given), Later()
+        one.found(text(), made)
+        assert not made.begun
+    assert not opener.rows
 
 
-def test_graphs_whose_sizes_differ_are_not_noted(store: Store, restored: Restored) -> None:
+def test_graphs_whose_sizes_differ_are_not_noted(store: Store, opener: Opener) -> None:
     noted(store, text(symbols=["s0"]))
-    early = begun(store)
-    assert not restored.texts
-    assert early.taken(text(symbols=["s0"])) is None
+    begun(store).found(text(symbols=["s0"]), Later())
+    joined("djinn notes a graph")
+    begun(store)
+    assert not opener.rows
 
 
-def test_who_cannot_be_made_early_is_left_to_whoever_asks(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(made_of: Any) -> None:
+def test_what_cannot_be_opened_early_is_left_to_whoever_makes_it_ready(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
         raise RuntimeError("an artefact is gone")
 
     noted(store, text())
-    monkeypatch.setattr(form, "restore", fails)
-    assert begun(store).taken(text()) is None
+    monkeypatch.setattr(early, "open_winner", fails)
+    one, made = begun(store), Later()
+    one.found(text(), made)
+    one.end()
+    assert len(made.begun) == 1
 
 
 def test_a_key_tells_graphs_and_inputs_apart() -> None:

@@ -68,6 +68,11 @@ def decision_key(
     return digest_of(fields)
 
 
+def guess_key(structural_hash: str, weights: Sequence[int]) -> str:
+    """Where the latest decision is for work of fixed sizes, whatever versions it holds for: for who only guesses."""
+    return decision_key(structural_hash, weights, (), ())
+
+
 def fingerprints_of(names: Sequence[str], settings: Settings) -> list[Mapping[str, str]]:
     """Of those of these engines that can build here: what a decision between them holds for."""
     engines = [engine(name, settings) for name in dict.fromkeys(names)]
@@ -120,12 +125,14 @@ class Outcomes:
         key: of the outcome.
         label: of the work.
         proofs: keys of notes that go with the outcome when that is forgotten.
+        guess: see :func:`guess_key`; empty: nobody guesses.
     """
 
     store: Store | None
     key: str
     label: str
     proofs: tuple[str, ...] = ()
+    guess: str = ""
 
     @property
     def known(self) -> Decision | None:
@@ -136,6 +143,8 @@ class Outcomes:
         """Keep an outcome, if there was somebody to beat."""
         if self.key and len(seconds) > 1:
             remember(self.store, self.key, self.label, engine, seconds)
+            if self.guess:
+                remember(self.store, self.guess, self.label, engine, {})
 
     def leading(self, engine: str, seconds: Mapping[str, float]) -> None:
         """Keep the best so far of a trial that goes on: a graph that is seldom called is not decided in one process."""
@@ -147,7 +156,7 @@ class Outcomes:
         if self.store is None:
             return
         try:
-            for key in filter(None, (self.key, *self.proofs)):
+            for key in filter(None, (self.key, self.guess, *self.proofs)):
                 files.remove(self.store.entry_path(key))
         except OSError as error:
             log.warning("the outcome of a trial could not be deleted: %s", error)

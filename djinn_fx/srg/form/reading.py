@@ -45,6 +45,28 @@ class Body:
         return self.nodes[number]
 
 
+class Unwritten(GraphModule):
+    """A graph whose Python code is written when it is called: who runs it as an engine would writes their own.
+
+    Writing it takes as long as making the graph.
+    """
+
+    def recompile(self) -> Any:
+        """Have the code written by the next call."""
+        type(self).forward = _write_and_call
+
+    @property
+    def code(self) -> str:
+        """The code."""
+        super().recompile()
+        return super().code
+
+
+def _write_and_call(self: GraphModule, *args: Any, **kwargs: Any) -> Any:
+    GraphModule.recompile(self)
+    return type(self).forward(self, *args, **kwargs)
+
+
 class FormReader:
     """Makes graphs of forms.
 
@@ -75,7 +97,7 @@ class FormReader:
             self.compute(node, made)
             made.nodes.append(node)
         made.graph.output(self._literal(outputs, made, True))
-        return GraphModule(made.bodies, made.graph, class_name=name)
+        return Unwritten(made.bodies, made.graph, class_name=name)
 
     # What subclasses add
 
