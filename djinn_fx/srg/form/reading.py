@@ -46,19 +46,23 @@ class Body:
 
 
 class Unwritten(GraphModule):
-    """A graph whose Python code is written when it is called: who runs it as an engine would writes their own.
+    """A graph whose Python code is written when it is wanted: who runs it as an engine would writes their own.
 
     Writing it takes as long as making the graph.
     """
 
     def recompile(self) -> Any:
-        """Have the code written by the next call."""
+        """Write the code; where the graph is just being made, have that done by its first call."""
+        if "_made" in self.__dict__:  # torch makes cache keys of what this returns
+            return super().recompile()
+        self.__dict__["_made"] = True
         type(self).forward = _write_and_call
+        return None
 
     @property
     def code(self) -> str:
         """The code."""
-        super().recompile()
+        self.recompile()
         return super().code
 
 
