@@ -13,11 +13,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from djinn_fx.engines.base import as_runner
 from djinn_fx.engines.bound.closing import CLOSER
@@ -29,6 +31,12 @@ from djinn_fx.threads import let_others_go_first, start_thread
 
 #: Who was right in an earlier process answers at once; this call of a shape is compared.
 SOON = 2
+#: A later comparison takes one part of a processor's time in so many and one.
+REST = 3.0
+#: Seconds of its pauses: shorter ones are added up.
+_SHORTEST_S, _LONGEST_S = 0.002, 0.1
+#: Multiplications of a product that is done so many rows at a time.
+_LONG_PRODUCT, _ROWS = 1 << 28, 8
 
 log = logging.getLogger("djinn_fx.guard")
 
@@ -51,6 +59,32 @@ class _Call:
     def mode(self) -> Iterator[None]:
         with torch.inference_mode(self.inference), torch.no_grad():
             yield
+
+
+class _WithPauses(TorchDispatchMode):
+    """Torch's ops in this thread, with a pause after each that is :data:`REST` times as long as it took of a processor.
+
+    However low its priority is, a thread that keeps a core busy makes the system leave both threads of a call on the
+    other one (docs/decisions/0042). Products that take as long as a small model's call are done some rows at a time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._owed_s = 0.0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if op is torch.ops.aten.mm.default and args[0].shape[0] * args[1].numel() > _LONG_PRODUCT:
+            return torch.cat([self._one(op, (rows, args[1]), {}) for rows in args[0].split(_ROWS)])
+        return self._one(op, args, kwargs or {})
+
+    def _one(self, op: Any, args: Any, kwargs: Any) -> Any:
+        start = time.thread_time()
+        results = op(*args, **kwargs)
+        self._owed_s += REST * (time.thread_time() - start)
+        if self._owed_s > _SHORTEST_S:
+            time.sleep(min(self._owed_s, _LONGEST_S))
+            self._owed_s = 0.0
+        return results
 
 
 class RehearsedRegion(GuardedRegion):
@@ -123,7 +157,7 @@ class RehearsedRegion(GuardedRegion):
 
     def _compare_later(self, call: _Call, given: Sequence[Any], found: Sequence[Any], shape: ShapeCalls) -> None:
         let_others_go_first()
-        with call.mode():
+        with call.mode(), _WithPauses():
             try:
                 kept = copied(call.values, self.mutated)
                 expected = as_runner(self._reference).direct(list(kept))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from djinn_fx.guard.later import LATER
 from djinn_fx.guard.rehearsed import SOON, RehearsedRegion
 from djinn_fx.reasons import ReasonKind
 from tests.guard.faulty import Beside, Faulty, arguments, beside, eager, layer, region_of
-from tests.waiting import until
+from tests.waiting import LONG, until
 
 
 @pytest.fixture
@@ -204,3 +205,34 @@ def test_a_parameter_may_be_swapped_while_its_values_are_rehearsed() -> None:
     torch.utils.swap_tensors(weight, torch.nn.Parameter(torch.zeros(4, 4)))
     assert lent.any()
     assert not weight.any()
+
+
+def test_a_later_comparison_rests_after_what_it_computes_three_times_as_long(
+    started: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, rests = [0.0], []
+
+    def computing() -> float:
+        clock[0] += 0.0005  # twice for each op: one takes half a millisecond
+        return clock[0]
+
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(thread_time=computing, sleep=rests.append))
+    of = one()
+    assert all(call(of, seed) for seed in range(LATER[0]))
+    started[0].join(LONG)
+    ops = round(clock[0] / 0.001)
+    assert ops > 2
+    assert sum(rests) == pytest.approx(module.REST * 0.0005 * ops, abs=module._SHORTEST_S)
+
+
+def test_a_long_product_is_done_some_rows_at_a_time_and_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LONG_PRODUCT", 1)
+    x, w = torch.randn(21, 16), torch.randn(16, 32)
+    expected, rows = x @ w, []
+    monkeypatch.setattr(
+        module._WithPauses, "_one", lambda self, op, args, kwargs: rows.append(len(args[0])) or op(*args)
+    )
+    with module._WithPauses():
+        found = torch.mm(x, w)
+    assert rows[:3] == [8, 8, 5]
+    torch.testing.assert_close(found, expected)

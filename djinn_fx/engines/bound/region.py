@@ -43,7 +43,7 @@ REBIND_WINDOW = 100
 MAX_SETS = 256
 #: How often opening a session is begun again because the weights changed meanwhile.
 _TRIES = 3
-#: So many calls after a session was opened, what opening it took is given back, with pages of weights in files.
+#: So many calls after a session was opened, pages of its weights that lie in a file are given back.
 _QUIET_CALLS = 20
 
 
@@ -150,7 +150,7 @@ class BoundRegion(Runner):
         self._lock = threading.Lock()
         self._sets: dict[tuple[int, ...], _Bound] = {}
         self._reader: _Bound | None = None
-        self._calls, self._quiet_at = 0, -1
+        self._calls, self._pages_go_at = 0, -1
         self._rebinds: deque[int] = deque(maxlen=MAX_REBINDS)
         #: ``objects`` of the latest sets that were dropped.
         self._dropped: deque[tuple[int, ...]] = deque(maxlen=8)
@@ -168,7 +168,7 @@ class BoundRegion(Runner):
             Declined: these values are not for it. Nothing was written.
         """
         self._calls += 1
-        if self._calls == self._quiet_at:
+        if self._calls == self._pages_go_at:
             CLOSER.let_go()
         before = versions(args, self.mutated)
         try:
@@ -287,7 +287,7 @@ class BoundRegion(Runner):
                 bound = self._bind(weights)
                 if bound is not None and bound.watch is not None:
                     self._sets[bound.watch.addresses] = bound
-                    self._quiet_at = self._calls + _QUIET_CALLS
+                    CLOSER.let_go()  # what opening it took goes back to the system
                     return
         self._open(weights)
 
@@ -321,6 +321,8 @@ class BoundRegion(Runner):
             detail = f"{self.engine} has the weights in memory beside its copy (keep_weights: packed): {why}"
             self.reason = Reason(kind=ReasonKind.FALLBACK, detail=detail, node=self.label)
             log.warning("%s", self.reason)
+        elif self._filed is not None:
+            self._pages_go_at = self._calls + _QUIET_CALLS
 
     def _read_from_now_on(self, why: str) -> None:
         detail = f"{self.engine} reads the weights on every call instead of packing them: {why}"
