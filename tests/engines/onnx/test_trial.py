@@ -49,6 +49,7 @@ def right(args: list[Any]) -> list[Any]:
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_trial, "_ANSWERS", {})
+    monkeypatch.setattr(onnx_trial, "_NOTES", set())
 
 
 def test_an_interface_that_moved_is_told_with_both_versions() -> None:
@@ -86,6 +87,22 @@ def test_that_it_runs_is_noted_for_the_next_process_and_that_not_is_not(
     monkeypatch.setenv("DJINN_CONFIG_DIR", str(tmp_path / "somebody else"))
     assert problem("onnxruntime", VERSIONS, opened, tmp_path) is None
     assert opened.times == 2, "a note that somebody else made says nothing"
+
+
+def test_it_is_noted_once_there_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process asks before its cache is there; the second is not to ask a library that it does not need."""
+    opened, folder = Opened(right), tmp_path / "cache"
+    assert problem("onnxruntime", VERSIONS, opened, folder) is None
+    folder.mkdir()
+    for _ in range(2):
+        assert problem("onnxruntime", VERSIONS, opened, folder) is None
+    (note,) = folder.iterdir()
+    monkeypatch.setattr(onnx_trial, "_ANSWERS", {})
+    assert problem("onnxruntime", VERSIONS, opened, folder) is None
+    assert opened.times == 1
+    note.unlink()
+    assert problem("onnxruntime", VERSIONS, opened, folder) is None
+    assert not list(folder.iterdir()), "it is not looked for in every call"
 
 
 @pytest.mark.parametrize("make", [OnnxRuntimeEngine, OpenVinoEngine])

@@ -44,6 +44,8 @@ Opener = Callable[[bytes, Any, Mapping[int, torch.Tensor], str], Session]
 
 #: By what was tried.
 _ANSWERS: dict[str, str | None] = {}
+#: Notes that were found or written.
+_NOTES: set[Path | None] = set()
 
 
 def problem(engine: str, versions: Mapping[str, str], open_session: Opener, folder: Path | None) -> str | None:
@@ -57,13 +59,18 @@ def problem(engine: str, versions: Mapping[str, str], open_session: Opener, fold
             not is found out anew by each process: the remedy may not change a version.
     """
     told = json.dumps([engine, dict(versions), sys.version, platform.machine(), torch.__version__, VERSION])
+    name = f"{engine}-runs-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    note = folder / name if folder is not None else None
     if told not in _ANSWERS:
-        name = f"{engine}-runs-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-        note = folder / name if folder is not None else None
-        _ANSWERS[told] = None if note is not None and _noted(note) else _asked(engine, versions, open_session)
-        if _ANSWERS[told] is None and note is not None and note.parent.is_dir():
-            with contextlib.suppress(OSError):
-                write_atomic(note, [seal(name, True)], note.parent)
+        noted = note is not None and _noted(note)
+        _ANSWERS[told] = None if noted else _asked(engine, versions, open_session)
+        if noted:
+            _NOTES.add(note)
+    # The first process of all asks before there is a folder, and then again.
+    if _ANSWERS[told] is None and note is not None and note not in _NOTES and note.parent.is_dir():
+        _NOTES.add(note)
+        with contextlib.suppress(OSError):
+            write_atomic(note, [seal(name, True)], note.parent)
     return _ANSWERS[told]
 
 
