@@ -25,7 +25,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from djinn_fx.freed import give_back_own
 
@@ -133,16 +133,22 @@ class _Beside:
     """
 
     lock = threading.Lock()
+    #: The threads that wait for their turn.
+    waiting: ClassVar[set[int]] = set()
 
     @classmethod
     @contextlib.contextmanager
     def turn(cls) -> Iterator[bool]:
         """Wait for one's turn; whether it came before the interpreter's end."""
-        lock = cls.lock
-        while not lock.acquire(timeout=0.1):
-            if ENDING.is_set():
-                yield False
-                return
+        lock, own = cls.lock, threading.get_ident()
+        cls.waiting.add(own)
+        try:
+            while not lock.acquire(timeout=0.1):
+                if ENDING.is_set():
+                    yield False
+                    return
+        finally:
+            cls.waiting.discard(own)
         usual_s = sys.getswitchinterval()
         try:
             sys.setswitchinterval(min(usual_s, SWITCH_S))
@@ -157,6 +163,12 @@ class _Beside:
         if cls.lock.locked():
             sys.setswitchinterval(_USUAL_S)
         cls.lock = threading.Lock()
+        cls.waiting.clear()
+
+
+def others_wait() -> bool:
+    """Whether something is to be done beside the calls once what is done now is over."""
+    return bool(_Beside.waiting)
 
 
 def collect_beside() -> None:

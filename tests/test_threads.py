@@ -16,7 +16,7 @@ import pytest
 from djinn_fx import threads
 from djinn_fx.threads import new_condition, new_lock, new_rlock, start_thread, tell_of_fork
 from tests.forking import in_fork
-from tests.waiting import LONG
+from tests.waiting import LONG, until
 
 #: A library that is busy for minutes without the interpreter: it can neither be asked to stop nor interrupted.
 BUSY = "import ctypes; from djinn_fx.threads import start_thread; busy = ctypes.CDLL(None).usleep\n"
@@ -254,6 +254,18 @@ def test_only_a_thread_of_ours_lets_others_go_first() -> None:
     assert thread is not None
     thread.join(LONG)
     assert found == [before, threads.NICE]
+
+
+def test_who_has_its_turn_is_told_that_others_wait() -> None:
+    told, let_go = [threads.others_wait()], threading.Event()
+    one = start_thread(lambda: (let_go.wait(LONG), told.append(threads.others_wait())), "beside", beside=True)  # type: ignore[arg-type, return-value]
+    two = start_thread(lambda: told.append(threads.others_wait()), "beside", beside=True)
+    assert until(threads.others_wait)
+    let_go.set()
+    for thread in (one, two):
+        assert thread is not None
+        thread.join(LONG)
+    assert told == [False, True, False]
 
 
 def test_a_forked_process_does_not_wait_for_a_turn_that_its_parent_had() -> None:

@@ -27,7 +27,7 @@ from djinn_fx.guard.examine import reused, wrong_in
 from djinn_fx.guard.guarded import GuardedRegion
 from djinn_fx.guard.later import ShapeCalls
 from djinn_fx.guard.trial import capturing, copied, same_bits
-from djinn_fx.threads import let_others_go_first, start_thread
+from djinn_fx.threads import let_others_go_first, others_wait, start_thread
 
 #: Who was right in an earlier process answers at once; this call of a shape is compared.
 SOON = 2
@@ -65,7 +65,8 @@ class _WithPauses(TorchDispatchMode):
     """Torch's ops in this thread, with a pause after each that is :data:`REST` times as long as it took of a processor.
 
     However low its priority is, a thread that keeps a core busy makes the system leave both threads of a call on the
-    other one (docs/decisions/0042). Products that take as long as a small model's call are done some rows at a time.
+    other one (docs/decisions/0042). Where engines wait to be opened it is over sooner without pauses. Products that
+    take as long as a small model's call are done some rows at a time.
     """
 
     def __init__(self) -> None:
@@ -82,7 +83,8 @@ class _WithPauses(TorchDispatchMode):
         results = op(*args, **kwargs)
         self._owed_s += REST * (time.thread_time() - start)
         if self._owed_s > _SHORTEST_S:
-            time.sleep(min(self._owed_s, _LONGEST_S))
+            if not others_wait():
+                time.sleep(min(self._owed_s, _LONGEST_S))
             self._owed_s = 0.0
         return results
 

@@ -207,9 +207,11 @@ def test_a_parameter_may_be_swapped_while_its_values_are_rehearsed() -> None:
     assert not weight.any()
 
 
-def test_a_later_comparison_rests_after_what_it_computes_three_times_as_long(
-    started: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("others", [False, True])
+def test_a_later_comparison_rests_three_times_as_long_as_it_computes_unless_others_wait_for_it(
+    started: list[threading.Thread], monkeypatch: pytest.MonkeyPatch, others: bool
 ) -> None:
+    monkeypatch.setattr(module, "others_wait", lambda: others)
     clock, rests = [0.0], []
 
     def computing() -> float:
@@ -222,7 +224,7 @@ def test_a_later_comparison_rests_after_what_it_computes_three_times_as_long(
     started[0].join(LONG)
     ops = round(clock[0] / 0.001)
     assert ops > 2
-    assert sum(rests) == pytest.approx(module.REST * 0.0005 * ops, abs=module._SHORTEST_S)
+    assert sum(rests) == pytest.approx(0 if others else module.REST * 0.0005 * ops, abs=module._SHORTEST_S)
 
 
 def test_a_long_product_is_done_some_rows_at_a_time_and_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
