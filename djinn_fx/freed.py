@@ -20,7 +20,6 @@ _BLOCK = 1 << 20
 _EMPTY, _MOST = 32, 256
 #: So many threads at once come by as many arenas whose threads are over; glibc makes 8 a processor at most.
 _THREADS = 8
-_DONTNEED = 4
 _PAGE = mmap.PAGESIZE
 
 
@@ -86,7 +85,7 @@ def empty(start: int, nbytes: int) -> bool:
     pages = ctypes.create_string_buffer((end - begin) // _PAGE)
     if _LIBRARY.mincore(begin, end - begin, pages) or not any(one & 1 for one in pages.raw):
         return False
-    return not _LIBRARY.madvise(begin, end - begin, _DONTNEED)
+    return not _LIBRARY.madvise(begin, end - begin, mmap.MADV_DONTNEED)
 
 
 def _library() -> ctypes.PyDLL | None:

@@ -6,6 +6,7 @@ Where /proc is not there, there are no descendants and no sizes: answers are emp
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import re
 import sys
@@ -17,7 +18,6 @@ from djinn_fx.files.control_groups import text_of
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _PROC = Path("/proc")
-_DONTNEED = 4
 
 
 def has_children_files() -> bool:
@@ -155,6 +155,6 @@ def give_back_code(libraries: Collection[str]) -> int:
         resident, *changed = (int(kept.get(name, "1 kB").split()[0]) for name in ("Rss", "Anonymous", "Swap"))
         if resident and not any(changed):
             begin = int(start, 16)
-            failed = library.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(int(end, 16) - begin), _DONTNEED)
+            failed = library.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(int(end, 16) - begin), mmap.MADV_DONTNEED)
             found += 0 if failed else resident * 1024
     return found

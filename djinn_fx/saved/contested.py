@@ -346,15 +346,13 @@ def _graph(row: Mapping[str, Any], gm: GraphModule) -> RegionGraph:
             raise EngineError(f"region {row['label']} cannot run here: {error}") from error
         gm, inputs = made.gm, made.example_inputs
     else:
-        values = [value for value, _ in form["inputs"]] + [op[3] for op in form["ops"]]
+        inputs = tuple(_like(value) for value, _ in form["inputs"])
         nodes = [node for node in gm.graph.nodes if node.op in ("placeholder", "call_function")]
         # Layers repeat: what ops give is made once for all that give the like. Each of torch's ops hands over the
         # interpreter, for which the caller may be waiting.
-        like = {json.dumps(value): value for value in values[len(form["inputs"]) :]}
-        given = {text: _like(value) for text, value in like.items()}
-        inputs = tuple(map(_like, values[: len(form["inputs"])]))
-        made_of_ops = (given[json.dumps(value)] for value in values[len(form["inputs"]) :])
-        for node, value in zip(nodes, (*inputs, *made_of_ops), strict=True):
+        texts = [json.dumps(op[3]) for op in form["ops"]]
+        given = {text: _like(json.loads(text)) for text in dict.fromkeys(texts)}
+        for node, value in zip(nodes, (*inputs, *map(given.__getitem__, texts)), strict=True):
             node.meta["val"] = value
     return RegionGraph(
         gm=gm,

@@ -13,7 +13,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,13 +56,13 @@ class Early:
         self._text = entry.payload.decode()
         start_thread(functools.partial(self._open, self._text), "djinn opens early", serves=True, awaited=True)
 
-    def found(self, text: str, made: RegionCallable) -> None:
-        """Torch has found this text, and this was made of it. Notes the text for the next process."""
+    def found(self, text: str, form: Mapping[str, Any], made: RegionCallable) -> None:
+        """Torch has found this text, of this form, and this was made of it. Notes the text for the next process."""
         with self._lock:
             self._wanted = text == self._text
         if not self._wanted:
             self.note(text)
-        elif isinstance(made, EnginesLater) and _are_of(json.loads(text), self._inputs):
+        elif isinstance(made, EnginesLater) and _are_of(form, self._inputs):
             made.begin(self._inputs)
 
     def note(self, text: str) -> None:

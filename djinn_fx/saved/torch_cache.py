@@ -93,7 +93,7 @@ class DjinnGraph(OutputCode):
 
             self._run = restore(form)
             if early is not None:
-                early.found(self._stored, self._run)
+                early.found(self._stored, form, self._run)
             loaded = _LOADED.get()
             if loaded is not None:
                 loaded.append(self._run)

@@ -110,6 +110,8 @@ WAYS: dict[str, Options] = {"whole": WHOLE, "cut": CUT}
 CUT_OR_WHOLE = [pytest.param("whole", marks=pytest.mark.exam), "cut"]
 #: A test that runs both ways in ``make test``.
 both_ways = pytest.mark.parametrize("options", list(WAYS), indirect=True)
+#: The same of one that runs on Inductor too.
+each_way = pytest.mark.parametrize("options", [*WAYS, "inductor"], indirect=True)
 
 
 def djinn(function: Callable[..., Any], options: Mapping[str, Any] = WHOLE, **others: Any) -> Callable[..., Any]:

@@ -11,10 +11,7 @@ from torch.export import Dim, export
 
 import djinn_fx
 from djinn_fx.errors import SettingsError
-from tests.backend.support import CUT_OR_WHOLE, INDUCTOR, WAYS, Noted, same, stacked
-
-#: A test that runs all three ways in ``make test``.
-EACH_WAY = pytest.mark.parametrize("options", [*WAYS, "inductor"], indirect=True)
+from tests.backend.support import CUT_OR_WHOLE, INDUCTOR, WAYS, Noted, each_way, same, stacked
 
 
 @pytest.fixture(params=[*CUT_OR_WHOLE, "inductor"])
@@ -23,7 +20,7 @@ def options(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {**WAYS, "inductor": INDUCTOR}[request.param]
 
 
-@EACH_WAY
+@each_way
 def test_static(options: dict[str, Any]) -> None:
     module, x = stacked(), torch.randn(5, 6)
     with torch.no_grad():
@@ -62,7 +59,7 @@ def test_signature_is_the_programs_own(options: dict[str, Any]) -> None:
     same(run(torch.ones(3), **given), Net()(torch.ones(3), **given))
 
 
-@EACH_WAY
+@each_way
 def test_buffers_of_the_program_change(options: dict[str, Any]) -> None:
     class Counter(nn.Module):
         def __init__(self) -> None:

@@ -8,10 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.backend.support import CUT_OR_WHOLE, INDUCTOR, REPEATS, WAYS, Noted, check, djinn, same
-
-#: A test that runs all three ways in ``make test``.
-EACH_WAY = pytest.mark.parametrize("options", [*WAYS, "inductor"], indirect=True)
+from tests.backend.support import CUT_OR_WHOLE, INDUCTOR, REPEATS, WAYS, Noted, check, djinn, each_way, same
 
 
 @pytest.fixture(params=[*CUT_OR_WHOLE, "inductor"])
@@ -31,7 +28,7 @@ def test_in_place_on_an_input(options: dict[str, Any]) -> None:
         check(function, torch.randn(3, 4), torch.randn(3, 4), options=options)
 
 
-@EACH_WAY
+@each_way
 def test_read_write_read(options: dict[str, Any]) -> None:
     """The order of reads and writes of one memory is kept when they lie in different regions."""
 
@@ -83,7 +80,7 @@ def test_output_is_an_input(options: dict[str, Any]) -> None:
     assert third is y
 
 
-@EACH_WAY
+@each_way
 def test_output_is_a_view_of_an_input(options: dict[str, Any]) -> None:
     def function(x: Tensor) -> tuple[Tensor, Tensor]:
         return x.view(2, 6)[1], x.T + 1
@@ -120,7 +117,7 @@ def test_view_is_written_through(options: dict[str, Any]) -> None:
         check(function, torch.randn(3, 4), options=options)
 
 
-@EACH_WAY
+@each_way
 def test_two_inputs_share_memory(options: dict[str, Any]) -> None:
     def function(x: Tensor, y: Tensor) -> Tensor:
         x.add_(1)
@@ -166,7 +163,7 @@ def test_input_that_needs_a_gradient_is_written(options: dict[str, Any]) -> None
     same(gradients[1], gradients[0])
 
 
-@EACH_WAY
+@each_way
 def test_buffers_change(options: dict[str, Any]) -> None:
     class Cache(nn.Module):
         def __init__(self) -> None:

@@ -29,6 +29,11 @@ def text(label: str = "whole graph", sizes: Sequence[int] = (2, 3), symbols: Seq
     return json.dumps({"settings": {}, "table": [row], "program": {"arguments": 1, "steps": [[0, [0], [1], []]]}})
 
 
+def found(*of: Any, **more: Any) -> tuple[str, Any]:
+    """A text and its form."""
+    return text(*of, **more), json.loads(text(*of, **more))
+
+
 def joined(name: str) -> None:
     for thread in threading.enumerate():
         if thread.name == name:
@@ -109,7 +114,7 @@ def test_the_engine_of_the_text_that_torch_finds_is_opened_early_and_kept(store:
     noted(store, text())
     one, made = begun(store), Later()
     assert [given.data_ptr() for (given,) in (only.args for only in opener.opened)] == [INPUT.data_ptr()]
-    one.found(text(), made)
+    one.found(*found(), made)
     one.end()
     assert [given.data_ptr() for (given,) in made.begun] == [INPUT.data_ptr()]
     assert not opener.opened[0].released
@@ -118,7 +123,7 @@ def test_the_engine_of_the_text_that_torch_finds_is_opened_early_and_kept(store:
 def test_another_text_has_it_let_go_of_and_is_what_the_next_process_begins_with(store: Store, opener: Opener) -> None:
     noted(store, text("old"))
     one, made = begun(store), Later()
-    one.found(text("new"), made)
+    one.found(*found("new"), made)
     one.end()
     assert opener.opened[0].released == 1
     assert not made.begun
@@ -135,7 +140,7 @@ def test_what_torch_does_not_ask_for_is_let_go_of_also_if_it_is_still_being_open
     opener.may_go_on.clear()
     one = begun(store, wait=False)
     if asked:
-        one.found(text(), Later())
+        one.found(*found(), Later())
     one.end()
     opener.may_go_on.set()
     joined("djinn opens early")
@@ -146,14 +151,14 @@ def test_inputs_that_are_not_the_graph_s_own_open_nothing(store: Store, opener: 
     noted(store, text())
     for given in (torch.ones(3, 2), torch.ones(2, 3, dtype=torch.float64), torch.ones(3, 2).T):
         one, made = begun(store, given), Later()
-        one.found(text(), made)
+        one.found(*found(), made)
         assert not made.begun
     assert not opener.rows
 
 
 def test_graphs_whose_sizes_differ_are_not_noted(store: Store, opener: Opener) -> None:
     noted(store, text(symbols=["s0"]))
-    begun(store).found(text(symbols=["s0"]), Later())
+    begun(store).found(*found(symbols=["s0"]), Later())
     joined("djinn notes a graph")
     begun(store)
     assert not opener.rows
@@ -168,7 +173,7 @@ def test_what_cannot_be_opened_early_is_left_to_whoever_makes_it_ready(
     noted(store, text())
     monkeypatch.setattr(early, "open_winner", fails)
     one, made = begun(store), Later()
-    one.found(text(), made)
+    one.found(*found(), made)
     one.end()
     assert len(made.begun) == 1
 
