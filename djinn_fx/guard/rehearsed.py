@@ -27,7 +27,7 @@ from djinn_fx.guard.examine import reused, wrong_in
 from djinn_fx.guard.guarded import GuardedRegion
 from djinn_fx.guard.later import ShapeCalls
 from djinn_fx.guard.trial import capturing, copied, same_bits
-from djinn_fx.threads import let_others_go_first, others_wait, start_thread
+from djinn_fx.threads import let_others_go_first, new_lock, others_wait, start_thread
 
 #: Who was right in an earlier process answers at once; this call of a shape is compared.
 SOON = 2
@@ -39,6 +39,10 @@ _SHORTEST_S, _LONGEST_S = 0.002, 0.1
 _LONG_PRODUCT, _ROWS = 1 << 28, 8
 
 log = logging.getLogger("djinn_fx.guard")
+
+#: Held from a call to the end of its comparison. A comparison holds all that the call was given and gave: one at a time
+#: does, whatever it is of.
+_COMPARING = new_lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,18 +150,32 @@ class RehearsedRegion(GuardedRegion):
     ) -> Sequence[Any] | None:
         if due is None or not due.due or not self._beside or capturing():
             return super()._checked(run, args, signature, due, known)
-        before, kept = _Call.of(args, self._facts.weights), list(args)
-        results = self._plain(run, args)
-        if results is None:
-            return None
-        due.settled()
-        self._last = due, results
-        after = _Call.of([*kept, *results], self._facts.weights).values
-        work = functools.partial(self._compare_later, before, after[: len(kept)], after[len(kept) :], due)
-        start_thread(work, f"djinn compares {self.engine}", beside=True)
-        return results
+        if not _COMPARING.acquire(blocking=False):
+            return self._plain(run, args)  # a later call of this shape is compared
+        started = False
+        try:
+            before, kept = _Call.of(args, self._facts.weights), list(args)
+            results = self._plain(run, args)
+            if results is None:
+                return None
+            due.settled()
+            self._last = due, results
+            after = _Call.of([*kept, *results], self._facts.weights).values
+            work = functools.partial(self._compare_later, before, after[: len(kept)], after[len(kept) :], due)
+            started = start_thread(work, f"djinn compares {self.engine}", beside=True) is not None
+            return results
+        finally:
+            if not started:
+                _COMPARING.release()
 
-    def _compare_later(self, call: _Call, given: Sequence[Any], found: Sequence[Any], shape: ShapeCalls) -> None:
+    def _compare_later(self, *given: Any) -> None:
+        try:
+            self._compare(*given)
+        finally:
+            _COMPARING.release()
+        CLOSER.let_go()  # what comparing took goes back to the system
+
+    def _compare(self, call: _Call, given: Sequence[Any], found: Sequence[Any], shape: ShapeCalls) -> None:
         let_others_go_first()
         with call.mode(), _WithPauses():
             try:
@@ -170,7 +188,6 @@ class RehearsedRegion(GuardedRegion):
         if wrong:
             log.debug("%s: %s: the next call is compared by itself: %s", self.label, self.engine, wrong)
             shape.due = 0
-        CLOSER.let_go()  # what comparing took goes back to the system
 
     def _stray(self, before: Sequence[Any], after: Sequence[Any]) -> str:
         """Whether an argument was written that must be left alone."""

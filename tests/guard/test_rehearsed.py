@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -21,17 +21,20 @@ from tests.waiting import LONG, until
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
-    """The threads that comparisons were given."""
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[threading.Thread]]:
+    """The threads that comparisons were given. They are over before the next test, as one at a time is made."""
     made: list[threading.Thread] = []
 
-    def start(*args: Any, **others: Any) -> None:
+    def start(*args: Any, **others: Any) -> threading.Thread:
         thread = threads.start_thread(*args, **others)
         assert thread is not None
         made.append(thread)
+        return thread
 
     monkeypatch.setattr(module, "start_thread", start)
-    return made
+    yield made
+    for thread in made:
+        thread.join(60)
 
 
 def one(fault: Any = None, starts: int = 1, **others: Any) -> Beside:
@@ -180,6 +183,35 @@ def test_who_was_right_in_an_earlier_process_answers_at_once_and_is_compared_soo
         assert call(of)
     started[0].join(60)
     assert of.eager_calls[0] == 1
+
+
+def test_one_call_at_a_time_is_kept_to_be_compared_and_the_others_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison holds all that a call was given and gave, such as a decoder's whole cache."""
+    kept: list[Callable[[], None]] = []
+
+    def start(work: Callable[[], None], name: str, **_: Any) -> threading.Thread:
+        kept.append(work)
+        return threading.current_thread()
+
+    monkeypatch.setattr(module, "start_thread", start)
+    first, second = one(passed=True), one(passed=True)
+    for of in (first, second):
+        assert all(call(of) for _ in range(SOON + 3))
+    assert len(kept) == 1
+    kept[0]()
+    assert (first.eager_calls[0], second.eager_calls[0]) == (1, 0)
+    assert call(second)
+    assert len(kept) == 2
+    kept[1]()
+    assert second.eager_calls[0] == 1
+
+
+def test_where_no_thread_can_be_started_the_next_call_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(module, "start_thread", lambda work, name, **_: asked.append(name))
+    for of in (one(passed=True), one(passed=True)):
+        assert all(call(of) for _ in range(SOON))
+    assert len(asked) == 2
 
 
 def test_what_a_later_comparison_took_is_given_back(

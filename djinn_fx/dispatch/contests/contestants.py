@@ -17,13 +17,13 @@ from djinn_fx.dispatch.checks import Checks, has_passed
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.decisions import Outcomes
 from djinn_fx.dispatch.contests.sharing import SharingContest
+from djinn_fx.dispatch.contests.work import CallWork
 from djinn_fx.dispatch.entrant import Entrant
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.dispatch.standby import Standby
 from djinn_fx.dispatch.tier import Prepared, Tier
 from djinn_fx.engines.base import RegionCallable, RegionGraph, Runner, as_runner
 from djinn_fx.engines.bound.watch import picker
-from djinn_fx.engines.keys import symbol_places
 from djinn_fx.guard.rehearsed import RehearsedRegion
 from djinn_fx.reasons import Reason
 from djinn_fx.settings.engines import EAGER, STANDBY, traits_of
@@ -66,7 +66,7 @@ def contest_between(
         outcomes: what is known of earlier contests for such work; given its class (:class:`ContestBySize`).
         timed: told the times of a trial, where sizes do not differ.
     """
-    own, places = OwnOps(reference), symbol_places(graph.example_inputs)
+    own, work = OwnOps(reference), CallWork(graph)
     # Where the settings name an engine it keeps its copies, and so does a region that stands for many layers.
     weights = picker(graph.weights) if settings.engine == "auto" and repeats == 1 and graph.weights else None
     checks = Checks(graph, own, settings, repeats, kind=RehearsedRegion)
@@ -81,7 +81,7 @@ def contest_between(
             decided=memory.decided if memory is not None else None,
             leading=memory.leading if memory is not None else None,
             lost=memory.forget if memory is not None else None,
-            timed=timed if not places else None,
+            timed=timed if not work.differs else None,
             remembered=known.engine if known is not None and known.over else None,
             in_use=others.uses if others is not None else lambda engine: False,
             work=others.work if others is not None else lambda args: 1.0,
@@ -99,13 +99,13 @@ def contest_between(
             else:
                 held.standby = late
         if settings.engine == "auto" or EAGER in settings.engines:
-            entrants.append(Entrant(EAGER, reference) if places else _Eager(own))
+            entrants.append(Entrant(EAGER, reference) if work.differs else _Eager(own))
         held.entrants = tuple(entrants)
         if known is not None:
             held.go_on(known)
         return held
 
-    return ContestBySize(places, contest) if places else contest()
+    return ContestBySize(work, contest) if work.differs else contest()
 
 
 def _copy_of(made: Made) -> Hashable | None:
@@ -164,17 +164,17 @@ def _checked(standby: Standby, checks: Checks, dropped: Callable[[Reason], None]
 class ContestBySize:
     """A contest for each class of calls of similar work. A ``RegionCallable``.
 
-    What the sizes that differ multiply to stands for a call's work: it is within a factor of four in a class.
+    A call's work is within a factor of four in a class.
 
     Args:
-        places: where the size symbols are read off the arguments (``keys.symbol_places``).
+        work: how much a call is (``work.py``).
         make: makes the contest of a class, beside the others.
     """
 
     def __init__(
-        self, places: Sequence[tuple[int, int | None]], make: Callable[[tuple[int], ContestBySize], Contest]
+        self, work: Callable[[Sequence[Any]], int], make: Callable[[tuple[int], ContestBySize], Contest]
     ) -> None:
-        self._places, self._make = tuple(places), make
+        self.work, self._make = work, make
         self.contests: dict[int, Contest] = {}
         #: Engines that are out for good, and why.
         self._out: dict[str, Reason] = {}
@@ -193,13 +193,6 @@ class ContestBySize:
         kind = (self.work(args).bit_length() + 1) // 2
         contest = self.contests.get(kind)
         return contest if contest is not None else self._new(kind)
-
-    def work(self, args: Sequence[Any]) -> int:
-        """The product of the sizes, at least 1."""
-        work = 1
-        for place, dim in self._places:
-            work *= args[place] if dim is None else args[place].shape[dim]
-        return int(work) or 1
 
     def uses(self, engine: str) -> bool:
         """Whether a contest uses an engine: they share its sessions."""

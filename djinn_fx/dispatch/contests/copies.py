@@ -151,6 +151,10 @@ class Copies:
         """Whether this copy may be made now. Takes no lock."""
         return copy is None or len(self._kept() - {copy}) <= self.room
 
+    def keeps(self, copy: Hashable | None) -> bool:
+        """Whether this copy is there, or being made. Takes no lock."""
+        return copy is not None and copy in self._kept()
+
     def uses(self, sessions: Hashable | None, but: Member) -> bool:
         """Whether a graph but this one runs by these sessions, or may come to."""
         others = [one for one in self.members if one is not but]

@@ -25,7 +25,7 @@ from djinn_fx.units import format_seconds, now_text
 log = logging.getLogger("djinn_fx.dispatch.contests.contest")
 
 #: Raised when what an entry holds changes its meaning.
-DECISION_SCHEMA = 2
+DECISION_SCHEMA = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ class SharingContest(Contest):
         #: Known from the first call on.
         self._copies: Copies | None = None
         super().__init__(**others)
+        self._trial.kept = self._copy_is_kept
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Answer a call."""
@@ -62,6 +63,9 @@ class SharingContest(Contest):
 
     def _admits(self, entrant: Entrant) -> bool:
         return self._copies is None or self._copies.admits(copy_of(entrant, self._copies.bytes))
+
+    def _copy_is_kept(self, entrant: Entrant) -> bool:
+        return self._copies is not None and self._copies.keeps(copy_of(entrant, self._copies.bytes))
 
     def _let_go(self, entrant: Entrant) -> None:
         if self._copies is None or not self._copies.uses(entrant.sessions, self):

@@ -44,6 +44,7 @@ class Trial:
         admits: whether an engine may be made ready now, as far as copies of the weights go (``copies.py``).
 
     Attributes:
+        kept: whether the copy of the weights that an engine needs is there anyway: such are tried before others.
         brief: it goes on from an earlier process: calls are few, so each duel is to be short.
         waiting: somebody is not admitted now.
         best: the best so far; None: nobody is ready.
@@ -55,6 +56,7 @@ class Trial:
 
     def __init__(self, known: str | None, admits: Callable[[Entrant], bool] = lambda one: True) -> None:
         self.known, self._admits = known, admits
+        self.kept: Callable[[Entrant], bool] = lambda one: False
         self.brief = self.waiting = False
         self.best: Entrant | None = None
         self.rival: Entrant | None = None
@@ -107,7 +109,8 @@ class Trial:
     def _there(self, entrants: Sequence[Entrant]) -> list[Entrant]:
         """Who is still to be tried, and could be."""
         of = entrants if self.challenger is None else [self.challenger]
-        return [one for one in of if one.state is State.COLD and one.arrived()]
+        there = [one for one in of if one.state is State.COLD and one.arrived()]
+        return sorted(there, key=self.kept, reverse=True) if len(there) > 1 else there
 
     def _next(self, entrants: Sequence[Entrant]) -> Entrant | None:
         there = self._there(entrants)

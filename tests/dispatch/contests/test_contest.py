@@ -471,7 +471,7 @@ class TestSizes:
             made[kind], _ = make(clock, [Entrant("a", Plain(clock, a)), Entrant("b", Plain(clock, b))])
             return made[kind]
 
-        by_size = ContestBySize([(0, None)], contest)
+        by_size = ContestBySize(lambda args: int(args[0]), contest)
         for value in [3, 100] * (CALLS + 2):
             assert list(by_size([value])) == [value + 1]
         assert {sizes: one.engine for sizes, one in made.items()} == {(1,): "a", (4,): "b"}

@@ -257,7 +257,7 @@ class TestLengths:
             waits = not others.contests
             return make(clock, entrants, waits=waits, in_use=others.uses, work=others.work)[0]
 
-        return ContestBySize([(0, None)], contest), copies, runs
+        return ContestBySize(lambda args: int(args[0]), contest), copies, runs
 
     def call(self, contests: ContestBySize, value: int) -> None:
         wait_for(lambda: not any(one.pending for one in contests.distinct))
