@@ -23,7 +23,11 @@ MAX_BINDINGS = 64
 
 
 class Facts:
-    """What the guard needs to know of a region."""
+    """What the guard needs to know of a region.
+
+    Attributes:
+        sets: whether sets of weights are compared one by one.
+    """
 
     def __init__(self, region: RegionGraph | None, bindings: int, precision: str) -> None:
         work = Arithmetic.UNKNOWN if region is None else work_of(region.gm)
@@ -34,7 +38,7 @@ class Facts:
         weights: tuple[int, ...] = getattr(region, "weights", ()) if region is not None else ()
         # The largest one: small ones, such as tables of positions, may be the same for all layers.
         self._weight = max(weights, key=lambda place: _elements(region, place)) if weights and bindings > 1 else None
-        self.weights = frozenset(weights)
+        self.weights, self.sets = frozenset(weights), self._weight is not None
         self.enough = min(bindings, MAX_BINDINGS) if self._weight is not None else 1
         if self._places != ():
             self.enough = max(self.enough, MAX_SIGNATURES)

@@ -109,6 +109,10 @@ class RehearsedRegion(GuardedRegion):
         """See the base class. Handed out once for each signature."""
         if not self._beside or self.trusted is not None or self.verdict is False or self._passed_before or capturing():
             return None
+        if self.verdict and not self._facts.sets:
+            # Further sizes. Until each was rehearsed own ops would answer, a decoder's every step for a hundred of them;
+            # comparing them in the call, which own ops answer anyway, takes the engine's time once more.
+            return None
         if self.accepts is not None and not self.accepts(args):
             return None
         signature = self._facts.signature(args)

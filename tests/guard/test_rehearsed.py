@@ -50,9 +50,9 @@ def wrong(given: list[Any], _: Any) -> Sequence[Any]:
     return [y, z, y.argmax(-1), y.t()]
 
 
-def call(of: Beside, seed: int = 0) -> bool:
+def call(of: Beside, seed: int = 0, rows: int = 4) -> bool:
     """Whether the answer and what is written are eager's."""
-    args, own = arguments(seed=seed), arguments(seed=seed)
+    args, own = arguments(rows, seed), arguments(rows, seed)
     expected = eager(of.region)(list(own))
     found = of.guard(list(args))
     return all(torch.allclose(a, b, atol=1e-5) for a, b in zip([*found, *args], [*expected, *own], strict=True))
@@ -113,6 +113,22 @@ def test_weights_that_somebody_writes_meanwhile_stay_as_they_are() -> None:
     assert of.run.calls == 2
     assert torch.allclose(args[1], wanted)
     assert of.guard.verdict is None
+
+
+def test_further_sizes_are_compared_in_the_call_that_own_ops_answer_anyway() -> None:
+    region = region_of(layer, *arguments(), symbolic=True)
+
+    def doubles(given: list[Any], _: Any) -> Sequence[Any]:
+        return [result * 2 for result in eager(region)(given)]
+
+    run = Faulty(region, doubles, when=lambda given: given[0].shape[0] == 6)
+    of = beside(region, run, mutated=(2,), kind=RehearsedRegion)
+    rehearse(of)
+    assert of.guard.rehearsal(arguments(5)) is None
+    assert all(call(of, rows=rows) for rows in (4, 5))
+    assert (of.guard.compared, of.guard.verdict) == (1, True)
+    assert call(of, rows=6)
+    assert [reason.kind for reason in of.reasons] == [ReasonKind.QUARANTINED]
 
 
 def test_what_is_wrong_in_a_rehearsal_is_decided_by_a_call() -> None:
