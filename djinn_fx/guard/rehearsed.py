@@ -110,7 +110,7 @@ class RehearsedRegion(GuardedRegion):
         if not self._beside or self.trusted is not None or self.verdict is False or self._passed_before or capturing():
             return None
         if self.verdict and not self._facts.sets:
-            # Further sizes. Until each was rehearsed own ops would answer, a decoder's every step for a hundred of them;
+            # Further sizes. Until each was rehearsed own ops would answer, for a hundred steps of a decoder;
             # comparing them in the call, which own ops answer anyway, takes the engine's time once more.
             return None
         if self.accepts is not None and not self.accepts(args):
