@@ -63,6 +63,7 @@ class Runner:
         double_in_single: whether it computes double precision in single.
         label: for messages.
         compared: how many calls took eager's time too, since their answers were compared.
+        compared_s: seconds of the engine alone in the latest of these; None: not known.
         trusted: whom callers may go to directly, if none of its answers will ever be compared.
         unsure: what it takes is known once it has run again, with nothing beside it.
         memory_bytes: of the copies of weights it holds.
@@ -77,6 +78,7 @@ class Runner:
     double_in_single: bool = False
     label: str = ""
     compared: int = 0
+    compared_s: float | None = None
     trusted: Runner | None = None
     rounding: Rounding | None = None
     unsure: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,7 @@ class Finding:
         wrong: in what its answer is wrong; empty if in nothing.
         found: its results, of the last try.
         rounding: how far they are from float64's; None if that was not measured.
+        seconds: of the last try.
     """
 
     ran: bool = True
@@ -68,6 +70,7 @@ class Finding:
     wrong: str = ""
     found: Sequence[Any] = ()
     rounding: Rounding | None = None
+    seconds: float | None = None
 
 
 def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Comparison, tries: int = 1) -> Finding:
@@ -82,9 +85,11 @@ def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Comparison, 
     watch = ArgumentWatch(case.pristine, case.mutated, mends=case.alone)
     before: Sequence[Any] = ()
     given: Sequence[Any] = ()
+    seconds = 0.0
     for _ in range(tries):
         given = copied(case.pristine, case.mutated)
         case.rewind()
+        start = time.perf_counter()
         try:
             found = run(list(given))
         except Declined as declined:
@@ -93,13 +98,15 @@ def examine(run: Callable[[list[Any]], Sequence[Any] | None], case: Comparison, 
             return Finding(failed=str(error))
         except Exception as error:  # noqa: BLE001  (eager did it, so the engine is at fault; becomes a Reason)
             return Finding(failed=f"{type(error).__name__}: {error}")
+        seconds = time.perf_counter() - start
         if found is None:
             return Finding(ran=False)
         wrong = _stray(watch) or examination.wrong(found, given) or _reused(before, found, given)
         if wrong:
             return Finding(wrong=wrong, found=found)
         before = found
-    return Finding(found=before, rounding=examination.rounding(before, given) if case.measures else None)
+    rounding = examination.rounding(before, given) if case.measures else None
+    return Finding(found=before, rounding=rounding, seconds=seconds)
 
 
 def wrong_in(case: Comparison, found: Sequence[Any], given: Sequence[Any]) -> str:

@@ -34,7 +34,8 @@ from djinn_fx.threads import new_lock
 
 log = logging.getLogger("djinn_fx.guard")
 
-_Answer = Callable[[list[Any]], Sequence[Any] | None]
+#: An engine that may not answer: None then.
+Answer = Callable[[list[Any]], Sequence[Any] | None]
 
 #: Calls whose results are not finite that are compared, every one; of further ones fewer and fewer.
 EVERY_ODD = 16
@@ -55,6 +56,7 @@ class GuardedRegion(Runner):
         engine: the engine's name.
         mutated: the arguments that a call writes into.
         compared: how many calls were compared so far: those took eager's time as well.
+        compared_s: seconds of the engine alone in the latest of them, where its answer was right.
         rounding: how far the first answer was from float64's, where it was measured.
     """
 
@@ -84,7 +86,7 @@ class GuardedRegion(Runner):
         self.verdict: bool | None = True if passed else None
         self._passed_before = passed
         self._measures = measures
-        self.compared = 0
+        self.compared, self.compared_s = 0, None
         self.trusted = None if checks else run
         self._run, self._reference, self._facts, self._every = run, reference, facts, every
         self._attempt = run.attempt if run.partial else None
@@ -131,7 +133,7 @@ class GuardedRegion(Runner):
         """As the engine's: the work after which ``attempt`` serves these arguments; None if there is none to do."""
         return None if self.verdict is False else self._run.prepare(args)
 
-    def _served(self, run: _Answer, args: list[Any]) -> Sequence[Any] | None:
+    def _served(self, run: Answer, args: list[Any]) -> Sequence[Any] | None:
         if self.verdict is False or (self.accepts is not None and not self.accepts(args)):
             return None
         if self.trusted is not None:
@@ -151,7 +153,7 @@ class GuardedRegion(Runner):
         return self._checked(run, args, signature, shape if known and due else None, known)
 
     def _checked(
-        self, run: _Answer, args: list[Any], signature: tuple[Any, ...], due: ShapeCalls | None, known: bool
+        self, run: Answer, args: list[Any], signature: tuple[Any, ...], due: ShapeCalls | None, known: bool
     ) -> Sequence[Any] | None:
         """A call that is to be compared: the first of a shape, a later one of it (``due``), or one picked by chance."""
         # One thread compares; others do not wait for it.
@@ -162,7 +164,7 @@ class GuardedRegion(Runner):
         finally:
             self._lock.release()
 
-    def _looked_at(self, run: _Answer, args: list[Any], signature: tuple[Any, ...]) -> Sequence[Any] | None:
+    def _looked_at(self, run: Answer, args: list[Any], signature: tuple[Any, ...]) -> Sequence[Any] | None:
         """The engine's results; compared, if they are not finite though the arguments are."""
         kept = None if self.mutated or self._facts.random else list(args)
         results = self._plain(run, args)
@@ -198,7 +200,7 @@ class GuardedRegion(Runner):
         self._odd += 1
         self._odd_due = self._odd + 1 if self._odd < EVERY_ODD else 2 * self._odd
 
-    def _plain(self, run: _Answer, args: list[Any]) -> Sequence[Any] | None:
+    def _plain(self, run: Answer, args: list[Any]) -> Sequence[Any] | None:
         given = len(args)
         try:
             results: Sequence[Any] | None = run(args)
@@ -217,7 +219,7 @@ class GuardedRegion(Runner):
     # Comparing
 
     def _compared(
-        self, run: _Answer, args: list[Any], signature: tuple[Any, ...], twice: bool = False
+        self, run: Answer, args: list[Any], signature: tuple[Any, ...], twice: bool = False
     ) -> Sequence[Any] | None:
         """The engine's results if they are right, else eager's; None if the engine does not take the arguments.
 
@@ -225,10 +227,12 @@ class GuardedRegion(Runner):
             Declined: as the engine does, with eager's answer.
         """
         self.compared += 1
+        self.compared_s = None
         tried = self._tried(run, args, twice)
         if tried is None:
             return None
         finding, case = tried
+        self.compared_s = finding.seconds
         if finding.declined:  # nothing was learned
             raise Declined(finding.declined, answer=case.expected)
         right = self._conclude(finding, case, signature)
@@ -236,7 +240,7 @@ class GuardedRegion(Runner):
         return finding.found if right and not self.mutated else case.expected
 
     def _tried(
-        self, run: _Answer, args: list[Any], twice: bool, beside: RegionCallable | None = None
+        self, run: Answer, args: list[Any], twice: bool, beside: RegionCallable | None = None
     ) -> tuple[Finding, Comparison] | None:
         """Run eager and the engine; None if the engine does not take the arguments. They are used up otherwise.
 

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from djinn_fx.engines.base import as_runner
+from djinn_fx.engines.base import RegionCallable, as_runner
 from djinn_fx.engines.bound.closing import CLOSER
 from djinn_fx.guard.examine import reused, wrong_in
-from djinn_fx.guard.guarded import GuardedRegion
+from djinn_fx.guard.guarded import Answer, GuardedRegion
 from djinn_fx.guard.later import ShapeCalls
 from djinn_fx.guard.trial import capturing, copied, same_bits
 from djinn_fx.threads import let_others_go_first, new_lock, others_wait, start_thread
@@ -131,13 +131,21 @@ class RehearsedRegion(GuardedRegion):
             except Exception as error:
                 log.debug("%s: %s: a rehearsal failed", self.label, self.engine, exc_info=error)
                 return
-            let_others_go_first()
-            if not self._lock.acquire(blocking=False):
-                return
-            try:
+        # Torch's threads that work for this one have its priority of a moment ago. A new one has others.
+        work = functools.partial(self._try_on, call, signature, run, reference)
+        thread = start_thread(work, f"djinn tries {self.engine}")
+        if thread is not None:
+            thread.join()
+
+    def _try_on(self, call: _Call, signature: tuple[Any, ...], run: Answer, reference: RegionCallable) -> None:
+        let_others_go_first()
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            with call.mode():
                 tried = self._tried(run, list(call.values), False, reference)
-            finally:
-                self._lock.release()
+        finally:
+            self._lock.release()
         if tried is not None and tried[0].ran and not (tried[0].declined or tried[0].failed or tried[0].wrong):
             self._conclude(*tried, signature)
 

@@ -91,6 +91,8 @@ def _look(value: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
     plain = value.detach()
     if index is None:
         return plain.clone(memory_format=torch.contiguous_format)
+    if plain.is_contiguous():
+        return plain.reshape(-1)[index]
     places, rest = [], index
     for size in reversed(plain.shape):
         places.append(rest % size)

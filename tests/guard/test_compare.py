@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import random
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 
 from djinn_fx.guard import compare
 from djinn_fx.guard.compare import alias_miss, difference, gap_of, misses
-from djinn_fx.guard.tolerance import Arithmetic, tolerance, tolerance_in_single, work_of
+from djinn_fx.guard.tolerance import Arithmetic, Tolerance, tolerance, tolerance_in_single, work_of
 from djinn_fx.srg.effects import draws_random_numbers
 from tests.graphs import trace
 
@@ -30,6 +32,29 @@ class TestNumbers:
 
         assert check(torch.finfo(dtype).eps / 2) is None
         assert check(50 * bounds.whole) is not None
+
+    def test_what_single_precision_accepts_at_once_double_precision_accepts(self) -> None:
+        """Masks, numbers that are not finite, zeros, all magnitudes: whatever answers are made of."""
+        numbers = random.Random(0)
+        odd = (math.nan, math.inf, -math.inf, 0.0, -65504.0, 3.3e38, 1e13, 1e-30)
+        at_once = later = 0
+        for case in range(2000):
+            count, dtype = numbers.choice((1, 7, 1000)), numbers.choice((torch.float32, torch.float16, torch.bfloat16))
+            right = torch.randn(count) * 10.0 ** numbers.uniform(-12, 16 if case % 2 else 2)
+            wrong = right * (1 + 10.0 ** numbers.uniform(-9, -1) * torch.randn(count))
+            for one in (right, wrong, *([(right, wrong)] if case % 3 else [])):
+                if numbers.random() < 0.1:
+                    place, value = numbers.randrange(count), numbers.choice(odd)
+                    for each in one if isinstance(one, tuple) else (one,):
+                        each[place] = value
+            wrong = torch.zeros(count) if numbers.random() < 0.03 else wrong
+            wrong, right = wrong.to(dtype), right.to(dtype)
+            limits = numbers.choice((Tolerance(1e-5, 1e-4), Tolerance(2e-3, 1e-2), Tolerance(1e-1, 2e-1)))
+            accepted, exactly = compare._clearly_within(wrong, right, limits), gap_of(wrong, right).within(limits)
+            assert exactly or not accepted, (wrong, right, limits)
+            at_once, later = at_once + accepted, later + (exactly and not accepted)
+        assert at_once > 300
+        assert later > 100
 
     def test_moves_must_be_exact(self) -> None:
         right = torch.randn(8)

@@ -27,7 +27,7 @@ from djinn_fx.engines.failures import nothing_written, said
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER
-from djinn_fx.threads import collect_beside, new_rlock, start_thread
+from djinn_fx.threads import busy_beside, collect_beside, new_rlock, start_thread
 
 log = logging.getLogger("djinn_fx.dispatch.contests.contest")
 
@@ -263,25 +263,23 @@ class Contest(Dispatcher):
             self.engine = EAGER
             return self._reference(args)
         self.calls += 1
-        declines = entrant.declines
         entrant.unwrap()
-        work, compared, first = self._work(args), entrant.run.compared, not entrant.answers
+        work, first = self._work(args), not entrant.answers
+        compared, declines = entrant.run.compared, entrant.declines
         start = time.perf_counter()
-        own = True
-        if not entrant.run.partial:
-            made: Sequence[Any] | None = entrant.run(args)
-        else:
-            made, own = self._asked(entrant, args)
+        made: Sequence[Any] | None
+        made, own = self._asked(entrant, args) if entrant.run.partial else (entrant.run(args), True)
         if self._synchronise is not None:
             self._synchronise()
-        seconds = time.perf_counter() - start
+        seconds: float | None = time.perf_counter() - start
         if made is not None and not own:
             self.engine = EAGER
             return made
-        # A call in which the answer was compared took eager's time too, and so does one that is declined, whenever it
-        # comes. An engine that is being made ready uses the processor: times taken beside it say nothing.
-        usual = entrant.run.compared == compared or entrant.declines > declines
-        tells = made is not None and not first and usual and (not self.pending or self._trial.untimed)
+        # A call that is compared takes eager's time too. So does one that is declined, but that whenever it comes.
+        if entrant.run.compared > compared and entrant.declines == declines:
+            seconds = entrant.run.compared_s if self._synchronise is None else None
+        # What is done beside a call, such as making an engine ready, uses the processor: its time says nothing.
+        tells = made is not None and not first and (not (self.pending or busy_beside()) or self._trial.untimed)
         with self._lock:
             if entrant.state is State.TRIAL:
                 self._trial.answered(entrant, seconds if tells else None, work)

@@ -9,6 +9,7 @@ import torch
 
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.copies import Copies, Option, copy_of, fastest, join, options_of
+from djinn_fx.dispatch.contests.latecomers import is_late
 from djinn_fx.dispatch.contests.trial import TELLING
 from djinn_fx.dispatch.entrant import Entrant, State
 from djinn_fx.reasons import Reason, ReasonKind
@@ -60,6 +61,12 @@ class SharingContest(Contest):
         elif self._trial.waiting:
             self._copies.make_room(self)
         return results
+
+    def _rematch(self, args: Sequence[Any]) -> bool:
+        late = [one for one in self.entrants if is_late(one, lambda _: True)]
+        if self._copies is not None and late and not any(map(self._admits, late)):
+            self._copies.make_room(self)  # a graph that is seldom called has an engine on trial all the while
+        return super()._rematch(args)
 
     def _admits(self, entrant: Entrant) -> bool:
         return self._copies is None or self._copies.admits(copy_of(entrant, self._copies.bytes))

@@ -217,16 +217,11 @@ class Trial:
             return None
         if best is None or best.state is not State.TRIAL or (not self.over and (there or not best.seconds)):
             return None
-        there = [one for one in there if not known_to_be_slow(one, best)]
         for one in there:
-            admitted = self._admits(one)
-            busy = any(other.pending for other in entrants)  # with the second copy, maybe
-            if (admitted or busy) and not self._spent:
-                continue  # its time comes
-            why = f"the trial was over after {self.timed} timed calls"
-            why = why if admitted else "it would have been one copy of the weights too many"
-            detail = f"{one.engine}: not tried: {why}"
-            one.move(State.BEATEN, Reason(kind=ReasonKind.ENGINE_REFUSED, detail=detail))
+            # Its time comes where there is some left, or where two copies of the weights are there but for a while.
+            if not known_to_be_slow(one, best) and self._spent and self._admits(one):
+                detail = f"{one.engine}: not tried: the trial was over after {self.timed} timed calls"
+                one.move(State.BEATEN, Reason(kind=ReasonKind.ENGINE_REFUSED, detail=detail))
         return best
 
     def _too_early_for(self, rival: Entrant) -> bool:
