@@ -15,7 +15,7 @@ from djinn_fx.dispatch.contests import copies as copies_module
 from djinn_fx.dispatch.contests.sharing import SharingContest
 from djinn_fx.dispatch.entrant import Entrant, State
 from djinn_fx.reasons import ReasonKind
-from tests.dispatch.contests.test_contest import Clock, Plain, clock, wait_for
+from tests.dispatch.contests.test_contest import Clock, Late, Plain, clock, wait_for
 from tests.dispatch.contests.test_trial import Copies, Packing
 
 __all__ = ["clock"]
@@ -96,6 +96,38 @@ def test_who_loses_the_copy_goes_on_with_the_best_of_the_others(clock: Clock) ->
     second = graph(clock, {"openvino": 1.0, "onnxruntime": 2.0, "packed": 5.0, "eager": 9.0}, copies, weights)
     generate(first, second, 2)
     assert (first.engine, second.engine, copies.now) == ("eager", "openvino", 1)
+
+
+def test_a_graph_that_is_seldom_called_does_not_keep_the_others_from_being_tried(clock: Clock) -> None:
+    """Prefill has an engine on trial from one prompt to the next; decode is called all the while."""
+    copies, weights = Copies(), a_weight()
+    prefill = graph(clock, PREFILL, copies, weights)
+    decode = graph(clock, {"openvino": 2.5, "eager": 5.0}, copies, weights)
+    late = Late("onnxruntime", Packing(clock, 1.0, copies))
+    late.copy = ("onnxruntime", object())
+    decode.entrants = (*decode.entrants, late)
+    calls = [*[decode] * 40, *[prefill] * 2, *[decode] * 100]
+    for number, contest in enumerate(calls):
+        wait_for(lambda: not prefill.pending and not decode.pending)
+        assert list(contest([1])) == [2]
+        late.here = number > 42
+    assert decode.engine == "onnxruntime"
+    assert copies.most == 2
+
+
+def test_who_needs_a_copy_that_is_there_is_tried_before_others(clock: Clock) -> None:
+    copies, weights = Copies(), a_weight()
+    decode = graph(clock, {"packed": 1.0, "eager": 5.0}, copies, weights)
+    while not decode.decided:
+        wait_for(lambda: not decode.pending)
+        decode([1])
+    prefill = graph(clock, PREFILL, copies, weights)
+    for _ in range(3):
+        prefill([1])
+        wait_for(lambda: not prefill.pending)
+    tried = [one.engine for one in prefill.entrants if one.state in (State.TRIAL, State.SERVING)]
+    assert "packed" in tried
+    assert "onnxruntime" not in tried
 
 
 @pytest.mark.parametrize("room", [1, 2, 3])

@@ -93,6 +93,42 @@ def test_it_ends_within_twenty_timed_calls_and_the_winner_serves_by_call_forty(c
     assert (contest.engine, copies.now) == ("0", 1)
 
 
+class Compared(Packing):
+    """Its answers are compared, one in each call, which takes eager's time as well."""
+
+    def __init__(self, clock: Clock, seconds: float, copies: Copies) -> None:
+        super().__init__(clock, seconds, copies)
+        self.compared = 0
+        self.compared_s: float | None = None
+
+    def __call__(self, args: list[Any]) -> Sequence[Any]:
+        self.compared, self.compared_s = self.compared + 1, self.seconds
+        self.clock.now += 10.0
+        return super().__call__(args)
+
+
+def test_what_an_engine_took_of_a_call_that_was_compared_counts(clock: Clock) -> None:
+    """A decoder's every step has another length, and each of the first ones is compared."""
+    copies = Copies()
+    entrants = [Entrant("a", Compared(clock, 1.2, copies)), Entrant("b", Compared(clock, 1.0, copies))]
+    contest, _ = make(clock, [*entrants, Entrant("eager", Plain(clock, 2.0))], waits=False)
+    settle(contest)
+    assert contest.engine == "b"
+    assert medians(contest.entrants) == {"a": 1.2, "b": 1.0, "eager": pytest.approx(2.0)}
+
+
+def test_a_call_beside_which_anything_is_done_is_not_timed(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = True
+    monkeypatch.setattr("djinn_fx.dispatch.contests.contest.busy_beside", lambda: busy)
+    contest, _ = make(clock, [Entrant("a", Plain(clock, 9.0)), Entrant("b", Plain(clock, 1.0))])
+    for value in range(6):
+        contest([value])
+    assert not medians(contest.entrants)
+    busy = False
+    settle(contest)
+    assert contest.engine == "b"
+
+
 def test_it_ends_after_five_seconds_of_calls(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("djinn_fx.dispatch.contests.trial.SECONDS", 5.0)
     contest, _ = field(clock, [1.0, 1.1, 1.2])
