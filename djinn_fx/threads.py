@@ -171,11 +171,6 @@ def others_wait() -> bool:
     return bool(_Beside.waiting)
 
 
-def busy_beside() -> bool:
-    """Whether something is being done beside the calls."""
-    return _Beside.lock.locked()
-
-
 def collect_beside() -> None:
     """Do what garbage collection :func:`old_objects_left_alone` put off, in a thread, while the caller is in a library.
 

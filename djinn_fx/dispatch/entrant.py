@@ -22,6 +22,8 @@ from djinn_fx.threads import new_condition, start_thread, tell_of_fork
 
 #: Told whenever a state changes: who waits for readiness sleeps on it.
 CHANGED = new_condition()
+#: Whose sessions are being opened, or answers rehearsed. Others wait for their turn.
+_AT_WORK: set[Entrant] = set()
 #: A caller waits for an engine to be built no longer than this, in seconds.
 _PATIENCE_S = 300.0
 
@@ -181,6 +183,7 @@ class Entrant:
 
     def after_fork(self) -> None:
         """In a forked process: whoever was building it or making it ready is not there."""
+        _AT_WORK.discard(self)
         self._as_before()
 
     def move(self, state: State, reason: Reason | None = None) -> None:
@@ -205,9 +208,11 @@ class Entrant:
         tell_of_fork(self)
 
         def prepare() -> None:
+            _AT_WORK.add(self)
             try:
                 work()
             finally:
+                _AT_WORK.discard(self)
                 self._made_ready()
 
         if start_thread(prepare, f"djinn prepares {self.engine}", serves=True, beside=True) is None:
@@ -316,6 +321,11 @@ class Dispatcher:
     def pending(self) -> bool:
         """Whether an engine is queued, being built or made ready."""
         return any(one.pending for one in self.entrants)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether an engine is pending, or one of any other dispatcher is being made ready at this moment."""
+        return self.pending or bool(_AT_WORK)
 
 
 def _drop(ref: weakref.ref[Dispatcher], engine: str, reason: Reason) -> None:

@@ -27,7 +27,7 @@ from djinn_fx.engines.failures import nothing_written, said
 from djinn_fx.errors import EngineError
 from djinn_fx.reasons import Reason, ReasonKind
 from djinn_fx.settings.engines import EAGER
-from djinn_fx.threads import busy_beside, collect_beside, new_rlock, start_thread
+from djinn_fx.threads import collect_beside, new_rlock, start_thread
 
 log = logging.getLogger("djinn_fx.dispatch.contests.contest")
 
@@ -278,8 +278,8 @@ class Contest(Dispatcher):
         # A call that is compared takes eager's time too. So does one that is declined, but that whenever it comes.
         if entrant.run.compared > compared and entrant.declines == declines:
             seconds = entrant.run.compared_s if self._synchronise is None else None
-        # What is done beside a call, such as making an engine ready, uses the processor: its time says nothing.
-        tells = made is not None and not first and (not (self.pending or busy_beside()) or self._trial.untimed)
+        # An engine that is being made ready uses the processor: times taken beside it say nothing.
+        tells = made is not None and not first and (not self.disturbed or self._trial.untimed)
         with self._lock:
             if entrant.state is State.TRIAL:
                 self._trial.answered(entrant, seconds if tells else None, work)

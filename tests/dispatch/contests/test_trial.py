@@ -117,14 +117,17 @@ def test_what_an_engine_took_of_a_call_that_was_compared_counts(clock: Clock) ->
     assert medians(contest.entrants) == {"a": 1.2, "b": 1.0, "eager": pytest.approx(2.0)}
 
 
-def test_a_call_beside_which_anything_is_done_is_not_timed(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    busy = True
-    monkeypatch.setattr("djinn_fx.dispatch.contests.contest.busy_beside", lambda: busy)
+def test_a_call_beside_which_another_graphs_engine_is_made_ready_is_not_timed(clock: Clock) -> None:
+    begun, over = threading.Event(), threading.Event()
+    other = Entrant("other", Plain(clock, 1.0))
+    other.prepare(lambda: (begun.set(), over.wait(60))[0])
+    assert begun.wait(60)
     contest, _ = make(clock, [Entrant("a", Plain(clock, 9.0)), Entrant("b", Plain(clock, 1.0))])
     for value in range(6):
         contest([value])
     assert not medians(contest.entrants)
-    busy = False
+    over.set()
+    wait_for(lambda: not other.pending)
     settle(contest)
     assert contest.engine == "b"
 
