@@ -76,21 +76,25 @@ def _marks() -> list[Path]:
     return list(Path(os.environ["DJINN_TEST_MARKS"]).iterdir())
 
 
+def _mark() -> None:
+    (Path(os.environ["DJINN_TEST_MARKS"]) / str(os.getpid())).touch()
+
+
 def _patient(data: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
+    _mark()
     while len(_marks()) < data.get("copies", 0):
         threading.Event().wait(0.01)
     return prepare(data, results)
 
 
 def patient() -> tuple[torch.nn.Module, Callable[..., Any]]:
-    """Twice, as soon as there are as many copies as the request says."""
-    (Path(os.environ["DJINN_TEST_MARKS"]) / str(os.getpid())).touch()
+    """Twice, as soon as as many copies as the request says have been given a node."""
     return Scale(2.0), _patient
 
 
 def lonely() -> tuple[torch.nn.Module, Callable[..., Any]]:
     """Twice, and there can be one copy alone: a further one fails, and is counted."""
-    (Path(os.environ["DJINN_TEST_MARKS"]) / str(os.getpid())).touch()
+    _mark()
     if len(_marks()) > 1:
         raise RuntimeError("one is enough")
     return Scale(2.0), _patient
