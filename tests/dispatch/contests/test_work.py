@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from djinn_fx.dispatch.contests.contestants import ContestBySize
 from djinn_fx.dispatch.contests.work import CallWork
+from djinn_fx.srg.form.rebuild import rebuild, size_hints
 from tests.capture import capture
 from tests.concrete import whole
 
@@ -92,6 +95,16 @@ def test_in_a_prefill_weights_meet_as_many_rows_as_there_are_tokens() -> None:
     work = work_of(nn.Sequential(nn.Linear(WIDTH, 64), nn.Tanh(), nn.Linear(64, WIDTH)), tokens)
     assert work.fixed == 0
     assert work(of_length(200)) == 200 * WIDTH
+
+
+def test_a_graph_that_a_later_process_makes_of_its_text_counts_the_same() -> None:
+    """Else what was noted of its trials would not be found."""
+    region = whole(capture(Decoder(), (torch.randn(1, WIDTH), caches(65, apart=True)))[0])
+    form = json.loads(json.dumps(region.canonical))
+    made = rebuild(form, hints=size_hints(form, region.example_inputs))
+    again = CallWork(dataclasses.replace(region, gm=made.gm, example_inputs=made.example_inputs))
+    assert again.fixed == FIXED
+    assert again(of_length(100)) == CallWork(region)(of_length(100))
 
 
 def test_a_size_that_no_tensor_shows_multiplies() -> None:
