@@ -171,8 +171,8 @@ def _of_numbers(found: torch.Tensor, expected: torch.Tensor, bounds: Bounds) -> 
 def _clearly_within(found: torch.Tensor, expected: torch.Tensor, limits: Tolerance) -> bool:
     """Whether a gap is within its limits by more than single precision can be off in saying so.
 
-    That is so for nearly all answers, and takes a tenth of the time of :func:`gap_of`. Where numbers are not finite,
-    or so large or small that their squares are not, it does not say so.
+    That is so for nearly all answers, and takes a few hundredths of the time of :func:`gap_of`. Where numbers are not
+    finite, or so large or small that their squares are not, it does not say so.
     """
     if expected.dtype not in _SINGLE or found.dtype != expected.dtype or expected.layout is not torch.strided:
         return False

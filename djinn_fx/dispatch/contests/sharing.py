@@ -64,7 +64,7 @@ class SharingContest(Contest):
 
     def _rematch(self, args: Sequence[Any]) -> bool:
         late = [one for one in self.entrants if is_late(one, lambda _: True)]
-        if self._copies is not None and late and not any(map(self._admits, late)):
+        if self._copies is not None and late and not self.pending and not any(map(self._admits, late)):
             self._copies.make_room(self)  # a graph that is seldom called has an engine on trial all the while
         return super()._rematch(args)
 
