@@ -1,6 +1,7 @@
-"""Write what README shows first: the table of first calls, and the head of a report. ``--check`` only compares.
+"""Write what README shows first, and the table of ``generate()`` in docs/measured.md. ``--check`` only compares.
 
-The figures are those of bench/results/first_calls.json, the report is docs/reports/decoder.md.
+README shows first calls, of bench/results/first_calls.json, and the head of the report docs/reports/decoder.md; the
+other table is of bench/results/generate.json.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Calls from the end of a run of which the median is a settled call.
@@ -30,12 +33,39 @@ def first_calls() -> str:
         "first call of a second process": [_seconds(samples("warm", side)[0]) for side in SIDES.values()],
         "a settled call": [_seconds(statistics.median(samples("warm", side)[-SETTLED:])) for side in SIDES.values()],
     }
-    lines = ["| | " + " | ".join(SIDES) + " |", "| --- |" + " --- |" * len(SIDES)]
-    lines += [f"| {name} | {' | '.join(texts)} |" for name, texts in rows.items()]
+    said = f"A Llama-shaped decoder of 24 layers, float32, {_where(found)}; one run, `bench/results/first_calls.json`"
+    return f"{_table(rows, SIDES)}\n\n{said} ([what else was measured](docs/measured.md))."
+
+
+def generate() -> str:
+    """A row a model, cache and batch: milliseconds of a step of the last call, once it is settled, and its memory."""
+    found = json.loads((ROOT / "bench" / "results" / "generate.json").read_text("utf-8"))
+    names = [name for name in found["facts"] if ", batch " in name]
+    columns = [f"{what}, {side}" for what in ("prefill", "decode") for side in SIDES] + ["memory, Inductor", "djinn"]
+    rows = {}
+    for name in names:
+        times = [
+            1e3 * found["measurements"][f"{name}, {side}: {what}"]["median"]
+            for what in ("prefill", "decode")
+            for side in SIDES.values()
+        ]
+        held = [
+            statistics.median(one[side]["resident_bytes"] / one[side]["weight_bytes"] for one in found["facts"][name])
+            for side in ("inductor", "djinn")
+        ]
+        rows[name] = [f"{one:.1f}" for one in times] + [f"{one:.1f}" for one in held]
+    how = "milliseconds; memory over what the process held before, in bytes of the weights, runtimes' own included"
+    return f"{_table(rows, columns)}\n\n{_where(found)}; {how} (`generate.json`)."
+
+
+def _table(rows: Mapping[str, Sequence[str]], columns: Collection[str]) -> str:
+    lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
+    return "\n".join(lines + [f"| {name} | {' | '.join(texts)} |" for name, texts in rows.items()])
+
+
+def _where(found: Mapping[str, Any]) -> str:
     machine = found["device"]
-    where = f"{machine['cores']} cores of an {machine['cpu']}, torch {found['versions']['torch'].partition('+')[0]}"
-    said = f"A Llama-shaped decoder of 24 layers, float32, {where}; one run, `bench/results/first_calls.json`"
-    return "\n".join(lines) + f"\n\n{said} ([what else was measured](docs/measured.md))."
+    return f"{machine['cores']} cores of an {machine['cpu']}, torch {found['versions']['torch'].partition('+')[0]}"
 
 
 def report_head() -> str:
@@ -50,23 +80,29 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{1e3 * seconds:.0f} ms"
 
 
-def written(readme: str) -> str:
-    """README with both parts as they are today."""
-    for name, text in (("first calls", first_calls()), ("report", report_head())):
-        pattern = re.compile(rf"(<!-- {name}: [^>]*-->\n).*?(<!-- {name} end -->)", re.S)
-        readme, count = pattern.subn(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", readme)
-        assert count == 1, f"README has no place for {name}"
-    return readme
+#: By file, its parts.
+PARTS = {"README.md": {"first calls": first_calls, "report": report_head}, "docs/measured.md": {"generate": generate}}
+
+
+def written(file: str, kept: str) -> str:
+    """A file with its parts as they are today."""
+    for name, part in PARTS[file].items():
+        pattern, text = re.compile(rf"(<!-- {name}: [^>]*-->\n).*?(<!-- {name} end -->)", re.S), part()
+        kept, count = pattern.subn(lambda match, text=text: f"{match[1]}{text}\n{match[2]}", kept)
+        assert count == 1, f"{file} has no place for {name}"
+    return kept
 
 
 def main(words: list[str]) -> int:
-    """Write, or compare; the exit code is 1 if README is not current."""
-    place = ROOT / "README.md"
-    kept = place.read_text("utf-8")
-    if words == ["--check"]:
-        return int(written(kept) != kept)
-    place.write_text(written(kept), "utf-8")
-    return 0
+    """Write, or compare; the exit code is 1 if a file is not current."""
+    old = False
+    for file in PARTS:
+        kept = (ROOT / file).read_text("utf-8")
+        now = written(file, kept)
+        old = old or now != kept
+        if words != ["--check"]:
+            (ROOT / file).write_text(now, "utf-8")
+    return int(old and words == ["--check"])
 
 
 if __name__ == "__main__":
