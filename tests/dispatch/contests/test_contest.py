@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
+from djinn_fx.dispatch import entrant as entrant_module
 from djinn_fx.dispatch.contests import contest as contest_module
 from djinn_fx.dispatch.contests import trial
 from djinn_fx.dispatch.contests.contest import Contest
@@ -30,11 +31,16 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    """A clock that engines turn. No engine of another test is being made ready meanwhile: times would not count."""
     made = Clock()
+    monkeypatch.setattr(entrant_module, "_AT_WORK", set())
     monkeypatch.setattr(contest_module, "time", made)
     monkeypatch.setattr(trial, "SECONDS", 1e9)  # these engines take seconds, so that their times are easy to read
-    return made
+    yield made
+    for thread in threading.enumerate():
+        if thread.name.startswith("djinn prepares"):
+            thread.join(10)
 
 
 class Plain:
