@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from djinn_fx import freed
 from djinn_fx.threads import start_thread
-from tests.waiting import LONG
+from tests.alone import alone
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other C libraries keep nothing to speak of")
 
 PAGE = mmap.PAGESIZE
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def resident(start: int, nbytes: int) -> int:
@@ -55,19 +51,6 @@ def left_in_an_arena() -> None:
             ctypes.memset(at, 1, size)
         for at in blocks:
             library.free(ctypes.c_void_p(at))
-
-
-def alone(function: Callable[[], object]) -> str:
-    """What a function of this module gives, as text, in a process of its own.
-
-    Earlier tests leave more arenas than are looked at, and threads that use the same ones.
-    """
-    program = f"from tests.test_freed import {function.__name__} as function; print(function())"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=LONG, check=False
-    )
-    assert done.stderr == ""
-    return done.stdout.strip()
 
 
 def found_twice() -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from djinn_fx.engines.packed import ops as packed_ops
+from tests.alone import alone
 from tests.concrete import concrete
 from tests.engines.packed.packing import engine_of, region_of
 
@@ -40,13 +41,18 @@ def leave_memory_behind() -> list[torch.Tensor]:
     return [small for _, small in pairs]
 
 
-def test_what_mkl_does_not_write_to_holds_nothing() -> None:
+def most_that_is_resident() -> float:
+    """Of what MKL was given for eight weights, where freed memory is at hand."""
     kept = leave_memory_behind()
     weights = [torch.randn(512, 512) for _ in range(8)]
     packed_ops.make_room_for_mkl()
     packed = [packed_ops.pack_mkl_op()(weight, 64) for weight in weights]
-    assert all(resident_share(one) < 0.5 for one in packed)
     assert len(kept) == 8
+    return max(map(resident_share, packed))
+
+
+def test_what_mkl_does_not_write_to_holds_nothing() -> None:
+    assert float(alone(most_that_is_resident)) < 0.5
 
 
 @pytest.mark.parametrize(("way", "rooms"), [("onednn", 0), ("mkl", 1)])
