@@ -29,7 +29,7 @@ from djinn_fx.compiling.readiness import HANDLES, GraphHandle
 from djinn_fx.compiling.training.budget import partition_of
 from djinn_fx.dispatch.build import Builder, Whole
 from djinn_fx.dispatch.memory import MEMORY
-from djinn_fx.dispatch.refusals import told_of_refusals
+from djinn_fx.dispatch.refusals import absent, told_of_refusals
 from djinn_fx.dispatch.region import RegionBuild
 from djinn_fx.guard.quarantine import QUARANTINE
 from djinn_fx.passes.base import Pass, run_passes
@@ -206,7 +206,7 @@ class GraphCompiler:
         if self._handle is not None:
             self._handle.add((*built.callables, *built.standbys))
             told = told_of_refusals(settings, refusals, built.builds) if cut else ()
-            self._handle.refused += told
+            self._handle.refused += told if cut else absent(refusals, names)
         program, constants = program_of(srg, plan)
         if not cut:  # of what competes, each sees to its own strides, or the guard does
             program = replace(program, layouts=None)

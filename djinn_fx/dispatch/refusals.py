@@ -84,6 +84,17 @@ def told_of_refusals(settings: Settings, of_graph: Sequence[Reason], builds: Seq
     return (sentence,)
 
 
+def absent(reasons: Sequence[Reason], names: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for each engine that takes no part in a contest others are in.
+
+    Args:
+        reasons: why engines did not take the graph.
+        names: the engines that were asked.
+    """
+    refused = [(name, why) for name in names if (why := _said_by(name, reasons)) is not None]
+    return tuple(f"{name} takes no part: {without_name(name, why)}" for name, why in refused)
+
+
 def _said_by(name: str, reasons: Sequence[Reason]) -> str | None:
     """The first refusal of an engine: their details begin with its name."""
     found = (one.detail for one in reasons if one.kind in _TOLD and one.detail.startswith((f"{name}:", f"{name},")))

@@ -263,6 +263,18 @@ class TestCompiled:
             torch._dynamo.reset()
 
 
+    def test_one_that_takes_no_part_beside_others_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def supports(self: Any, region: Any) -> Reason:
+            return Reason(kind=ReasonKind.ENGINE_REFUSED, detail="onnxruntime: not today", node=region.label)
+
+        pytest.importorskip("onnxruntime")
+        monkeypatch.setattr("djinn_fx.engines.onnxruntime.engine.OnnxRuntimeEngine.supports", supports)
+        status = self.run("auto", times=1)
+        assert "onnxruntime" not in {one.engine for one in status.contests[0].entrants}
+        assert status.refused == ("onnxruntime takes no part: not today",)
+        assert status.refused[0] in str(status)
+
+
 @pytest.mark.parametrize("least_s", [0.004, None, 0.02])
 def test_it_pays_when_as_many_calls_again_save_more_than_building_takes(least_s: float | None) -> None:
     standby = Standby(lambda: (None, ()), outlook=Outlook(ops=[100, 300], least_s=least_s))

@@ -13,7 +13,8 @@ from djinn_fx.engines.bound.signature import Fed
 class Feeder:
     """Turns arguments into the inputs of a model, in its order.
 
-    A tensor that is contiguous is given as it is; another is copied. A number becomes a 0-d tensor.
+    A tensor that is contiguous is given as it is; another is copied. A number becomes a 0-d tensor. A 0-d float64 is
+    rounded where the model takes a float32 (``engines/lowering/narrowed.py``).
 
     Args:
         fed: the inputs, without those that the session holds itself.
@@ -34,7 +35,7 @@ class Feeder:
                 if scalar and isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
                     continue
                 return f"argument {place} is {type(value).__name__}, not a tensor"
-            if value.dtype is not dtype:
+            if value.dtype is not dtype and not (scalar and _is_rounded(value, dtype)):
                 return f"argument {place} is {value.dtype}, not {dtype}"
             if not value.is_cpu or value.layout is not torch.strided:
                 return f"argument {place} is not an ordinary tensor on the CPU"
@@ -47,7 +48,7 @@ class Feeder:
         for (place, dtype, sizes, scalar), fixed in zip(self._plan, self._fixed, strict=True):
             value = args[place]
             try:
-                if value.dtype is not dtype or not value.is_cpu:
+                if (value.dtype is not dtype and not (scalar and _is_rounded(value, dtype))) or not value.is_cpu:
                     return False
                 shape = value.shape
                 if fixed is None:
@@ -67,10 +68,12 @@ class Feeder:
     def tensors(self, args: Sequence[Any]) -> list[torch.Tensor]:
         """The inputs. They share memory with the arguments where that can be."""
         found = []
-        for place, _, _, scalar in self._plan:
+        for place, dtype, _, scalar in self._plan:
             value = args[place]
             if scalar and not isinstance(value, torch.Tensor):
                 value = torch.tensor(int(value), dtype=torch.int64)
+            elif scalar and value.dtype is not dtype:
+                value = value.detach().to(dtype)
             elif not value.is_contiguous() or value.is_neg() or not value.data_ptr():
                 value = plain(value)
             found.append(value)
@@ -82,6 +85,10 @@ def plain(value: torch.Tensor) -> torch.Tensor:
     value = value.detach().resolve_neg()
     # A tensor of nothing but zeros may have no memory; clone() gives it some.
     return value.clone(memory_format=torch.contiguous_format) if value._is_zerotensor() else value.contiguous()
+
+
+def _is_rounded(value: torch.Tensor, dtype: torch.dtype) -> bool:
+    return value.dtype is torch.float64 and dtype is torch.float32
 
 
 def _fits(shape: Sequence[int], sizes: Sequence[int | None]) -> bool:

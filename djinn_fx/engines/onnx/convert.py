@@ -14,9 +14,9 @@ from djinn_fx.engines.bound.signature import Fed, Signature
 from djinn_fx.engines.lowering.decompose import parts_of
 from djinn_fx.engines.lowering.effects import Effects
 from djinn_fx.engines.lowering.formulas import Formulas, expression_of
+from djinn_fx.engines.lowering.narrowed import MOST, narrowed
 from djinn_fx.engines.onnx import for_tensorrt, patterns, registry, stamps
 from djinn_fx.engines.onnx.conditions.integers import Conditions
-from djinn_fx.engines.onnx.for_tensorrt import narrowed
 from djinn_fx.engines.onnx.graph import GraphBuilder, Refused, Value
 from djinn_fx.engines.onnx.results import Results
 from djinn_fx.engines.onnx.sizes import Symbols
@@ -26,7 +26,10 @@ from djinn_fx.srg.graph import attribute, fake_value, tensors_of
 from djinn_fx.srg.lower import source_of, target_name
 
 #: Part of the engines' fingerprints: a new number makes every kept model stale.
-CONVERTER_VERSION = "16"
+CONVERTER_VERSION = "17"
+
+#: By runtime that has no float64: how many operations with a single number of it are done in float32 (``narrowed``).
+_ON_NARROWED = {"openvino": 0, "tensorrt": MOST}
 
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _CHECKS = (
@@ -88,10 +91,11 @@ _JOINS = frozenset({"aten.cat.default", "aten.concatenate.default"})
 
 class _Conversion:
     def __init__(self, region: RegionGraph, flavour: str) -> None:
-        self._graph = region.gm.graph if flavour != "tensorrt" else narrowed(region.gm.graph)
+        operations = _ON_NARROWED.get(flavour)
+        self._graph = region.gm.graph if operations is None else narrowed(region.gm.graph, operations)
         self._table = registry.load()
         self._places = {node: place for place, node in enumerate(self._graph.find_nodes(op="placeholder"))}
-        self._examples = region.example_inputs
+        self._examples, self._weights = region.example_inputs, region.weights
         arguments = [self._fake(node) for node in self._places]
         self._formulas = Formulas(arguments, tensors_only=flavour == "tensorrt")
         self._symbols = Symbols(self._read_symbol)
@@ -210,6 +214,8 @@ class _Conversion:
             return
         if isinstance(fake, torch.Tensor):
             self._check_tensor(fake)
+            if self._places[node] in self._weights and self._builder.flavour == "openvino":
+                self._check_tensor(self._examples[self._places[node]])  # nobody rounds what is constant from now on
             self._values[node] = self._declare(self._places[node], fake)
             self._conditions.take(node)
 

@@ -84,6 +84,49 @@ def test_numbers_beyond_32_bits_are_refused_wherever_they_come_from() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("scale", [0.1, -0.0, 1e-300, 1e300, 16777217.0, math.inf, math.nan])
+def test_a_number_in_double_precision_is_rounded_by_the_caller(scale: float) -> None:
+    """With ``dynamic=True`` a Python number is one, such as an attention's scale."""
+
+    def function(x: Tensor, scale: Tensor) -> Tensor:
+        return x * scale.double().float()
+
+    x, of_trace = torch.randn(4, 5), torch.tensor(0.3, dtype=torch.float64)
+    region = Traced(function, x, of_trace)
+    run = region.opened(OpenVinoEngine())
+    given = torch.tensor(scale, dtype=torch.float64)
+    assert difference(region.call(run, x, given), [function(x, given)]) is None
+    with pytest.raises(EngineError, match=r"float16, not torch\.float32"):
+        region.call(run, x, given.to(torch.float16))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, scale: x * (scale * scale).float(),
+        lambda x, scale: (x * scale.float(), scale + 1),
+        lambda x, scale: x.double() * scale,
+        lambda x, scale: x * scale.long(),
+        lambda x, scale: x * x[0, 0].int().double().float() * scale.float(),
+    ],
+    ids=["computed with", "given back", "of a tensor", "as a whole number", "of a whole number"],
+)
+def test_what_needs_double_precision_is_refused(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    x, scale = torch.randn(4, 5), torch.tensor(0.3, dtype=torch.float64)
+    refusal = OpenVinoEngine().supports(Traced(function, x, scale).graph)
+    assert refusal is not None
+    assert "float64" in refusal.detail
+
+
+@torch.no_grad()
+def test_a_weight_in_double_precision_is_refused() -> None:
+    x, scale = torch.randn(4, 5), torch.tensor(0.3, dtype=torch.float64)
+    weight = Traced(lambda x, scale: x * scale.float(), x, scale, weights=(1,))
+    assert OpenVinoEngine().supports(weight.graph) is not None
+
+
+@torch.no_grad()
 def test_an_argument_that_is_not_used_and_one_under_several_names() -> None:
     def function(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return x.reshape(1, 4, 5).transpose(1, 2) * 2, y.reshape(5, 4) @ x.reshape(4, 5)
