@@ -18,7 +18,7 @@ from typing import Any
 
 from djinn_fx.dispatch.contests.decisions import Decision, all_medians, why_chosen
 from djinn_fx.dispatch.contests.latecomers import LOOK_EVERY, late_one, open_ended, somebody_comes, summon
-from djinn_fx.dispatch.contests.trial import CALLS, DECIDING, TELLING, Trial
+from djinn_fx.dispatch.contests.trial import CALLS, DECIDING, TELLING, Room, Trial
 from djinn_fx.dispatch.entrant import USING, Dispatcher, DispatchStatus, Entrant, State, wait_for
 from djinn_fx.dispatch.refusals import engines_left, refused, warn, without_name
 from djinn_fx.engines.base import Declined, RegionCallable
@@ -30,6 +30,7 @@ from djinn_fx.settings.engines import EAGER
 from djinn_fx.threads import collect_beside, new_rlock, start_thread
 
 log = logging.getLogger("djinn_fx.dispatch.contests.contest")
+_ROOM = Room()
 
 
 class Contest(Dispatcher):
@@ -49,6 +50,7 @@ class Contest(Dispatcher):
         in_use: whether another contest uses an engine's copies of weights, so that who is beaten must not let go.
         work: how much a call is, in any unit.
         standby: makes the entrant that takes part once no other engine is left; None: there is none.
+        room: for copies of the weights.
     """
 
     def __init__(
@@ -67,9 +69,10 @@ class Contest(Dispatcher):
         in_use: Callable[[str], bool] = lambda engine: False,
         work: Callable[[Sequence[Any]], float] = lambda args: 1.0,
         standby: Callable[[], Entrant] | None = None,
+        room: Room = _ROOM,
     ) -> None:
         super().__init__(label, reference, entrants)
-        self._in_use, self.standby = in_use, standby
+        self._in_use, self.standby, self._room = in_use, standby, room
         #: Whether all engines were out once, so that nobody else can be asked for.
         self._alone = False
         #: Calls while somebody may still come, and whether the outcome may still be another.
@@ -77,7 +80,7 @@ class Contest(Dispatcher):
         self.reason: Reason | None = None
         self._waits, self._synchronise = waits, synchronise
         self._decided, self._leading, self._lost, self._timed, self._work = decided, leading, lost, timed, work
-        self._trial = Trial(remembered, self._admits)
+        self._trial = Trial(remembered, room)
         self._lock = new_rlock()
         self._first_answer = True
         self._serving: Entrant | None = None
@@ -106,7 +109,8 @@ class Contest(Dispatcher):
     def _serve(self, args: list[Any]) -> Sequence[Any]:
         """After the decision: the winner answers, if it can as things are."""
         serving = self._serving
-        assert serving is not None, "a decision was made"
+        if serving is None:  # another thread has reopened the trial since this one came here
+            return self._on_trial(args)
         if not serving.run.partial:
             return serving.run(args)
         made, _ = self._asked(serving, args)
@@ -213,10 +217,6 @@ class Contest(Dispatcher):
         """Release the copies of weights of who was beaten."""
         if not self._in_use(entrant.engine):
             entrant.run.release()
-
-    def _admits(self, entrant: Entrant) -> bool:
-        """Whether an engine may be made ready now."""
-        return True
 
     def uses(self, engine: str) -> bool:
         """Whether an engine serves here, or may come to."""
@@ -368,7 +368,7 @@ class Contest(Dispatcher):
         """Have the next one that has come made ready, beside the calls; if it is, it is tried against who serves."""
         with self._lock:
             serving = self._serving if self._answer == self._serve_and_look else None
-            came = late_one(self.entrants, serving, self._admits) if serving is not None else None
+            came = late_one(self.entrants, serving, self._room.admits) if serving is not None else None
             if serving is not None and self._untold and not open_ended(self.entrants):
                 self._tell(serving)
         if came is None or not self._ready(came, args):
@@ -383,7 +383,7 @@ class Contest(Dispatcher):
     def decided(self) -> bool:
         """Whether the trial is over, and nobody has come since who is about to be tried."""
         over = self._serving is not None and self._answer != self._on_trial
-        return over and not somebody_comes(self.entrants, self._serving, self._admits)
+        return over and not somebody_comes(self.entrants, self._serving, self._room.admits)
 
     def status(self) -> DispatchStatus:
         """A snapshot."""

@@ -7,8 +7,6 @@ contest.
 from __future__ import annotations
 
 import functools
-import math
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +14,14 @@ from typing import Any
 from djinn_fx.dispatch.checks import Checks, has_passed
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.decisions import Outcomes
+from djinn_fx.dispatch.contests.own_ops import OwnOps
 from djinn_fx.dispatch.contests.sharing import SharingContest
 from djinn_fx.dispatch.contests.work import CallWork
 from djinn_fx.dispatch.entrant import Entrant
 from djinn_fx.dispatch.memory import Loaded
 from djinn_fx.dispatch.standby import Standby
 from djinn_fx.dispatch.tier import Prepared, Tier
-from djinn_fx.engines.base import RegionCallable, RegionGraph, Runner, as_runner
+from djinn_fx.engines.base import RegionCallable, RegionGraph, as_runner
 from djinn_fx.engines.bound.watch import picker
 from djinn_fx.guard.rehearsed import RehearsedRegion
 from djinn_fx.reasons import Reason
@@ -72,11 +71,13 @@ def contest_between(
     checks = Checks(graph, own, settings, repeats, kind=RehearsedRegion)
 
     def contest(sizes: Sequence[int] = (), others: ContestBySize | None = None) -> Contest:
+        # Where sizes differ, times of other contests' calls say nothing here.
+        mine = OwnOps(reference) if work.differs else own
         memory = outcomes(sizes) if outcomes is not None else None
         known = memory.known if memory is not None else None
         held = (Contest if weights is None else functools.partial(SharingContest, weights=weights))(
             label=graph.label,
-            reference=own,
+            reference=mine,
             waits=settings.compile == "blocking" and (others is None or not others.contests),
             decided=memory.decided if memory is not None else None,
             leading=memory.leading if memory is not None else None,
@@ -99,7 +100,7 @@ def contest_between(
             else:
                 held.standby = late
         if settings.engine == "auto" or EAGER in settings.engines:
-            entrants.append(Entrant(EAGER, reference) if work.differs else _Eager(own))
+            entrants.append(Entrant(EAGER, mine) if work.differs else _Eager(own))
         held.entrants = tuple(entrants)
         if known is not None:
             held.go_on(known)
@@ -115,32 +116,6 @@ def _copy_of(made: Made) -> Hashable | None:
         return None
     shared = traits.shares_copies and as_runner(made.loaded.run).shares_copies
     return (made.tier.name,) if shared else (made.tier.name, id(made.loaded.run))
-
-
-class OwnOps(Runner):
-    """The region's own ops, with a clock: they run wherever an answer is compared."""
-
-    def __init__(self, run: RegionCallable) -> None:
-        self._run = run
-        self.runs, self.least_s = 0, math.inf
-
-    def __call__(self, args: list[Any]) -> Sequence[Any]:
-        """Run them."""
-        start = time.perf_counter()
-        results = self._run(args)
-        self.least_s = min(self.least_s, time.perf_counter() - start)
-        self.runs += 1
-        return results
-
-    @property
-    def unsure(self) -> bool:  # type: ignore[override]
-        """Whether they ran but once: that was slower than they are."""
-        return self.runs == 1
-
-    @property
-    def direct(self) -> RegionCallable:
-        """Without the clock."""
-        return self._run
 
 
 class _Eager(Entrant):

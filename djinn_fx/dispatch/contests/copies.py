@@ -33,6 +33,9 @@ MARGIN = 0.03
 PATIENCE = 3
 #: How often each graph is called is known after so many calls of all of them.
 ENOUGH = 64
+#: A graph makes no copy that would be one too many where those that are kept save more than so many times what all of
+#: its calls take without: even if they took no time, its copy would not be kept.
+OUTWEIGHED = 2.0
 #: Graphs are over the same weights if they have more than this share of the bytes of either in common.
 SAME = 0.5
 
@@ -96,6 +99,11 @@ class Member(Protocol):
     asked: int
 
     @property
+    def own_s(self) -> float:
+        """The least seconds of a call on its own ops; infinite: not known."""
+        ...
+
+    @property
     def trying(self) -> bool:
         """Whether an engine is on trial against the best so far."""
         ...
@@ -150,6 +158,22 @@ class Copies:
     def admits(self, copy: Hashable | None) -> bool:
         """Whether this copy may be made now. Takes no lock."""
         return copy is None or len(self._kept() - {copy}) <= self.room
+
+    def outweighs(self, copy: Hashable | None, member: Member) -> bool:
+        """Whether this copy, were it made for this graph, would be one too many and would not be kept. Takes no lock."""
+        kept = self._kept() - {copy}
+        calls = [(one, one.asked - before, one.options(self.bytes)) for one, before in self._calls()]
+        if copy is None or len(kept) < self.room or sum(count for _, count, _ in calls) < ENOUGH:
+            return False
+        own = [(count + 1, options, one.own_s) for one, count, options in calls if one is member]
+        others = [(count, options) for one, count, options in calls if one is not member]
+        others = [(count, options) for count, options in others if _knows(options, copy)]
+
+        def saved(other: Hashable | None) -> float:
+            return sum(count * (_least(options, copy) - _least(options, other)) for count, options in others)
+
+        without = sum(count * min(own_s, _least(options, None)) for count, options, own_s in own)
+        return max(map(saved, kept), default=0.0) > OUTWEIGHED * without
 
     def keeps(self, copy: Hashable | None) -> bool:
         """Whether this copy is there, or being made. Takes no lock."""
@@ -217,6 +241,11 @@ class Copies:
     def _calls(self) -> list[tuple[Member, int]]:
         found = [(ref(), before) for ref, before in self._since]
         return [(one, before) for one, before in found if one is not None]
+
+
+def _knows(options: Sequence[Option], copy: Hashable) -> bool:
+    """Whether it is known how long calls take with this copy."""
+    return math.isfinite(_least(options, copy)) and all(one.seconds is not None for one in options if one.copy == copy)
 
 
 def _least(options: Sequence[Option], copy: Hashable | None) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from djinn_fx.dispatch.entrant import Entrant, State
 from djinn_fx.pool.limits import available_bytes
@@ -36,15 +36,30 @@ ROOM = 1.5
 TELLING, DECIDING = 3, 2
 
 
+class Room:
+    """What other graphs leave of the memory for copies of the weights (``sharing.py``); here: all of it."""
+
+    def admits(self, entrant: Entrant) -> bool:
+        """Whether an engine may be made ready now."""
+        return True
+
+    def keeps(self, entrant: Entrant) -> bool:
+        """Whether the copy that an engine needs is there anyway: such are tried before others."""
+        return False
+
+    def may_keep(self, entrant: Entrant) -> bool:
+        """Whether the copy that an engine needs may come to be kept, as calls are now: others are not tried."""
+        return True
+
+
 class Trial:
     """See the module's text.
 
     Args:
         known: the engine that an earlier trial of the same work chose: others are not tried.
-        admits: whether an engine may be made ready now, as far as copies of the weights go (``copies.py``).
+        room: for copies of the weights.
 
     Attributes:
-        kept: whether the copy of the weights that an engine needs is there anyway: such are tried before others.
         brief: it goes on from an earlier process: calls are few, so each duel is to be short.
         waiting: somebody is not admitted now.
         best: the best so far; None: nobody is ready.
@@ -54,9 +69,8 @@ class Trial:
         challenger: the only one that is tried; None: all are.
     """
 
-    def __init__(self, known: str | None, admits: Callable[[Entrant], bool] = lambda one: True) -> None:
-        self.known, self._admits = known, admits
-        self.kept: Callable[[Entrant], bool] = lambda one: False
+    def __init__(self, known: str | None, room: Room) -> None:
+        self.known, self._room = known, room
         self.brief = self.waiting = False
         self.best: Entrant | None = None
         self.rival: Entrant | None = None
@@ -109,12 +123,12 @@ class Trial:
     def _there(self, entrants: Sequence[Entrant]) -> list[Entrant]:
         """Who is still to be tried, and could be."""
         of = entrants if self.challenger is None else [self.challenger]
-        there = [one for one in of if one.state is State.COLD and one.arrived()]
-        return sorted(there, key=self.kept, reverse=True) if len(there) > 1 else there
+        there = [one for one in of if one.state is State.COLD and one.arrived() and self._room.may_keep(one)]
+        return sorted(there, key=self._room.keeps, reverse=True) if len(there) > 1 else there
 
     def _next(self, entrants: Sequence[Entrant]) -> Entrant | None:
         there = self._there(entrants)
-        found = next(filter(self._admits, there), None)
+        found = next(filter(self._room.admits, there), None)
         self.waiting = self.waiting or bool(there and there[0] is not found)
         if found is not None:
             found.state, found.answers, found.seconds, found.work = State.TRIAL, 0, [], []
@@ -219,7 +233,7 @@ class Trial:
             return None
         for one in there:
             # Its time comes where there is some left, or where two copies of the weights are there but for a while.
-            if not known_to_be_slow(one, best) and self._spent and self._admits(one):
+            if not known_to_be_slow(one, best) and self._spent and self._room.admits(one):
                 detail = f"{one.engine}: not tried: the trial was over after {self.timed} timed calls"
                 one.move(State.BEATEN, Reason(kind=ReasonKind.ENGINE_REFUSED, detail=detail))
         return best

@@ -10,7 +10,7 @@ import pytest
 
 from djinn_fx.dispatch import entrant as entrant_module
 from djinn_fx.dispatch.contests import contest as contest_module
-from djinn_fx.dispatch.contests import trial
+from djinn_fx.dispatch.contests import own_ops, trial
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import ContestBySize
 from djinn_fx.dispatch.contests.trial import CALLS, MARGIN, MAX_ROUNDS, ROUNDS
@@ -36,6 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     made = Clock()
     monkeypatch.setattr(entrant_module, "_AT_WORK", set())
     monkeypatch.setattr(contest_module, "time", made)
+    monkeypatch.setattr(own_ops, "time", made)
     monkeypatch.setattr(trial, "SECONDS", 1e9)  # these engines take seconds, so that their times are easy to read
     yield made
     for thread in threading.enumerate():

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from djinn_fx.dispatch.contests.contest import Contest
-from djinn_fx.dispatch.contests.contestants import ContestBySize, OwnOps
+from djinn_fx.dispatch.contests.contestants import ContestBySize
+from djinn_fx.dispatch.contests.own_ops import OwnOps
 from djinn_fx.dispatch.contests.decisions import medians
 from djinn_fx.dispatch.contests.trial import CALLS, MOST_CALLS, compared
 from djinn_fx.dispatch.entrant import Entrant, State
@@ -242,7 +243,7 @@ def test_who_is_known_to_be_slow_need_not_answer(clock: Clock, seconds: float, c
 
 
 def test_own_ops_are_timed_wherever_they_run(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    monkeypatch.setattr("djinn_fx.dispatch.contests.contestants.time", clock)
+    monkeypatch.setattr("djinn_fx.dispatch.contests.own_ops.time", clock)
     run = Plain(clock, 3.0)
     own = OwnOps(run)
     for value, run.seconds in ((1, 3.0), (2, 2.0), (3, 4.0)):
