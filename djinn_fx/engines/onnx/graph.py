@@ -302,11 +302,19 @@ class GraphBuilder(Shaping):
         self.require(self.op("And", [above, below], torch.bool, ()))
 
     def flag(self) -> int | None:
-        """The model output that says whether all conditions hold; None if there are none. Call it last."""
+        """The model output that says whether all conditions hold; None if there are none. Call it last.
+
+        Those of weights alone come first: together they are one constant, which no call computes.
+        """
         if not self._required:
             return None
-        holds = self._required[0]
-        for other in self._required[1:]:
+        varying = set(self.given)
+        for node in self._nodes:
+            if not varying.isdisjoint(node.input):
+                varying.update(node.output)
+        first, *others = sorted(self._required, key=lambda one: one.name in varying)
+        holds = first
+        for other in others:
             holds = self.op("And", [holds, other], torch.bool, ())
         return self.output(holds)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from djinn_fx.engines import registry
 from djinn_fx.engines.onnx.serving.engine import OnnxEngine
@@ -17,7 +21,9 @@ from tests.engines.onnx import engine_cases as onnx_engine_cases
 from tests.engines.onnx.engine_cases import WIDTH, Traced, close, linear, parameters
 
 pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
+onnxruntime_session = pytest.importorskip("djinn_fx.engines.onnxruntime.session")
+session_options = onnxruntime_session.session_options
 
 
 class TestOnnxRuntime(onnx_engine_cases.Cases):
@@ -72,3 +78,31 @@ def test_a_forked_child_answers_with_sessions_of_its_own() -> None:
             os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
     close(region.call(run, x, w, b), linear(x, w, b))
+
+
+@torch.no_grad()
+def test_what_weights_alone_decide_is_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conditions of weights are one constant; a call computes those of its own numbers, and what joins them."""
+    opened = tmp_path / "opened.onnx"
+
+    def options(threads: int) -> Any:
+        made = session_options(threads)
+        made.optimized_model_filepath = str(opened)
+        return made
+
+    def function(x: Tensor, kernel: Tensor, *weights: Tensor) -> Tensor:
+        for mean, variance in zip(weights[::2], weights[1::2], strict=True):
+            x = F.relu(F.batch_norm(F.conv2d(x, kernel), mean, variance))
+        return x
+
+    monkeypatch.setattr(onnxruntime_session, "session_options", options)
+    x, weights = torch.randn(1, 8, 9, 9), [torch.rand(8) + 0.5 for _ in range(8)]
+    weights.insert(0, torch.randn(8, 8, 1, 1))
+    region = Traced(function, x, *weights, weights=range(1, 10))
+    model = onnx.ModelProto.FromString(OnnxRuntimeEngine().compile(region.graph).payload or b"")
+    run = region.opened(OnnxRuntimeEngine())
+    close(region.call(run, x, *weights), function(x, *weights))
+    before = [node.op_type for node in model.graph.node].count("And")
+    after = [node.op_type for node in onnx.load(opened).graph.node].count("And")
+    assert before >= 4
+    assert after == 1
