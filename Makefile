@@ -139,7 +139,7 @@ table: $(READY)
 	$(BIN)/python tools/settings_table.py
 	$(BIN)/python tools/report_schema.py
 	$(BIN)/python tools/example_reports.py
-	$(BIN)/python tools/first_calls_table.py
+	$(BIN)/python tools/measured_tables.py
 tensorrt-table: $(READY)
 	$(BIN)/python tools/tensorrt_table.py
 onnx-table: $(READY)

@@ -63,7 +63,7 @@ def words(command: str) -> list[str]:
 
 
 def test_the_first_screen_is_current() -> None:
-    tool = [sys.executable, "tools/first_calls_table.py", "--check"]
+    tool = [sys.executable, "tools/measured_tables.py", "--check"]
     assert subprocess.run(tool, cwd=REPO, check=False).returncode == 0
 
 

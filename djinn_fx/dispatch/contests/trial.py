@@ -28,6 +28,9 @@ ROUNDS, MAX_ROUNDS = 5, 10
 #: none. Slower than the other by the second figure: out after two answers.
 MARGIN = 0.03
 SLOW = 1.5
+#: Where one came late and the two differ by less than this factor, the duel goes on as long as a trial may: either
+#: serves well meanwhile, and a few calls on a busy machine do not tell.
+CLEAR = 1.3
 #: Who is expected to be slower than the best by this factor, even if all goes its way, is not tried (``forecast.py``).
 HOPELESS = 2.0
 #: A further copy of the weights is made only where so many times its size is free.
@@ -257,6 +260,9 @@ class Trial:
         if not rival.seconds or not recent[0]:
             return rival
         first, second = compared(recent, (rival.seconds, rival.work))
+        close = max(first, second) < CLEAR * min(first, second)
+        if self.challenger is not None and close and least < MAX_ROUNDS and not self.over:
+            return None
         if best.copy is not None and rival.copy is None:  # a copy of the weights must be worth it
             return rival if first < (1 - MARGIN) * second else best
         return best if second < (1 - MARGIN) * first else rival

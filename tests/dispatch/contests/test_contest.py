@@ -457,7 +457,7 @@ class TestThoseThatTakeLong:
         assert contest.decided
         assert slow.rehearsed == 1
         if winner == "a":
-            assert 2 <= slow.calls - answered <= CALLS // 2
+            assert 2 <= slow.calls - answered <= CALLS // 2 + 1  # the first one is not timed
             assert slow.released == 1
 
     def test_before_it_is_ready_no_call_waits_for_it(self, clock: Clock) -> None:

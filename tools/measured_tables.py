@@ -1,7 +1,7 @@
-"""Write what README shows first, and the table of ``generate()`` in docs/measured.md. ``--check`` only compares.
+"""Write what README shows first, and the tables of docs/measured.md. ``--check`` only compares.
 
 README shows first calls, of bench/results/first_calls.json, and the head of the report docs/reports/decoder.md; the
-other table is of bench/results/generate.json.
+other tables are of bench/results/generate.json and bench/results/engines.json.
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Calls from the end of a run of which the median is a settled call.
 SETTLED = 50
 SIDES = {"eager": "none", "Inductor": "inductor", "djinn": "djinn"}
+ENGINES = {
+    "eager": "eager",
+    "Inductor": "inductor",
+    "OpenVINO's backend": "openvino",
+    "ONNX Runtime": "onnxruntime",
+    "djinn, `auto`": "djinn",
+}
 
 
 def first_calls() -> str:
@@ -58,6 +65,31 @@ def generate() -> str:
     return f"{_table(rows, columns)}\n\n{_where(found)}; {how} (`generate.json`)."
 
 
+def engines() -> str:
+    """A row a model and way of calling it: milliseconds of a settled call, and which engine djinn runs it on."""
+    found = json.loads((ROOT / "bench" / "results" / "engines.json").read_text("utf-8"))
+    rows = {}
+    for case, runs in found["facts"].items():
+        if " x" not in case or not isinstance(runs, list):
+            continue
+        times = [found["measurements"].get(f"{case} steady {side}") for side in ENGINES.values()]
+        over = [found["ratios"].get(f"{case} djinn over {other}") for other in ("Inductor", "the best peer")]
+        runs_on = ", ".join(runs[0]["sides"]["djinn"].get("holds", {}).get("engines", {}))
+        rows[case.replace("/", ", ").replace(" x", ", batch ")] = [
+            *(f"{1e3 * one['median']:.1f}" if one is not None else "-" for one in times),
+            runs_on,
+            *(f"{one['median']:.2f}" if one is not None else "-" for one in over),
+        ]
+    columns = [*ENGINES, "runs on", "of Inductor's speed", "of the best one's"]
+    means = [found["bars"][f"auto_over_{other}_geomean"]["value"] for other in ("inductor", "best_peer")]
+    noise = [one["median"] for one in found["noise"].values()]
+    said = (
+        f"{_where(found)}; milliseconds; geometric means {means[0]:.2f} and {means[1]:.2f}; eager against itself "
+        f"{min(noise):.2f} to {max(noise):.2f} (`engines.json`)."
+    )
+    return f"{_table(rows, columns)}\n\n{said}"
+
+
 def _table(rows: Mapping[str, Sequence[str]], columns: Collection[str]) -> str:
     lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
     return "\n".join(lines + [f"| {name} | {' | '.join(texts)} |" for name, texts in rows.items()])
@@ -81,7 +113,10 @@ def _seconds(seconds: float) -> str:
 
 
 #: By file, its parts.
-PARTS = {"README.md": {"first calls": first_calls, "report": report_head}, "docs/measured.md": {"generate": generate}}
+PARTS = {
+    "README.md": {"first calls": first_calls, "report": report_head},
+    "docs/measured.md": {"generate": generate, "engines": engines},
+}
 
 
 def written(file: str, kept: str) -> str:
