@@ -46,8 +46,8 @@ class ModelStatus:
         reasons: why a graph stays as Dynamo made it.
         contests: the graphs for which several engines compete, and which of them answered last.
         unprotected: why writes into weights are not seen by write protection (docs/guard.md); None if they are.
-        refused: a sentence for each graph or region that an engine which was asked for does not serve, and for each engine
-            that takes no part in a graph which this process planned.
+        refused: a sentence for each graph or region that an engine which was asked for does not serve, and for each
+            engine that takes no part in a graph which this process planned.
         caches: what this process does not use of the disk cache, because somebody else wrote it (docs/trust.md).
         relaid: values that came to a region with other strides than were traced, and so were copied.
         loading: how many graphs of an earlier process run on their own ops while their engines are loaded.

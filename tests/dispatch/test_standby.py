@@ -262,7 +262,6 @@ class TestCompiled:
             djinn_fx.backend.reset()
             torch._dynamo.reset()
 
-
     def test_one_that_takes_no_part_beside_others_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def supports(self: Any, region: Any) -> Reason:
             return Reason(kind=ReasonKind.ENGINE_REFUSED, detail="onnxruntime: not today", node=region.label)

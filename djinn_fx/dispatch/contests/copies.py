@@ -160,7 +160,7 @@ class Copies:
         return copy is None or len(self._kept() - {copy}) <= self.room
 
     def outweighs(self, copy: Hashable | None, member: Member) -> bool:
-        """Whether this copy, were it made for this graph, would be one too many and would not be kept. Takes no lock."""
+        """Whether this copy, made for this graph, would be one too many and would not be kept. Takes no lock."""
         kept = self._kept() - {copy}
         calls = [(one, one.asked - before, one.options(self.bytes)) for one, before in self._calls()]
         if copy is None or len(kept) < self.room or sum(count for _, count, _ in calls) < ENOUGH:

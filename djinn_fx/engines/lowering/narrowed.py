@@ -101,4 +101,3 @@ def _fits(user: Node, found: set[Node]) -> bool:
         and isinstance(value, torch.Tensor)
         and value.dtype is torch.float32
     )
-

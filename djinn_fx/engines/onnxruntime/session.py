@@ -62,7 +62,7 @@ _BITS = {1: torch.uint8, 2: torch.int16}
 
 
 def session_options(threads: int) -> Any:
-    """How sessions are opened: one call at a time on this many threads, which spin for work during a call, not after it.
+    """How sessions are opened: one call at a time on this many threads, which spin during a call, not after it.
 
     Asleep they are woken for each operator, which takes 5 to 13 % of a call (decision 0044); spinning between two calls
     they would take the processors from torch's own.

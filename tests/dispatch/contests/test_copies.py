@@ -131,10 +131,11 @@ def test_who_needs_a_copy_that_is_there_is_tried_before_others(clock: Clock) -> 
     assert "onnxruntime" not in tried
 
 
+DECODE: Times = {"openvino": 2.0, "eager": 5.0}
+
+
 class TestOutweighed:
     """A graph whose calls take less altogether than the copy of another saves makes none of its own."""
-
-    DECODE: Times = {"openvino": 2.0, "eager": 5.0}
 
     def call(self, contests: Sequence[SharingContest]) -> None:
         for contest in contests:
@@ -144,7 +145,7 @@ class TestOutweighed:
 
     def test_it_is_not_made(self, clock: Clock) -> None:
         copies, weights = Copies(), a_weight()
-        decode = graph(clock, self.DECODE, copies, weights)
+        decode = graph(clock, DECODE, copies, weights)
         self.call([decode] * 40)
         prefill = graph(clock, {**PREFILL, "packed": 20.0}, copies, weights)
         self.call([prefill])  # too early to tell
@@ -157,7 +158,7 @@ class TestOutweighed:
 
     def test_it_is_tried_once_the_graph_is_called_more_often(self, clock: Clock) -> None:
         copies, weights = Copies(), a_weight()
-        prefill, decode = graph(clock, PREFILL, copies, weights), graph(clock, self.DECODE, copies, weights)
+        prefill, decode = graph(clock, PREFILL, copies, weights), graph(clock, DECODE, copies, weights)
         self.call([prefill, *[decode] * 200])
         assert (prefill.engine, copies.now) == ("eager", 1)
         before = copies.most
@@ -169,7 +170,7 @@ class TestOutweighed:
 
     def test_one_that_is_on_trial_lets_go_though_it_is_not_called(self, clock: Clock) -> None:
         copies, weights = Copies(), a_weight()
-        prefill, decode = graph(clock, PREFILL, copies, weights), graph(clock, self.DECODE, copies, weights)
+        prefill, decode = graph(clock, PREFILL, copies, weights), graph(clock, DECODE, copies, weights)
         self.call([prefill, prefill, prefill])
         assert prefill.trying
         self.call([decode] * 200)
@@ -179,7 +180,7 @@ class TestOutweighed:
     def test_what_others_would_have_of_it_counts(self, clock: Clock, own: float) -> None:
         """One that all can use is made, where it is not known to be worse for the others."""
         copies, weights = Copies(), a_weight()
-        decode = graph(clock, {**self.DECODE, "packed": 1.9}, copies, weights)
+        decode = graph(clock, {**DECODE, "packed": 1.9}, copies, weights)
         prefill = graph(clock, {"packed": 0.4, "eager": own}, copies, weights)
         self.call([prefill, *[decode] * 200])
         for _ in range(40):

@@ -10,8 +10,8 @@ import pytest
 
 from djinn_fx.dispatch.contests.contest import Contest
 from djinn_fx.dispatch.contests.contestants import ContestBySize
-from djinn_fx.dispatch.contests.own_ops import OwnOps
 from djinn_fx.dispatch.contests.decisions import medians
+from djinn_fx.dispatch.contests.own_ops import OwnOps
 from djinn_fx.dispatch.contests.trial import CALLS, MOST_CALLS, compared
 from djinn_fx.dispatch.entrant import Entrant, State
 from djinn_fx.engines.base import Runner

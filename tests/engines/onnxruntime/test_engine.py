@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -106,3 +107,48 @@ def test_what_weights_alone_decide_is_decided_once(tmp_path: Path, monkeypatch: 
     after = [node.op_type for node in onnx.load(opened).graph.node].count("And")
     assert before >= 4
     assert after == 1
+
+
+ODD = torch.tensor([math.nan, -0.0, 0.0, math.inf, -math.inf, 7, -3, 6, 5.5, 1e-40, -1e-40, 3e38])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bounds", [(0, 6), (-1.0, 0.0), (-0.0, 0.1), (2, 2), (-math.inf, 1), (3, 1)])
+@pytest.mark.parametrize("size", [1, 12, 37, 100_000])
+def test_numbers_between_two_bounds(bounds: tuple[float, float], size: int) -> None:
+    """In order or not; to the bit, NaN and the sign of zero too."""
+    x = ODD.repeat(size // 12 + 1)[:size]
+    region = Traced(lambda x: torch.clamp(x, *bounds), x)
+    (found,) = region.call(region.opened(OnnxRuntimeEngine()), x)
+    assert torch.equal(found.isnan(), x.isnan())
+    wanted = torch.clamp(x, *bounds)
+    assert torch.equal(found[~x.isnan()].view(torch.int32), wanted[~x.isnan()].view(torch.int32))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("groups", "size"), [(1, 1), (1, 3), (16, 3)])
+def test_a_convolution_and_its_bounds_are_one_operator(
+    groups: int, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = tmp_path / "opened.onnx"
+
+    def options(threads: int) -> Any:
+        made = session_options(threads)
+        made.optimized_model_filepath = str(opened)
+        return made
+
+    def function(x: Tensor, weight: Tensor) -> Tensor:
+        return F.relu6(F.conv2d(x, weight, groups=groups))
+
+    monkeypatch.setattr(onnxruntime_session, "session_options", options)
+    weight = torch.randn(16, 16 // groups, size, size)
+    x = 4 * torch.randn(1, 16, 13, 13)
+    region = Traced(function, x, weight, weights=(1,))
+    run = region.opened(OnnxRuntimeEngine())
+    close(region.call(run, x, weight), function(x, weight))
+    kinds = {node.op_type for node in onnx.load(opened).graph.node}
+    assert not kinds & {"Clip", "Min", "Max", "Where"}
+    weight[3, 0, 0, 0] = math.nan
+    (found,), wanted = region.call(region.opened(OnnxRuntimeEngine()), x, weight), function(x, weight)
+    assert torch.equal(found.isnan(), wanted.isnan())
+    assert found.isnan().any()

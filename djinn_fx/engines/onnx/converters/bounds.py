@@ -48,10 +48,19 @@ def minimum(b: GraphBuilder, node: Node, x: Value, y: Value) -> Value:
 def clamp(b: GraphBuilder, node: Node, x: Value, min: Tensorlike | None = None, max: Tensorlike | None = None) -> Value:
     dtype = result_dtype(node)
     value = b.cast(x, dtype)
+    if b.flavour == "onnxruntime" and dtype is torch.float32 and _in_order(min, max):
+        # It keeps NaN and the sign of zero, and is done as one with a convolution before it.
+        return b.op("Clip", [value, b.tensor(min, dtype), b.tensor(max, dtype)])  # type: ignore[arg-type]
     for kind, bound in (("Max", min), ("Min", max)):
         if bound is not None:
             value = _bounded(b, kind, value, b.tensor(bound, dtype))
     return value
+
+
+def _in_order(least: Tensorlike | None, most: Tensorlike | None) -> bool:
+    """Whether both are numbers, and the first is not above the second; NaN is in no order."""
+    numbers = all(isinstance(one, (int, float)) for one in (least, most))
+    return numbers and least <= most  # type: ignore[operator]
 
 
 @converts("aten.clamp_min.default", "aten.clamp_min.Tensor")
