@@ -161,10 +161,12 @@ class Copies:
 
     def outweighs(self, copy: Hashable | None, member: Member) -> bool:
         """Whether this copy, made for this graph, would be one too many and would not be kept. Takes no lock."""
-        kept = self._kept() - {copy}
-        calls = [(one, one.asked - before, one.options(self.bytes)) for one, before in self._calls()]
-        if copy is None or len(kept) < self.room or sum(count for _, count, _ in calls) < ENOUGH:
+        if copy is None or sum(one.asked - before for one, before in self._calls()) < ENOUGH:
             return False
+        kept = self._kept() - {copy}
+        if len(kept) < self.room:
+            return False
+        calls = [(one, one.asked - before, one.options(self.bytes)) for one, before in self._calls()]
         own = [(count + 1, options, one.own_s) for one, count, options in calls if one is member]
         others = [(count, options) for one, count, options in calls if one is not member]
         others = [(count, options) for count, options in others if _knows(options, copy)]

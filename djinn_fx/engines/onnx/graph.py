@@ -312,8 +312,7 @@ class GraphBuilder(Shaping):
         for node in self._nodes:
             if not varying.isdisjoint(node.input):
                 varying.update(node.output)
-        first, *others = sorted(self._required, key=lambda one: one.name in varying)
-        holds = first
+        holds, *others = sorted(self._required, key=lambda one: one.name in varying)
         for other in others:
             holds = self.op("And", [holds, other], torch.bool, ())
         return self.output(holds)

@@ -81,22 +81,29 @@ def test_a_forked_child_answers_with_sessions_of_its_own() -> None:
     close(region.call(run, x, w, b), linear(x, w, b))
 
 
-@torch.no_grad()
-def test_what_weights_alone_decide_is_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Conditions of weights are one constant; a call computes those of its own numbers, and what joins them."""
-    opened = tmp_path / "opened.onnx"
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the model is that ONNX Runtime made of the latest one it was given."""
+    file = tmp_path / "opened.onnx"
 
     def options(threads: int) -> Any:
         made = session_options(threads)
-        made.optimized_model_filepath = str(opened)
+        made.optimized_model_filepath = str(file)
         return made
+
+    monkeypatch.setattr(onnxruntime_session, "session_options", options)
+    return file
+
+
+@torch.no_grad()
+def test_what_weights_alone_decide_is_decided_once(opened: Path) -> None:
+    """Conditions of weights are one constant; a call computes those of its own numbers, and what joins them."""
 
     def function(x: Tensor, kernel: Tensor, *weights: Tensor) -> Tensor:
         for mean, variance in zip(weights[::2], weights[1::2], strict=True):
             x = F.relu(F.batch_norm(F.conv2d(x, kernel), mean, variance))
         return x
 
-    monkeypatch.setattr(onnxruntime_session, "session_options", options)
     x, weights = torch.randn(1, 8, 9, 9), [torch.rand(8) + 0.5 for _ in range(8)]
     weights.insert(0, torch.randn(8, 8, 1, 1))
     region = Traced(function, x, *weights, weights=range(1, 10))
@@ -127,20 +134,10 @@ def test_numbers_between_two_bounds(bounds: tuple[float, float], size: int) -> N
 
 @torch.no_grad()
 @pytest.mark.parametrize(("groups", "size"), [(1, 1), (1, 3), (16, 3)])
-def test_a_convolution_and_its_bounds_are_one_operator(
-    groups: int, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = tmp_path / "opened.onnx"
-
-    def options(threads: int) -> Any:
-        made = session_options(threads)
-        made.optimized_model_filepath = str(opened)
-        return made
-
+def test_a_convolution_and_its_bounds_are_one_operator(groups: int, size: int, opened: Path) -> None:
     def function(x: Tensor, weight: Tensor) -> Tensor:
         return F.relu6(F.conv2d(x, weight, groups=groups))
 
-    monkeypatch.setattr(onnxruntime_session, "session_options", options)
     weight = torch.randn(16, 16 // groups, size, size)
     x = 4 * torch.randn(1, 16, 13, 13)
     region = Traced(function, x, weight, weights=(1,))
