@@ -21,6 +21,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist load
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where it is set, each of the tests' hundreds of processes would compile the package's files once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 #: Tests of what is called in the engines' libraries.
 ENGINE_TESTS := tests/engines/onnx/test_trial.py tests/engines/onnxruntime/test_engine.py tests/engines/openvino/test_engine.py \

@@ -6,6 +6,7 @@ import argparse
 import functools
 import json
 import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.compiling import compile_time, srg_speed
 from bench.harness import harness, measuring, models
+from bench.harness.children import ROOT
 from bench.harness.harness import ChildFailedError, Journal, Report, bar, call_child, fresh_caches, parse, parser
 
 
@@ -170,6 +172,12 @@ class TestChildren:
             assert call_child("os:getenv", {"key": "DJINN_ENGINE"}, caches) is None
             assert call_child("os:getenv", {"key": "A"}, caches, environment={"A": "b"}) == "b"
         assert not caches.home.exists()
+
+    def test_a_checkout_has_its_bytecode_as_an_installed_package_has(self) -> None:
+        with fresh_caches():
+            for file in ("djinn_fx/backend.py", "passes/estimate_cost.py"):
+                assert (ROOT / file).exists()
+                assert Path(cache_from_source(str(ROOT / file))).exists()
 
     def test_failure_tells_why(self) -> None:
         with fresh_caches() as caches, pytest.raises(ChildFailedError, match="FileNotFoundError"):
