@@ -185,7 +185,7 @@ class RehearsedRegion(GuardedRegion):
             self._compare(*given)
         finally:
             _COMPARING.release()
-        CLOSER.let_go()  # what comparing took goes back to the system
+        CLOSER.freed()  # what comparing took goes back to the system
 
     def _compare(self, call: _Call, given: Sequence[Any], found: Sequence[Any], shape: ShapeCalls) -> None:
         let_others_go_first()

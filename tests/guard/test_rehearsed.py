@@ -234,7 +234,7 @@ def test_what_a_later_comparison_took_is_given_back(
     started: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given_back: list[int] = []
-    monkeypatch.setattr(module.CLOSER, "let_go", lambda: given_back.append(threading.get_ident()))
+    monkeypatch.setattr(module.CLOSER, "freed", lambda: given_back.append(threading.get_ident()))
     of = one(passed=True)
     for _ in range(SOON):
         assert call(of)

@@ -4,7 +4,8 @@ Closing a session with copies of weights takes as long as a call, and what it fr
 is told to give it back, which takes as long again. So neither is done where a session is let go of: that may be in a
 call, or in the middle of any line (garbage collection). Memory is given back once for all that go at about the same
 time, and with it the pages of weights that lie in files (``filed.py``): who reads them brings them back. So
-do pages of the runtimes' code: opening reads ten times as much of it as answering.
+do pages of the runtimes' code: opening reads ten times as much of it as answering. The next call brings back those that
+it needs, which takes it as long again, so they stay where nothing was opened.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ BATCH_S = 0.2
 #: opening of an engine that was beaten meanwhile, has let go of its memory since, or has read those pages.
 AGAIN_S = 5.0
 
+#: In the place of a tuple of sessions.
+_ONLY_MEMORY = object()
 #: Folders of libraries that open sessions.
 LIBRARIES: set[str] = set()
 
@@ -61,6 +64,10 @@ class Closer:
         """
         self._gone.put(sessions)
 
+    def freed(self) -> None:
+        """Have given back what somebody else has freed who opened nothing."""
+        self._gone.put(_ONLY_MEMORY)
+
     def wait(self) -> None:
         """Until all that was let go of is closed, and its memory given back."""
         self.start()
@@ -77,33 +84,41 @@ class Closer:
 
 def _close(gone: queue.SimpleQueue[Any]) -> None:
     patience: float | None = None
+    code = False
     while not ENDING.is_set():
         try:
             first = [gone.get(timeout=patience)]
         except queue.Empty:
-            _give_back()
-            patience = None
+            _give_back(code)
+            patience, code = None, False
             continue
-        waiting = _batch(first, gone)
+        waiting, opened = _batch(first, gone)
+        code = code or opened
         if not ENDING.is_set():
-            _give_back()
+            _give_back(opened)
             patience = AGAIN_S
         for one in waiting:
             one.set()
 
 
-def _give_back() -> None:
+def _give_back(code: bool) -> None:
     procfs.give_back()
     freed.give_back_idle()
-    procfs.give_back_code(LIBRARIES)
+    if code:
+        procfs.give_back_code(LIBRARIES)
     filed.page_out()
 
 
-def _batch(first: list[Any], gone: queue.SimpleQueue[Any]) -> list[threading.Event]:
-    """Drop what is first, which nobody else may hold, and all that follows soon; who waits for that."""
-    waiting = []
+def _batch(first: list[Any], gone: queue.SimpleQueue[Any]) -> tuple[list[threading.Event], bool]:
+    """Drop what is first, which nobody else may hold, and all that follows soon.
+
+    Returns:
+        Who waits for that, and whether sessions were opened or let go of.
+    """
+    waiting, opened = [], False
     item = first.pop()
     while item is not None:
+        opened = opened or isinstance(item, tuple)
         if isinstance(item, threading.Event):
             waiting.append(item)
         item = None  # this closes it
@@ -113,7 +128,7 @@ def _batch(first: list[Any], gone: queue.SimpleQueue[Any]) -> list[threading.Eve
             item = gone.get(timeout=0.0 if waiting else BATCH_S)
         except queue.Empty:
             break
-    return waiting
+    return waiting, opened
 
 
 #: The one of this process.

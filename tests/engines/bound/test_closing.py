@@ -71,6 +71,22 @@ def test_what_somebody_else_freed_is_given_back_too(given_back: list[int]) -> No
     assert len(given_back) == 1
 
 
+def test_code_stays_where_nothing_was_opened(given_back: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next call would have to bring it back."""
+    code: list[int] = []
+    monkeypatch.setattr(closing.procfs, "give_back_code", lambda folders: code.append(threading.get_ident()))
+    closer = Closer()
+    closer.freed()
+    closer.wait()
+    of_ours = set(given_back)
+    assert len(given_back) == 1
+    assert not of_ours & set(code)
+
+    closer.let_go()
+    closer.wait()
+    assert of_ours & set(code)
+
+
 def test_what_was_still_under_way_is_given_back_a_little_later(monkeypatch: pytest.MonkeyPatch) -> None:
     given_back = threading.Semaphore(0)
     monkeypatch.setattr(closing, "AGAIN_S", 0.01)
