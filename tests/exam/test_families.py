@@ -43,7 +43,7 @@ GENERATING = tuple(
 Answer = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=[12, pytest.param(1, marks=pytest.mark.exam)], ids=["a twelfth", "all"])
+@pytest.fixture(scope="module", params=[24, pytest.param(1, marks=pytest.mark.exam)], ids=["a twenty-fourth", "all"])
 def step(request: pytest.FixtureRequest) -> int:
     """One name of so many is asked for."""
     found: int = request.param

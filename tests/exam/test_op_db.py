@@ -41,7 +41,7 @@ class Skipped(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [6, pytest.param(1, marks=pytest.mark.exam)], ids=["a sixth", "all"])
+@pytest.mark.parametrize("share", [12, pytest.param(1, marks=pytest.mark.exam)], ids=["a twelfth", "all"])
 def test_results_are_eagers(share: int) -> None:
     builder = Builder(Settings(engine="eager", cache_limit="0"))
     passed, regions, cut = 0, 0, 0
