@@ -60,7 +60,7 @@ class Closer:
     def let_go(self, *sessions: object) -> None:
         """Drop these, soon, and have the freed memory given back. May be called in the middle of anything.
 
-        With none: have given back what somebody else has freed.
+        With none: have given back what somebody who opened something has freed, and the code that this read.
         """
         self._gone.put(sessions)
 
