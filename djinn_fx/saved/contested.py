@@ -6,8 +6,9 @@ has answered rightly (:func:`known_winner`): what of the trial was not over by t
 Such engines open sessions with copies of the weights, which takes longer than a call. So the first call is answered by
 the regions' own ops, with nothing beside it that would slow it down; then a thread loads the engines' libraries and
 artefacts and opens sessions with that call's weights, while own ops answer. Where ``compile`` is ``"blocking"`` and an
-earlier trial is over, the first call waits a second for its winner (:data:`PATIENCE_S`): calls beside an engine that is
-being opened take many times as long as usual. Where the settings name one engine it waits for as long as it takes.
+earlier trial has found a winner, or a best so far, the first call waits a second for it (:data:`PATIENCE_S`): calls
+beside an engine that is being opened take many times as long as usual. Where the settings name one engine it waits for
+as long as it takes.
 """
 
 from __future__ import annotations
@@ -307,7 +308,7 @@ def _loaded(one: Mapping[str, str], carried: Carried, settings: Settings, store:
 
 
 def open_winner(row: Mapping[str, Any], args: Sequence[Any], settings: Settings) -> Runner | None:
-    """Open the engine that won an earlier trial of a kept graph, for these arguments of its.
+    """Open the engine that won an earlier trial of a kept graph, or was the best so far, for these arguments of its.
 
     Takes as long as that takes, nearly all of it in the engine's library. Which engine won is guessed, so that nothing
     of the others is imported before.

@@ -280,10 +280,7 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
 
     if not graphs:
         return graph(loaded)
-    # One entrant each: an earlier trial is over.
-    known = settings.compile == "blocking" and all(
-        row.get("competing") and len(row["entrants"]) == 1 for row in table if "entrants" in row
-    )
+    known = settings.compile == "blocking" and all("leader" in row for row in table if "entrants" in row)
     later = EnginesLater(graph(loaded), with_contests, waits=known)
     if waits_for_engine(settings):
         later.load()
@@ -291,7 +288,7 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
 
 
 def _of_the_winner(row: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
-    """A row of a kept graph with the entrants that are to answer.
+    """A row of a kept graph with the entrants that are to answer, and the engine that is to answer first ("leader").
 
     Raises:
         StoreError: none of them has answered in a trial.
@@ -299,9 +296,10 @@ def _of_the_winner(row: Mapping[str, Any], settings: Settings) -> Mapping[str, A
     found = known_winner(row, settings)
     if found is None:
         raise StoreError("no engine of the graph's has answered yet")
-    if row["form"]["symbols"] or found.engine == EAGER or not found.over:
+    if row["form"]["symbols"] or found.engine == EAGER:
         return row
-    return {**row, "entrants": [one for one in row["entrants"] if one["engine"] == found.engine]}
+    entrants = [one for one in row["entrants"] if one["engine"] == found.engine or not found.over]
+    return {**row, "entrants": entrants, "leader": found.engine}
 
 
 def _tensor(header: Mapping[str, Any], text: str) -> torch.Tensor:

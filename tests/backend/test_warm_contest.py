@@ -20,7 +20,7 @@ from djinn_fx.compiling.graph import forget
 from djinn_fx.engines.bound.holders import SWEEPERS
 from djinn_fx.engines.bound.region import BoundRegion
 from djinn_fx.errors import EngineError
-from djinn_fx.saved import early
+from djinn_fx.saved import contested, early
 from djinn_fx.saved.early import Early
 from djinn_fx.settings.table import Settings
 from djinn_fx.store.opening import open_store
@@ -195,6 +195,29 @@ class TestKept:
         until(lambda: decided(run), lambda: same(run, module, inputs()))
         (last,) = djinn_fx.status(run).contests
         assert {one.engine for one in last.entrants if one.answers} <= {contest.engine}
+
+    def test_the_best_of_a_trial_that_was_not_over_answers_the_next_process_from_its_first_call(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Own ops would have to answer while it is opened beside them, at a low priority."""
+        module, options = words(), {"engine": [*LOOKING, "packed"]}
+        run = second_process(module, options)
+        for _ in range(3):
+            same(run, module, inputs())
+        joined("djinn notes who leads")
+        (contest,) = djinn_fx.status(run).contests
+        assert not contest.decided, "what is to be shown is a trial that is not over"
+        leader = next(one.engine for one in contest.entrants if one.answers)
+        torch._dynamo.reset()
+        forget()
+        monkeypatch.setattr(contested, "PATIENCE_S", 60.0)
+        run = second_process(module, options)
+        same(run, module, inputs())
+        (contest,) = djinn_fx.status(run).contests
+        assert contest.engine == leader
+        assert [one.answers for one in contest.entrants if one.engine == leader] == [1]
+        assert len(contest.entrants) > 1, "the others are still to be tried"
+        until(lambda: decided(run), lambda: same(run, module, inputs()))
 
     def test_an_artefact_that_is_gone_is_a_miss(self) -> None:
         module, options = words(), {"engine": [*LOOKING, "packed"]}

@@ -10,13 +10,12 @@ answer as things are (weights changed a moment ago, sizes never seen) the region
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from djinn_fx.dispatch.contests.decisions import Decision, all_medians, why_chosen
+from djinn_fx.dispatch.contests.decisions import Decision, all_medians, tried_medians, why_chosen
 from djinn_fx.dispatch.contests.latecomers import LOOK_EVERY, late_one, open_ended, somebody_comes, summon
 from djinn_fx.dispatch.contests.trial import CALLS, DECIDING, TELLING, Room, Trial
 from djinn_fx.dispatch.entrant import USING, Dispatcher, DispatchStatus, Entrant, State, wait_for
@@ -267,7 +266,6 @@ class Contest(Dispatcher):
         work, first = self._work(args), not entrant.answers
         compared, declines = entrant.run.compared, entrant.declines
         start = time.perf_counter()
-        made: Sequence[Any] | None
         made, own = self._asked(entrant, args) if entrant.run.partial else (entrant.run(args), True)
         if self._synchronise is not None:
             self._synchronise()
@@ -294,12 +292,17 @@ class Contest(Dispatcher):
             self._first_answer = self._first_answer and made is None
         for one in beaten:
             self._let_go(one)
-        if tell and self._leading is not None and self._answer == self._on_trial and self._trial.known is None:
-            best = self._trial.best
-            if best is not None:
-                note = functools.partial(self._leading, best.engine, all_medians(self.entrants))
-                start_thread(note, "djinn notes who leads", beside=True)
+        if tell and self._leading is not None:
+            start_thread(self._note_leader, "djinn notes who leads", beside=True)
         return made if made is not None else self._reference(args)
+
+    def _note_leader(self) -> None:
+        """Tell who is the best so far, once it is this note's turn: the trial may be over by then, and that be told."""
+        with self._lock:
+            best = self._trial.best if self._answer == self._on_trial and self._trial.known is None else None
+            seconds = tried_medians(best, self.entrants) if best is not None else {}
+        if best is not None and self._leading is not None:
+            self._leading(best.engine, seconds)
 
     def _next(self, args: list[Any]) -> Entrant | None:
         """Who answers this call."""
@@ -320,9 +323,8 @@ class Contest(Dispatcher):
 
     def _judge(self) -> None:
         """Decide, if the trial is over."""
-        if self._answer != self._on_trial:
-            return
-        if (best := self._trial.winner(self.entrants)) is None:
+        best = self._trial.winner(self.entrants) if self._answer == self._on_trial else None
+        if best is None:
             return
         self._serve_by(best)
         self._tell(best)
@@ -336,7 +338,7 @@ class Contest(Dispatcher):
         self._untold = open_ended(self.entrants)
         told = self._leading if self._untold else self._decided
         if told is not None and self._trial.known is None:
-            told(best.engine, all_medians(self.entrants))
+            told(best.engine, tried_medians(best, self.entrants) if self._untold else all_medians(self.entrants))
 
     def _serve_by(self, best: Entrant) -> None:
         """Calls go to this engine from now on."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from djinn_fx.dispatch.entrant import Entrant
+from djinn_fx.dispatch.entrant import Entrant, State
 from djinn_fx.engines.here import here
 from djinn_fx.engines.keys import digest_of
 from djinn_fx.engines.registry import engine
@@ -150,6 +150,8 @@ class Outcomes:
         """Keep the best so far of a trial that goes on: a graph that is seldom called is not decided in one process."""
         if self.key:
             remember(self.store, self.key, self.label, engine, seconds, over=False)
+            if self.guess:
+                remember(self.store, self.guess, self.label, engine, {})
 
     def forget(self) -> None:
         """Whoever was noted cannot serve any more: the next process holds a trial."""
@@ -170,6 +172,11 @@ def medians(entrants: Sequence[Entrant]) -> dict[str, float]:
 def all_medians(entrants: Sequence[Entrant]) -> dict[str, float]:
     """With those of earlier processes."""
     return {one.engine: one.known_s for one in entrants if one.known_s is not None} | medians(entrants)
+
+
+def tried_medians(best: Entrant, entrants: Sequence[Entrant]) -> dict[str, float]:
+    """Of the best so far and of who was beaten: others are still to be tried, whatever a call or two of theirs took."""
+    return all_medians([one for one in entrants if one is best or one.state is State.BEATEN])
 
 
 def why_chosen(best: Entrant, entrants: Sequence[Entrant], label: str) -> Reason:

@@ -445,6 +445,39 @@ class TestThoseThatTakeLong:
         assert contest.pending
         slow.go_on.set()
 
+    def test_who_was_tried_too_little_is_not_told_as_beaten(self, clock: Clock) -> None:
+        """A call that it took before the time was over would keep it out of the next process's trial."""
+        told: list[Mapping[str, float]] = []
+        slow = Slow(clock, 2.0)
+        entrants = [Entrant("a", Bound(clock, 1.0)), Entrant("slow", slow)]
+        contest, _ = make(clock, entrants, leading=lambda _, seconds: told.append(seconds))
+        call(contest, trial.MOST_CALLS - 4)
+        slow.go_on.set()
+        wait_for(lambda: not contest.pending)
+        call(contest, 4)
+        assert contest.status().trial == ""
+        assert entrants[1].seconds == [2.0]
+        assert told[-1] == {"a": 1.0}
+
+    def test_a_note_whose_turn_comes_late_does_not_undo_the_outcome(
+        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Notes wait for whatever else is done beside the calls, an engine that is being opened say."""
+        told: list[str] = []
+        notes: list[Callable[[], None]] = []
+        monkeypatch.setattr(contest_module, "start_thread", lambda work, *_, **__: notes.append(work))
+        contest, _ = make(
+            clock,
+            [Entrant("a", Plain(clock, 1.0)), Entrant("b", Plain(clock, 2.0))],
+            decided=lambda engine, _: told.append(f"decided {engine}"),
+            leading=lambda engine, _: told.append(f"leading {engine}"),
+        )
+        call(contest, 2 * CALLS)
+        assert notes
+        for note in notes:
+            note()
+        assert told == ["decided a"]
+
     @pytest.mark.parametrize(("seconds", "winner"), [(0.5, "slow"), (1.1, "a")])
     def test_who_is_ready_later_has_a_trial_of_its_own(self, clock: Clock, seconds: float, winner: str) -> None:
         slow = Slow(clock, seconds)

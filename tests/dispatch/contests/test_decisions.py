@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from djinn_fx.dispatch.contests.decisions import Outcomes, decision_key, recall, remember
+from djinn_fx.dispatch.contests.decisions import Outcomes, decision_key, guess_key, recall, remember
 from djinn_fx.store.store import Store
 
 HASH = "a" * 64
@@ -43,6 +43,14 @@ def test_the_best_so_far_is_told_from_a_winner(store: Store) -> None:
     assert (outcomes.known.engine, outcomes.known.over) == ("packed", False)
     outcomes.decided("eager", {"packed": 0.002, "eager": 0.001})
     assert (outcomes.known.engine, outcomes.known.over) == ("eager", True)
+
+
+def test_the_best_so_far_is_what_a_later_process_guesses(store: Store) -> None:
+    guess = guess_key(HASH, (1, 2))
+    Outcomes(store, decision_key(**BASE), "layer", guess=guess).leading("packed", {})
+    guessed = recall(store, guess)
+    assert guessed is not None
+    assert guessed.engine == "packed"
 
 
 @pytest.mark.parametrize(
