@@ -78,7 +78,8 @@ def start_thread(
         serves: it makes something ready for the thread that starts it: where that is a device's, it is one too.
         beside: it is one piece of work beside the user's calls: such are done one after the other, and hand over the
             interpreter at once. Must not wait for another one.
-        awaited: a call waits for it: others do not go first (:func:`let_others_go_first`).
+        awaited: a call waits for it, or is answered by own ops until it is done: others do not go first
+            (:func:`let_others_go_first`).
     """
     if ENDING.is_set():
         return None
@@ -113,14 +114,18 @@ def start_thread(
     return thread
 
 
+def is_awaited() -> bool:
+    """Whether others do not go first of this thread, as calls wait for what it does."""
+    return threading.current_thread() in _awaited
+
+
 def let_others_go_first() -> None:
     """Lower the priority of this thread, for good, if it is one of ours and no call waits for it.
 
     Threads that it starts from here on have that priority too: a library whose threads are to answer calls must have
     started them before.
     """
-    thread = threading.current_thread()
-    if sys.platform == "linux" and thread in _running and thread not in _awaited:
+    if sys.platform == "linux" and threading.current_thread() in _running and not is_awaited():
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 

@@ -254,6 +254,10 @@ def test_only_a_thread_of_ours_lets_others_go_first() -> None:
     assert thread is not None
     thread.join(LONG)
     assert found == [before, threads.NICE]
+    awaited = start_thread(work, "in front", awaited=True)
+    assert awaited is not None
+    awaited.join(LONG)
+    assert found[2:] == [before]
 
 
 def test_who_has_its_turn_is_told_that_others_wait() -> None:

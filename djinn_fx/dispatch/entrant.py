@@ -199,8 +199,13 @@ class Entrant:
         """Whether it is being built or made ready."""
         return self.state in PENDING or self._before is not None
 
-    def prepare(self, work: Callable[[], None]) -> None:
-        """Have it made ready in a thread, unless somebody is at it. It stands as before when that is done."""
+    def prepare(self, work: Callable[[], None], *, awaited: bool = False) -> None:
+        """Have it made ready in a thread, unless somebody is at it. It stands as before when that is done.
+
+        Args:
+            work: what to do.
+            awaited: nobody else answers meanwhile but own ops: it neither waits for its turn nor lets calls go first.
+        """
         with CHANGED:
             if self._before is not None or self.state is State.FAILED:
                 return
@@ -215,7 +220,8 @@ class Entrant:
                 _AT_WORK.discard(self)
                 self._made_ready()
 
-        if start_thread(prepare, f"djinn prepares {self.engine}", serves=True, beside=True) is None:
+        name = f"djinn prepares {self.engine}"
+        if start_thread(prepare, name, serves=True, beside=not awaited, awaited=awaited) is None:
             self._made_ready()
 
     def put_off(self) -> None:

@@ -27,7 +27,7 @@ from djinn_fx.guard.examine import reused, wrong_in
 from djinn_fx.guard.guarded import Answer, GuardedRegion
 from djinn_fx.guard.later import ShapeCalls
 from djinn_fx.guard.trial import capturing, copied, same_bits
-from djinn_fx.threads import let_others_go_first, new_lock, others_wait, start_thread
+from djinn_fx.threads import is_awaited, let_others_go_first, new_lock, others_wait, start_thread
 
 #: Who was right in an earlier process answers at once; this call of a shape is compared.
 SOON = 2
@@ -133,7 +133,7 @@ class RehearsedRegion(GuardedRegion):
                 return
         # Torch's threads that work for this one have its priority of a moment ago. A new one has others.
         work = functools.partial(self._try_on, call, signature, run, reference)
-        thread = start_thread(work, f"djinn tries {self.engine}")
+        thread = start_thread(work, f"djinn tries {self.engine}", awaited=is_awaited())
         if thread is not None:
             thread.join()
 

@@ -6,9 +6,9 @@ has answered rightly (:func:`known_winner`): what of the trial was not over by t
 Such engines open sessions with copies of the weights, which takes longer than a call. So the first call is answered by
 the regions' own ops, with nothing beside it that would slow it down; then a thread loads the engines' libraries and
 artefacts and opens sessions with that call's weights, while own ops answer. Where ``compile`` is ``"blocking"`` and an
-earlier trial has found a winner, or a best so far, the first call waits a second for it (:data:`PATIENCE_S`): calls
-beside an engine that is being opened take many times as long as usual. Where the settings name one engine it waits for
-as long as it takes.
+earlier trial has found a winner, or a best so far, or sizes differ from call to call, the first call waits a second for
+the engine that is to be the first (:data:`PATIENCE_S`): calls beside an engine that is being opened take many times as
+long as usual. Where the settings name one engine it waits for as long as it takes.
 """
 
 from __future__ import annotations

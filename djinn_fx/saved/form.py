@@ -296,9 +296,10 @@ def _of_the_winner(row: Mapping[str, Any], settings: Settings) -> Mapping[str, A
     found = known_winner(row, settings)
     if found is None:
         raise StoreError("no engine of the graph's has answered yet")
-    if row["form"]["symbols"] or found.engine == EAGER:
+    if found.engine == EAGER:
         return row
-    entrants = [one for one in row["entrants"] if one["engine"] == found.engine or not found.over]
+    all_of_them = row["form"]["symbols"] or not found.over
+    entrants = [one for one in row["entrants"] if all_of_them or one["engine"] == found.engine]
     return {**row, "entrants": entrants, "leader": found.engine}
 
 

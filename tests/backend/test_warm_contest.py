@@ -256,10 +256,14 @@ class TestKept:
         same(second_process(module, options), module, inputs())
         assert len(compilations()) == 1
 
-    def test_sizes_that_differ_from_call_to_call(self) -> None:
+    def test_sizes_that_differ_from_call_to_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
         module, options = words(), {"engine": [*LOOKING, "packed"]}
         first_process(module, options, dynamic=True)
+        monkeypatch.setattr(contested, "PATIENCE_S", 60.0)
         run = second_process(module, options, dynamic=True)
+        same(run, module, inputs())
+        (contest,) = djinn_fx.status(run).contests
+        assert [one.answers for one in contest.entrants if one.engine == contest.engine] == [1]
         for rows in (8, 3, 40, 8, 5):
             same(run, module, inputs(rows))
         assert counters["aot_autograd"]["autograd_cache_hit"] == 1

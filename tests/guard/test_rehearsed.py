@@ -76,6 +76,19 @@ def test_after_a_rehearsal_no_call_is_compared() -> None:
     assert (of.eager_calls[0], of.run.calls, of.guard.compared) == (eager_calls, runs + 1, 0)
 
 
+@pytest.mark.parametrize("awaited", [False, True])
+def test_where_calls_wait_for_an_engine_they_wait_for_its_rehearsal(
+    awaited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of, seen = one(), list[bool]()
+    monkeypatch.setattr(module, "let_others_go_first", lambda: seen.append(threads.is_awaited()))
+    thread = threads.start_thread(lambda: rehearse(of), "makes it ready", awaited=awaited)
+    assert thread is not None
+    thread.join(LONG)
+    assert of.guard.verdict is True
+    assert seen == [awaited]
+
+
 def test_it_is_handed_out_once_and_not_for_what_was_compared() -> None:
     of = one()
     assert of.guard.rehearsal(arguments()) is not None

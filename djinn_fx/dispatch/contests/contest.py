@@ -178,7 +178,7 @@ class Contest(Dispatcher):
             elif rehearse is not None:
                 rehearse()
 
-        entrant.prepare(prepare)
+        entrant.prepare(prepare, awaited=entrant in (self._trial.best, self._serving))
         return False
 
     def make_ready(self, args: Sequence[Any]) -> None:

@@ -397,6 +397,45 @@ class TestWhatIsDear:
         assert contest.engine == "dear"
 
 
+class TestAwaited:
+    """While nobody answers but own ops, who is made ready does not let calls go first; a challenger does."""
+
+    @pytest.fixture
+    def started(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, bool]]:
+        """What each thread was for, and whether it waits for its turn and is awaited."""
+        found: list[tuple[str, bool, bool]] = []
+
+        def start(work: Callable[[], None], name: str, *, serves: bool, beside: bool, awaited: bool) -> bool:
+            found.append((name, beside, awaited))
+            work()
+            return True
+
+        monkeypatch.setattr(entrant_module, "start_thread", start)
+        return found
+
+    def test_the_first_is_and_a_challenger_is_not(self, clock: Clock, started: list[tuple[str, bool, bool]]) -> None:
+        runs = [Bound(clock, 1.0), Bound(clock, 2.0)]
+        contest, reference = make(clock, [Entrant(*one) for one in zip("ab", runs, strict=True)], waits=False)
+        call(contest)
+        assert reference.calls == 1
+        assert started == [("djinn prepares a", False, True)]
+        call(contest, 3)
+        assert started[1:] == [("djinn prepares b", True, False)]
+
+    def test_who_serves_is_where_it_cannot_answer_as_things_are(
+        self, clock: Clock, started: list[tuple[str, bool, bool]]
+    ) -> None:
+        runs = [Bound(clock, 1.0), Bound(clock, 2.0)]
+        contest, reference = make(clock, [Entrant(*one) for one in zip("ab", runs, strict=True)], waits=False)
+        call(contest, 3 * CALLS)
+        assert (contest.engine, contest.decided) == ("a", True)
+        del started[:]
+        runs[0].ready, before = False, reference.calls  # weights have changed
+        call(contest)
+        assert reference.calls == before + 1
+        assert started == [("djinn prepares a", False, True)]
+
+
 class Slow(Bound):
     """An engine that takes long to be made ready, and rehearses then."""
 
