@@ -99,7 +99,9 @@ bench: $(READY)
 	$(BIN)/python bench/compiling/srg_speed.py --json bench/results/srg_speed.json
 	$(BIN)/python bench/compiling/compile_time.py --json bench/results/compile_time.json
 	$(BIN)/python bench/compiling/lazy.py --json bench/results/lazy.json
+	$(BIN)/python bench/compiling/first_calls.py --json bench/results/first_calls.json
 	$(BIN)/python bench/engines/engines.py --json bench/results/engines.json
+	$(BIN)/python bench/engines/generate.py --json bench/results/generate.json
 	$(BIN)/python bench/cost/speed.py --json bench/results/cost_speed.json
 	$(BIN)/python bench/links/links.py --json bench/results/links.json
 	$(BIN)/python bench/cost/gpu.py --json bench/results/cost_gpu.json

@@ -157,8 +157,8 @@ class EnginesLater:
         """Have the engines loaded in a thread, unless that is done already; whether there is something to wait for."""
         with self._lock:
             started, self._started = self._started, True
-        prepare = functools.partial(self._prepare, list(args))
-        return started or start_thread(prepare, "djinn loads engines", beside=True) is not None
+        prepare, waits = functools.partial(self._prepare, list(args)), self._waits
+        return started or start_thread(prepare, "djinn loads engines", beside=not waits, awaited=waits) is not None
 
     def _awaited(self) -> RegionCallable | None:
         """The graph on engines, if they are ready soon."""

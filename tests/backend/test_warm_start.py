@@ -99,7 +99,7 @@ def test_every_entry_is_spoilt(copy: World) -> None:
 
 def test_other_options_and_training_do_not_mix(world: World) -> None:
     """Each is compiled for itself, with the caches of all the others in reach."""
-    assert world.run("--options", '{"regions": "whole"}')["regions"] == 1
+    assert world.run("--options", '{"regions": "whole"}', "--layers", "2")["regions"] == 1
     assert world.run("--train", "--layers", "2")["graphs"] == 2
     assert world.run()["graphs"] == 0
 
