@@ -79,7 +79,7 @@ def start_thread(
         beside: it is one piece of work beside the user's calls: such are done one after the other, and hand over the
             interpreter at once. Must not wait for another one.
         awaited: a call waits for it, or is answered by own ops until it is done: others do not go first
-            (:func:`let_others_go_first`).
+            (:func:`let_others_go_first`), and it waits for no turn but those of its like.
     """
     if ENDING.is_set():
         return None
@@ -89,7 +89,7 @@ def start_thread(
         try:
             for deed in first:
                 deed()
-            with _Beside.turn() if beside else contextlib.nullcontext(True) as its_turn:
+            with _Beside.turn(awaited) if beside else contextlib.nullcontext(True) as its_turn:
                 if its_turn:
                     work()
             if not ENDING.is_set():
@@ -133,20 +133,26 @@ def let_others_go_first() -> None:
 class _Beside:
     """Who works beside the calls: one at a time, or calls would be slowed down by several at once.
 
-    Meanwhile the interpreter is given to a thread that asks for it within :data:`SWITCH_S`, not within the usual 5 ms:
-    a call asks for it some ten times.
+    What calls wait for has turns of its own, or it would wait for what lets the calls go first. Meanwhile the
+    interpreter is given to a thread that asks for it within :data:`SWITCH_S`, not the usual 5 ms: a call asks for it
+    some ten times.
     """
 
-    lock = threading.Lock()
-    #: The threads that wait for their turn.
+    #: Held by who has its turn: of what lets calls go first, and of what they wait for.
+    turns: ClassVar[tuple[threading.Lock, threading.Lock]] = (threading.Lock(), threading.Lock())
+    #: The threads that wait for a turn of the former.
     waiting: ClassVar[set[int]] = set()
+    #: How many have their turn, and what the interpreter does without them.
+    at_work, usual_s = 0, _USUAL_S
+    counting = threading.Lock()
 
     @classmethod
     @contextlib.contextmanager
-    def turn(cls) -> Iterator[bool]:
+    def turn(cls, awaited: bool) -> Iterator[bool]:
         """Wait for one's turn; whether it came before the interpreter's end."""
-        lock, own = cls.lock, threading.get_ident()
-        cls.waiting.add(own)
+        lock, own = cls.turns[awaited], threading.get_ident()
+        if not awaited:
+            cls.waiting.add(own)
         try:
             while not lock.acquire(timeout=0.1):
                 if ENDING.is_set():
@@ -154,20 +160,28 @@ class _Beside:
                     return
         finally:
             cls.waiting.discard(own)
-        usual_s = sys.getswitchinterval()
         try:
-            sys.setswitchinterval(min(usual_s, SWITCH_S))
+            cls._count(1)
             yield not ENDING.is_set()
         finally:
-            sys.setswitchinterval(usual_s)
+            cls._count(-1)
             lock.release()
+
+    @classmethod
+    def _count(cls, more: int) -> None:
+        """One more, or less, is at work: the interpreter is handed over at once while there is one."""
+        with cls.counting:
+            if not cls.at_work:
+                cls.usual_s = sys.getswitchinterval()
+            cls.at_work += more
+            sys.setswitchinterval(min(cls.usual_s, SWITCH_S) if cls.at_work else cls.usual_s)
 
     @classmethod
     def forked(cls) -> None:
         """Whoever had its turn is not there."""
-        if cls.lock.locked():
-            sys.setswitchinterval(_USUAL_S)
-        cls.lock = threading.Lock()
+        if cls.at_work:
+            sys.setswitchinterval(cls.usual_s)
+        cls.turns, cls.counting, cls.at_work = (threading.Lock(), threading.Lock()), threading.Lock(), 0
         cls.waiting.clear()
 
 

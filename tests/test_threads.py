@@ -260,6 +260,34 @@ def test_only_a_thread_of_ours_lets_others_go_first() -> None:
     assert found[2:] == [before]
 
 
+def test_what_calls_wait_for_waits_for_no_turn_of_what_lets_them_go_first() -> None:
+    usual, let_go, seen = sys.getswitchinterval(), threading.Event(), list[float]()
+    at_it, most = list[int](), [0]
+
+    def work() -> None:
+        at_it.append(1)
+        most[0] = max(most[0], len(at_it))
+        seen.append(sys.getswitchinterval())
+        threading.Event().wait(0.02)
+        at_it.pop()
+
+    def hold() -> None:
+        let_go.wait(LONG)
+
+    held = start_thread(hold, "beside", beside=True)
+    awaited = [start_thread(work, "awaited", beside=True, awaited=True) for _ in range(4)]
+    for thread in awaited:
+        assert thread is not None
+        thread.join(LONG)
+    assert (len(seen), most[0]) == (4, 1)
+    assert sys.getswitchinterval() <= threads.SWITCH_S * 1.01  # one is still at work
+    let_go.set()
+    assert held is not None
+    held.join(LONG)
+    assert max(seen) <= threads.SWITCH_S * 1.01
+    assert sys.getswitchinterval() == usual
+
+
 def test_who_has_its_turn_is_told_that_others_wait() -> None:
     told, let_go = [threads.others_wait()], threading.Event()
     one = start_thread(lambda: (let_go.wait(LONG), told.append(threads.others_wait())), "beside", beside=True)  # type: ignore[arg-type, return-value]

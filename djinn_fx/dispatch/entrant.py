@@ -22,7 +22,7 @@ from djinn_fx.threads import new_condition, start_thread, tell_of_fork
 
 #: Told whenever a state changes: who waits for readiness sleeps on it.
 CHANGED = new_condition()
-#: Whose sessions are being opened, or answers rehearsed. Others wait for their turn.
+#: Whose sessions are being opened, or answers rehearsed. Others of a kind wait for their turn (``threads.py``).
 _AT_WORK: set[Entrant] = set()
 #: A caller waits for an engine to be built no longer than this, in seconds.
 _PATIENCE_S = 300.0
@@ -204,7 +204,7 @@ class Entrant:
 
         Args:
             work: what to do.
-            awaited: nobody else answers meanwhile but own ops: it neither waits for its turn nor lets calls go first.
+            awaited: own ops may have to answer until it is done: it does not let calls go first.
         """
         with CHANGED:
             if self._before is not None or self.state is State.FAILED:
@@ -221,7 +221,7 @@ class Entrant:
                 self._made_ready()
 
         name = f"djinn prepares {self.engine}"
-        if start_thread(prepare, name, serves=True, beside=not awaited, awaited=awaited) is None:
+        if start_thread(prepare, name, serves=True, beside=True, awaited=awaited) is None:
             self._made_ready()
 
     def put_off(self) -> None:
@@ -332,6 +332,17 @@ class Dispatcher:
     def disturbed(self) -> bool:
         """Whether an engine is pending, or one of any other dispatcher is being made ready at this moment."""
         return self.pending or bool(_AT_WORK)
+
+
+def weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """A method of an object that this does not keep alive; does nothing once that is gone."""
+    ref = weakref.WeakMethod(method)
+
+    def call() -> None:
+        if (bound := ref()) is not None:
+            bound()
+
+    return call
 
 
 def _drop(ref: weakref.ref[Dispatcher], engine: str, reason: Reason) -> None:

@@ -2,7 +2,7 @@
 
 Comparing takes eager's time and that of two more answers. Before its first answer counts, an engine is tried on copies
 of a call's arguments in a thread; of a later call that is to be compared the answer is kept, and eager is asked in a
-thread. That thread lets the calls go first.
+thread. That thread lets the calls go first, unless they wait for the engine.
 
 Only what is right counts there. A difference may be somebody else's doing, who changed a weight meanwhile: then the
 next call is compared by itself, and that decides.

@@ -50,8 +50,8 @@ from djinn_fx.threads import new_lock, old_objects_left_alone, start_thread, tel
 
 log = logging.getLogger("djinn_fx.runtime")
 
-#: Seconds that a first call waits for the engine that an earlier trial chose: own ops beside an engine that is being
-#: opened take several times as long as alone.
+#: Seconds that a first call waits for the engine that is to be the first: own ops beside an engine that is being opened
+#: take several times as long as alone.
 PATIENCE_S = 1.0
 
 
@@ -158,7 +158,7 @@ class EnginesLater:
         with self._lock:
             started, self._started = self._started, True
         prepare, waits = functools.partial(self._prepare, list(args)), self._waits
-        return started or start_thread(prepare, "djinn loads engines", beside=not waits, awaited=waits) is not None
+        return started or start_thread(prepare, "djinn loads engines", beside=True, awaited=waits) is not None
 
     def _awaited(self) -> RegionCallable | None:
         """The graph on engines, if they are ready soon."""
@@ -314,7 +314,7 @@ def open_winner(row: Mapping[str, Any], args: Sequence[Any], settings: Settings)
     of the others is imported before.
 
     Returns:
-        It; None if none has won.
+        It; None if none has, or the guess was wrong.
 
     Raises:
         EngineError: it cannot be opened.

@@ -288,7 +288,7 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
 
 
 def _of_the_winner(row: Mapping[str, Any], settings: Settings) -> Mapping[str, Any]:
-    """A row of a kept graph with the entrants that are to answer, and the engine that is to answer first ("leader").
+    """A row of a kept graph with the entrants that are to answer, and one that the first call may wait for ("leader").
 
     Raises:
         StoreError: none of them has answered in a trial.

@@ -18,7 +18,7 @@ from typing import Any
 from djinn_fx.dispatch.contests.decisions import Decision, all_medians, tried_medians, why_chosen
 from djinn_fx.dispatch.contests.latecomers import LOOK_EVERY, late_one, open_ended, somebody_comes, summon
 from djinn_fx.dispatch.contests.trial import CALLS, DECIDING, TELLING, Room, Trial
-from djinn_fx.dispatch.entrant import USING, Dispatcher, DispatchStatus, Entrant, State, wait_for
+from djinn_fx.dispatch.entrant import USING, Dispatcher, DispatchStatus, Entrant, State, wait_for, weakly
 from djinn_fx.dispatch.refusals import engines_left, refused, warn, without_name
 from djinn_fx.engines.base import Declined, RegionCallable
 from djinn_fx.engines.bound.closing import CLOSER
@@ -293,16 +293,15 @@ class Contest(Dispatcher):
         for one in beaten:
             self._let_go(one)
         if tell and self._leading is not None:
-            start_thread(self._note_leader, "djinn notes who leads", beside=True)
+            start_thread(weakly(self._note_leader), "djinn notes who leads", beside=True)
         return made if made is not None else self._reference(args)
 
     def _note_leader(self) -> None:
         """Tell who is the best so far, once it is this note's turn: the trial may be over by then, and that be told."""
         with self._lock:
             best = self._trial.best if self._answer == self._on_trial and self._trial.known is None else None
-            seconds = tried_medians(best, self.entrants) if best is not None else {}
-        if best is not None and self._leading is not None:
-            self._leading(best.engine, seconds)
+            if best is not None and best.state is State.TRIAL and best.answers and self._leading is not None:
+                self._leading(best.engine, tried_medians(best, self.entrants))
 
     def _next(self, args: list[Any]) -> Entrant | None:
         """Who answers this call."""

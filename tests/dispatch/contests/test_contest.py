@@ -402,7 +402,7 @@ class TestAwaited:
 
     @pytest.fixture
     def started(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, bool]]:
-        """What each thread was for, and whether it waits for its turn and is awaited."""
+        """What each thread was for, and whether it is one beside the calls, and awaited."""
         found: list[tuple[str, bool, bool]] = []
 
         def start(work: Callable[[], None], name: str, *, serves: bool, beside: bool, awaited: bool) -> bool:
@@ -418,7 +418,7 @@ class TestAwaited:
         contest, reference = make(clock, [Entrant(*one) for one in zip("ab", runs, strict=True)], waits=False)
         call(contest)
         assert reference.calls == 1
-        assert started == [("djinn prepares a", False, True)]
+        assert started == [("djinn prepares a", True, True)]
         call(contest, 3)
         assert started[1:] == [("djinn prepares b", True, False)]
 
@@ -433,7 +433,7 @@ class TestAwaited:
         runs[0].ready, before = False, reference.calls  # weights have changed
         call(contest)
         assert reference.calls == before + 1
-        assert started == [("djinn prepares a", False, True)]
+        assert started == [("djinn prepares a", True, True)]
 
 
 class Slow(Bound):
