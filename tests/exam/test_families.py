@@ -100,12 +100,11 @@ def test_training_steps(cut: list[Answer], step: int) -> None:
     assert len(_passed(_right("train:", cut))) >= 12 // step
 
 
-@pytest.mark.slow
-def test_forward_with_inductor(step: int) -> None:
-    names = COMPILED if step == 1 else COMPILED[:: 3 * step]
-    asked = [f"forward:{name}" for name in names]
-    answers = _right("forward:", ask(asked, options=INDUCTOR, processes=_processes(step), timeout=300.0))
-    assert len(_passed(answers)) >= 0.9 * len(names)
+@pytest.mark.exam  # backend/test_inference.py and test_training_families.py compile some by Inductor
+def test_forward_with_inductor() -> None:
+    asked = [f"forward:{name}" for name in COMPILED]
+    answers = _right("forward:", ask(asked, options=INDUCTOR, processes=PROCESSES, timeout=300.0))
+    assert len(_passed(answers)) >= 0.9 * len(COMPILED)
     assert not [line for answer in answers for line in answer["fell_back"]]
 
 
