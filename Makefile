@@ -59,7 +59,7 @@ test-engines: $(READY)
 	$(BIN)/python -m pip list 2>/dev/null | grep -iE '^(torch|onnx|openvino|tensorrt|numpy|protobuf)' || true
 	$(PYTEST) -m "not exam" --durations=5 $(ENGINE_TESTS)
 
-# The backend's, the engines' and the passes' tests on the oldest and on the newest Python and torch that are promised. By hand
+# The tests of backend, engines, passes, saved functions and dispatch on the oldest and on the newest Python and torch that are promised. By hand
 # before a release: gigabytes of wheels, half an hour each.
 versions:
 	$(MAKE) test-version VENV=.venv-3.10 PYTHON=python3.10 TORCH=torch==2.11.0
@@ -67,7 +67,7 @@ versions:
 	$(MAKE) test-version VENV=.venv-3.13 PYTHON=python3.13 TORCH=torch==2.14.1
 
 test-version: $(READY)
-	$(PYTEST) -m "not exam" --durations=5 tests/backend tests/engines tests/passes
+	$(PYTEST) -m "not exam" --durations=5 tests/backend tests/engines tests/passes tests/saved tests/dispatch
 
 lint: check-format check-rules check-types check-rooms
 check-format: $(READY)

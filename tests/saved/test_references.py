@@ -52,9 +52,11 @@ SAVER = """
 import sys, torch
 from pathlib import Path
 import tests.saved.test_references as t
-for name, path in zip(sys.argv[2::2], sys.argv[3::2]):
-    torch._dynamo.reset()
-    t.save(name, Path(path), sys.argv[1])
+from tests.saved.conftest import saving
+with saving():
+    for name, path in zip(sys.argv[2::2], sys.argv[3::2]):
+        torch._dynamo.reset()
+        t.save(name, Path(path), sys.argv[1])
 """
 
 
