@@ -321,7 +321,7 @@ class Dispatcher:
 
     def dropping(self, engine: str) -> Callable[[Reason], None]:
         """Told why an engine is not to be used any more. Does not keep the dispatcher alive."""
-        return functools.partial(_drop, weakref.ref(self), engine)
+        return functools.partial(weakly(self.drop), engine)
 
     @property
     def pending(self) -> bool:
@@ -334,21 +334,15 @@ class Dispatcher:
         return self.pending or bool(_AT_WORK)
 
 
-def weakly(method: Callable[[], None]) -> Callable[[], None]:
+def weakly(method: Callable[..., None]) -> Callable[..., None]:
     """A method of an object that this does not keep alive; does nothing once that is gone."""
     ref = weakref.WeakMethod(method)
 
-    def call() -> None:
+    def call(*args: Any) -> None:
         if (bound := ref()) is not None:
-            bound()
+            bound(*args)
 
     return call
-
-
-def _drop(ref: weakref.ref[Dispatcher], engine: str, reason: Reason) -> None:
-    dispatcher = ref()
-    if dispatcher is not None:
-        dispatcher.drop(engine, reason)
 
 
 def wait_for(entrants: Sequence[Entrant]) -> None:

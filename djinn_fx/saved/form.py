@@ -280,8 +280,8 @@ def restore(form: Mapping[str, Any]) -> RegionCallable:
 
     if not graphs:
         return graph(loaded)
-    known = settings.compile == "blocking" and all("leader" in row for row in table if "entrants" in row)
-    later = EnginesLater(graph(loaded), with_contests, waits=known)
+    waits = settings.compile == "blocking" and all("leader" in row for row in table if "entrants" in row)
+    later = EnginesLater(graph(loaded), with_contests, waits=waits)
     if waits_for_engine(settings):
         later.load()
     return later

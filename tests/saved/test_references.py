@@ -175,7 +175,10 @@ def test_what_nobody_could_find_again_is_refused_when_it_is_saved(tmp_path: Path
         function.fn.__globals__[name] = stranger
     with pytest.raises(EngineError, match=f"cannot be saved.*{name}"):
         function.save_compiled_function(str(tmp_path / "model.djinn"))
-    assert not any(file.stat().st_size for file in tmp_path.iterdir())  # older torch has opened it by then
+    left = list(tmp_path.iterdir())
+    if torch.__version__ < (2, 13):  # it has opened the file by then, and written nothing
+        left = [file for file in left if file.stat().st_size]
+    assert not left
 
 
 def test_a_model_whose_forward_is_torchs_own_needs_a_word_of_the_user(tmp_path: Path) -> None:

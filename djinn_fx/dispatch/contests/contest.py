@@ -292,7 +292,7 @@ class Contest(Dispatcher):
             self._first_answer = self._first_answer and made is None
         for one in beaten:
             self._let_go(one)
-        if tell and self._leading is not None:
+        if tell and self._leading is not None and self._trial.known is None:
             start_thread(weakly(self._note_leader), "djinn notes who leads", beside=True)
         return made if made is not None else self._reference(args)
 

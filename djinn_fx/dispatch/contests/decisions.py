@@ -142,16 +142,17 @@ class Outcomes:
     def decided(self, engine: str, seconds: Mapping[str, float]) -> None:
         """Keep an outcome, if there was somebody to beat."""
         if self.key and len(seconds) > 1:
-            remember(self.store, self.key, self.label, engine, seconds)
-            if self.guess:
-                remember(self.store, self.guess, self.label, engine, {})
+            self._keep(engine, seconds, over=True)
 
     def leading(self, engine: str, seconds: Mapping[str, float]) -> None:
         """Keep the best so far of a trial that goes on: a graph that is seldom called is not decided in one process."""
         if self.key:
-            remember(self.store, self.key, self.label, engine, seconds, over=False)
-            if self.guess:
-                remember(self.store, self.guess, self.label, engine, {})
+            self._keep(engine, seconds, over=False)
+
+    def _keep(self, engine: str, seconds: Mapping[str, float], *, over: bool) -> None:
+        remember(self.store, self.key, self.label, engine, seconds, over=over)
+        if self.guess:
+            remember(self.store, self.guess, self.label, engine, {})
 
     def forget(self) -> None:
         """Whoever was noted cannot serve any more: the next process holds a trial."""
